@@ -1,0 +1,132 @@
+//! One error type for the whole library: what kind of fault, what happened, and where.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+/// Shorthand used everywhere in the crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of fault an [`Error`] reports. Front doors map kinds to exit codes and HTTP statuses.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The operating system refused: a file is missing, a disk is full, a pipe broke.
+    Io,
+    /// A file or stream is not what its format says it should be.
+    Format,
+    /// Well-formed, but outside what this program can do.
+    Unsupported,
+    /// Beyond a stated cap or a budget: a size, a count, the context, memory.
+    Limit,
+    /// Two things that must agree do not: a projector and a text model, a count and a grid.
+    Mismatch,
+    /// The caller asked for something that makes no sense; on the command line, exit code 2.
+    BadInput,
+    /// The user or the caller asked to stop.
+    Cancelled,
+}
+
+/// An error with its kind, a message, and the places it passed through on its way out
+/// (file, tensor, layer, byte), outermost first when printed.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    context: Vec<String>,
+}
+
+impl Error {
+    /// An error of `kind`. Messages: lower case, the offending value in backticks, what was expected, no final period.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error(Box::new(Inner { kind, message: message.into(), context: Vec::new() }))
+    }
+
+    /// A malformed file or stream.
+    pub fn format(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Format, message)
+    }
+
+    /// A well-formed thing that this program cannot handle.
+    pub fn unsupported(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Unsupported, message)
+    }
+
+    /// A value beyond a cap.
+    pub fn limit(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Limit, message)
+    }
+
+    /// Two things that do not belong together.
+    pub fn mismatch(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Mismatch, message)
+    }
+
+    /// A request that makes no sense.
+    pub fn bad_input(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::BadInput, message)
+    }
+
+    /// What kind of fault this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The message without its context.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// Says where this happened; called once per level as the error travels outwards.
+    pub fn at(mut self, place: impl Into<String>) -> Error {
+        self.0.context.push(place.into());
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for place in self.0.context.iter().rev() {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<std::io::Error> for Error {
+    fn from(err: std::io::Error) -> Error {
+        Error::new(ErrorKind::Io, err.to_string())
+    }
+}
+
+/// Adds a place to the error of a `Result`.
+pub trait Context<T> {
+    /// Wraps the error, if any, with a place; the closure runs only then.
+    fn at<S: Into<String>>(self, place: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for Result<T, E> {
+    fn at<S: Into<String>>(self, place: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|err| err.into().at(place()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_prints_outermost_first() {
+        let err = Error::format("version `9` is unknown").at("header").at("model.gguf");
+        assert_eq!(err.to_string(), "model.gguf: header: version `9` is unknown");
+        assert_eq!(err.kind(), ErrorKind::Format);
+    }
+}

@@ -1,0 +1,133 @@
+//! The element types of GGUF tensors: their ids, names and block sizes (ggml's table).
+#![forbid(unsafe_code)]
+
+use crate::{Error, Result};
+
+/// A tensor element type, spelled as ggml spells it.
+#[allow(non_camel_case_types)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum GgmlType {
+    F32 = 0,
+    F16 = 1,
+    Q4_0 = 2,
+    Q4_1 = 3,
+    Q5_0 = 6,
+    Q5_1 = 7,
+    Q8_0 = 8,
+    Q8_1 = 9,
+    Q2_K = 10,
+    Q3_K = 11,
+    Q4_K = 12,
+    Q5_K = 13,
+    Q6_K = 14,
+    Q8_K = 15,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
+    IQ1_S = 19,
+    IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
+    IQ4_XS = 23,
+    I8 = 24,
+    I16 = 25,
+    I32 = 26,
+    I64 = 27,
+    F64 = 28,
+    IQ1_M = 29,
+    BF16 = 30,
+    TQ1_0 = 34,
+    TQ2_0 = 35,
+    MXFP4 = 39,
+}
+
+use GgmlType::*;
+
+/// Every type with its name, elements per block and bytes per block.
+const TABLE: &[(GgmlType, &str, usize, usize)] = &[
+    (F32, "F32", 1, 4),
+    (F16, "F16", 1, 2),
+    (Q4_0, "Q4_0", 32, 18),
+    (Q4_1, "Q4_1", 32, 20),
+    (Q5_0, "Q5_0", 32, 22),
+    (Q5_1, "Q5_1", 32, 24),
+    (Q8_0, "Q8_0", 32, 34),
+    (Q8_1, "Q8_1", 32, 36),
+    (Q2_K, "Q2_K", 256, 84),
+    (Q3_K, "Q3_K", 256, 110),
+    (Q4_K, "Q4_K", 256, 144),
+    (Q5_K, "Q5_K", 256, 176),
+    (Q6_K, "Q6_K", 256, 210),
+    (Q8_K, "Q8_K", 256, 292),
+    (IQ2_XXS, "IQ2_XXS", 256, 66),
+    (IQ2_XS, "IQ2_XS", 256, 74),
+    (IQ3_XXS, "IQ3_XXS", 256, 98),
+    (IQ1_S, "IQ1_S", 256, 50),
+    (IQ4_NL, "IQ4_NL", 32, 18),
+    (IQ3_S, "IQ3_S", 256, 110),
+    (IQ2_S, "IQ2_S", 256, 82),
+    (IQ4_XS, "IQ4_XS", 256, 136),
+    (I8, "I8", 1, 1),
+    (I16, "I16", 1, 2),
+    (I32, "I32", 1, 4),
+    (I64, "I64", 1, 8),
+    (F64, "F64", 1, 8),
+    (IQ1_M, "IQ1_M", 256, 56),
+    (BF16, "BF16", 1, 2),
+    (TQ1_0, "TQ1_0", 256, 54),
+    (TQ2_0, "TQ2_0", 256, 66),
+    (MXFP4, "MXFP4", 32, 17),
+];
+
+impl GgmlType {
+    /// The type with ggml's number `id`.
+    ///
+    /// # Errors
+    /// `Unsupported` with the id, for retired and unknown numbers.
+    pub fn from_id(id: u32) -> Result<GgmlType> {
+        let row = TABLE.iter().find(|row| row.0 as u32 == id);
+        row.map(|row| row.0).ok_or_else(|| Error::unsupported(format!("tensor type id `{id}` is not known")))
+    }
+
+    /// The type called `name`, in any case (`q4_k`, `Q4_K`).
+    pub fn from_name(name: &str) -> Option<GgmlType> {
+        TABLE.iter().find(|row| row.1.eq_ignore_ascii_case(name)).map(|row| row.0)
+    }
+
+    fn row(self) -> &'static (GgmlType, &'static str, usize, usize) {
+        TABLE.iter().find(|row| row.0 == self).expect("every variant has a row")
+    }
+
+    /// ggml's number.
+    pub fn id(self) -> u32 {
+        self as u32
+    }
+
+    /// ggml's name.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Elements per block (1 for plain types).
+    pub fn block_len(self) -> usize {
+        self.row().2
+    }
+
+    /// Bytes per block.
+    pub fn block_bytes(self) -> usize {
+        self.row().3
+    }
+
+    /// Bytes of a row of `n` elements, or `None` when `n` is not a whole number of blocks or the size overflows.
+    pub fn row_bytes(self, n: usize) -> Option<usize> {
+        let (_, _, len, bytes) = *self.row();
+        if n % len == 0 { (n / len).checked_mul(bytes) } else { None }
+    }
+}
+
+impl std::fmt::Display for GgmlType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

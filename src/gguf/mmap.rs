@@ -1,0 +1,1 @@
+//! Mapping a file: the one place that is unsafe in this room.

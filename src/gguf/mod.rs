@@ -1,0 +1,20 @@
+//! GGUF: bytes on disk become named, typed, bounds-checked ranges.
+//! In: a path or bytes. Out: [`Gguf`] (metadata and tensor ranges) and [`GgufWriter`].
+//! Start reading at [`Gguf::open`]; every cap stands in [`limits`].
+//! On purpose absent here: what the tensors mean, and anything that executes.
+
+pub mod ggml_type;
+pub mod keys;
+pub mod limits;
+mod reader;
+mod mmap;
+mod value;
+mod tensor_info;
+mod writer;
+
+pub use ggml_type::GgmlType;
+pub use keys::Metadata;
+pub use reader::Gguf;
+pub use tensor_info::TensorInfo;
+pub use value::{Array, Value, ValueType};
+pub use writer::GgufWriter;

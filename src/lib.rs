@@ -1,0 +1,20 @@
+//! Longtake answers questions about hours of video on your own machine.
+//!
+//! The modules stand in reading order, which is also the order in which data flows: bytes on disk become tensors,
+//! tensors meet kernels, positions and the cache, the model reads frames and words, and the front doors print answers.
+//! Imports run one way only: a room imports rooms above it in this list. `docs/ARCHITECTURE.md` is the map.
+
+pub mod error;
+pub mod gguf;
+pub mod tensor;
+pub mod kernels;
+pub mod position;
+pub mod cache;
+pub mod model;
+pub mod media;
+pub mod text;
+pub mod stream;
+pub mod convert;
+pub mod cli;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,25 @@
+//! Media: image and video files become frames, frames become the patch rows that the vision tower eats.
+//! In: paths. Out: [`Rgb`] frames one at a time, then `pixel_values` rows and a [`Grid`].
+//! Start reading at [`open_video`] and [`patch::pixel_values`]. Every cap stands in [`limits`].
+//! On purpose absent here: the model, threads, any network.
+#![forbid(unsafe_code)]
+
+pub mod limits;
+pub mod image_file;
+pub mod patch;
+pub mod resize;
+pub mod sample;
+pub mod video;
+
+pub use image_file::load_image;
+pub use patch::Grid;
+pub use resize::smart_resize;
+pub use video::{FrameSource, VideoInfo, open_video};
+
+/// An 8-bit RGB picture: `data` is (height, width, 3).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rgb {
+    pub height: usize,
+    pub width: usize,
+    pub data: Vec<u8>,
+}

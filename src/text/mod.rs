@@ -1,0 +1,15 @@
+//! Text: words become tokens and logits become words.
+//! In: GGUF tokenizer keys, messages, logits. Out: token ids, text.
+//! Start reading at [`Tokenizer`]; [`ChatTemplate`] renders conversations, [`Sampler`] picks tokens.
+//! On purpose absent here: the model, media decoding.
+#![forbid(unsafe_code)]
+
+pub mod message;
+pub mod sampler;
+pub mod template;
+pub mod tokenizer;
+
+pub use message::{Content, Message, Part};
+pub use sampler::{Sampler, SamplerOptions};
+pub use template::ChatTemplate;
+pub use tokenizer::{StreamDecoder, Tokenizer};

@@ -1,0 +1,11 @@
+//! Everything above the unit tests: one binary, a module per room.
+
+mod common;
+
+mod convert;
+mod gguf;
+mod media;
+mod model;
+mod position;
+mod tensor;
+mod text;
