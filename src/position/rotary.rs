@@ -56,17 +56,7 @@ impl Rotary {
 
     /// Fills `table` for a batch of positions, reusing its memory.
     pub fn fill(&self, pos: &[Pos], table: &mut RotaryTable) {
-        table.n_turning = self.n_turning;
-        table.cos_sin.clear();
-        for p in pos {
-            let row = table.cos_sin.len();
-            table.cos_sin.resize(row + 2 * self.n_turning, 0.0);
-            let (cos, sin) = table.cos_sin[row..].split_at_mut(self.n_turning);
-            for i in 0..self.n_turning {
-                let (s, c) = self.angle(i, *p).sin_cos();
-                (cos[i], sin[i]) = (c as f32, s as f32);
-            }
-        }
+        table.fill(pos.len(), self.n_turning, |it, i| self.angle(i, pos[it]));
     }
 }
 
@@ -79,6 +69,20 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
+    /// Fills the table for `n_tokens` tokens of `n_turning` pairs from `angle(token, pair)`, reusing its memory.
+    pub fn fill(&mut self, n_tokens: usize, n_turning: usize, angle: impl Fn(usize, usize) -> f64) {
+        self.n_turning = n_turning;
+        self.cos_sin.clear();
+        self.cos_sin.resize(2 * n_turning * n_tokens, 0.0);
+        for it in 0..n_tokens {
+            let (cos, sin) = self.cos_sin[2 * n_turning * it..][..2 * n_turning].split_at_mut(n_turning);
+            for i in 0..n_turning {
+                let (s, c) = angle(it, i).sin_cos();
+                (cos[i], sin[i]) = (c as f32, s as f32);
+            }
+        }
+    }
+
     /// cos and sin of token `it`, each (n_turning).
     pub fn token(&self, it: usize) -> (&[f32], &[f32]) {
         let n = self.n_turning;
