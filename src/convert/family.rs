@@ -118,7 +118,7 @@ pub(crate) struct Require {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Group {
     pub architecture: String,
-    /// What may stand before a tensor's name in the checkpoint; the first that fits is stripped.
+    /// What may stand before a tensor's name in the checkpoint, the published spelling first.
     pub prefixes: Vec<String>,
     /// The value that counts the blocks which `{}` runs over.
     pub blocks: String,
