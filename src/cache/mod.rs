@@ -34,7 +34,11 @@ impl CacheShape {
             return Err(Error::bad_input(format!("cache type {what} `{ty}` is not one of {known}")));
         }
         ty.row_bytes(self.d).ok_or_else(|| {
-            Error::bad_input(format!("cache type {what} `{ty}` needs a head dimension that is a multiple of {}, not `{}`", ty.block_len(), self.d))
+            Error::bad_input(format!(
+                "cache type {what} `{ty}` needs a head dimension that is a multiple of {}, not `{}`",
+                ty.block_len(),
+                self.d
+            ))
         })
     }
 
@@ -44,9 +48,10 @@ impl CacheShape {
     /// Types that a cache cannot hold, or a size that overflows.
     pub fn n_bytes(&self) -> Result<usize> {
         let row = self.row_bytes(self.type_k, "K")? + self.row_bytes(self.type_v, "V")?;
-        [self.n_head_kv, self.n_ctx, self.n_layer].iter().try_fold(row, |n, f| n.checked_mul(*f)).ok_or_else(|| {
-            Error::limit(format!("a cache of `{}` slots overflows", self.n_ctx))
-        })
+        [self.n_head_kv, self.n_ctx, self.n_layer]
+            .iter()
+            .try_fold(row, |n, f| n.checked_mul(*f))
+            .ok_or_else(|| Error::limit(format!("a cache of `{}` slots overflows", self.n_ctx)))
     }
 }
 

@@ -221,8 +221,11 @@ impl<'a> Cursor<'a> {
     fn magic_and_version(&mut self) -> Result<u32> {
         let magic = &self.bytes[..self.bytes.len().min(MAGIC.len())];
         if magic != MAGIC {
-            let found = if magic.is_empty() { "nothing".to_string() } else { magic.escape_ascii().to_string() };
-            return Err(Error::format(format!("file begins with `{found}`, expected the magic `GGUF`")));
+            let found = match magic {
+                [] => "file is empty".to_string(),
+                magic => format!("file begins with `{}`", magic.escape_ascii()),
+            };
+            return Err(Error::format(format!("{found}, expected the magic `GGUF`")));
         }
         self.take(MAGIC.len() as u64, "the magic")?;
         match self.u32("the version")? {

@@ -3,6 +3,7 @@
 
 use super::Nt;
 use crate::gguf::GgmlType;
+use crate::tensor::block::{dequantize_blocks, with_block};
 
 /// What differs between instruction sets: the number of f32 lanes, and whether multiply-add is one instruction.
 pub trait Isa {
@@ -205,7 +206,7 @@ pub fn quick_gelu<I: Isa>(x: &mut [f32]) {
 /// Decodes whole blocks of `ty`; types without a decoder were refused when the model was loaded.
 #[inline(always)]
 pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
-    crate::tensor::dequantize_row(ty, src, dst).expect("the loader accepts only types with a decoder");
+    with_block!(ty, B => dequantize_blocks::<B>(src, dst)).expect("the loader accepts only types with a decoder");
 }
 
 /// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`.

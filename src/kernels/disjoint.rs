@@ -34,8 +34,6 @@ impl<'a> SharedMat<'a> {
     pub unsafe fn write(&self, row: usize, col: usize, values: &[f32]) {
         assert!(row < self.n_rows && col <= self.n_cols && values.len() <= self.n_cols - col);
         // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
-        unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len())
-        };
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len()) };
     }
 }

@@ -43,7 +43,9 @@ pub fn kv_write(
             head.copy_from_slice(&row[ih * d..][..d]);
             finish_head(head, bias.map(|b| &b[ih * d..][..d]), rotary, it);
             if !head.iter().all(|v| v.is_finite()) {
-                return Err(Error::format(format!("keys or values of token {it} are not finite: the weights are broken")));
+                return Err(Error::format(format!(
+                    "keys or values of token {it} are not finite: the weights are broken"
+                )));
             }
             quantize_row(ty, head, dst, None)?;
         }

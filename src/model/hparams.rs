@@ -64,14 +64,19 @@ impl HParams {
         let meta = file.meta();
         let arch = meta.need_str("general.architecture")?;
         if arch == "clip" {
-            return Err(Error::mismatch("this is a projector (architecture `clip`), expected a text model; pass it as --mmproj"));
+            return Err(Error::mismatch(
+                "this is a projector (architecture `clip`), expected a text model; pass it as --mmproj",
+            ));
         }
         let layout = layout_of(arch)?;
         let key = |name: &str| format!("{arch}.{name}");
         if let Some(stored) = meta.str(&key("rope.layout"))?
             && stored != layout.name()
         {
-            return Err(Error::mismatch(format!("key `{}` is `{stored}`, but the architecture is `{arch}`", key("rope.layout"))));
+            return Err(Error::mismatch(format!(
+                "key `{}` is `{stored}`, but the architecture is `{arch}`",
+                key("rope.layout")
+            )));
         }
         if let Some(scaling) = meta.str(&key("rope.scaling.type"))?
             && scaling != "none"
@@ -106,7 +111,8 @@ impl HParams {
         if !n_embd_head.is_multiple_of(2) || n_embd_head as u64 > MAX_HEAD {
             return Err(Error::format(format!("head dimension `{n_embd_head}` must be even and at most {MAX_HEAD}")));
         }
-        let token_embd = file.tensor("token_embd.weight").ok_or_else(|| Error::format("tensor `token_embd.weight` is missing"))?;
+        let token_embd =
+            file.tensor("token_embd.weight").ok_or_else(|| Error::format("tensor `token_embd.weight` is missing"))?;
         let rope_sections = match meta.ints(&key("rope.dimension_sections"))? {
             Some(list) => sections(&list, n_embd_head).map_err(|err| err.at(key("rope.dimension_sections")))?,
             None => default_sections(layout, n_embd_head),
@@ -123,7 +129,10 @@ impl HParams {
             n_embd_head,
             n_ctx_train: size("context_length", 1 << 31)?,
             n_vocab: token_embd.n_rows(),
-            f_norm_rms_eps: positive(meta.need_float(&key("attention.layer_norm_rms_epsilon"))?, "layer_norm_rms_epsilon")? as f32,
+            f_norm_rms_eps: positive(
+                meta.need_float(&key("attention.layer_norm_rms_epsilon"))?,
+                "layer_norm_rms_epsilon",
+            )? as f32,
             rope_freq_base: positive(meta.need_float(&key("rope.freq_base"))?, "rope.freq_base")?,
             rope_sections,
         })
@@ -148,7 +157,8 @@ pub(super) fn positive(value: f64, name: &str) -> Result<f64> {
 
 /// Three or four counts of pairs (the fourth must be zero) that sum to half a head.
 fn sections(list: &[i64], n_embd_head: usize) -> Result<[usize; 3]> {
-    let wrong = || Error::format(format!("rope sections `{list:?}` must be three counts that sum to `{}`", n_embd_head / 2));
+    let wrong =
+        || Error::format(format!("rope sections `{list:?}` must be three counts that sum to `{}`", n_embd_head / 2));
     let counts: Vec<usize> = list.iter().map(|n| usize::try_from(*n).map_err(|_| wrong())).collect::<Result<_>>()?;
     let three = match counts.as_slice() {
         [t, h, w] | [t, h, w, 0] => [*t, *h, *w],

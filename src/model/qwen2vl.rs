@@ -116,7 +116,8 @@ impl TextModel {
         let (n_q, n_kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
         let token_embd = load.mat("token_embd.weight", n_embd, hp.n_vocab);
         let output_norm = load.vec("output_norm.weight", n_embd);
-        let output = if load.has("output.weight") { load.mat("output.weight", n_embd, hp.n_vocab) } else { token_embd.clone() };
+        let output =
+            if load.has("output.weight") { load.mat("output.weight", n_embd, hp.n_vocab) } else { token_embd.clone() };
         let mut layers = Vec::new();
         for il in 0..hp.n_layer {
             let name = |part: &str| format!("blk.{il}.{part}");
@@ -133,14 +134,30 @@ impl TextModel {
             let ffn_up = load.mat(&name("ffn_up.weight"), n_embd, n_ff);
             let ffn_down = load.mat(&name("ffn_down.weight"), n_ff, n_embd);
             // A missing matrix is a recorded problem; `finish` below turns it into the error.
-            let (Some(attn_q), Some(attn_k), Some(attn_v), Some(attn_output)) = (attn_q, attn_k, attn_v, attn_output) else { continue };
+            let (Some(attn_q), Some(attn_k), Some(attn_v), Some(attn_output)) = (attn_q, attn_k, attn_v, attn_output)
+            else {
+                continue;
+            };
             let (Some(ffn_gate), Some(ffn_up), Some(ffn_down)) = (ffn_gate, ffn_up, ffn_down) else { continue };
             layers.push(Layer {
-                attn_norm, attn_q, bias_q, attn_k, bias_k, attn_v, bias_v, attn_output, ffn_norm, ffn_gate, ffn_up, ffn_down,
+                attn_norm,
+                attn_q,
+                bias_q,
+                attn_k,
+                bias_k,
+                attn_v,
+                bias_v,
+                attn_output,
+                ffn_norm,
+                ffn_gate,
+                ffn_up,
+                ffn_down,
             });
         }
         let unused = load.finish()?;
-        let (Some(token_embd), Some(output)) = (token_embd, output) else { unreachable!("finish reports missing matrices") };
+        let (Some(token_embd), Some(output)) = (token_embd, output) else {
+            unreachable!("finish reports missing matrices")
+        };
         let kernels = kernels::select()?;
         Ok((TextModel { hp, rotary, kernels, token_embd, layers, output_norm, output }, unused))
     }

@@ -101,7 +101,9 @@ impl VisionTower {
             let ln2 = norm(&mut load, &name("ln2"), d);
             let ffn_up = linear(&mut load, &name(up), d, hp.n_ff);
             let ffn_down = linear(&mut load, &name(down), hp.n_ff, d);
-            let (Some(attn_q), Some(attn_k), Some(attn_v), Some(attn_out)) = (attn_q, attn_k, attn_v, attn_out) else { continue };
+            let (Some(attn_q), Some(attn_k), Some(attn_v), Some(attn_out)) = (attn_q, attn_k, attn_v, attn_out) else {
+                continue;
+            };
             let (Some(ffn_up), Some(ffn_down)) = (ffn_up, ffn_down) else { continue };
             blocks.push(Block { ln1, attn_q, attn_k, attn_v, attn_out, ln2, ffn_up, ffn_down });
         }
@@ -132,7 +134,12 @@ impl VisionTower {
         let values = self.hp.n_patch_values();
         let n = pixels.len() / values;
         let per_pair = h * w;
-        assert!(pixels.len() == n * values && n.is_multiple_of(per_pair) && h.is_multiple_of(merge) && w.is_multiple_of(merge));
+        assert!(
+            pixels.len() == n * values
+                && n.is_multiple_of(per_pair)
+                && h.is_multiple_of(merge)
+                && w.is_multiple_of(merge)
+        );
         let (d, n_ff) = (n_embd / n_head, self.hp.n_ff);
         let rotary = rotary_table(h, w, merge, d);
         let patch_embd = MatView::new(GgmlType::F32, values, n_embd, bytemuck::cast_slice(&self.patch_embd))?;
@@ -198,7 +205,10 @@ impl VisionTower {
         matmul(self.kernels, self.mm_2.weight.view(), &wide, &mut out);
         kernels::add_bias(&mut out, &self.mm_2.bias);
         if let Some(at) = out.iter().position(|v| !v.is_finite()) {
-            return Err(Error::format(format!("visual token {} is not finite: the weights are broken", at / self.hp.n_embd_out)));
+            return Err(Error::format(format!(
+                "visual token {} is not finite: the weights are broken",
+                at / self.hp.n_embd_out
+            )));
         }
         Ok(out)
     }
@@ -277,7 +287,9 @@ fn hparams(file: &Gguf) -> Result<VisionHParams> {
     let meta = file.meta();
     let arch = meta.need_str("general.architecture")?;
     if arch != "clip" {
-        return Err(Error::mismatch(format!("architecture is `{arch}`, expected a projector (`clip`); pass a text model as --model")));
+        return Err(Error::mismatch(format!(
+            "architecture is `{arch}`, expected a projector (`clip`); pass a text model as --model"
+        )));
     }
     let kind = match meta.str("clip.vision.projector_type")? {
         Some(kind) => kind,
@@ -288,13 +300,17 @@ fn hparams(file: &Gguf) -> Result<VisionHParams> {
     }
     for flag in ["clip.use_gelu", "clip.use_silu"] {
         if meta.bool(flag)? == Some(true) {
-            return Err(Error::unsupported(format!("`{flag}` does not belong to `qwen2vl_merger`, which uses quick-GELU")));
+            return Err(Error::unsupported(format!(
+                "`{flag}` does not belong to `qwen2vl_merger`, which uses quick-GELU"
+            )));
         }
     }
     let n_embd = sized(meta, "clip.vision.embedding_length", MAX_WIDTH)?;
     let n_head = sized(meta, "clip.vision.attention.head_count", MAX_WIDTH)?;
     if !n_embd.is_multiple_of(n_head) || !(n_embd / n_head).is_multiple_of(4) || n_embd / n_head > 1024 {
-        return Err(Error::format(format!("`{n_head}` vision heads do not split the width `{n_embd}` into multiples of 4 up to 1024")));
+        return Err(Error::format(format!(
+            "`{n_head}` vision heads do not split the width `{n_embd}` into multiples of 4 up to 1024"
+        )));
     }
     let merge = match meta.uint("clip.vision.spatial_merge_size")? {
         Some(_) => sized(meta, "clip.vision.spatial_merge_size", 8)?,
@@ -316,7 +332,9 @@ fn hparams(file: &Gguf) -> Result<VisionHParams> {
     };
     let image_std = triple("clip.vision.image_std")?;
     if image_std.iter().any(|s| *s <= 0.0) {
-        return Err(Error::format(format!("key `clip.vision.image_std` is `{image_std:?}`, expected positive numbers")));
+        return Err(Error::format(format!(
+            "key `clip.vision.image_std` is `{image_std:?}`, expected positive numbers"
+        )));
     }
     Ok(VisionHParams {
         n_layer: sized(meta, "clip.vision.block_count", MAX_LAYERS)?,
@@ -326,7 +344,10 @@ fn hparams(file: &Gguf) -> Result<VisionHParams> {
         n_embd_out: sized(meta, "clip.vision.projection_dim", MAX_WIDTH)?,
         patch_size: sized(meta, "clip.vision.patch_size", 256)?,
         merge,
-        eps: positive(meta.need_float("clip.vision.attention.layer_norm_epsilon")?, "clip.vision.attention.layer_norm_epsilon")? as f32,
+        eps: positive(
+            meta.need_float("clip.vision.attention.layer_norm_epsilon")?,
+            "clip.vision.attention.layer_norm_epsilon",
+        )? as f32,
         image_mean: triple("clip.vision.image_mean")?,
         image_std,
         image_min_pixels: meta.uint("clip.vision.image_min_pixels")?,

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::gguf::{Gguf, GgmlType, TensorInfo};
-use crate::tensor::{MatView, can_dequantize, dequantize_row};
+use crate::gguf::{GgmlType, Gguf, TensorInfo};
+use crate::tensor::{MatView, can_quantize, dequantize_row};
 use crate::{Error, Result};
 
 /// A matrix that stays in its file, packed.
@@ -61,7 +61,7 @@ impl<'a> Loader<'a> {
 
     /// A matrix of `n_rows` rows. On a mismatch the placeholder returned never escapes: `finish` fails.
     pub fn mat(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Mat> {
-        let info = self.find(name, &[n_cols, n_rows], can_dequantize)?;
+        let info = self.find(name, &[n_cols, n_rows], can_quantize)?;
         Some(Mat { file: Arc::clone(self.file), info: info.clone(), n_cols, n_rows })
     }
 

@@ -1,6 +1,14 @@
-//! Tests of the room `gguf`.
+//! Tests of the room `gguf`: here the golden files, in the modules the fault checklist, split models, the writer and
+//! `longtake inspect`.
+
+mod build;
+mod faults;
+mod inspect;
+mod split;
+mod writer;
 
 use crate::common::{golden, golden_json};
+use longtake::ErrorKind;
 use longtake::gguf::*;
 use sha2::{Digest, Sha256};
 
@@ -128,39 +136,60 @@ fn golden_files_hold_what_the_reference_says() {
     assert_eq!(n_checked, 2);
 }
 
-/// A writer with the content of `gguf`, and the function that fills it.
-fn rewrite(gguf: &Gguf) -> GgufWriter {
-    let mut writer = GgufWriter::new(gguf.meta().clone());
-    for tensor in gguf.tensors() {
-        writer.tensor(&tensor.name, tensor.ty, &tensor.ne).unwrap();
-    }
-    writer
+#[test]
+fn big_endian_is_refused_by_name() {
+    let err = Gguf::open(&golden().join("gguf/big_endian.gguf")).unwrap_err();
+    assert_eq!(err.kind(), ErrorKind::Unsupported);
+    assert!(err.to_string().contains("big-endian file of version `3`"), "{err}");
 }
 
-/// `fill` for [`GgufWriter`]: the tensors of `gguf` as they are.
-fn data_of(gguf: &Gguf) -> impl FnMut(usize, &mut Vec<u8>) -> longtake::Result<()> {
-    |i, buf| {
-        buf.extend(gguf.data(&gguf.tensors()[i]));
-        Ok(())
+/// Every broken file is refused, and the error names the file and the thing that is wrong with it.
+#[test]
+fn broken_files_are_refused_with_the_reason() {
+    let reasons = [
+        ("bad_dims.gguf", "tensor `output_norm.weight`: `9` dimensions"),
+        ("bad_tensor_type.gguf", "tensor type id `250`"),
+        ("bad_value_type.gguf", "key `t.u8`: value type id `77`"),
+        ("cut_in_metadata.gguf", "metadata keys cannot fit into the 376 bytes"),
+        ("cut_in_tensor_data.gguf", "past the end of the file of 8276 bytes"),
+        ("empty.gguf", "expected the magic `GGUF`"),
+        ("huge_dim.gguf", "overflows 63 bits"),
+        ("huge_key_length.gguf", "file ends inside a key: `4611686018427387904` bytes"),
+        ("huge_kv_count.gguf", "`9223372036854775808` metadata keys"),
+        ("huge_tensor_count.gguf", "`9223372036854775808` tensors"),
+        ("magic.gguf", "expected the magic `GGUF`"),
+        ("misaligned_offset.gguf", "tensor `output_norm.weight`: offset `3` is not aligned"),
+        ("offset_past_end.gguf", "offset `1099511627776` with `28` bytes lies past the end"),
+        ("short_header.gguf", "file ends inside the key count"),
+        ("version_1.gguf", "version `1`"),
+        ("version_99.gguf", "version `99`"),
+    ];
+    let index = golden_json("gguf/broken/index.json");
+    let mut listed: Vec<&str> = index.as_object().unwrap().keys().map(String::as_str).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, reasons.map(|(name, _)| name), "the golden list and this one agree");
+    for (name, reason) in reasons {
+        let path = golden().join("gguf/broken").join(name);
+        for mmap in [true, false] {
+            let err = Gguf::open_with(&path, OpenOptions { mmap }).unwrap_err().to_string();
+            assert!(err.starts_with(&path.display().to_string()), "{err}");
+            assert!(err.contains(reason), "{err}: expected {reason}");
+        }
     }
 }
 
 #[test]
-fn writing_what_was_read_gives_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["mixed.gguf", "align64.gguf"] {
-        let original = golden().join("gguf").join(name);
-        let gguf = Gguf::open(&original).unwrap();
-        let path = dir.path().join(name);
-        for _ in 0..2 {
-            rewrite(&gguf).write(&path, data_of(&gguf)).unwrap();
-            assert!(std::fs::read(&path).unwrap() == std::fs::read(&original).unwrap(), "{name}");
+fn golden_models_open() {
+    for (file, arch) in [("tiny-c.gguf", "qwen2vl"), ("mmproj-tiny-c.gguf", "clip")] {
+        let gguf = Gguf::open(&golden().join("gguf_models").join(file)).unwrap();
+        assert_eq!(gguf.meta().str("general.architecture").unwrap(), Some(arch));
+        let index = golden_json("gguf_models/index.json");
+        let listed = index[file]["tensors"].as_object().unwrap();
+        assert_eq!(gguf.tensors().len(), listed.len(), "{file}");
+        for (name, want) in listed {
+            let tensor = gguf.tensor(name).unwrap();
+            assert_eq!((Some(tensor.ty.name()), serde_json::json!(tensor.ne)), (want["type"].as_str(), want["ne"].clone()));
         }
-        assert!(rewrite(&gguf).to_bytes(data_of(&gguf)).unwrap() == std::fs::read(&original).unwrap(), "{name}");
-        assert_eq!(rewrite(&gguf).file_bytes().unwrap(), gguf.file_bytes());
-        let again = Gguf::open(&path).unwrap();
-        assert_eq!(again.meta(), gguf.meta());
-        assert_eq!(again.tensors(), gguf.tensors());
+        gguf.check_unchanged().unwrap();
     }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
