@@ -23,3 +23,10 @@ pub struct Rgb {
     pub width: usize,
     pub data: Vec<u8>,
 }
+
+/// The size only: nobody wants to read megabytes of pixels in a failed assertion.
+impl std::fmt::Debug for Rgb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rgb {{ height: {}, width: {} }}", self.height, self.width)
+    }
+}

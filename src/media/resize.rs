@@ -1,22 +1,251 @@
 //! Sizes and resampling: `smart_resize` and Pillow's bicubic, bit for bit.
+//!
+//! The resampler is our own because the model's training pictures went through Pillow: its weights have 22 fractional
+//! bits and each of the two passes is rounded to 8 bits. `fast_image_resize`, the usual crate, works with 16-bit weights
+//! and so differs by one level here and there.
 
 use super::Rgb;
-use crate::Result;
+use super::limits::{MAX_ASPECT, MAX_PIXELS, MAX_SIDE};
+use crate::{Error, Result};
 
 /// The size to which a picture of (h, w) is resized, as (height, width): sides are multiples of `factor`, the area lies
 /// between the two bounds where the aspect ratio allows it, halves round to even (qwen-vl-utils' rule, which accepts sides
 /// below `factor`).
 ///
 /// # Errors
-/// Aspect ratio above 200, a zero side, senseless bounds.
+/// Aspect ratio above 200, a zero side, senseless bounds, and shapes that no size within `max_pixels` can hold (where the
+/// reference answers with a side of 0).
 pub fn smart_resize(h: usize, w: usize, factor: usize, min_pixels: f64, max_pixels: f64) -> Result<(usize, usize)> {
-    let _ = (h, w, factor, min_pixels, max_pixels);
-    todo!()
+    // NaN fails these comparisons as well.
+    if !(min_pixels >= 0.0 && max_pixels >= min_pixels && max_pixels.is_finite()) {
+        return Err(Error::bad_input(format!(
+            "pixel bounds `{min_pixels}` to `{max_pixels}` make no sense, expected 0 <= min <= max"
+        )));
+    }
+    if factor == 0 || factor > MAX_SIDE {
+        return Err(Error::bad_input(format!("size factor `{factor}` is not between 1 and {MAX_SIDE}")));
+    }
+    check_shape(h, w)?;
+    let (height, width, side) = (h as f64, w as f64, factor as f64);
+    let area = height * width;
+    let nearest = |length: f64| ((length / side).round_ties_even() * side).max(side);
+    let (mut new_h, mut new_w) = (nearest(height), nearest(width));
+    // The rounded sides decide whether to scale, the original ones how much.
+    if new_h * new_w > max_pixels {
+        let beta = (area / max_pixels).sqrt();
+        let floor = |length: f64| (length / beta / side).floor() * side;
+        (new_h, new_w) = (floor(height), floor(width));
+    } else if new_h * new_w < min_pixels {
+        let beta = (min_pixels / area).sqrt();
+        let ceil = |length: f64| (length * beta / side).ceil() * side;
+        (new_h, new_w) = (ceil(height), ceil(width));
+    }
+    if new_h < side || new_w < side {
+        return Err(Error::limit(format!(
+            "a picture of `{h}x{w}` (height x width) cannot be shrunk to at most `{max_pixels}` pixels with sides of at \
+             least {factor}"
+        )));
+    }
+    if new_h * new_w > MAX_PIXELS as f64 {
+        return Err(Error::limit(format!(
+            "a picture of `{h}x{w}` would be resized to `{new_h}x{new_w}`, more than {MAX_PIXELS} pixels"
+        )));
+    }
+    Ok((new_h as usize, new_w as usize))
+}
+
+/// [`smart_resize`] as the image processor of `transformers` 4.45.2 applies it: sides below `factor` are refused.
+///
+/// # Errors
+/// A side below `factor`, and all errors of [`smart_resize`].
+pub fn smart_resize_strict(
+    h: usize,
+    w: usize,
+    factor: usize,
+    min_pixels: f64,
+    max_pixels: f64,
+) -> Result<(usize, usize)> {
+    if h < factor || w < factor {
+        return Err(Error::bad_input(format!("a side of `{h}x{w}` is below {factor}, the least this rule accepts")));
+    }
+    smart_resize(h, w, factor, min_pixels, max_pixels)
+}
+
+/// Refuses sizes that no rule resizes: zero or absurd sides, aspect ratios above 200.
+fn check_shape(h: usize, w: usize) -> Result<()> {
+    if h == 0 || w == 0 {
+        return Err(Error::bad_input(format!("a picture of `{h}x{w}` (height x width) has no pixels")));
+    }
+    if h > MAX_SIDE || w > MAX_SIDE {
+        return Err(Error::limit(format!("a picture of `{h}x{w}` has a side above {MAX_SIDE}")));
+    }
+    let aspect = h.max(w) as f64 / h.min(w) as f64;
+    if aspect > MAX_ASPECT {
+        return Err(Error::bad_input(format!(
+            "a picture of `{h}x{w}` has an aspect ratio of `{aspect:.1}`, expected at most {MAX_ASPECT}"
+        )));
+    }
+    Ok(())
 }
 
 /// Antialiased bicubic (a = -0.5), horizontal then vertical, each pass rounded to 8 bits from 22-bit weights: equal to
 /// Pillow's `resize` on every byte.
+///
+/// # Panics
+/// When a side is zero or `src.data` is not (height, width, 3): pictures are checked where they enter.
 pub fn bicubic(src: &Rgb, height: usize, width: usize) -> Rgb {
-    let _ = (src, height, width);
-    todo!()
+    assert!(src.height > 0 && src.width > 0 && height > 0 && width > 0, "pictures have pixels");
+    assert_eq!(src.data.len(), src.height * src.width * 3, "a picture holds height x width x 3 bytes");
+    let wide = if width == src.width { src.data.clone() } else { resize_rows(&src.data, src.width, width) };
+    let data = if height == src.height { wide } else { resize_columns(&wide, src.height, width * 3, height) };
+    Rgb { height, width, data }
+}
+
+/// Fractional bits of a weight.
+const WEIGHT_BITS: u32 = 22;
+/// One half, which turns the final shift into rounding.
+const HALF: i32 = 1 << (WEIGHT_BITS - 1);
+
+/// For each output sample of one axis, the run of input samples that it is a weighted sum of.
+struct Taps {
+    /// First input sample and number of them, per output sample.
+    runs: Vec<(usize, usize)>,
+    /// Weights of all runs, one after another, each a fraction of 2^22.
+    weights: Vec<i32>,
+}
+
+impl Taps {
+    fn new(n_in: usize, n_out: usize) -> Taps {
+        let scale = n_in as f64 / n_out as f64;
+        // When shrinking, the kernel is stretched so that every input sample counts.
+        let stretch = scale.max(1.0);
+        let (support, shrink) = (2.0 * stretch, 1.0 / stretch);
+        let mut taps = Taps { runs: Vec::with_capacity(n_out), weights: Vec::new() };
+        let mut exact = Vec::new();
+        for i in 0..n_out {
+            let center = (i as f64 + 0.5) * scale;
+            let first = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(n_in);
+            exact.clear();
+            exact.extend((first..end).map(|x| kernel((x as f64 - center + 0.5) * shrink)));
+            // At the border the window is cut off, so the weights are made to sum to one again.
+            let sum: f64 = exact.iter().sum();
+            let unit = f64::from(1u32 << WEIGHT_BITS);
+            taps.weights.extend(exact.iter().map(|w| (w / sum * unit).round() as i32));
+            taps.runs.push((first, end - first));
+        }
+        taps
+    }
+}
+
+/// Keys' cubic convolution kernel with a = -0.5.
+fn kernel(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+/// Rounds a sum of weighted bytes (which already holds one half) and clips it to a byte.
+fn to_byte(sum: i32) -> u8 {
+    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
+}
+
+/// Resizes each row of `src` (rows, n_in, 3) to (rows, n_out, 3).
+fn resize_rows(src: &[u8], n_in: usize, n_out: usize) -> Vec<u8> {
+    let taps = Taps::new(n_in, n_out);
+    let mut out = Vec::with_capacity(src.len() / n_in * n_out);
+    for row in src.chunks_exact(n_in * 3) {
+        let mut weights = taps.weights.as_slice();
+        for &(first, n) in &taps.runs {
+            let (run, rest) = weights.split_at(n);
+            weights = rest;
+            let mut sum = [HALF; 3];
+            for (pixel, &w) in row[first * 3..(first + n) * 3].as_chunks::<3>().0.iter().zip(run) {
+                for (s, &p) in sum.iter_mut().zip(pixel) {
+                    *s += i32::from(p) * w;
+                }
+            }
+            out.extend_from_slice(&sum.map(to_byte));
+        }
+    }
+    out
+}
+
+/// Resizes the columns of `src` (n_in, stride) to (n_out, stride).
+fn resize_columns(src: &[u8], n_in: usize, stride: usize, n_out: usize) -> Vec<u8> {
+    let taps = Taps::new(n_in, n_out);
+    let mut out = Vec::with_capacity(n_out * stride);
+    let mut sums = vec![0i32; stride];
+    let mut weights = taps.weights.as_slice();
+    for &(first, n) in &taps.runs {
+        let (run, rest) = weights.split_at(n);
+        weights = rest;
+        sums.fill(HALF);
+        for (row, &w) in src[first * stride..(first + n) * stride].chunks_exact(stride).zip(run) {
+            for (s, &p) in sums.iter_mut().zip(row) {
+                *s += i32::from(p) * w;
+            }
+        }
+        out.extend(sums.iter().map(|&s| to_byte(s)));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_every_output_sum_to_one() {
+        for (n_in, n_out) in [(1, 1), (1, 5), (7, 3), (1920, 1008), (100, 99), (99, 100)] {
+            let taps = Taps::new(n_in, n_out);
+            let mut at = 0;
+            for &(first, n) in &taps.runs {
+                assert!(n > 0 && first + n <= n_in, "{n_in} -> {n_out}");
+                let sum: i32 = taps.weights[at..at + n].iter().sum();
+                at += n;
+                // Each of n weights is off by at most one half.
+                assert!((sum - (1 << WEIGHT_BITS)).unsigned_abs() as usize <= n, "{n_in} -> {n_out}: {sum}");
+            }
+            assert_eq!((at, taps.runs.len()), (taps.weights.len(), n_out));
+        }
+    }
+
+    #[test]
+    fn constant_pictures_stay_constant() {
+        for level in [0, 1, 127, 254, 255] {
+            let src = Rgb { height: 9, width: 13, data: vec![level; 9 * 13 * 3] };
+            for (h, w) in [(1, 1), (28, 28), (9, 5), (4, 13), (9, 13)] {
+                let out = bicubic(&src, h, w);
+                assert_eq!((out.height, out.width, out.data.len()), (h, w, h * w * 3));
+                assert!(out.data.iter().all(|&p| p == level), "{level} at {h}x{w}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_of_the_specification() {
+        let image = |h, w| smart_resize(h, w, 28, 3136.0, 12_845_056.0).unwrap();
+        let rows = [
+            ((1080, 1920), (1092, 1932)),
+            ((720, 1280), (728, 1288)),
+            ((480, 640), (476, 644)),
+            ((100, 100), (112, 112)),
+            ((28, 28), (56, 56)),
+            ((70, 70), (56, 56)),
+            ((98, 42), (112, 56)),
+            ((30, 1000), (28, 1008)),
+            ((4000, 6000), (2912, 4368)),
+            ((1, 1), (56, 56)),
+        ];
+        for ((h, w), want) in rows {
+            assert_eq!(image(h, w), want, "{h}x{w}");
+        }
+    }
 }

@@ -1,6 +1,31 @@
 //! Which frames of a video to take, and how large they may be (qwen-vl-utils 0.0.14).
+//!
+//! Two rules for two kinds of input:
+//! * A video file is sampled: `fps` frames a second of it (2 by default) or exactly `nframes`, spread evenly from its first
+//!   frame to its last; each frame is resized within a budget that depends on the number of frames ([`pixel_bounds`]).
+//! * A list of frames (a folder of images) is used whole, see [`SampleOptions::whole`].
 
-use crate::Result;
+use super::limits::{MAX_FPS, MAX_FRAMES};
+use super::resize::smart_resize;
+use crate::{Error, Result};
+
+/// Frames are taken in pairs: two frames make one temporal patch.
+pub const FRAME_FACTOR: usize = 2;
+/// Frames a second when nothing else is asked for.
+pub const FPS: f64 = 2.0;
+/// Least and most frames when `fps` decides.
+pub const FPS_MIN_FRAMES: usize = 4;
+pub const FPS_MAX_FRAMES: usize = 768;
+/// Bounds of a still image in merged tokens, that is in units of `factor`² pixels.
+pub const IMAGE_MIN_TOKENS: u64 = 4;
+pub const IMAGE_MAX_TOKENS: u64 = 16_384;
+/// Bounds of one video frame in merged tokens.
+pub const FRAME_MIN_TOKENS: u64 = 128;
+pub const FRAME_MAX_TOKENS: u64 = 768;
+/// Least tokens of a video frame in the HoPE evaluation: put `144 * factor²` into [`SampleOptions::min_pixels`].
+pub const HOPE_FRAME_MIN_TOKENS: u64 = 144;
+/// Context that the default pixel budget of a whole video is made for; nine tenths of it go to pixels.
+const MODEL_SEQ_LEN: f64 = 128_000.0;
 
 /// What the user asked for; absent fields take the reference's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,16 +43,247 @@ pub struct SampleOptions {
     pub total_pixels: Option<u64>,
     pub resized_height: Option<usize>,
     pub resized_width: Option<usize>,
+    /// Takes every frame in order, padded to an even number with the last one: the rule for a list of frames
+    /// ([`super::FrameSource::is_frame_list`]). `fps` then only tells at which rate the frames were taken.
+    pub whole: bool,
 }
 
-/// Indices of the frames to take from a file of `total` frames at `video_fps`.
+/// Indices of the frames to take from a file of `total` frames at `video_fps`: never decreasing, an even number of them.
+/// A video of one frame gives that frame twice.
+///
+/// # Errors
+/// `BadInput` for options that contradict each other or the video (see [`check_options`]).
 pub fn frame_indices(total: usize, video_fps: f64, options: &SampleOptions) -> Result<Vec<usize>> {
-    let _ = (total, video_fps, options);
-    todo!()
+    check_options(options)?;
+    if total == 0 {
+        return Err(Error::bad_input("the video has no frames"));
+    }
+    if total > MAX_FRAMES {
+        return Err(Error::limit(format!("a video of `{total}` frames, expected at most {MAX_FRAMES}")));
+    }
+    if !(video_fps > 0.0 && video_fps.is_finite()) {
+        return Err(Error::bad_input(format!("the video's frame rate `{video_fps}` is not a positive number")));
+    }
+    if options.whole {
+        return Ok((0..total.next_multiple_of(FRAME_FACTOR)).map(|i| i.min(total - 1)).collect());
+    }
+    let (first, last) = frame_range(total, video_fps, options)?;
+    if total == 1 && options.nframes.is_none_or(|n| n == FRAME_FACTOR) {
+        return Ok(vec![0; FRAME_FACTOR]);
+    }
+    let n = n_frames(last - first + 1, video_fps, options)?;
+    Ok(rounded_linspace(first, last, n))
+}
+
+/// Checks what can be known without the video.
+///
+/// # Errors
+/// `BadInput`: both `fps` and `nframes`; a rate that is not above 0 and at most 1000; `nframes` below 2; a start that is
+/// not before the end; contradicting bounds; only one of `resized_height` and `resized_width`; picking frames from a list
+/// that is used whole.
+pub fn check_options(options: &SampleOptions) -> Result<()> {
+    let bad = |message: String| Err(Error::bad_input(message));
+    if let (Some(fps), Some(n)) = (options.fps, options.nframes) {
+        return bad(format!("both fps `{fps}` and nframes `{n}` are given, expected one of them"));
+    }
+    if let Some(fps) = options.fps
+        && !(fps > 0.0 && fps <= MAX_FPS)
+    {
+        return bad(format!("fps `{fps}` is not above 0 and at most {MAX_FPS}"));
+    }
+    if let Some(n) = options.nframes
+        && round_even(n) < FRAME_FACTOR
+    {
+        return bad(format!("nframes `{n}` is too few, expected at least {FRAME_FACTOR}"));
+    }
+    if let (Some(min), Some(max)) = (options.min_frames, options.max_frames)
+        && min > max
+    {
+        return bad(format!("min_frames `{min}` is above max_frames `{max}`"));
+    }
+    for (name, second) in [("video_start", options.video_start), ("video_end", options.video_end)] {
+        if let Some(second) = second
+            && !second.is_finite()
+        {
+            return bad(format!("{name} `{second}` is not a number of seconds"));
+        }
+    }
+    if let (Some(start), Some(end)) = (options.video_start, options.video_end)
+        && start >= end
+    {
+        return bad(format!("video_start `{start}` is not before video_end `{end}`"));
+    }
+    if let (Some(min), Some(max)) = (options.min_pixels, options.max_pixels)
+        && min > max
+    {
+        return bad(format!("min_pixels `{min}` is above max_pixels `{max}`"));
+    }
+    if options.resized_height.is_some() != options.resized_width.is_some() {
+        return bad("resized_height and resized_width belong together, one of them is missing".into());
+    }
+    if options.whole && (options.nframes.is_some() || options.video_start.is_some() || options.video_end.is_some()) {
+        return bad("a list of frames is used whole: nframes, video_start and video_end do not apply".into());
+    }
+    Ok(())
 }
 
 /// The (height, width) to which each of `n` frames of (h, w) is resized under the options' pixel budgets.
+///
+/// # Errors
+/// Those of [`pixel_bounds`] and [`smart_resize`].
 pub fn frame_size(n: usize, h: usize, w: usize, factor: usize, options: &SampleOptions) -> Result<(usize, usize)> {
-    let _ = (n, h, w, factor, options);
-    todo!()
+    if let (Some(height), Some(width)) = (options.resized_height, options.resized_width) {
+        let unit = pixels_per_token(factor)?;
+        return smart_resize(height, width, factor, IMAGE_MIN_TOKENS as f64 * unit, IMAGE_MAX_TOKENS as f64 * unit);
+    }
+    let (min_pixels, max_pixels) = pixel_bounds(n, factor, options)?;
+    smart_resize(h, w, factor, min_pixels, max_pixels)
+}
+
+/// The least and most pixels of each of `n` frames.
+///
+/// The most is the frame's share of `total_pixels` (two frames share their tokens) but not above 768 tokens and not below
+/// 1.05 times the least; an explicit `max_pixels` can only lower it. For a list of frames with explicit `min_pixels` or
+/// `max_pixels` and no `total_pixels`, exactly these bounds count, a missing one being that of a still image: the frames
+/// come out as if each had gone through the image processor with these bounds.
+///
+/// # Errors
+/// `BadInput` for no frames, a zero factor, `max_pixels` below the least, and what [`check_options`] refuses.
+pub fn pixel_bounds(n: usize, factor: usize, options: &SampleOptions) -> Result<(f64, f64)> {
+    check_options(options)?;
+    let unit = pixels_per_token(factor)?;
+    if n == 0 {
+        return Err(Error::bad_input("a video of `0` frames has no frame size"));
+    }
+    let explicit = options.min_pixels.is_some() || options.max_pixels.is_some();
+    if options.whole && explicit && options.total_pixels.is_none() {
+        let min = options.min_pixels.map_or(IMAGE_MIN_TOKENS as f64 * unit, |p| p as f64);
+        let max = options.max_pixels.map_or(IMAGE_MAX_TOKENS as f64 * unit, |p| p as f64);
+        return ordered(min, max);
+    }
+    let min = options.min_pixels.map_or(FRAME_MIN_TOKENS as f64 * unit, |p| p as f64);
+    let total = options.total_pixels.map_or(MODEL_SEQ_LEN * unit * 0.9, |p| p as f64);
+    let share = total / n as f64 * FRAME_FACTOR as f64;
+    let cap = share.min(FRAME_MAX_TOKENS as f64 * unit).max((min * 1.05).floor());
+    let max = options.max_pixels.map_or(cap, |p| cap.min(p as f64));
+    ordered(min, max)
+}
+
+fn ordered(min: f64, max: f64) -> Result<(f64, f64)> {
+    if min > max {
+        return Err(Error::bad_input(format!(
+            "max_pixels `{max}` is below `{min}`, the least pixels of a frame; set min_pixels as well"
+        )));
+    }
+    Ok((min, max))
+}
+
+/// Pixels that one merged token covers.
+fn pixels_per_token(factor: usize) -> Result<f64> {
+    if factor == 0 {
+        return Err(Error::bad_input("size factor `0` is not above 0"));
+    }
+    Ok((factor as f64) * (factor as f64))
+}
+
+/// First and last frame of the part between `video_start` and `video_end`, both inclusive.
+fn frame_range(total: usize, video_fps: f64, options: &SampleOptions) -> Result<(usize, usize)> {
+    let duration = total as f64 / video_fps;
+    let first = options.video_start.map_or(0, |s| (s.clamp(0.0, duration) * video_fps).ceil() as usize);
+    let last = options.video_end.map_or(total - 1, |s| (s.clamp(0.0, duration) * video_fps).floor() as usize);
+    let last = last.min(total - 1);
+    let whole = options.video_start.is_none() && options.video_end.is_none();
+    if !whole && first >= last {
+        return Err(Error::bad_input(format!(
+            "no frames between video_start `{}` and video_end `{}` of a video of {duration:.3} seconds",
+            options.video_start.unwrap_or(0.0),
+            options.video_end.unwrap_or(duration)
+        )));
+    }
+    Ok((first, last))
+}
+
+/// How many of `total` frames to take.
+fn n_frames(total: usize, video_fps: f64, options: &SampleOptions) -> Result<usize> {
+    let n = match options.nframes {
+        Some(n) => round_even(n),
+        None => {
+            let lo = options.min_frames.unwrap_or(FPS_MIN_FRAMES).div_ceil(FRAME_FACTOR).saturating_mul(FRAME_FACTOR);
+            let hi = floor_even(options.max_frames.unwrap_or(FPS_MAX_FRAMES.min(total)));
+            let n = total as f64 / video_fps * options.fps.unwrap_or(FPS);
+            // The cast saturates, so a huge product still ends at one of the caps.
+            floor_even(n.max(lo as f64).min(hi as f64).min(total as f64) as usize)
+        }
+    };
+    if n < FRAME_FACTOR || n > total {
+        return Err(Error::bad_input(format!("cannot take `{n}` frames, expected {FRAME_FACTOR} to {total}")));
+    }
+    Ok(n)
+}
+
+fn floor_even(n: usize) -> usize {
+    n / FRAME_FACTOR * FRAME_FACTOR
+}
+
+/// The nearest multiple of two, where an odd number goes to the neighbour whose half is even (1 to 0, 3 to 4, 5 to 4).
+fn round_even(n: usize) -> usize {
+    match n % 4 {
+        3 => n.saturating_add(1),
+        r => n - r % 2,
+    }
+}
+
+/// `n` indices spread evenly from `first` to `last`, halves rounded to even. The arithmetic is the reference's: f32, from
+/// the start for the first half of the indices and from the end for the others, each product and sum rounded once.
+fn rounded_linspace(first: usize, last: usize, n: usize) -> Vec<usize> {
+    let (start, end) = (first as f32, last as f32);
+    let step = (end - start) / (n - 1) as f32;
+    let at = |i: usize| {
+        if i < n / 2 { step.mul_add(i as f32, start) } else { (-step).mul_add((n - 1 - i) as f32, end) }
+    };
+    // Beyond 2^24 frames f32 is coarse: the bounds and the order hold all the same.
+    let mut least = first;
+    let mut index = |i| {
+        least = (at(i).round_ties_even() as usize).clamp(least, last);
+        least
+    };
+    (0..n).map(&mut index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_to_even_like_the_reference() {
+        let rows = [(0, 0), (1, 0), (2, 2), (3, 4), (4, 4), (5, 4), (6, 6), (7, 8), (9, 8), (143, 144), (85, 84)];
+        for (n, want) in rows {
+            assert_eq!(round_even(n), want, "{n}");
+        }
+    }
+
+    #[test]
+    fn one_frame_becomes_a_pair() {
+        assert_eq!(frame_indices(1, 25.0, &SampleOptions::default()).unwrap(), [0, 0]);
+    }
+
+    #[test]
+    fn a_list_of_frames_is_used_whole() {
+        let options = SampleOptions { whole: true, fps: Some(1.0), ..Default::default() };
+        assert_eq!(frame_indices(5, 2.0, &options).unwrap(), [0, 1, 2, 3, 4, 4]);
+        assert_eq!(frame_indices(4, 2.0, &options).unwrap(), [0, 1, 2, 3]);
+        let exact =
+            SampleOptions { whole: true, min_pixels: Some(3136), max_pixels: Some(50176), ..Default::default() };
+        assert_eq!(frame_size(6, 60, 70, 28, &exact).unwrap(), (56, 56));
+        assert_eq!(pixel_bounds(6, 28, &exact).unwrap(), (3136.0, 50176.0));
+    }
+
+    #[test]
+    fn start_and_end_are_seconds() {
+        let options = SampleOptions { video_start: Some(1.0), video_end: Some(3.0), ..Default::default() };
+        let got = frame_indices(100, 10.0, &options).unwrap();
+        assert_eq!((got[0], *got.last().unwrap(), got.len()), (10, 30, 4));
+        let past = SampleOptions { video_end: Some(1e9), ..Default::default() };
+        assert_eq!(*frame_indices(100, 10.0, &past).unwrap().last().unwrap(), 99);
+    }
 }

@@ -28,6 +28,12 @@ pub trait FrameSource: Send {
     /// Decodes forward to frame `index` (which never decreases between calls) and returns it.
     fn frame(&mut self, index: usize) -> Result<Rgb>;
 
+    /// Whether this is a list of separate pictures rather than a film: such a list is used whole
+    /// ([`super::sample::SampleOptions::whole`]), and its `fps` is nominal.
+    fn is_frame_list(&self) -> bool {
+        false
+    }
+
     /// Damaged packets skipped so far.
     fn skipped(&self) -> usize {
         0

@@ -1,0 +1,4 @@
+//! Tests of the room `media`.
+
+mod image_file;
+mod preprocess;
