@@ -112,7 +112,7 @@ impl Dialogue<'_> {
             self.waiting.push(Part::Image { source, options });
         } else {
             self.videos.push(plan);
-            self.waiting.push(Part::Video { source, options });
+            self.waiting.push(Part::Video { source: source.into(), options });
         }
         Ok(())
     }

@@ -195,7 +195,7 @@ impl Args {
             parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Image { source, options: Map::new() })));
         }
         for (at, list) in indices("video").into_iter().zip(&self.video) {
-            parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Video { source, options: Map::new() })));
+            parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Video { source: source.into(), options: Map::new() })));
         }
         if parts.is_empty() {
             return Err(Error::bad_input("nothing to answer: give --prompt, --file, --image, --video or --messages"));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan};
 use crate::text::template::{Piece, RenderOptions};
-use crate::text::{Content, Message, Part};
+use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
 
 /// One step of a sequence as the cache remembers it.
@@ -38,7 +38,10 @@ impl Prompt {
                 }
                 Part::Video { source, options } => {
                     let options = part_options(options, defaults)?;
-                    videos.push(MediaPlan::video(Path::new(source), &options, engine.need_vision()?)?);
+                    let MediaSource::Path(path) = source else {
+                        return Err(Error::unsupported("a video given as a list of pictures, expected one file"));
+                    };
+                    videos.push(MediaPlan::video(Path::new(path), &options, engine.need_vision()?)?);
                 }
             }
         }

@@ -54,6 +54,12 @@ pub enum MediaSource {
     Frames(Vec<String>),
 }
 
+impl From<String> for MediaSource {
+    fn from(path: String) -> MediaSource {
+        MediaSource::Path(path)
+    }
+}
+
 /// Parses a conversation, refusing anything it does not know by its path (`messages[2].content[0].type`).
 ///
 /// # Errors
