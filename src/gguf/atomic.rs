@@ -5,7 +5,7 @@
 //!
 //! # Temporary names
 //! They look like `.NAME.PID-N.longtake-tmp`. The writer holds an exclusive lock on its temporary from just after its
-//! creation until after the rename; the system drops that lock when the process ends, however it ends. So a temporary of
+//! creation until just after the rename; the system drops that lock when the process ends, however it ends. So a temporary of
 //! the same final name whose lock can be had belongs to a run that died, and the next write to that name removes it. On a
 //! file system without locks nothing is ever taken for stale, and the leftovers of killed runs stay.
 #![forbid(unsafe_code)]
@@ -101,6 +101,9 @@ impl Temp {
     fn rename_to(mut self, path: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, path)?;
         self.renamed = true;
+        // Said aloud, because closing is not enough: a child process that is just being started by another thread holds
+        // a copy of the handle for a moment, and with it the lock on what is now an ordinary file.
+        let _ = self.file.unlock();
         Ok(())
     }
 }

@@ -17,7 +17,7 @@
 
 use std::fs::{File, Metadata, TryLockError};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use memmap2::{Mmap, MmapOptions};
 
@@ -40,10 +40,7 @@ impl Mapping {
     /// larger than the address space.
     pub(super) fn open(path: &Path) -> Result<Option<Mapping>> {
         let (file, meta) = storage::open_regular(path)?;
-        // File systems without locks say so, and are used without one.
-        if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
-            return Err(std::io::Error::other("locked by another program that is writing it").into());
-        }
+        lock(&file)?;
         let len = usize::try_from(meta.len())
             .map_err(|_| Error::limit(format!("file of `{}` bytes does not fit into the address space", meta.len())))?;
         if len == 0 {
@@ -77,4 +74,17 @@ impl Mapping {
         }
         Ok(())
     }
+}
+
+/// Takes the shared lock. File systems without locks say so, and are used without one.
+fn lock(file: &File) -> Result<()> {
+    // The writer of this file may be between its rename and the release of its lock, which takes microseconds. Whoever
+    // keeps the lock for longer is at work on the file.
+    for _ in 0..20 {
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
+        }
+    }
+    Err(std::io::Error::other("locked by another program that is writing it").into())
 }

@@ -20,6 +20,7 @@ mod writer;
 pub use ggml_type::GgmlType;
 pub use keys::Metadata;
 pub use reader::{Gguf, OpenOptions};
+pub use split::SPLIT_KEYS;
 pub use tensor_info::TensorInfo;
 pub use value::{Array, Value, ValueType};
 pub use writer::GgufWriter;

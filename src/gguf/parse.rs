@@ -1,7 +1,7 @@
 //! From bytes to tables: the header, the keys and the tensor table of one GGUF file, checked completely.
 //!
 //! [`parse`] is a pure function; mapping or reading the file is somebody else's job. Every length passes through one
-//! checked step ([`Cursor::take`]), every count is compared with the bytes that are left before memory is reserved for
+//! checked step (`Cursor::take`), every count is compared with the bytes that are left before memory is reserved for
 //! it, and the ranges of all tensors are validated before a caller sees the first one.
 //!
 //! Tensor offsets must be exactly cumulative: each tensor starts where the previous one ends, rounded up to the

@@ -13,8 +13,8 @@ use crate::{Error, Result};
 
 /// An opened GGUF file whose header, keys and tensor table have been checked.
 ///
-/// Of a split model, the keys are those of the first file (which carries all of them, among them the `split.*` keys that
-/// a copy into one file must leave out) and the tensors are those of all files in order.
+/// Of a split model, the keys are those of the first file (which carries all of them, among them the [`SPLIT_KEYS`](super::SPLIT_KEYS)
+/// that a copy into one file must leave out) and the tensors are those of all files in order.
 pub struct Gguf {
     path: PathBuf,
     meta: Metadata,

@@ -14,6 +14,9 @@ pub const COUNT_KEY: &str = "split.count";
 /// The number of tensors in all files together.
 pub const TENSORS_KEY: &str = "split.tensors.count";
 
+/// The keys that only make sense in a part: whoever writes a split model into one file leaves them out.
+pub const SPLIT_KEYS: [&str; 3] = [NO_KEY, COUNT_KEY, TENSORS_KEY];
+
 /// A file name of a split model, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ShardName {

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use super::disjoint::SharedMat;
-use super::{Kernels, Nt, scratch};
+use super::{Kernels, Nn, Nt, scratch};
 use crate::gguf::GgmlType;
 
 /// Keys per step.
@@ -91,7 +91,7 @@ pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[
                 }
                 let values = &mut block[..nj * d];
                 (kernels.dequantize)(kv.type_v, &v_head[j0 * row_v..(j0 + nj) * row_v], values);
-                (kernels.gemm_nn)(scores, BLOCK, values, nj, d, sums);
+                (kernels.gemm_nn)(Nn { p: scores, ldp: BLOCK, v: values, n: nj, d }, sums);
             }
             for (r, row) in sums.chunks_exact_mut(d).enumerate() {
                 row.iter_mut().for_each(|s| *s /= sum[r]);

@@ -1,7 +1,7 @@
 //! The operations, each written once in plain Rust that a compiler can vectorize. The tables compile these bodies for
 //! their instruction sets; everything here is `inline(always)` so that it takes on the features of its caller.
 
-use super::Nt;
+use super::{Nn, Nt};
 use crate::gguf::GgmlType;
 use crate::tensor::block::{dequantize_blocks, with_block};
 
@@ -91,7 +91,8 @@ fn nt_tile<I: Isa, const MR: usize, const NR: usize>(
 
 /// out(m, d) += p(m, n) · v(n, d): four rows of p at a time, each row of v read once for them.
 #[inline(always)]
-pub fn gemm_nn<I: Isa>(p: &[f32], ldp: usize, v: &[f32], n: usize, d: usize, out: &mut [f32]) {
+pub fn gemm_nn<I: Isa>(a: Nn<'_>, out: &mut [f32]) {
+    let Nn { p, ldp, v, n, d } = a;
     for (i, rows) in out.chunks_mut(4 * d).enumerate() {
         let p = &p[i * 4 * ldp..];
         if rows.len() == 4 * d {
@@ -215,7 +216,7 @@ macro_rules! table {
         mod compiled {
             use super::*;
             use $crate::gguf::GgmlType;
-            use $crate::kernels::{Nt, body};
+            use $crate::kernels::{Nn, Nt, body};
 
             $(#[target_feature(enable = $features)])?
             pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
@@ -226,8 +227,8 @@ macro_rules! table {
                 body::gemm_nt::<$isa>(a, out)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn gemm_nn(p: &[f32], ldp: usize, v: &[f32], n: usize, d: usize, out: &mut [f32]) {
-                body::gemm_nn::<$isa>(p, ldp, v, n, d, out)
+            pub fn gemm_nn(a: Nn<'_>, out: &mut [f32]) {
+                body::gemm_nn::<$isa>(a, out)
             }
             $(#[target_feature(enable = $features)])?
             pub fn softmax_step(scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
@@ -258,7 +259,7 @@ macro_rules! table {
             name: $name,
             dequantize: |ty, src, dst| unsafe { compiled::dequantize(ty, src, dst) },
             gemm_nt: |a, out| unsafe { compiled::gemm_nt(a, out) },
-            gemm_nn: |p, ldp, v, n, d, out| unsafe { compiled::gemm_nn(p, ldp, v, n, d, out) },
+            gemm_nn: |a, out| unsafe { compiled::gemm_nn(a, out) },
             softmax_step: |scores, max, sum| unsafe { compiled::softmax_step(scores, max, sum) },
             rms_norm: |x, w, eps, out| unsafe { compiled::rms_norm(x, w, eps, out) },
             layer_norm: |x, w, b, eps, out| unsafe { compiled::layer_norm(x, w, b, eps, out) },

@@ -28,7 +28,7 @@ pub fn default_sections(layout: Layout, n_rot: usize) -> [usize; 3] {
 pub fn axes(layout: Layout, sections: [usize; 3], n_rot: usize) -> Result<Vec<Axis>> {
     let n_pair = n_rot / 2;
     let sum = sections.iter().try_fold(0usize, |sum, s| sum.checked_add(*s));
-    if n_rot == 0 || n_rot % 2 != 0 || sum != Some(n_pair) {
+    if n_rot == 0 || !n_rot.is_multiple_of(2) || sum != Some(n_pair) {
         return Err(Error::mismatch(format!(
             "rope sections `{sections:?}` do not sum to half of head dimension `{n_rot}`"
         )));

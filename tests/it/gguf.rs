@@ -136,6 +136,12 @@ fn golden_files_hold_what_the_reference_says() {
     assert_eq!(n_checked, 2);
 }
 
+/// Many threads read one file.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Gguf>();
+};
+
 #[test]
 fn big_endian_is_refused_by_name() {
     let err = Gguf::open(&golden().join("gguf/big_endian.gguf")).unwrap_err();
@@ -188,7 +194,10 @@ fn golden_models_open() {
         assert_eq!(gguf.tensors().len(), listed.len(), "{file}");
         for (name, want) in listed {
             let tensor = gguf.tensor(name).unwrap();
-            assert_eq!((Some(tensor.ty.name()), serde_json::json!(tensor.ne)), (want["type"].as_str(), want["ne"].clone()));
+            assert_eq!(
+                (Some(tensor.ty.name()), serde_json::json!(tensor.ne)),
+                (want["type"].as_str(), want["ne"].clone())
+            );
         }
         gguf.check_unchanged().unwrap();
     }

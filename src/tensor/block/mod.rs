@@ -3,13 +3,18 @@
 //! A format is one file: its layout in words, a unit type that implements [`Block`], a test on bytes written by hand.
 //! It becomes known to the program by one row in `with_block!`, the only place that turns a [`GgmlType`] into a Rust type.
 //! Decoders are plain loops over 16 or 32 elements without branches, so that they vectorize wherever they are inlined.
+//!
+//! The simple formats are packed as everyone packs them, byte for byte. The others have a search each, which minimizes the
+//! squared error, weighted by importance where that is known: `affine` for formats with minima, `symmetric` for the rest.
 #![forbid(unsafe_code)]
 
+mod affine;
+mod iq4_nl;
+mod iq4_xs;
+mod lanes;
 mod plain_bf16;
 mod plain_f16;
 mod plain_f32;
-mod iq4_nl;
-mod iq4_xs;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -21,6 +26,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scale;
+mod symmetric;
 
 pub use iq4_nl::{IQ4_NL, IQ4_VALUES};
 pub use iq4_xs::IQ4_XS;

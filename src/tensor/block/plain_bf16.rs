@@ -27,3 +27,21 @@ impl Block for BF16 {
         dst.copy_from_slice(&half::bf16::from_f32(src[0]).to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upper_half_of_an_f32() {
+        let mut out = [0.0];
+        BF16::decode(&[0xc0, 0xbf], &mut out);
+        assert_eq!(out, [-1.5]);
+        let mut bytes = [0; 2];
+        // Halfway between two neighbours: the even one.
+        BF16::encode(&[1.0 + 1.0 / 256.0], &mut bytes, None);
+        assert_eq!(bytes, [0x80, 0x3f]);
+        BF16::encode(&[f32::from_bits(0x7f80_0001)], &mut bytes, None);
+        assert_eq!(bytes, [0xc0, 0x7f]);
+    }
+}

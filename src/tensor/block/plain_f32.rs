@@ -24,3 +24,15 @@ impl Block for F32 {
         dst.copy_from_slice(&src[0].to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number() {
+        let mut out = [0.0];
+        F32::decode(&[0, 0, 0xc0, 0xbf], &mut out);
+        assert_eq!(out, [-1.5]);
+    }
+}

@@ -10,13 +10,16 @@
 //! An element is `d * scale * code - dmin * minimum`.
 #![forbid(unsafe_code)]
 
-use super::scale::f16_at;
+use super::affine::{Affine, AffineBlock};
+use super::scale::{f16_at, put_f16, weights};
 use super::{Block, sized};
 use crate::gguf::GgmlType;
 
 /// The format as a type, see the module's words.
 #[allow(non_camel_case_types)]
 pub struct Q2_K;
+
+const SEARCH: Affine = Affine { max_code: 3.0, max_scale: 15.0, stretch: (-1.0, 1.5, 11), starts: 4 };
 
 impl Block for Q2_K {
     const TYPE: GgmlType = GgmlType::Q2_K;
@@ -40,7 +43,38 @@ impl Block for Q2_K {
         }
     }
 
-    fn encode(_src: &[f32], _dst: &mut [u8], _importance: Option<&[f32]>) {
-        todo!()
+    fn encode(src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        let src = src.try_into().expect("one block of elements");
+        let block: AffineBlock<16> = SEARCH.encode::<16, 16>(src, &weights(importance));
+        dst.fill(0);
+        for (byte, (scale, min)) in dst.iter_mut().zip(block.scales.iter().zip(block.mins)) {
+            *byte = scale | min << 4;
+        }
+        for (i, code) in block.codes.iter().enumerate() {
+            dst[16 + i / 128 * 32 + i % 32] |= code << (i / 32 % 4 * 2);
+        }
+        put_f16(dst, 80, block.d);
+        put_f16(dst, 82, block.dmin);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_by_hand() {
+        let mut bytes = [0; 84];
+        bytes[80..].copy_from_slice(&[0x00, 0x3c, 0x00, 0x38]); // d = 1, dmin = 0.5
+        bytes[3] = 0x42; // sub-block 3: scale 2, minimum 4
+        bytes[8] = 0x05; // sub-block 8, the first of the second half: scale 5
+        bytes[16 + 17] = 3 << 2; // code 3 for element 32 + 17, in sub-block 3
+        bytes[16 + 32] = 1; // code 1 for element 128
+        let mut want = [0.0; 256];
+        want[48..64].fill(-2.0);
+        (want[49], want[128]) = (4.0, 5.0);
+        let mut out = [9.0; 256];
+        Q2_K::decode(&bytes, &mut out);
+        assert_eq!(out, want);
     }
 }

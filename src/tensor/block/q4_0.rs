@@ -45,3 +45,24 @@ impl Block for Q4_0 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_by_hand() {
+        let mut bytes = [0x88; 18];
+        bytes[..2].copy_from_slice(&[0x00, 0x38]); // d = 0.5
+        bytes[2] = 0xf0; // element 0 has code 0, element 16 has code 15
+        bytes[17] = 0x9a; // element 15 has code 10, element 31 has code 9
+        let mut want = [0.0; 32];
+        (want[0], want[16], want[15], want[31]) = (-4.0, 3.5, 1.0, 0.5);
+        let mut out = [9.0; 32];
+        Q4_0::decode(&bytes, &mut out);
+        assert_eq!(out, want);
+        let mut again = [0; 18];
+        Q4_0::encode(&want, &mut again, None);
+        assert_eq!(again, bytes);
+    }
+}

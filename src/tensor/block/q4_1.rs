@@ -46,3 +46,24 @@ impl Block for Q4_1 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_by_hand() {
+        let mut bytes = [0; 20];
+        bytes[..4].copy_from_slice(&[0x00, 0x38, 0x00, 0xc0]); // d = 0.5, m = -2
+        bytes[4] = 0xf0; // element 16 has code 15
+        bytes[19] = 0x9a; // element 15 has code 10, element 31 has code 9
+        let mut want = [-2.0; 32];
+        (want[16], want[15], want[31]) = (5.5, 3.0, 2.5);
+        let mut out = [9.0; 32];
+        Q4_1::decode(&bytes, &mut out);
+        assert_eq!(out, want);
+        let mut again = [0; 20];
+        Q4_1::encode(&want, &mut again, None);
+        assert_eq!(again, bytes);
+    }
+}

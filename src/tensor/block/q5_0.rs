@@ -55,3 +55,26 @@ pub(super) fn put_codes_5(dst: &mut [u8], code: impl Fn(usize) -> u8) {
     }
     dst[..4].copy_from_slice(&fifth.to_le_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_by_hand() {
+        let mut bytes = [0; 22];
+        bytes[..2].copy_from_slice(&[0x00, 0x38]); // d = 0.5
+        bytes[2..6].fill(0xff); // codes from 16 on, that is elements from 0 on
+        bytes[2] = 0xfe; // but element 0 has code 0
+        bytes[6] = 0xf0; // element 16 has code 31
+        bytes[21] = 0x9a; // element 15 has code 26, element 31 has code 25
+        let mut want = [0.0; 32];
+        (want[0], want[16], want[15], want[31]) = (-8.0, 7.5, 5.0, 4.5);
+        let mut out = [9.0; 32];
+        Q5_0::decode(&bytes, &mut out);
+        assert_eq!(out, want);
+        let mut again = [0; 22];
+        Q5_0::encode(&want, &mut again, None);
+        assert_eq!(again, bytes);
+    }
+}

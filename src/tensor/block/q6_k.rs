@@ -10,7 +10,8 @@
 //! An element is `d * scale * (code - 32)`.
 #![forbid(unsafe_code)]
 
-use super::scale::f16_at;
+use super::scale::{f16_at, put_f16, split, weights};
+use super::symmetric::{self, Uniform};
 use super::{Block, sized};
 use crate::gguf::GgmlType;
 
@@ -22,7 +23,7 @@ impl Block for Q6_K {
     const TYPE: GgmlType = GgmlType::Q6_K;
     const LEN: usize = 256;
     const BYTES: usize = 210;
-    const MAX_ABS: f32 = 65504.0 * 128.0 * 32.0;
+    const MAX_ABS: f32 = 65504.0 * 127.0 * 31.0;
 
     #[inline(always)]
     fn decode(src: &[u8], dst: &mut [f32]) {
@@ -42,7 +43,42 @@ impl Block for Q6_K {
         }
     }
 
-    fn encode(_src: &[f32], _dst: &mut [u8], _importance: Option<&[f32]>) {
-        todo!()
+    fn encode(src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        type Codes = Uniform<32>;
+        let src: &[f32; 256] = src.try_into().expect("one block of elements");
+        let (x, w) = (split(src), split(&weights(importance)));
+        let block = symmetric::encode::<Codes, 16, 16>(&x, &w, 128.0);
+        dst.fill(0);
+        for (i, x) in src.iter().enumerate() {
+            let code = (block.value::<Codes>(i / 16, *x) + 32.0) as u8;
+            dst[i / 128 * 64 + i % 64] |= (code & 15) << (i / 64 % 2 * 4);
+            dst[128 + i / 128 * 32 + i % 32] |= code >> 4 << (i / 32 % 4 * 2);
+        }
+        for (scale, out) in block.scales.iter().zip(&mut dst[192..]) {
+            *out = *scale as u8;
+        }
+        put_f16(dst, 208, block.d);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_by_hand() {
+        let mut bytes = [0; 210];
+        bytes[208..].copy_from_slice(&[0x00, 0x3c]); // d = 1
+        bytes[128..192].fill(0xaa); // upper bits 2: all codes are 32, which is 0
+        bytes[192..208].fill(1);
+        bytes[192 + 5] = 0xfe; // scale -2 for sub-block 5
+        bytes[20] = 0x70; // lower bits 7 for element 64 + 20, in sub-block 5: code 39, which is 7
+        bytes[64 + 63] = 0x04; // lower bits 4 for element 128 + 63 ...
+        bytes[160 + 31] = 0xa2; // ... and upper bits 0: code 4, which is -28
+        let mut want = [0.0; 256];
+        (want[84], want[191]) = (-14.0, -28.0);
+        let mut out = [9.0; 256];
+        Q6_K::decode(&bytes, &mut out);
+        assert_eq!(out, want);
     }
 }

@@ -40,3 +40,23 @@ impl Block for Q8_0 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_by_hand() {
+        let mut bytes = [0; 34];
+        bytes[..2].copy_from_slice(&[0x00, 0x38]); // d = 0.5
+        (bytes[2], bytes[33]) = (0x81, 3); // -127 and 3
+        let mut want = [0.0; 32];
+        (want[0], want[31]) = (-63.5, 1.5);
+        let mut out = [9.0; 32];
+        Q8_0::decode(&bytes, &mut out);
+        assert_eq!(out, want);
+        let mut again = [0; 34];
+        Q8_0::encode(&want, &mut again, None);
+        assert_eq!(again, bytes);
+    }
+}

@@ -3,14 +3,13 @@
 /// A file in the making. Counts follow what was added unless a test sets them.
 #[derive(Clone, Default)]
 pub struct Build {
-    pub magic: Option<Vec<u8>>,
     pub version: Option<u32>,
     pub n_tensors: Option<u64>,
     pub n_keys: Option<u64>,
     pub alignment: Option<usize>,
-    keys: Vec<Vec<u8>>,
-    tensors: Vec<Vec<u8>>,
-    data: Vec<u8>,
+    pub keys: Vec<Vec<u8>>,
+    pub tensors: Vec<Vec<u8>>,
+    pub data: Vec<u8>,
 }
 
 /// A GGUF string.
@@ -57,7 +56,7 @@ impl Build {
 
     /// The file.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut out = self.magic.clone().unwrap_or_else(|| b"GGUF".to_vec());
+        let mut out = b"GGUF".to_vec();
         out.extend(self.version.unwrap_or(3).to_le_bytes());
         out.extend(self.n_tensors.unwrap_or(self.tensors.len() as u64).to_le_bytes());
         out.extend(self.n_keys.unwrap_or(self.keys.len() as u64).to_le_bytes());

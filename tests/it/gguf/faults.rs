@@ -88,11 +88,11 @@ fn fault_03_versions() {
 fn fault_04_counts_beyond_the_file() {
     for n in [1 << 63, u64::MAX, 1 << 32, limits::MAX_KEYS, 3] {
         refused(Build { n_keys: Some(n), ..Build::new() }.bytes(), &format!("`{n}` metadata keys"));
-        refused(with_tensor(Build { n_keys: Some(n), ..Build::new() }), "");
+        refused(with_tensor(Build { n_keys: Some(n), ..Build::new() }), "key");
     }
     for n in [1 << 63, u64::MAX, 1 << 32, limits::MAX_TENSORS, 3] {
         refused(Build { n_tensors: Some(n), ..Build::new() }.bytes(), &format!("`{n}` tensors"));
-        refused(with_tensor(Build { n_tensors: Some(n), ..Build::new() }), "");
+        refused(with_tensor(Build { n_tensors: Some(n), ..Build::new() }), "tensor");
     }
 }
 
@@ -195,7 +195,10 @@ fn fault_09_alignment() {
         ..Build::new().key("general.alignment", U32, &alignment.to_le_bytes())
     };
     for alignment in [0, 1, 2, 4, 3, 12, 48, 33, 1 << 25, 1 << 31, u32::MAX] {
-        refused(with_tensor(with(alignment)), &format!("key `general.alignment` is `{alignment}`, expected a power of two"));
+        refused(
+            with_tensor(with(alignment)),
+            &format!("key `general.alignment` is `{alignment}`, expected a power of two"),
+        );
     }
     for (ty, name, value) in [
         (5, "i32", 32i32.to_le_bytes().to_vec()),
@@ -258,7 +261,8 @@ fn fault_11_rows_of_broken_blocks() {
 #[test]
 fn fault_12_offsets() {
     // Two tensors of 40 bytes each: the second belongs at 64.
-    let second = |offset: u64| Build::new().tensor("a", &[10], 0, 0).tensor("b", &[10], 0, offset).data(64 + 40).bytes();
+    let second =
+        |offset: u64| Build::new().tensor("a", &[10], 0, 0).tensor("b", &[10], 0, offset).data(64 + 40).bytes();
     accepted(second(64));
     for offset in [1, 63, 65, 72] {
         refused(second(offset), &format!("tensor `b`: offset `{offset}` is not aligned"));
