@@ -236,7 +236,8 @@ impl Family {
 
     /// Parses and checks a description.
     pub(crate) fn parse(text: &str) -> Result<Family> {
-        let family: Family = toml::from_str(text).map_err(|err| Error::format(err.to_string().trim_end().to_string()))?;
+        let family: Family =
+            toml::from_str(text).map_err(|err| Error::format(err.to_string().trim_end().to_string()))?;
         family.check()?;
         Ok(family)
     }
@@ -321,7 +322,11 @@ impl TensorRule {
             Reshape::SplitTemporal => (2, 5..=5),
         };
         if gguf.len() != n_names {
-            return Err(Error::format(format!("`{:?}` gives {n_names} tensors, `gguf` names {}", self.reshape, gguf.len())));
+            return Err(Error::format(format!(
+                "`{:?}` gives {n_names} tensors, `gguf` names {}",
+                self.reshape,
+                gguf.len()
+            )));
         }
         if !n_dims.contains(&self.shape.len()) {
             return Err(Error::format(format!("`{:?}` cannot take {} dimensions", self.reshape, self.shape.len())));
@@ -361,7 +366,7 @@ mod tests {
             ("derive = \"n_embd / n_head\"", "derive = \"n_embd / n_heads\"", "n_heads"),
             ("derive = \"v_n_embd * 4\"", "derive = \"v_n_embd *\"", "expression"),
             ("reshape = \"split_temporal\"", "reshape = \"split_time\"", "split_time"),
-            ("reshape = \"split_temporal\"", "", "dimensions"),
+            ("reshape = \"split_temporal\"", "", "`Keep` gives 1"),
             ("unless = \"tied\"", "unless = \"n_embd\"", "n_embd"),
             ("gguf = \"mm.2.bias\"", "gguf = \"mm.0.bias\"", "mm.0.bias"),
             ("gguf = \"blk.{}.attn_q.bias\"", "gguf = \"attn_q.bias\"", "{}"),

@@ -53,7 +53,12 @@ impl Values {
         match wrong.len() {
             0 => {}
             1 => return Err(Error::unsupported(wrong.remove(0))),
-            n => return Err(Error::unsupported(format!("{n} configuration values do not fit:\n  {}", wrong.join("\n  ")))),
+            n => {
+                return Err(Error::unsupported(format!(
+                    "{n} configuration values do not fit:\n  {}",
+                    wrong.join("\n  ")
+                )));
+            }
         }
         axes(Layout::Mrope, values.sections()?, values.uint("n_embd_head")?)
             .map_err(|err| err.at("config.json: mrope_section"))?;
@@ -96,24 +101,18 @@ impl Values {
         sections.try_into().map_err(|_| Error::format("`rope_sections` must hold three counts"))
     }
 
-    /// Writes the keys of one output file: its constants, then the values that name a key in it.
+    /// Writes the values that have a key in one output file; `key_of` says which.
     pub(crate) fn set_keys(
         &self,
         family: &Family,
-        group: &Group,
         arch: &str,
         key_of: impl Fn(&ValueRule) -> Option<&String>,
         meta: &mut Metadata,
-    ) -> Result<()> {
-        for constant in &group.constants {
-            let json = to_json(&constant.value)?;
-            meta.set(constant.key.replace("{arch}", arch), convert(&json, constant.ty, &constant.key)?);
-        }
+    ) {
         for rule in &family.values {
             let (Some(key), Some(value)) = (key_of(rule), self.get(&rule.name)) else { continue };
             meta.set(key.replace("{arch}", arch), pad(value.clone(), rule.pad));
         }
-        Ok(())
     }
 
     fn value_of(&self, rule: &ValueRule, configs: &Configs) -> Result<Option<Value>> {
@@ -138,6 +137,15 @@ impl Values {
     }
 }
 
+/// Writes the keys of one output file that never change.
+pub(crate) fn set_constants(group: &Group, arch: &str, meta: &mut Metadata) -> Result<()> {
+    for constant in &group.constants {
+        let value = convert(&to_json(&constant.value)?, constant.ty, &constant.key)?;
+        meta.set(constant.key.replace("{arch}", arch), value);
+    }
+    Ok(())
+}
+
 /// A JSON value as a GGUF value of type `ty`.
 fn convert(json: &Json, ty: KeyType, place: &str) -> Result<Value> {
     let wrong = |what: &str| {
@@ -145,7 +153,9 @@ fn convert(json: &Json, ty: KeyType, place: &str) -> Result<Value> {
         Error::format(format!("{place} is `{text}`, expected {what}"))
     };
     // Whole numbers may be written as `4.0`.
-    let int = |json: &Json| json.as_i64().or_else(|| json.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64));
+    let int = |json: &Json| {
+        json.as_i64().or_else(|| json.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64))
+    };
     let float = |json: &Json| json.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
     let list = |json: &Json| json.as_array().cloned();
     Ok(match ty {

@@ -54,10 +54,28 @@ pub enum MediaSource {
     Frames(Vec<String>),
 }
 
-impl From<String> for MediaSource {
-    fn from(path: String) -> MediaSource {
-        MediaSource::Path(path)
-    }
+/// The conversation as [`parse_messages`] reads it.
+pub fn to_json(messages: &[Message]) -> String {
+    let media = |kind: &str, source: Value, options: &Map<String, Value>| {
+        let mut part = Map::new();
+        part.insert("type".to_string(), kind.into());
+        part.insert(kind.to_string(), source);
+        part.extend(options.clone());
+        Value::Object(part)
+    };
+    let part = |part: &Part| match part {
+        Part::Text(text) => serde_json::json!({ "type": "text", "text": text }),
+        Part::Image { source, options } => media("image", source.as_str().into(), options),
+        Part::Video { source: MediaSource::Path(path), options } => media("video", path.as_str().into(), options),
+        Part::Video { source: MediaSource::Frames(paths), options } => media("video", paths.clone().into(), options),
+    };
+    let content = |content: &Content| match content {
+        Content::Text(text) => Value::from(text.as_str()),
+        Content::Parts(parts) => parts.iter().map(part).collect(),
+    };
+    let turn = |m: &Message| serde_json::json!({ "role": m.role, "content": content(&m.content) });
+    let list: Value = messages.iter().map(turn).collect();
+    format!("{list:#}\n")
 }
 
 /// Parses a conversation, refusing anything it does not know by its path (`messages[2].content[0].type`).
