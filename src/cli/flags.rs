@@ -102,7 +102,8 @@ pub struct ComputeFlags {
 }
 
 impl ComputeFlags {
-    fn start(&self) -> Result<()> {
+    /// Starts the worker threads.
+    pub fn start(&self) -> Result<()> {
         if self.n_gpu_layers.as_deref().is_some_and(|n| n != "0") {
             eprintln!("warning: this build computes on the CPU only, --n-gpu-layers has no effect");
         }

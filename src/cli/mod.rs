@@ -11,6 +11,7 @@ use crate::{ErrorKind, Result};
 mod analyze;
 mod chat;
 mod convert;
+mod demo;
 mod flags;
 mod inspect;
 mod progress;
@@ -27,6 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(Box<demo::Args>),
     Run(Box<run::Args>),
     Chat(Box<chat::Args>),
     Analyze(analyze::Args),
@@ -38,6 +40,7 @@ enum Command {
 impl Command {
     fn run(self, matches: &ArgMatches) -> Result<()> {
         match self {
+            Command::Demo(args) => demo::run(*args),
             Command::Run(args) => run::run(*args, matches),
             Command::Chat(args) => chat::run(*args),
             Command::Analyze(args) => analyze::run(args),
