@@ -1,1 +1,187 @@
-//! cache
+//! The KV cache: where keys (rotated) and values wait until they are needed again.
+//! In: fresh key and value rows of a batch, from `model`. Out: the [`KvView`] that attention reads.
+//! Start reading at [`KvCache`]. Memory is reserved once and committed by the system as it fills.
+//! On purpose absent here: positions (keys arrive with theirs rotated in), sampling, threads.
+#![forbid(unsafe_code)]
+
+use memmap2::MmapMut;
+
+use crate::gguf::GgmlType;
+use crate::kernels::{CacheRows, KvView};
+use crate::{Error, Result};
+
+/// Types that a cache may hold.
+pub const CACHE_TYPES: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+
+/// Sizes and types of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    pub n_layer: usize,
+    pub n_head_kv: usize,
+    /// Elements per head.
+    pub d: usize,
+    /// Slots.
+    pub n_ctx: usize,
+    pub type_k: GgmlType,
+    pub type_v: GgmlType,
+}
+
+impl CacheShape {
+    /// Bytes of a row of one head, checked.
+    fn row_bytes(&self, ty: GgmlType, what: &str) -> Result<usize> {
+        if !CACHE_TYPES.contains(&ty) {
+            let known = CACHE_TYPES.map(GgmlType::name).join(", ");
+            return Err(Error::bad_input(format!("cache type {what} `{ty}` is not one of {known}")));
+        }
+        ty.row_bytes(self.d).ok_or_else(|| {
+            Error::bad_input(format!(
+                "cache type {what} `{ty}` needs a head dimension that is a multiple of {}, not `{}`",
+                ty.block_len(),
+                self.d
+            ))
+        })
+    }
+
+    /// Bytes of the whole cache.
+    ///
+    /// # Errors
+    /// Types that a cache cannot hold, or a size that overflows.
+    pub fn n_bytes(&self) -> Result<usize> {
+        let row = self.row_bytes(self.type_k, "K")? + self.row_bytes(self.type_v, "V")?;
+        [self.n_head_kv, self.n_ctx, self.n_layer]
+            .iter()
+            .try_fold(row, |n, f| n.checked_mul(*f))
+            .ok_or_else(|| Error::limit(format!("a cache of `{}` slots overflows", self.n_ctx)))
+    }
+}
+
+/// Keys and values of every layer, head-major within a layer: row (layer, head, slot) of `d` elements.
+pub struct KvCache {
+    shape: CacheShape,
+    row_k: usize,
+    row_v: usize,
+    /// Filled slots.
+    len: usize,
+    k: MmapMut,
+    v: MmapMut,
+}
+
+impl KvCache {
+    /// Reserves the memory; the system commits it page by page as slots fill.
+    ///
+    /// # Errors
+    /// Types that a cache cannot hold, sizes beyond the address space, a system that refuses.
+    pub fn new(shape: CacheShape) -> Result<KvCache> {
+        let n_bytes = shape.n_bytes()?;
+        let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
+        let rows = n_bytes / (row_k + row_v);
+        let map = |bytes: usize| {
+            MmapMut::map_anon(bytes.max(1)).map_err(|err| {
+                Error::limit(format!("cannot reserve `{n_bytes}` bytes for a cache of {} slots: {err}", shape.n_ctx))
+            })
+        };
+        Ok(KvCache { shape, row_k, row_v, len: 0, k: map(rows * row_k)?, v: map(rows * row_v)? })
+    }
+
+    /// Its sizes and types.
+    pub fn shape(&self) -> &CacheShape {
+        &self.shape
+    }
+
+    /// Filled slots.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no slot is filled.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Slots still free.
+    pub fn free(&self) -> usize {
+        self.shape.n_ctx - self.len
+    }
+
+    /// Forgets all slots from `len` on; what is before stays as it is.
+    ///
+    /// # Panics
+    /// When `len` slots were never filled.
+    pub fn truncate(&mut self, len: usize) {
+        assert!(len <= self.len, "a cache of {} slots cannot be cut to {len}", self.len);
+        self.len = len;
+    }
+
+    /// Counts `n` slots as filled, after every layer wrote them.
+    ///
+    /// # Panics
+    /// When there are fewer free.
+    pub fn advance(&mut self, n: usize) {
+        assert!(n <= self.free());
+        self.len += n;
+    }
+
+    /// Where the next rows of layer `il` go: (keys, values).
+    pub fn rows_mut(&mut self, il: usize) -> (CacheRows<'_>, CacheRows<'_>) {
+        let (stride_k, stride_v) = (self.shape.n_ctx * self.row_k, self.shape.n_ctx * self.row_v);
+        let n = self.shape.n_head_kv;
+        let k = &mut self.k[il * n * stride_k..][..n * stride_k];
+        let v = &mut self.v[il * n * stride_v..][..n * stride_v];
+        let slot = self.len;
+        (
+            CacheRows { ty: self.shape.type_k, data: k, stride: stride_k, slot },
+            CacheRows { ty: self.shape.type_v, data: v, stride: stride_v, slot },
+        )
+    }
+
+    /// What attention in layer `il` reads.
+    pub fn view(&self, il: usize) -> KvView<'_> {
+        let (stride_k, stride_v) = (self.shape.n_ctx * self.row_k, self.shape.n_ctx * self.row_v);
+        let n = self.shape.n_head_kv;
+        KvView {
+            type_k: self.shape.type_k,
+            type_v: self.shape.type_v,
+            k: &self.k[il * n * stride_k..][..n * stride_k],
+            v: &self.v[il * n * stride_v..][..n * stride_v],
+            stride_k,
+            stride_v,
+        }
+    }
+
+    /// Keys of layer `il`, head `ih`, slots `0..n`, decoded: (n, d).
+    ///
+    /// # Errors
+    /// None for a cache made by [`KvCache::new`].
+    pub fn keys_f32(&self, il: usize, ih: usize, n: usize) -> Result<Vec<f32>> {
+        let view = self.view(il);
+        let mut out = vec![0.0; n * self.shape.d];
+        crate::tensor::dequantize_row(view.type_k, &view.k[ih * view.stride_k..][..n * self.row_k], &mut out)?;
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: CacheShape =
+        CacheShape { n_layer: 2, n_head_kv: 3, d: 48, n_ctx: 10, type_k: GgmlType::F16, type_v: GgmlType::F32 };
+
+    #[test]
+    fn sizes_and_refusals() {
+        assert_eq!(SHAPE.n_bytes().unwrap(), 2 * 3 * 10 * 48 * 6);
+        let err = |shape: CacheShape| KvCache::new(shape).err().expect("refused").to_string();
+        assert!(err(CacheShape { type_k: GgmlType::Q8_0, ..SHAPE }).contains("multiple of 32"));
+        assert!(err(CacheShape { type_v: GgmlType::Q4_K, ..SHAPE }).contains("`Q4_K`"));
+        assert!(err(CacheShape { n_ctx: usize::MAX / 2, ..SHAPE }).contains("overflows"));
+        assert!(err(CacheShape { n_ctx: 1 << 44, ..SHAPE }).contains("slots"));
+    }
+
+    #[test]
+    fn truncation_is_a_length() {
+        let mut cache = KvCache::new(SHAPE).unwrap();
+        cache.advance(7);
+        cache.truncate(3);
+        assert_eq!((cache.len(), cache.free()), (3, 7));
+    }
+}

@@ -4,14 +4,18 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{ErrorKind, Result};
 
 mod analyze;
+mod chat;
 mod convert;
+mod flags;
 mod inspect;
+mod progress;
 mod quantize;
+mod run;
 
 /// Answers questions about hours of video on your own machine.
 #[derive(Parser)]
@@ -23,6 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(Box<run::Args>),
+    Chat(Box<chat::Args>),
     Analyze(analyze::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
@@ -30,8 +36,10 @@ enum Command {
 }
 
 impl Command {
-    fn run(self) -> Result<()> {
+    fn run(self, matches: &ArgMatches) -> Result<()> {
         match self {
+            Command::Run(args) => run::run(*args, matches),
+            Command::Chat(args) => chat::run(*args),
             Command::Analyze(args) => analyze::run(args),
             Command::Convert(args) => convert::run(args),
             Command::Inspect(args) => inspect::run(args),
@@ -43,8 +51,10 @@ impl Command {
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
     // clap prints usage errors itself and exits with 2.
-    let cli = Cli::parse();
-    match cli.command.run() {
+    let matches = Cli::command().get_matches_from(flags::expand_short_words(std::env::args_os()));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
+    let (_, sub) = matches.subcommand().expect("a subcommand is required");
+    match cli.command.run(sub) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("error: {err}");

@@ -122,7 +122,7 @@ impl GgmlType {
     /// Bytes of a row of `n` elements, or `None` when `n` is not a whole number of blocks or the size overflows.
     pub fn row_bytes(self, n: usize) -> Option<usize> {
         let (_, _, len, bytes) = *self.row();
-        if n % len == 0 { (n / len).checked_mul(bytes) } else { None }
+        if n.is_multiple_of(len) { (n / len).checked_mul(bytes) } else { None }
     }
 }
 

@@ -16,6 +16,11 @@ impl Metadata {
         self.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v)
     }
 
+    /// A table of pairs whose keys the reader has already found to be distinct.
+    pub(super) fn from_distinct(pairs: Vec<(String, Value)>) -> Metadata {
+        Metadata { pairs }
+    }
+
     /// Sets `key`, replacing an earlier value in place.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());

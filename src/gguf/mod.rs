@@ -1,20 +1,26 @@
 //! GGUF: bytes on disk become named, typed, bounds-checked ranges.
 //! In: a path or bytes. Out: [`Gguf`] (metadata and tensor ranges) and [`GgufWriter`].
-//! Start reading at [`Gguf::open`]; every cap stands in [`limits`].
-//! On purpose absent here: what the tensors mean, and anything that executes.
+//! Start reading at [`Gguf::open`], which maps and calls the pure [`parse`](parse::parse); every cap stands in [`limits`].
+//! [`atomic`] writes a file beside its name and renames it; other rooms use it too.
+//! On purpose absent here: what the tensors mean, and anything that executes. No path found in a file is ever opened.
 
 pub mod ggml_type;
 pub mod keys;
 pub mod limits;
+pub mod parse;
 mod reader;
+mod split;
+mod storage;
 mod mmap;
 mod value;
 mod tensor_info;
+pub mod atomic;
 mod writer;
 
 pub use ggml_type::GgmlType;
 pub use keys::Metadata;
-pub use reader::Gguf;
+pub use reader::{Gguf, OpenOptions};
+pub use split::SPLIT_KEYS;
 pub use tensor_info::TensorInfo;
 pub use value::{Array, Value, ValueType};
 pub use writer::GgufWriter;

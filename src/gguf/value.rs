@@ -1,6 +1,8 @@
 //! Metadata values: the thirteen GGUF value types.
 #![forbid(unsafe_code)]
 
+use crate::{Error, Result};
+
 /// The type tag of a metadata value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -18,6 +20,28 @@ pub enum ValueType {
     U64 = 10,
     I64 = 11,
     F64 = 12,
+}
+
+impl ValueType {
+    /// Every tag; the position is the number in the file.
+    const ALL: [ValueType; 13] = {
+        use ValueType::*;
+        [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64]
+    };
+
+    /// The tag with GGUF's number `id`.
+    ///
+    /// # Errors
+    /// `Format` with the id, for a number that GGUF does not know.
+    pub fn from_id(id: u32) -> Result<ValueType> {
+        let known = usize::try_from(id).ok().and_then(|i| ValueType::ALL.get(i));
+        known.copied().ok_or_else(|| Error::format(format!("value type id `{id}` is not known, expected 0 to 12")))
+    }
+
+    /// GGUF's number.
+    pub fn id(self) -> u32 {
+        self as u32
+    }
 }
 
 /// A metadata value.
@@ -56,6 +80,25 @@ pub enum Array {
 }
 
 impl Value {
+    /// Its type tag.
+    pub fn value_type(&self) -> ValueType {
+        match self {
+            Value::U8(_) => ValueType::U8,
+            Value::I8(_) => ValueType::I8,
+            Value::U16(_) => ValueType::U16,
+            Value::I16(_) => ValueType::I16,
+            Value::U32(_) => ValueType::U32,
+            Value::I32(_) => ValueType::I32,
+            Value::F32(_) => ValueType::F32,
+            Value::Bool(_) => ValueType::Bool,
+            Value::String(_) => ValueType::String,
+            Value::Array(_) => ValueType::Array,
+            Value::U64(_) => ValueType::U64,
+            Value::I64(_) => ValueType::I64,
+            Value::F64(_) => ValueType::F64,
+        }
+    }
+
     /// The name of its type, as people write it (`u32`, `string`, `array of f32`).
     pub fn type_name(&self) -> &'static str {
         match self {
@@ -68,7 +111,7 @@ impl Value {
             Value::F32(_) => "f32",
             Value::Bool(_) => "bool",
             Value::String(_) => "string",
-            Value::Array(_) => "array",
+            Value::Array(array) => array.type_name(),
             Value::U64(_) => "u64",
             Value::I64(_) => "i64",
             Value::F64(_) => "f64",
@@ -101,6 +144,42 @@ impl Value {
 }
 
 impl Array {
+    /// The type tag of its elements.
+    pub fn value_type(&self) -> ValueType {
+        match self {
+            Array::U8(_) => ValueType::U8,
+            Array::I8(_) => ValueType::I8,
+            Array::U16(_) => ValueType::U16,
+            Array::I16(_) => ValueType::I16,
+            Array::U32(_) => ValueType::U32,
+            Array::I32(_) => ValueType::I32,
+            Array::F32(_) => ValueType::F32,
+            Array::Bool(_) => ValueType::Bool,
+            Array::String(_) => ValueType::String,
+            Array::U64(_) => ValueType::U64,
+            Array::I64(_) => ValueType::I64,
+            Array::F64(_) => ValueType::F64,
+        }
+    }
+
+    /// The name of its type, as people write it (`array of f32`).
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Array::U8(_) => "array of u8",
+            Array::I8(_) => "array of i8",
+            Array::U16(_) => "array of u16",
+            Array::I16(_) => "array of i16",
+            Array::U32(_) => "array of u32",
+            Array::I32(_) => "array of i32",
+            Array::F32(_) => "array of f32",
+            Array::Bool(_) => "array of bool",
+            Array::String(_) => "array of string",
+            Array::U64(_) => "array of u64",
+            Array::I64(_) => "array of i64",
+            Array::F64(_) => "array of f64",
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
@@ -160,5 +239,17 @@ from!(U8 u8, I8 i8, U16 u16, I16 i16, U32 u32, I32 i32, F32 f32, Bool bool, Stri
 impl From<&str> for Value {
     fn from(v: &str) -> Value {
         Value::String(v.to_string())
+    }
+}
+
+impl From<Array> for Value {
+    fn from(v: Array) -> Value {
+        Value::Array(v)
+    }
+}
+
+impl From<Vec<&str>> for Value {
+    fn from(v: Vec<&str>) -> Value {
+        Value::Array(Array::String(v.into_iter().map(str::to_string).collect()))
     }
 }

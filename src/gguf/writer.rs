@@ -1,21 +1,28 @@
 //! Writing GGUF v3: deterministic bytes, written beside the final name and renamed when complete.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
+use std::io::Write;
 use std::path::Path;
 
-use super::{GgmlType, Metadata};
-use crate::Result;
+use super::parse::{MAGIC, alignment_of, check_name, pad, parse_front, shown, tensor_bytes};
+use super::{Array, GgmlType, Metadata, TensorInfo, Value, atomic};
+use crate::error::Context;
+use crate::{Error, Result};
 
 /// Collects metadata and tensor shapes, then streams tensor data in the declared order.
+///
+/// The same metadata, tensors and data give the same bytes. Memory stays at the header plus the largest single tensor.
 pub struct GgufWriter {
     meta: Metadata,
-    tensors: Vec<(String, GgmlType, Vec<usize>)>,
+    tensors: Vec<TensorInfo>,
+    names: HashSet<String>,
 }
 
 impl GgufWriter {
     /// A writer with this metadata; `general.alignment` in it, if any, sets the alignment (default 32).
     pub fn new(meta: Metadata) -> GgufWriter {
-        GgufWriter { meta, tensors: Vec::new() }
+        GgufWriter { meta, tensors: Vec::new(), names: HashSet::new() }
     }
 
     /// Declares the next tensor: dimensions fastest first.
@@ -23,20 +30,156 @@ impl GgufWriter {
     /// # Errors
     /// A bad name, a duplicate, a bad shape, a row that is not a whole number of blocks.
     pub fn tensor(&mut self, name: impl Into<String>, ty: GgmlType, ne: &[usize]) -> Result<()> {
-        self.tensors.push((name.into(), ty, ne.to_vec()));
-        todo!()
+        let name = name.into();
+        let place = || format!("tensor `{}`", shown(&name));
+        check_name(&name)?;
+        let dims: Vec<u64> = ne.iter().map(|n| *n as u64).collect();
+        let n_bytes = tensor_bytes(ty, &dims).at(place)?;
+        let n_bytes = usize::try_from(n_bytes)
+            .map_err(|_| Error::limit(format!("`{n_bytes}` bytes do not fit into memory")).at(place()))?;
+        let alignment = alignment_of(&self.meta)?;
+        let offset = match self.tensors.last() {
+            None => Some(0),
+            Some(last) => last.offset.checked_add(last.n_bytes as u64).and_then(|end| pad(end, alignment)),
+        };
+        let offset = offset.ok_or_else(|| Error::format("offset overflows").at(place()))?;
+        if !self.names.insert(name.clone()) {
+            return Err(Error::format("is declared twice").at(place()));
+        }
+        self.tensors.push(TensorInfo { name, ty, ne: ne.to_vec(), offset, n_bytes, shard: 0 });
+        Ok(())
+    }
+
+    /// Bytes of the finished file.
+    ///
+    /// # Errors
+    /// As [`GgufWriter::write`] for its header.
+    pub fn file_bytes(&self) -> Result<u64> {
+        self.header().map(|(_, file_bytes)| file_bytes)
     }
 
     /// Writes the file: `fill(index, buf)` is called once per declared tensor, in order, with `buf` empty, and must push
     /// exactly the tensor's bytes. The file appears under `path` only when complete; on any error nothing is left behind.
+    ///
+    /// # Errors
+    /// The error of `fill`; `Mismatch` when it pushed another number of bytes; a key or value that a reader would refuse;
+    /// `Io` of the operating system. Each names the file and, where there is one, the tensor or key.
     pub fn write(&self, path: &Path, fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>) -> Result<()> {
-        let _ = (&self.meta, path, fill);
-        todo!()
+        let (header, _) = self.header().at(|| path.display().to_string())?;
+        atomic::write_beside(path, |out| self.stream(&header, out, fill))
     }
 
     /// The whole file as bytes (tests, small files).
     pub fn to_bytes(&self, fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>) -> Result<Vec<u8>> {
-        let _ = fill;
-        todo!()
+        let (header, file_bytes) = self.header()?;
+        let mut out = Vec::new();
+        let room = usize::try_from(file_bytes).ok().filter(|n| out.try_reserve_exact(*n).is_ok());
+        room.ok_or_else(|| Error::limit(format!("file of `{file_bytes}` bytes does not fit into memory")))?;
+        self.stream(&header, &mut out, fill)?;
+        Ok(out)
+    }
+
+    /// Everything before the tensor data, padding included, and the size of the whole file. The reader's own check has
+    /// the last word on it: nothing is written that could not be opened again.
+    fn header(&self) -> Result<(Vec<u8>, u64)> {
+        let alignment = alignment_of(&self.meta)?;
+        let mut out = Vec::new();
+        out.extend(MAGIC);
+        out.extend(3u32.to_le_bytes());
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.meta.len() as u64).to_le_bytes());
+        for (key, value) in self.meta.iter() {
+            put_string(&mut out, key);
+            out.extend(value.value_type().id().to_le_bytes());
+            put_value(&mut out, value);
+        }
+        for tensor in &self.tensors {
+            put_string(&mut out, &tensor.name);
+            out.extend((tensor.ne.len() as u32).to_le_bytes());
+            out.extend(tensor.ne.iter().flat_map(|n| (*n as u64).to_le_bytes()));
+            out.extend(tensor.ty.id().to_le_bytes());
+            out.extend(tensor.offset.to_le_bytes());
+        }
+        let overflow = || Error::format("file size overflows");
+        let data_start = pad(out.len() as u64, alignment).ok_or_else(overflow)?;
+        out.resize(usize::try_from(data_start).map_err(|_| overflow())?, 0);
+        let file_bytes = match self.tensors.last() {
+            None => Some(data_start),
+            // The last tensor is padded like all others.
+            Some(last) => last
+                .offset
+                .checked_add(last.n_bytes as u64)
+                .and_then(|end| pad(end, alignment))
+                .and_then(|end| end.checked_add(data_start)),
+        };
+        let file_bytes = file_bytes.ok_or_else(overflow)?;
+        parse_front(&out, file_bytes)?;
+        Ok((out, file_bytes))
+    }
+
+    fn stream(
+        &self,
+        header: &[u8],
+        out: &mut dyn Write,
+        mut fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let alignment = alignment_of(&self.meta)?;
+        out.write_all(header)?;
+        let mut buf = Vec::new();
+        for (i, tensor) in self.tensors.iter().enumerate() {
+            let place = || format!("tensor `{}`", shown(&tensor.name));
+            buf.clear();
+            fill(i, &mut buf).at(place)?;
+            if buf.len() != tensor.n_bytes {
+                let what = format!("filled with `{}` bytes, expected {}", buf.len(), tensor.n_bytes);
+                return Err(Error::mismatch(what).at(place()));
+            }
+            let padded = pad(buf.len() as u64, alignment).and_then(|n| usize::try_from(n).ok());
+            buf.resize(padded.ok_or_else(|| Error::limit("does not fit into memory").at(place()))?, 0);
+            out.write_all(&buf).at(place)?;
+        }
+        Ok(())
+    }
+}
+
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn put_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::U8(v) => out.push(*v),
+        Value::I8(v) => out.extend(v.to_le_bytes()),
+        Value::U16(v) => out.extend(v.to_le_bytes()),
+        Value::I16(v) => out.extend(v.to_le_bytes()),
+        Value::U32(v) => out.extend(v.to_le_bytes()),
+        Value::I32(v) => out.extend(v.to_le_bytes()),
+        Value::F32(v) => out.extend(v.to_le_bytes()),
+        Value::Bool(v) => out.push(u8::from(*v)),
+        Value::String(v) => put_string(out, v),
+        Value::Array(v) => put_array(out, v),
+        Value::U64(v) => out.extend(v.to_le_bytes()),
+        Value::I64(v) => out.extend(v.to_le_bytes()),
+        Value::F64(v) => out.extend(v.to_le_bytes()),
+    }
+}
+
+fn put_array(out: &mut Vec<u8>, array: &Array) {
+    out.extend(array.value_type().id().to_le_bytes());
+    out.extend((array.len() as u64).to_le_bytes());
+    match array {
+        Array::U8(v) => out.extend(v),
+        Array::I8(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::U16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::Bool(v) => out.extend(v.iter().map(|x| u8::from(*x))),
+        Array::String(v) => v.iter().for_each(|x| put_string(out, x)),
+        Array::U64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
     }
 }

@@ -1,1 +1,20 @@
-//! stream
+//! The stream: a conversation with media becomes model input in bounded steps, and answers come out token by token.
+//! In: message parts, media files, an [`Engine`]. Out: tokens, [`Event`]s, and for model authors a [`Dump`].
+//! Start reading at [`Session::feed`]; [`Engine`] is what stays the same between conversations, [`MediaPlan`] what a file
+//! will cost before any frame is decoded.
+//! On purpose absent here: flags, printing, sockets.
+#![forbid(unsafe_code)]
+
+mod dump;
+mod engine;
+mod event;
+mod media_plan;
+mod prompt;
+mod session;
+
+pub use dump::Dump;
+pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
+pub use event::{Event, Events};
+pub use media_plan::{MediaKind, MediaOptions, MediaPlan};
+pub use prompt::{Prompt, Unit};
+pub use session::{Finish, GenerateOptions, Session, SessionOptions};

@@ -4,6 +4,7 @@ mod common;
 
 mod convert;
 mod gguf;
+mod kernels;
 mod media;
 mod model;
 mod position;

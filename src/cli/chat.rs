@@ -1,0 +1,191 @@
+//! `longtake chat`: a dialogue about pictures and videos.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use serde_json::Map;
+
+use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
+use super::progress::{Progress, catch_interrupt};
+use super::run::print_piece;
+use crate::gguf::atomic::write_beside;
+use crate::media::Grid;
+use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session};
+use crate::text::message::to_json;
+use crate::text::template::RenderOptions;
+use crate::text::{Content, MediaSource, Message, Part, Sampler};
+use crate::{ErrorKind, Result};
+
+/// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /quit.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelFlags,
+    /// System prompt [short: -sys]
+    #[arg(long, value_name = "TEXT")]
+    system_prompt: Option<String>,
+    #[command(flatten)]
+    media: MediaFlags,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let engine = args.model.load(true)?;
+    let hp = engine.text.hparams();
+    let scale = args.media.scale(hp.layout)?;
+    let options = args.model.compute.session(&engine, hp.n_ctx_train, 0, scale)?;
+    let session = Session::new(&engine, options)?;
+    let mut dialogue = Dialogue {
+        args: &args,
+        engine: &engine,
+        session,
+        messages: Vec::new(),
+        waiting: Vec::new(),
+        images: Vec::new(),
+        videos: Vec::new(),
+    };
+    dialogue.clear();
+    eprintln!(
+        "{} | context {} tokens | /video FILE, /image FILE, /clear, /save FILE, /quit",
+        engine.name, options.n_ctx
+    );
+    let interactive = std::io::stdin().is_terminal();
+    let mut lines = std::io::stdin().lock().lines();
+    loop {
+        if interactive {
+            eprint!("> ");
+            std::io::stderr().flush()?;
+        }
+        let Some(line) = lines.next() else { return Ok(()) };
+        match dialogue.line(line?.trim()) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // A bad file or a full context ends the turn, not the talk.
+            Err(err) if interactive && err.kind() != ErrorKind::Cancelled => eprintln!("error: {err}"),
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+struct Dialogue<'a> {
+    args: &'a Args,
+    engine: &'a Engine,
+    session: Session<'a>,
+    messages: Vec<Message>,
+    /// Media given since the last question.
+    waiting: Vec<Part>,
+    /// All media of the dialogue, planned once; the cache keeps what they became.
+    images: Vec<MediaPlan>,
+    videos: Vec<MediaPlan>,
+}
+
+impl Dialogue<'_> {
+    /// Handles a line; true ends the dialogue.
+    fn line(&mut self, line: &str) -> Result<bool> {
+        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let rest = rest.trim();
+        match command {
+            "" => {}
+            "/quit" | "/exit" => return Ok(true),
+            "/clear" => self.clear(),
+            "/save" if !rest.is_empty() => self.save(&PathBuf::from(rest))?,
+            "/image" | "/video" if !rest.is_empty() => self.add_media(command == "/image", rest)?,
+            "/image" | "/video" | "/save" => eprintln!("{command} needs a file"),
+            _ if command.starts_with('/') && !command[1..].contains('/') => {
+                eprintln!("{command} is not known: /video, /image, /clear, /save, /quit")
+            }
+            _ => self.ask(line)?,
+        }
+        Ok(false)
+    }
+
+    fn clear(&mut self) {
+        self.session.clear();
+        self.waiting.clear();
+        self.images.clear();
+        self.videos.clear();
+        let system = |text: &String| Message { role: "system".to_string(), content: Content::Text(text.clone()) };
+        self.messages = self.args.system_prompt.iter().map(system).collect();
+    }
+
+    fn add_media(&mut self, image: bool, source: &str) -> Result<()> {
+        let (tower, options) = (self.engine.need_vision()?, self.args.media.options());
+        let source = source.to_string();
+        let plan = if image {
+            MediaPlan::image(source.as_ref(), &options, tower)?
+        } else {
+            MediaPlan::video(source.as_ref(), &options, tower)?
+        };
+        let Grid { t, .. } = plan.grid;
+        eprintln!("{}: {t} steps of {}x{}, {} tokens", plan.label, plan.width, plan.height, plan.n_tokens);
+        let options = Map::new();
+        if plan.kind == MediaKind::Image {
+            self.images.push(plan);
+            self.waiting.push(Part::Image { source, options });
+        } else {
+            self.videos.push(plan);
+            self.waiting.push(Part::Video { source: MediaSource::Path(source), options });
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, question: &str) -> Result<()> {
+        let mut parts = std::mem::take(&mut self.waiting);
+        parts.push(Part::Text(question.to_string()));
+        let n_before = self.messages.len();
+        self.messages.push(Message { role: "user".to_string(), content: Content::Parts(parts) });
+        match self.answer() {
+            Ok(text) => {
+                self.messages.push(Message { role: "assistant".to_string(), content: Content::Text(text) });
+                Ok(())
+            }
+            Err(err) => {
+                // The question did not happen; its media wait for the next one.
+                if let Some(Message { content: Content::Parts(mut parts), .. }) = self.messages.drain(n_before..).next()
+                {
+                    parts.pop();
+                    self.waiting = parts;
+                }
+                Err(err)
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Result<String> {
+        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+        let units = Prompt::units(self.engine, &self.messages, render)?;
+        let mut prompt =
+            Prompt { units, images: std::mem::take(&mut self.images), videos: std::mem::take(&mut self.videos) };
+        let result = self.continue_with(&mut prompt);
+        (self.images, self.videos) = (prompt.images, prompt.videos);
+        result
+    }
+
+    fn continue_with(&mut self, prompt: &mut Prompt) -> Result<String> {
+        let mut progress = Progress::new(false);
+        let mut sink = |event| progress.event(event);
+        let mut events = Events::new(&mut sink, catch_interrupt()?);
+        self.session.feed(prompt, &mut events, None)?;
+        let sampling = &self.args.sampling;
+        let mut sampler = Sampler::new(sampling.options())?;
+        let options = GenerateOptions { n_predict: sampling.n_predict(), ignore_eos: sampling.ignore_eos };
+        let mut text = String::new();
+        let mut on_text = |piece: &str| {
+            text.push_str(piece);
+            print_piece(piece)
+        };
+        self.session.generate(&mut sampler, options, &mut events, None, &mut on_text)?;
+        let _ = print_piece("\n");
+        Ok(text)
+    }
+
+    /// Writes the conversation as JSON, in the form that `run --messages` reads.
+    fn save(&self, path: &std::path::Path) -> Result<()> {
+        let json = to_json(&self.messages);
+        write_beside(path, |file| Ok(file.write_all(json.as_bytes())?))?;
+        eprintln!("saved {} messages to {}", self.messages.len(), path.display());
+        Ok(())
+    }
+}

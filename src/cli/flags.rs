@@ -1,0 +1,279 @@
+//! Flags that several commands share, named as llama.cpp names them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cache::CACHE_TYPES;
+use crate::gguf::GgmlType;
+use crate::media::sample::SampleOptions;
+use crate::position::{Layout, parse_temporal_scale, scale_warning};
+use crate::stream::{Engine, EngineOptions, MediaOptions, MmprojChoice, SessionOptions};
+use crate::text::SamplerOptions;
+use crate::{Error, Result};
+
+/// llama.cpp's flags of several letters after one dash, which clap cannot spell itself.
+const SHORT_WORDS: [(&str, &str); 7] = [
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-mm", "--mmproj"),
+    ("-ngl", "--n-gpu-layers"),
+    ("-sys", "--system-prompt"),
+    ("-ub", "--ubatch-size"),
+    ("-tb", "--threads-batch"),
+];
+
+/// Replaces those flags by their long names.
+pub fn expand_short_words(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let long = |arg: std::ffi::OsString| {
+        let found = SHORT_WORDS.iter().find(|(short, _)| arg == *short);
+        found.map_or(arg, |(_, long)| (*long).into())
+    };
+    args.map(long).collect()
+}
+
+/// Which model, on how many threads.
+#[derive(Args)]
+pub struct ModelFlags {
+    /// Text model (GGUF).
+    #[arg(short, long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Projector (GGUF); by default the one beside the model.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "no_mmproj",
+        help = "Projector (GGUF); by default the one beside the model [short: -mm]"
+    )]
+    pub mmproj: Option<PathBuf>,
+    /// Load no projector.
+    #[arg(long)]
+    pub no_mmproj: bool,
+    /// Read model files into memory instead of mapping them (network drives).
+    #[arg(long)]
+    pub no_mmap: bool,
+    #[command(flatten)]
+    pub compute: ComputeFlags,
+}
+
+impl ModelFlags {
+    /// Starts the threads and loads the model.
+    pub fn load(&self, wants_vision: bool) -> Result<Engine> {
+        self.compute.start()?;
+        let mmproj = match &self.mmproj {
+            _ if self.no_mmproj => MmprojChoice::Off,
+            Some(path) => MmprojChoice::Path(path.clone()),
+            None if wants_vision => MmprojChoice::Auto,
+            None => MmprojChoice::Off,
+        };
+        let engine = Engine::load(&EngineOptions { model: self.model.clone(), mmproj, mmap: !self.no_mmap })?;
+        engine.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
+        Ok(engine)
+    }
+}
+
+/// Threads and cache.
+#[derive(Args, Default)]
+pub struct ComputeFlags {
+    /// Threads (0: all that this process may use).
+    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Accepted for llama.cpp's sake: all work uses --threads.
+    #[arg(long, hide = true)]
+    pub threads_batch: Option<usize>,
+    /// Context size in tokens (0: what the prompt and the answer need).
+    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    pub ctx_size: usize,
+    /// Tokens per step of prefill.
+    #[arg(short, long, default_value_t = 512, value_name = "N")]
+    pub batch_size: usize,
+    /// Accepted for llama.cpp's sake: batches are not split further.
+    #[arg(long, hide = true)]
+    pub ubatch_size: Option<usize>,
+    /// Type of cached keys: f32, f16, bf16, q8_0, q4_0 (default: f16; f32 for a model in f32) [short: -ctk]
+    #[arg(long, value_name = "TYPE")]
+    pub cache_type_k: Option<String>,
+    /// Type of cached values, likewise [short: -ctv]
+    #[arg(long, value_name = "TYPE")]
+    pub cache_type_v: Option<String>,
+    /// Layers on the GPU; this build computes on the CPU only [short: -ngl]
+    #[arg(long, value_name = "N", hide = true)]
+    pub n_gpu_layers: Option<String>,
+}
+
+impl ComputeFlags {
+    fn start(&self) -> Result<()> {
+        if self.n_gpu_layers.as_deref().is_some_and(|n| n != "0") {
+            eprintln!("warning: this build computes on the CPU only, --n-gpu-layers has no effect");
+        }
+        crate::kernels::threads::start(self.threads)
+    }
+
+    /// Sizes of a session for `n_prompt` tokens and an answer of up to `n_predict`.
+    pub fn session(
+        &self,
+        engine: &Engine,
+        n_prompt: usize,
+        n_predict: usize,
+        scale: Option<f64>,
+    ) -> Result<SessionOptions> {
+        let n_train = engine.text.hparams().n_ctx_train;
+        let n_ctx = if self.ctx_size == 0 { n_prompt.saturating_add(n_predict) } else { self.ctx_size };
+        if n_ctx > n_train {
+            eprintln!("warning: the context of {n_ctx} tokens is longer than the {n_train} the model was trained for");
+        }
+        let parse = |name: &Option<String>| match name {
+            None if engine.is_f32 => Ok(GgmlType::F32),
+            None => Ok(GgmlType::F16),
+            Some(name) => GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty)).ok_or_else(|| {
+                Error::bad_input(format!(
+                    "cache type `{name}` is not one of {}",
+                    CACHE_TYPES.map(|t| t.name().to_lowercase()).join(", ")
+                ))
+            }),
+        };
+        Ok(SessionOptions {
+            n_ctx: n_ctx.max(1),
+            n_batch: self.batch_size,
+            type_k: parse(&self.cache_type_k)?,
+            type_v: parse(&self.cache_type_v)?,
+            temporal_scale: scale,
+        })
+    }
+}
+
+/// How the next token is picked. Greedy unless told otherwise: an answer about a video should not be a dice roll.
+#[derive(Args)]
+pub struct SamplingFlags {
+    /// Tokens to generate at most (-1: until the model stops).
+    #[arg(short = 'n', long = "predict", alias = "n-predict", default_value_t = -1, allow_hyphen_values = true, value_name = "N")]
+    pub predict: i64,
+    /// Go on after the end token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Temperature (0: always the likeliest token).
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    pub temp: f32,
+    /// Choose among the K likeliest (0: all).
+    #[arg(long, default_value_t = 40)]
+    pub top_k: usize,
+    /// Choose among the likeliest that together reach this probability.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Drop tokens less likely than this share of the likeliest.
+    #[arg(long, default_value_t = 0.05)]
+    pub min_p: f32,
+    /// Random seed (-1: from the clock).
+    #[arg(short, long, default_value_t = -1, allow_hyphen_values = true)]
+    pub seed: i64,
+    /// Penalty on repeated tokens (1: none).
+    #[arg(long, default_value_t = 1.0)]
+    pub repeat_penalty: f32,
+    /// How many recent tokens the penalties look at.
+    #[arg(long, default_value_t = 64)]
+    pub repeat_last_n: usize,
+    /// Penalty on tokens present among them (0: none).
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    pub presence_penalty: f32,
+    /// Penalty per occurrence among them (0: none).
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    pub frequency_penalty: f32,
+}
+
+/// Room for an answer when neither -n nor -c bounds it.
+const OPEN_ANSWER: usize = 2048;
+
+impl SamplingFlags {
+    /// The sampler's options.
+    pub fn options(&self) -> SamplerOptions {
+        let clock =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        SamplerOptions {
+            seed: u64::try_from(self.seed).unwrap_or_else(|_| clock()),
+            temp: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+        }
+    }
+
+    /// At most so many tokens; `usize::MAX` for no limit.
+    pub fn n_predict(&self) -> usize {
+        usize::try_from(self.predict).unwrap_or(usize::MAX)
+    }
+
+    /// Slots to reserve for the answer.
+    pub fn room(&self) -> usize {
+        usize::try_from(self.predict).unwrap_or(OPEN_ANSWER)
+    }
+}
+
+/// How frames are chosen, sized and placed.
+#[derive(Args)]
+pub struct MediaFlags {
+    /// Frames per second to sample (default 2).
+    #[arg(long, allow_hyphen_values = true)]
+    pub fps: Option<f64>,
+    /// Take this many frames instead.
+    #[arg(long)]
+    pub nframes: Option<usize>,
+    /// At least this many frames (default 4).
+    #[arg(long)]
+    pub min_frames: Option<usize>,
+    /// At most this many frames (default 768).
+    #[arg(long)]
+    pub max_frames: Option<usize>,
+    /// Begin at this second of the video.
+    #[arg(long = "start", value_name = "SECONDS", allow_hyphen_values = true)]
+    pub video_start: Option<f64>,
+    /// End at this second of the video.
+    #[arg(long = "end", value_name = "SECONDS", allow_hyphen_values = true)]
+    pub video_end: Option<f64>,
+    /// Least pixels of a picture or frame after resizing.
+    #[arg(long)]
+    pub min_pixels: Option<u64>,
+    /// Most pixels of a picture or frame after resizing.
+    #[arg(long)]
+    pub max_pixels: Option<u64>,
+    /// Pixel budget of a whole video.
+    #[arg(long)]
+    pub total_pixels: Option<u64>,
+    /// Temporal scale of HoPE or VideoRoPE: a number, `understanding` (1.5) or `retrieval` (0.75); default from the model.
+    #[arg(long, value_name = "G", allow_hyphen_values = true)]
+    pub temporal_scale: Option<String>,
+}
+
+impl MediaFlags {
+    /// Options for every medium that says nothing itself.
+    pub fn options(&self) -> MediaOptions {
+        let sample = SampleOptions {
+            fps: self.fps,
+            nframes: self.nframes,
+            min_frames: self.min_frames,
+            max_frames: self.max_frames,
+            video_start: self.video_start,
+            video_end: self.video_end,
+            min_pixels: self.min_pixels,
+            max_pixels: self.max_pixels,
+            total_pixels: self.total_pixels,
+            ..SampleOptions::default()
+        };
+        MediaOptions { sample, temporal_scale: None }
+    }
+
+    /// The temporal scale, with a word of warning where the model has no use for it or was not trained with it.
+    pub fn scale(&self, layout: Layout) -> Result<Option<f64>> {
+        let Some(text) = &self.temporal_scale else { return Ok(None) };
+        let scale = parse_temporal_scale(text)?;
+        if !layout.uses_temporal_scale() {
+            eprintln!("warning: the model's position layout is `{layout}`, which has no temporal scale");
+        } else if let Some(warning) = scale_warning(scale).filter(|_| layout != Layout::VideoRope) {
+            eprintln!("warning: {warning}");
+        }
+        Ok(Some(scale))
+    }
+}

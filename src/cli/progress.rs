@@ -1,0 +1,64 @@
+//! Progress on stderr: bars on a terminal, silence elsewhere, and Ctrl-C.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::stream::Event;
+use crate::{Error, Result};
+
+/// Set by the first Ctrl-C.
+static CANCEL: AtomicBool = AtomicBool::new(false);
+
+/// Makes the first Ctrl-C (or SIGTERM) ask the work to stop, and the second end the process at once.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub fn catch_interrupt() -> Result<&'static AtomicBool> {
+    let handler = || {
+        if CANCEL.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    };
+    match ctrlc::set_handler(handler) {
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(&CANCEL),
+        Err(err) => Err(Error::from(std::io::Error::other(err))),
+    }
+}
+
+/// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    pub fn new(quiet: bool) -> Progress {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let style = ProgressStyle::with_template("{msg:<18} {wide_bar} {pos}/{len} tokens {per_sec} eta {eta}");
+        bar.set_style(style.expect("the template is fixed"));
+        Progress { bar }
+    }
+
+    pub fn event(&mut self, event: Event) {
+        match event {
+            Event::PromptStart { n_tokens, cached } => {
+                self.bar.set_length(n_tokens as u64);
+                self.bar.set_position(cached as u64);
+                self.bar.set_message("reading");
+            }
+            Event::Encoded { n_done, n_total, .. } => {
+                self.bar.set_message(format!("frames {}/{}", 2 * n_done, 2 * n_total))
+            }
+            Event::Prefilled { n_done, n_total } => {
+                self.bar.set_position(n_done as u64);
+                if n_done == n_total {
+                    self.bar.finish_and_clear();
+                }
+            }
+            Event::Skipped { n_packets, .. } => {
+                self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! `longtake run`: one answer.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::ArgMatches;
+use serde_json::{Map, json};
+
+use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
+use super::progress::{Progress, catch_interrupt};
+use crate::error::Context;
+use crate::media::Grid;
+use crate::stream::{Dump, Engine, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session};
+use crate::text::message::parse_messages;
+use crate::text::template::RenderOptions;
+use crate::text::{Content, MediaSource, Message, Part, Sampler};
+use crate::{Error, ErrorKind, Result};
+
+/// Answer one question about videos, pictures and text, in the order given.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Text of the question; repeatable, between media.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// Read the text of the question from a file (`-`: standard input).
+    #[arg(short, long, value_name = "FILE")]
+    file: Vec<PathBuf>,
+    /// Picture: png, jpeg, webp, gif (comma list; repeatable).
+    #[arg(long, value_name = "FILE")]
+    image: Vec<String>,
+    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable).
+    #[arg(long, value_name = "FILE")]
+    video: Vec<String>,
+    /// System prompt [short: -sys]
+    #[arg(long, value_name = "TEXT")]
+    system_prompt: Option<String>,
+    /// A whole conversation as JSON: [{"role", "content": [{"type": "text"|"image"|"video", …}]}].
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "image", "video", "system_prompt"])]
+    messages: Option<PathBuf>,
+    /// Number pictures and videos in the prompt ("Picture 1: ").
+    #[arg(long)]
+    add_vision_id: bool,
+    #[command(flatten)]
+    media: MediaFlags,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    /// Print one JSON object with text, tokens and timings instead of the text.
+    #[arg(long)]
+    json: bool,
+    /// Print nothing but the answer.
+    #[arg(short, long)]
+    quiet: bool,
+    /// Write the run's arrays (input_ids, position_ids, pixel_values, vit_output, logits_last4, generated, …).
+    #[arg(long, value_name = "FILE.safetensors")]
+    dump: Option<PathBuf>,
+}
+
+/// Runs the command; `matches` know the order in which parts were given.
+pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
+    let messages = args.messages(matches)?;
+    let wants_vision = messages
+        .iter()
+        .any(|m| matches!(&m.content, Content::Parts(p) if p.iter().any(|p| !matches!(p, Part::Text(_)))));
+    let started = Instant::now();
+    let engine = args.model.load(wants_vision)?;
+    let load_time = started.elapsed();
+    let answer = answer(&engine, &args, &messages, load_time)?;
+    if args.json {
+        writeln!(std::io::stdout(), "{answer}")?;
+    }
+    Ok(())
+}
+
+/// Everything after loading; shared with `demo`.
+fn answer(engine: &Engine, args: &Args, messages: &[Message], load_time: Duration) -> Result<serde_json::Value> {
+    let scale = args.media.scale(engine.text.hparams().layout)?;
+    let mut sampler = Sampler::new(args.sampling.options())?;
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id };
+    let mut prompt = Prompt::build(engine, messages, render, &args.media.options())?;
+    let n_prompt = prompt.n_tokens()?;
+    if !args.quiet {
+        describe(&prompt, n_prompt);
+    }
+    let compute = &args.model.compute;
+    let mut session = Session::new(engine, compute.session(engine, n_prompt, args.sampling.room(), scale)?)?;
+    let mut progress = Progress::new(args.quiet);
+    let mut sink = |event| progress.event(event);
+    let mut events = Events::new(&mut sink, catch_interrupt()?);
+    let mut dump = args.dump.as_ref().map(|_| Dump::default());
+    let started = Instant::now();
+    session.feed(&mut prompt, &mut events, dump.as_mut())?;
+    let prompt_time = started.elapsed();
+    if let Some(dump) = dump.as_mut() {
+        dump.after_prompt(engine, &session, &mut prompt)?;
+    }
+    let started = Instant::now();
+    let options = GenerateOptions { n_predict: args.sampling.n_predict(), ignore_eos: args.sampling.ignore_eos };
+    let mut text = String::new();
+    let mut on_text = |piece: &str| {
+        text.push_str(piece);
+        if args.json { ControlFlow::Continue(()) } else { print_piece(piece) }
+    };
+    let (tokens, finish) = session.generate(&mut sampler, options, &mut events, dump.as_mut(), &mut on_text)?;
+    let predict_time = started.elapsed();
+    if !args.json && finish != Finish::Caller {
+        let _ = print_piece("\n");
+    }
+    if let (Some(dump), Some(path)) = (&dump, &args.dump) {
+        dump.write(engine, path)?;
+    }
+    let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    if !args.quiet {
+        eprintln!(
+            "load {:.2} s | prompt {n_prompt} tokens in {:.2} s ({:.1} t/s) | answer {} tokens in {:.2} s ({:.1} t/s)",
+            load_time.as_secs_f64(),
+            prompt_time.as_secs_f64(),
+            rate(n_prompt, prompt_time),
+            tokens.len(),
+            predict_time.as_secs_f64(),
+            rate(tokens.len(), predict_time),
+        );
+    }
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    Ok(json!({
+        "text": text,
+        "tokens": tokens,
+        "finish_reason": match finish { Finish::Stop => "stop", Finish::Length => "length", Finish::Caller => "cancelled" },
+        "usage": { "prompt_tokens": n_prompt, "completion_tokens": tokens.len(), "total_tokens": n_prompt + tokens.len() },
+        "timings": {
+            "load_ms": ms(load_time),
+            "prompt_n": n_prompt, "prompt_ms": ms(prompt_time), "prompt_per_second": rate(n_prompt, prompt_time),
+            "predicted_n": tokens.len(), "predicted_ms": ms(predict_time), "predicted_per_second": rate(tokens.len(), predict_time),
+        },
+        "media": prompt.images.iter().chain(&prompt.videos).map(media_json).collect::<Vec<_>>(),
+    }))
+}
+
+/// Writes a piece of the answer at once; a reader that has gone away ends the generation quietly.
+pub fn print_piece(piece: &str) -> ControlFlow<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+    if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
+/// One line per medium: what it is and what it will cost.
+pub fn describe(prompt: &Prompt, n_prompt: usize) {
+    for plan in prompt.images.iter().chain(&prompt.videos) {
+        let Grid { t, .. } = plan.grid;
+        match &plan.info {
+            None => eprintln!("{}: {}x{} -> {} tokens", plan.label, plan.width, plan.height, plan.n_tokens),
+            Some(info) => eprintln!(
+                "{}: {:.1} s at {:.4} fps ({}), {} frames of {}x{} in {t} pairs -> {} tokens",
+                plan.label,
+                info.duration,
+                info.fps,
+                info.decoder,
+                plan.frames.len(),
+                plan.width,
+                plan.height,
+                plan.n_tokens
+            ),
+        }
+    }
+    if !(prompt.images.is_empty() && prompt.videos.is_empty()) {
+        eprintln!("prompt: {n_prompt} tokens");
+    }
+}
+
+fn media_json(plan: &MediaPlan) -> serde_json::Value {
+    json!({
+        "source": plan.label, "frames": plan.frames, "width": plan.width, "height": plan.height,
+        "grid_thw": [plan.grid.t, plan.grid.h, plan.grid.w], "tokens": plan.n_tokens,
+    })
+}
+
+impl Args {
+    /// The conversation: `--messages`, or one user turn from the parts in the order of the command line.
+    fn messages(&self, matches: &ArgMatches) -> Result<Vec<Message>> {
+        if let Some(path) = &self.messages {
+            let place = || path.display().to_string();
+            let text = read_text(path)?;
+            return parse_messages(&text).at(place);
+        }
+        let mut parts: Vec<(usize, Part)> = Vec::new();
+        let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
+        for (at, text) in indices("prompt").into_iter().zip(&self.prompt) {
+            parts.push((at, Part::Text(text.clone())));
+        }
+        for (at, path) in indices("file").into_iter().zip(&self.file) {
+            parts.push((at, Part::Text(read_text(path)?)));
+        }
+        for (at, list) in indices("image").into_iter().zip(&self.image) {
+            parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Image { source, options: Map::new() })));
+        }
+        for (at, list) in indices("video").into_iter().zip(&self.video) {
+            let part = |path| Part::Video { source: MediaSource::Path(path), options: Map::new() };
+            parts.extend(comma_list(list).into_iter().map(|path| (at, part(path))));
+        }
+        if parts.is_empty() {
+            return Err(Error::bad_input("nothing to answer: give --prompt, --file, --image, --video or --messages"));
+        }
+        parts.sort_by_key(|(at, _)| *at);
+        let mut messages = Vec::new();
+        if let Some(system) = &self.system_prompt {
+            messages.push(Message { role: "system".to_string(), content: Content::Text(system.clone()) });
+        }
+        let parts = parts.into_iter().map(|(_, part)| part).collect();
+        messages.push(Message { role: "user".to_string(), content: Content::Parts(parts) });
+        Ok(messages)
+    }
+}
+
+/// A list separated by commas, unless a file of the whole name exists.
+fn comma_list(list: &str) -> Vec<String> {
+    if std::path::Path::new(list).exists() {
+        return vec![list.to_string()];
+    }
+    list.split(',').filter(|item| !item.is_empty()).map(str::to_string).collect()
+}
+
+/// A text file, or standard input for `-`.
+fn read_text(path: &std::path::Path) -> Result<String> {
+    const MAX_TEXT: u64 = 64 << 20;
+    let place = || path.display().to_string();
+    let mut bytes = Vec::new();
+    let read = |reader: &mut dyn std::io::Read, bytes: &mut Vec<u8>| {
+        std::io::Read::take(reader, MAX_TEXT + 1).read_to_end(bytes)
+    };
+    use std::io::Read;
+    if path.as_os_str() == "-" {
+        read(&mut std::io::stdin().lock(), &mut bytes).at(place)?;
+    } else {
+        read(&mut std::fs::File::open(path).at(place)?, &mut bytes).at(place)?;
+    }
+    if bytes.len() as u64 > MAX_TEXT {
+        return Err(Error::limit(format!("text is longer than {MAX_TEXT} bytes")).at(place()));
+    }
+    String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::BadInput, "text is not UTF-8").at(place()))
+}

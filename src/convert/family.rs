@@ -1,0 +1,381 @@
+//! A checkpoint family as data: which checkpoints it describes, where its hyper-parameters stand, what its tensors are
+//! called and how they are shaped. The files live in `converters/`; `docs/converters.md` explains every field.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::expr::Expr;
+use super::files::read_text;
+use crate::error::Context;
+use crate::{Error, Result};
+
+/// The families that are compiled in, by the name of their file.
+const BUILT_IN: &[(&str, &str)] = &[("converters/qwen2_vl.toml", include_str!("../../converters/qwen2_vl.toml"))];
+
+/// Largest family file that is read.
+const MAX_FAMILY_BYTES: u64 = 1 << 20;
+
+/// Values that the engine itself works with; every family must define them.
+const NEEDED_VALUES: &[&str] = &["n_vocab", "n_layer", "n_embd_head", "rope_sections"];
+
+/// A family description, parsed and checked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Family {
+    pub name: String,
+    #[serde(rename = "match")]
+    pub matches: Matches,
+    #[serde(rename = "value")]
+    pub values: Vec<ValueRule>,
+    #[serde(default, rename = "require")]
+    pub requires: Vec<Require>,
+    pub text: Group,
+    pub mmproj: Group,
+}
+
+/// Which checkpoints a family describes: either list may match.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Matches {
+    #[serde(default)]
+    pub model_type: Vec<String>,
+    #[serde(default)]
+    pub architectures: Vec<String>,
+}
+
+/// A hyper-parameter: read from JSON (`from`) or computed from others (`derive`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ValueRule {
+    pub name: String,
+    #[serde(default)]
+    pub file: JsonFile,
+    #[serde(default)]
+    pub from: Vec<String>,
+    #[serde(default)]
+    pub derive: Option<Expr>,
+    #[serde(default, rename = "type")]
+    pub ty: KeyType,
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    /// Number of entries that an array must have.
+    pub len: Option<usize>,
+    /// Number of entries that it is filled up to with zeros when written.
+    pub pad: Option<usize>,
+    pub default: Option<toml::Value>,
+    #[serde(default)]
+    pub optional: bool,
+    /// The key it is written to in the text model's file.
+    pub text: Option<String>,
+    /// The key it is written to in the projector's file.
+    pub mmproj: Option<String>,
+}
+
+/// A JSON file of the checkpoint folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum JsonFile {
+    #[default]
+    #[serde(rename = "config.json")]
+    Config,
+    #[serde(rename = "preprocessor_config.json")]
+    Preprocessor,
+}
+
+/// The type of a value and of the key it is written to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum KeyType {
+    #[default]
+    #[serde(rename = "u32")]
+    U32,
+    #[serde(rename = "f32")]
+    F32,
+    #[serde(rename = "bool")]
+    Bool,
+    #[serde(rename = "string")]
+    String,
+    #[serde(rename = "i32[]")]
+    I32s,
+    #[serde(rename = "f32[]")]
+    F32s,
+}
+
+/// A configuration value without which the tensors would mean something else.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Require {
+    #[serde(default)]
+    pub file: JsonFile,
+    pub from: Vec<String>,
+    pub one_of: Vec<toml::Value>,
+    /// What absence stands for; without it, absence is an error.
+    pub default: Option<toml::Value>,
+}
+
+/// One output file: its keys and its tensors.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Group {
+    pub architecture: String,
+    /// What may stand before a tensor's name in the checkpoint, the published spelling first.
+    pub prefixes: Vec<String>,
+    /// The value that counts the blocks which `{}` runs over.
+    pub blocks: String,
+    /// Tensors that are left out on purpose.
+    #[serde(default)]
+    pub ignore: Vec<String>,
+    #[serde(default, rename = "constant")]
+    pub constants: Vec<Constant>,
+    #[serde(rename = "tensor")]
+    pub tensors: Vec<TensorRule>,
+}
+
+/// A key with a fixed value.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Constant {
+    pub key: String,
+    #[serde(rename = "type")]
+    pub ty: KeyType,
+    pub value: toml::Value,
+}
+
+/// A tensor of the checkpoint and what becomes of it; `{}` is the block number.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TensorRule {
+    pub hf: String,
+    pub gguf: Names,
+    /// Dimensions in checkpoint order, slowest first.
+    pub shape: Vec<Expr>,
+    #[serde(default)]
+    pub reshape: Reshape,
+    /// Prefixes of this tensor alone, instead of the group's.
+    pub prefixes: Option<Vec<String>>,
+    /// The name of a bool value; when it is true the tensor is neither needed nor used.
+    pub unless: Option<String>,
+}
+
+/// One name or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Names {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Names {
+    pub(crate) fn as_slice(&self) -> &[String] {
+        match self {
+            Names::One(name) => std::slice::from_ref(name),
+            Names::Several(names) => names,
+        }
+    }
+}
+
+/// How one tensor of the checkpoint becomes one or more tensors of the file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reshape {
+    /// As it is.
+    #[default]
+    Keep,
+    /// Three equal parts along the first dimension: query, key, value.
+    SplitQkv,
+    /// `(n, channels, 2, y, x)` becomes two tensors `(n, channels, y, x)`, one per frame of a pair.
+    SplitTemporal,
+}
+
+impl<'de> Deserialize<'de> for Expr {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Expr, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Expr::parse(&text).map_err(|err| serde::de::Error::custom(err.message()))
+    }
+}
+
+impl Family {
+    /// The family in the file at `path`.
+    ///
+    /// # Errors
+    /// Unreadable, too large, not TOML, an unknown or missing field, a rule that contradicts itself; each names the file
+    /// and the field.
+    pub(crate) fn open(path: &Path) -> Result<Family> {
+        let place = || format!("family `{}`", path.display());
+        let text = read_text(path, MAX_FAMILY_BYTES).at(place)?;
+        Family::parse(&text).at(place)
+    }
+
+    /// The compiled-in family that describes a checkpoint with this `model_type` and these `architectures`.
+    ///
+    /// # Errors
+    /// `Unsupported`, naming both and the families there are.
+    pub(crate) fn built_in(model_type: Option<&str>, architectures: &[&str]) -> Result<Family> {
+        let mut known = Vec::new();
+        for (file, text) in BUILT_IN {
+            let family = Family::parse(text).at(|| *file)?;
+            if family.describes(model_type, architectures) {
+                return Ok(family);
+            }
+            known.push(family.name);
+        }
+        Err(Error::unsupported(format!(
+            "config.json: model_type `{}`, architectures `{}` match no known family (known: {}); a family file can be \
+             given with --family",
+            model_type.unwrap_or(""),
+            architectures.join(", "),
+            known.join(", ")
+        )))
+    }
+
+    /// Whether a checkpoint with this `model_type` and these `architectures` belongs to it.
+    pub(crate) fn describes(&self, model_type: Option<&str>, architectures: &[&str]) -> bool {
+        let by_type = model_type.is_some_and(|ty| self.matches.model_type.iter().any(|known| known == ty));
+        by_type || architectures.iter().any(|arch| self.matches.architectures.iter().any(|known| known == arch))
+    }
+
+    /// Parses and checks a description.
+    pub(crate) fn parse(text: &str) -> Result<Family> {
+        let family: Family =
+            toml::from_str(text).map_err(|err| Error::format(err.to_string().trim_end().to_string()))?;
+        family.check()?;
+        Ok(family)
+    }
+
+    /// Everything that can be known to be wrong without a checkpoint.
+    fn check(&self) -> Result<()> {
+        let mut known = BTreeSet::new();
+        for rule in &self.values {
+            rule.check(&known).at(|| format!("value `{}`", rule.name))?;
+            if !known.insert(rule.name.as_str()) {
+                return Err(Error::format("is defined twice").at(format!("value `{}`", rule.name)));
+            }
+        }
+        for name in NEEDED_VALUES {
+            if !known.contains(name) {
+                return Err(Error::format(format!("no `value` is named `{name}`, which the converter needs")));
+            }
+        }
+        for (i, require) in self.requires.iter().enumerate() {
+            if require.from.is_empty() || require.one_of.is_empty() {
+                return Err(Error::format("`from` and `one_of` must not be empty").at(format!("require {}", i + 1)));
+            }
+        }
+        self.text.check(&self.values).at(|| "text")?;
+        self.mmproj.check(&self.values).at(|| "mmproj")
+    }
+}
+
+impl ValueRule {
+    fn check(&self, earlier: &BTreeSet<&str>) -> Result<()> {
+        match &self.derive {
+            None if self.from.is_empty() => return Err(Error::format("neither `from` nor `derive` is given")),
+            Some(_) if !self.from.is_empty() => return Err(Error::format("`from` and `derive` exclude each other")),
+            Some(_) if self.ty != KeyType::U32 => return Err(Error::format("`derive` gives a `u32` only")),
+            Some(expr) => {
+                if let Some(name) = expr.names().find(|name| !earlier.contains(name)) {
+                    return Err(Error::format(format!("`derive` uses `{name}`, which no earlier value defines")));
+                }
+            }
+            None => {}
+        }
+        let is_array = matches!(self.ty, KeyType::I32s | KeyType::F32s);
+        if (self.len.is_some() || self.pad.is_some()) && !is_array {
+            return Err(Error::format("`len` and `pad` are for arrays"));
+        }
+        if self.pad.is_some_and(|pad| pad > 64) {
+            return Err(Error::limit("`pad` must be at most 64"));
+        }
+        Ok(())
+    }
+}
+
+impl Group {
+    fn check(&self, values: &[ValueRule]) -> Result<()> {
+        let ty_of = |name: &str| values.iter().find(|rule| rule.name == name).map(|rule| rule.ty);
+        if ty_of(&self.blocks) != Some(KeyType::U32) {
+            return Err(Error::format(format!("blocks: `{}` is not a `u32` value", self.blocks)));
+        }
+        let mut names = BTreeSet::new();
+        for rule in &self.tensors {
+            rule.check(&ty_of).at(|| format!("tensor `{}`", rule.hf))?;
+            for name in rule.gguf.as_slice() {
+                if !names.insert(name.as_str()) {
+                    return Err(Error::format(format!("tensor `{}`: `{name}` is produced twice", rule.hf)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TensorRule {
+    fn check(&self, ty_of: &impl Fn(&str) -> Option<KeyType>) -> Result<()> {
+        let holes = |name: &str| name.matches("{}").count();
+        let gguf = self.gguf.as_slice();
+        if holes(&self.hf) > 1 || gguf.iter().any(|name| holes(name) != holes(&self.hf)) {
+            return Err(Error::format("`hf` and `gguf` must hold `{}` once each, or not at all"));
+        }
+        let (n_names, n_dims) = match self.reshape {
+            Reshape::Keep => (1, 1..=4),
+            Reshape::SplitQkv => (3, 1..=4),
+            Reshape::SplitTemporal => (2, 5..=5),
+        };
+        if gguf.len() != n_names {
+            return Err(Error::format(format!(
+                "`{:?}` gives {n_names} tensors, `gguf` names {}",
+                self.reshape,
+                gguf.len()
+            )));
+        }
+        if !n_dims.contains(&self.shape.len()) {
+            return Err(Error::format(format!("`{:?}` cannot take {} dimensions", self.reshape, self.shape.len())));
+        }
+        for name in self.shape.iter().flat_map(Expr::names) {
+            if ty_of(name) != Some(KeyType::U32) {
+                return Err(Error::format(format!("shape: `{name}` is not a `u32` value")));
+            }
+        }
+        match &self.unless {
+            Some(name) if ty_of(name) != Some(KeyType::Bool) => {
+                Err(Error::format(format!("unless: `{name}` is not a `bool` value")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_family_parses() {
+        for (file, text) in BUILT_IN {
+            Family::parse(text).unwrap_or_else(|err| panic!("{file}: {err}"));
+        }
+    }
+
+    #[test]
+    fn a_faulty_description_names_the_field() {
+        let (_, good) = BUILT_IN[0];
+        let rows = [
+            ("type = \"bool\"", "type = \"boolean\"", "boolean"),
+            ("blocks = \"n_layer\"", "blocks = \"n_floor\"", "n_floor"),
+            ("name = \"n_vocab\"", "name = \"vocab\"", "n_vocab"),
+            ("derive = \"n_embd / n_head\"", "derive = \"n_embd / n_heads\"", "n_heads"),
+            ("derive = \"v_n_embd * 4\"", "derive = \"v_n_embd *\"", "expression"),
+            ("reshape = \"split_temporal\"", "reshape = \"split_time\"", "split_time"),
+            ("reshape = \"split_temporal\"", "", "`Keep` gives 1"),
+            ("unless = \"tied\"", "unless = \"n_embd\"", "n_embd"),
+            ("gguf = \"mm.2.bias\"", "gguf = \"mm.0.bias\"", "mm.0.bias"),
+            ("gguf = \"blk.{}.attn_q.bias\"", "gguf = \"attn_q.bias\"", "{}"),
+            ("hf = \"norm.weight\"", "from = \"norm.weight\"", "from"),
+        ];
+        for (from, to, want) in rows {
+            assert!(good.contains(from), "{from}");
+            let err = Family::parse(&good.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(err.contains(want), "{to}: {err}");
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! A Hugging Face checkpoint folder becomes a text model and a projector.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+
+use super::checkpoint::Checkpoint;
+use super::encode::{CHUNK, decode, encode};
+use super::family::{Family, Group};
+use super::file_type::{FileType, ModelFacts, fit, is_quantizable, recipe};
+use super::hf_tokenizer::set_tokenizer_keys;
+use super::names::{file_name, mmproj_beside, size_label};
+use super::plan::{Part, Plan, Planned};
+use super::progress::Progress;
+use super::staged::{Declared, Staged};
+use super::values::{Values, set_constants};
+use crate::error::Context;
+use crate::gguf::{GgmlType, Metadata};
+use crate::position::{Layout, scale_warning};
+use crate::{Error, Result};
+
+/// What to convert, and into what.
+#[derive(Debug, Clone)]
+pub struct ConvertOptions {
+    /// The checkpoint folder.
+    pub input: PathBuf,
+    /// The text model's file, or an existing folder, in which both files are then named by the GGUF convention.
+    pub output: PathBuf,
+    /// The projector's file; `mmproj-<stem>.gguf` beside the text model when `None`.
+    pub mmproj_output: Option<PathBuf>,
+    /// The text model's file type; `None` keeps the type that each matrix is stored in.
+    pub outtype: Option<FileType>,
+    /// The projector's file type: F32, F16, BF16 or Q8_0. `None` follows `outtype`, but with 16 bits where that is
+    /// quantized.
+    pub mmproj_outtype: Option<FileType>,
+    /// The position layout that the checkpoint was trained with. Anything but M-RoPE gets its own architecture name.
+    pub layout: Layout,
+    /// Default temporal scale to record, for layouts that have one.
+    pub temporal_scale: Option<f64>,
+    /// The model's name; the folder's when `None`.
+    pub model_name: Option<String>,
+    /// A family description to use instead of those compiled in.
+    pub family: Option<PathBuf>,
+}
+
+impl ConvertOptions {
+    /// Converts `input` to `output` as it is stored, with M-RoPE positions.
+    pub fn new(input: impl Into<PathBuf>, output: impl Into<PathBuf>) -> ConvertOptions {
+        ConvertOptions {
+            input: input.into(),
+            output: output.into(),
+            mmproj_output: None,
+            outtype: None,
+            mmproj_outtype: None,
+            layout: Layout::Mrope,
+            temporal_scale: None,
+            model_name: None,
+            family: None,
+        }
+    }
+}
+
+/// A file that was written.
+#[derive(Debug, Clone)]
+pub struct OutputFile {
+    pub path: PathBuf,
+    pub n_bytes: u64,
+    pub n_tensors: usize,
+    pub file_type: FileType,
+}
+
+/// What a conversion made.
+#[derive(Debug, Clone)]
+pub struct ConvertReport {
+    pub text: OutputFile,
+    pub mmproj: OutputFile,
+}
+
+/// Converts a checkpoint folder to a text GGUF and a projector GGUF.
+///
+/// Everything that can be known to be wrong is found before the first byte is written: the configuration, the table of
+/// tensors, their shapes and types, the tokenizer. Both files are then written under other names, read back, and renamed
+/// one right after the other, so an error leaves neither of them. The same checkpoint and options give the same bytes.
+/// Memory stays near the largest single tensor of the output.
+///
+/// # Errors
+/// `BadInput` for options that make no sense; `Format`, `Mismatch`, `Unsupported`, `Limit` naming file and field for a
+/// checkpoint that cannot be converted; `Io`; and whatever `progress` returns to stop the work.
+pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<ConvertReport> {
+    check_options(options)?;
+    let mut checkpoint = Checkpoint::open(&options.input).at(|| options.input.display().to_string())?;
+    let place = || options.input.display().to_string();
+    let family = choose_family(options, &checkpoint)?;
+    let mut values = Values::read(&family, &checkpoint.configs).at(place)?;
+    values.adopt_layout(options.layout)?;
+    let plan = Plan::new(&family, &values, &checkpoint).at(place)?;
+    plan.notes.iter().for_each(|note| progress.note(note));
+    if checkpoint.configs.preprocessor.is_none() {
+        progress.note("preprocessor_config.json is absent: the family's standard values are used");
+    }
+
+    let model_name = match &options.model_name {
+        Some(name) => name.clone(),
+        None => checkpoint.folder.real().file_name().map_or("model".to_string(), |n| n.to_string_lossy().into_owned()),
+    };
+    let text = Output::new(&plan.text, options.outtype, &facts(&family, &values, &plan)?);
+    let mmproj_type = mmproj_type(options, &plan.mmproj);
+    let mmproj =
+        Output::new(&plan.mmproj, mmproj_type, &ModelFacts { arch: "clip".to_string(), ..ModelFacts::default() });
+
+    let text_arch = match options.layout {
+        Layout::Mrope => family.text.architecture.clone(),
+        layout => format!("{}-{layout}", family.text.architecture),
+    };
+    let mut text_meta = general_keys(&family.text, &text_arch, &model_name, &text)?;
+    values.set_keys(&family, &text_arch, |rule| rule.text.as_ref(), &mut text_meta);
+    set_layout_keys(options, &text_arch, &mut text_meta, progress);
+    set_tokenizer_keys(&options.input, values.uint("n_vocab")?, &mut text_meta).at(place)?;
+    let arch = &family.mmproj.architecture;
+    let mut mmproj_meta = general_keys(&family.mmproj, arch, &model_name, &mmproj)?;
+    values.set_keys(&family, arch, |rule| rule.mmproj.as_ref(), &mut mmproj_meta);
+
+    let (text_path, mmproj_path) = paths(options, &model_name, text.file_type, mmproj.file_type)?;
+    let (text_file, mmproj_file) = (Staged::new(&text_path)?, Staged::new(&mmproj_path)?);
+    let mmproj_bytes = mmproj_file.write(&mmproj_meta, &mmproj.declared, progress, |i, buf, progress| {
+        fill(&mut checkpoint, &plan.mmproj[i], &mmproj.declared[i], buf, progress)
+    })?;
+    let text_bytes = text_file.write(&text_meta, &text.declared, progress, |i, buf, progress| {
+        fill(&mut checkpoint, &plan.text[i], &text.declared[i], buf, progress)
+    })?;
+    mmproj_file.publish()?;
+    text_file.publish()?;
+    let report = |output: Output, path, n_bytes| OutputFile {
+        path,
+        n_bytes,
+        n_tensors: output.declared.len(),
+        file_type: output.file_type,
+    };
+    Ok(ConvertReport { text: report(text, text_path, text_bytes), mmproj: report(mmproj, mmproj_path, mmproj_bytes) })
+}
+
+fn check_options(options: &ConvertOptions) -> Result<()> {
+    let layout = options.layout;
+    if let Some(scale) = options.temporal_scale {
+        if !layout.uses_temporal_scale() {
+            return Err(Error::bad_input(format!("layout `{layout}` has no temporal scale, but `{scale}` is given")));
+        }
+        if !(scale > 0.0 && (scale as f32).is_finite() && scale as f32 > 0.0) {
+            return Err(Error::bad_input(format!("temporal scale `{scale}` must be a positive finite number")));
+        }
+    }
+    match options.mmproj_outtype {
+        Some(ty) if !["F32", "F16", "BF16", "Q8_0"].contains(&ty.name()) => Err(Error::bad_input(format!(
+            "projector type `{ty}`, expected F32, F16, BF16 or Q8_0; `quantize` makes smaller ones"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn choose_family(options: &ConvertOptions, checkpoint: &Checkpoint) -> Result<Family> {
+    let (model_type, architectures) = (checkpoint.model_type(), checkpoint.architectures());
+    let Some(path) = &options.family else {
+        return Family::built_in(model_type, &architectures).at(|| options.input.display().to_string());
+    };
+    let family = Family::open(path)?;
+    if !family.describes(model_type, &architectures) {
+        return Err(Error::mismatch(format!(
+            "family `{}` ({}) does not describe a checkpoint with model_type `{}`, architectures `{}`",
+            path.display(),
+            family.name,
+            model_type.unwrap_or(""),
+            architectures.join(", ")
+        )));
+    }
+    Ok(family)
+}
+
+fn facts(family: &Family, values: &Values, plan: &Plan) -> Result<ModelFacts> {
+    Ok(ModelFacts {
+        arch: family.text.architecture.clone(),
+        n_layer: values.uint(&family.text.blocks)?,
+        n_gqa: values.uint("n_gqa").unwrap_or(1),
+        has_output: plan.text.iter().any(|t| t.name == "output.weight"),
+        has_imatrix: false,
+        n_attn_v: plan.text.iter().filter(|t| t.name.ends_with("attn_v.weight")).count(),
+    })
+}
+
+/// The projector's file type: as asked, else as the text model's, but 16 bits instead of fewer.
+fn mmproj_type(options: &ConvertOptions, plan: &[Planned]) -> Option<FileType> {
+    options.mmproj_outtype.or_else(|| {
+        let ty = options.outtype?;
+        let wide = match main_type(plan) {
+            GgmlType::BF16 => GgmlType::BF16,
+            _ => GgmlType::F16,
+        };
+        Some(if ty.is_quantized() { FileType::plain(wide) } else { ty })
+    })
+}
+
+/// One output file: the type of every tensor, and of the file as a whole.
+struct Output {
+    declared: Vec<Declared>,
+    file_type: FileType,
+}
+
+impl Output {
+    fn new(plan: &[Planned], chosen: Option<FileType>, facts: &ModelFacts) -> Output {
+        let ty = |t: &Planned| {
+            let is_f16 = chosen.map_or(stored_type(t.dtype), FileType::base) == GgmlType::F16;
+            match chosen {
+                // Kernels over patches are few and touch every pixel: full width, except among halves.
+                _ if t.name.contains("patch_embd") && t.ne.len() > 1 && is_f16 => GgmlType::F16,
+                _ if !is_quantizable(&t.name, &t.ne) => GgmlType::F32,
+                Some(file_type) => fit(recipe(file_type, &t.name, &t.ne, facts), t.ne[0]),
+                None => stored_type(t.dtype),
+            }
+        };
+        Output {
+            declared: plan.iter().map(|t| (t.name.clone(), ty(t), t.ne.clone())).collect(),
+            file_type: chosen.unwrap_or_else(|| FileType::plain(main_type(plan))),
+        }
+    }
+
+    fn n_params(&self) -> u64 {
+        self.declared.iter().map(|(_, _, ne)| ne.iter().map(|n| *n as u64).product::<u64>()).sum()
+    }
+}
+
+/// The type in which most values of the matrices are stored.
+fn main_type(plan: &[Planned]) -> GgmlType {
+    let matrices = || plan.iter().filter(|t| is_quantizable(&t.name, &t.ne));
+    let n_of =
+        |ty| matrices().filter(|t| stored_type(t.dtype) == ty).map(|t| t.ne.iter().product::<usize>()).sum::<usize>();
+    let types = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+    types.into_iter().max_by_key(|ty| n_of(*ty)).expect("three types")
+}
+
+fn stored_type(dtype: Dtype) -> GgmlType {
+    match dtype {
+        Dtype::F16 => GgmlType::F16,
+        Dtype::BF16 => GgmlType::BF16,
+        // The plan lets nothing else through.
+        _ => GgmlType::F32,
+    }
+}
+
+/// The keys that every file begins with, and the constants of its family.
+fn general_keys(group: &Group, arch: &str, model_name: &str, output: &Output) -> Result<Metadata> {
+    let mut meta = Metadata::default();
+    meta.set("general.architecture", arch);
+    set_constants(group, arch, &mut meta)?;
+    meta.set("general.name", model_name);
+    meta.set("general.size_label", size_label(output.n_params()));
+    meta.set("general.file_type", output.file_type.id());
+    meta.set("general.quantization_version", 2u32);
+    Ok(meta)
+}
+
+/// The keys that only this program's own architectures have; see `docs/gguf-keys.md`.
+fn set_layout_keys(options: &ConvertOptions, arch: &str, meta: &mut Metadata, progress: &mut dyn Progress) {
+    let layout = options.layout;
+    if layout == Layout::Mrope {
+        return;
+    }
+    meta.set(format!("{arch}.rope.layout"), layout.name());
+    if layout.uses_temporal_scale() {
+        let scale = options.temporal_scale.unwrap_or(layout.default_temporal_scale());
+        meta.set(format!("{arch}.rope.temporal_scale"), scale as f32);
+        if let Some(warning) = scale_warning(scale).filter(|_| layout != Layout::VideoRope) {
+            progress.note(&warning);
+        }
+    }
+}
+
+/// Where the two files go.
+fn paths(options: &ConvertOptions, model: &str, text: FileType, mmproj: FileType) -> Result<(PathBuf, PathBuf)> {
+    let in_folder = options.output.is_dir();
+    let text_path = match in_folder {
+        true => options.output.join(file_name(model, text.name(), false)),
+        false => options.output.clone(),
+    };
+    let mmproj_path = match &options.mmproj_output {
+        Some(path) => path.clone(),
+        None if in_folder => options.output.join(file_name(model, mmproj.name(), true)),
+        None => mmproj_beside(&text_path),
+    };
+    // Compared as the file system sees them, so that `a.gguf` and `./a.gguf` are one.
+    let real = |path: &Path| {
+        let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+        folder.canonicalize().ok().map(|folder| folder.join(path.file_name().unwrap_or_default()))
+    };
+    if text_path == mmproj_path || (real(&text_path).is_some() && real(&text_path) == real(&mmproj_path)) {
+        let what = format!("`{}` cannot be both the text model and the projector", text_path.display());
+        return Err(Error::bad_input(what));
+    }
+    Ok((text_path, mmproj_path))
+}
+
+/// Reads one tensor piece by piece and appends it, encoded, to `buf`.
+fn fill(
+    checkpoint: &mut Checkpoint,
+    planned: &Planned,
+    declared: &Declared,
+    buf: &mut Vec<u8>,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let (name, ty, ne) = declared;
+    let n_bytes = super::staged::data_bytes(*ty, ne);
+    let room = usize::try_from(n_bytes).ok().filter(|n| buf.try_reserve_exact(*n).is_ok());
+    room.ok_or_else(|| Error::limit(format!("`{n_bytes}` bytes do not fit into memory")))?;
+    let stored = stored_type(planned.dtype);
+    // Values per row of the source, and which rows of it.
+    let n_total: usize = ne.iter().product();
+    let (first, n, row_len) = match planned.part {
+        Part::Rows { first, n } => (first, n, n_total / n),
+        Part::Frame { n, channels, area, .. } => (0, n, channels * 2 * area),
+    };
+    let row_bytes = row_len * stored.block_bytes();
+    let n_rows = (CHUNK / row_len).max(1);
+    let (mut raw, mut values) = (Vec::new(), Vec::new());
+    let mut done = 0;
+    for at in (0..n).step_by(n_rows) {
+        let rows = n_rows.min(n - at);
+        raw.resize(rows * row_bytes, 0);
+        let place = || format!("`{}`", planned.source);
+        checkpoint.read(&planned.source, ((first + at) * row_bytes) as u64, &mut raw).at(place)?;
+        values.resize(rows * row_len, 0.0);
+        decode(stored, &raw, 1, &mut values)?;
+        if let Part::Frame { frame, area, .. } = planned.part {
+            values = pick_frame(&values, frame, area);
+        }
+        let before = buf.len();
+        encode(&values, ne[0], done, *ty, None, buf).at(place)?;
+        done += values.len();
+        progress.advance(name, (buf.len() - before) as u64)?;
+    }
+    Ok(())
+}
+
+/// Of runs `(2, area)` the one of `frame`.
+fn pick_frame(values: &[f32], frame: usize, area: usize) -> Vec<f32> {
+    values.chunks_exact(2 * area).flat_map(|pair| &pair[frame * area..][..area]).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pick_frame;
+
+    #[test]
+    fn a_frame_is_every_second_area() {
+        let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        assert_eq!(pick_frame(&values, 0, 3), [0.0, 1.0, 2.0, 6.0, 7.0, 8.0]);
+        assert_eq!(pick_frame(&values, 1, 3), [3.0, 4.0, 5.0, 9.0, 10.0, 11.0]);
+    }
+}

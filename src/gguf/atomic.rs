@@ -1,0 +1,240 @@
+//! Writing a file so that its name only ever stands for complete content.
+//!
+//! [`write_beside`] writes to a temporary name in the same folder, brings the bytes to disk and renames. A crash, a full
+//! disk, an error or a panic at any moment leaves what stood under the final name as it was.
+//!
+//! # Temporary names
+//! They look like `.NAME.PID-N.longtake-tmp`. The writer holds an exclusive lock on its temporary from just after its
+//! creation until just after the rename; the system drops that lock when the process ends, however it ends. So a temporary of
+//! the same final name whose lock can be had belongs to a run that died, and the next write to that name removes it. On a
+//! file system without locks nothing is ever taken for stale, and the leftovers of killed runs stay.
+#![forbid(unsafe_code)]
+
+use std::fs::{File, TryLockError};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Context;
+use crate::{Error, Result};
+
+/// The end of every temporary name.
+pub const TEMP_SUFFIX: &str = ".longtake-tmp";
+
+/// Writes `path` with what `fill` writes: all of it, or nothing. An existing file is replaced; a symbolic link is replaced
+/// by a file. When two writers meet, the one that finishes last wins, and neither sees bytes of the other.
+///
+/// # Errors
+/// The error of `fill`, or `Io` of the operating system; `BadInput` when `path` is a folder or names no file. Each with
+/// the path.
+pub fn write_beside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    write_in(path, fill).at(|| path.display().to_string())
+}
+
+fn write_in(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let Some(name) = path.file_name() else { return Err(Error::bad_input("names no file, expected one to write to")) };
+    if path.is_dir() {
+        return Err(Error::bad_input("is a folder, expected a file to write to"));
+    }
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let prefix = temp_prefix(&name.to_string_lossy());
+    remove_stale(folder, &prefix);
+
+    let temp = Temp::create(folder, &prefix)?;
+    let mut out = BufWriter::with_capacity(1 << 20, &temp.file);
+    fill(&mut out)?;
+    out.flush()?;
+    drop(out);
+    temp.file.sync_all()?;
+    temp.rename_to(path)?;
+    sync_folder(folder);
+    Ok(())
+}
+
+/// How temporary names for `name` begin. Long names are cut, so that the temporary name is never too long for a file
+/// system that takes the final one; two names that then share a prefix stay apart by their locks.
+fn temp_prefix(name: &str) -> String {
+    let mut end = name.len().min(120);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!(".{}.", &name[..end])
+}
+
+/// A temporary file that is removed when it goes out of scope, also while a panic unwinds.
+struct Temp {
+    file: File,
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temp {
+    fn create(folder: &Path, prefix: &str) -> Result<Temp> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        // A name can be taken by a leftover of an earlier process with the same id, or a cleaner can be quicker than our
+        // lock; both are rare, so a few tries are plenty.
+        for _ in 0..100 {
+            let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!("{prefix}{}-{n}{TEMP_SUFFIX}", std::process::id()));
+            let file = match File::options().write(true).create_new(true).open(&path) {
+                Ok(file) => file,
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(err) => return Err(err.into()),
+            };
+            let locked = file.try_lock();
+            if matches!(locked, Err(TryLockError::WouldBlock)) {
+                continue; // a cleaner holds it and removes it
+            }
+            let temp = Temp { file, path, renamed: false };
+            // A cleaner may have come and gone before the lock.
+            if temp.path.exists() {
+                return Ok(temp);
+            }
+        }
+        Err(Error::from(io::Error::other("no free temporary name")))
+    }
+
+    /// Renames to the final name while the lock is still held, so that no cleaner takes a finished file for a leftover.
+    fn rename_to(mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        self.renamed = true;
+        // Said aloud, because closing is not enough: a child process that is just being started by another thread holds
+        // a copy of the handle for a moment, and with it the lock on what is now an ordinary file.
+        let _ = self.file.unlock();
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // Nobody is left to tell; the next write to the same name tries again.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes temporaries with this prefix whose writers are dead. Leftovers are no reason to fail, so errors are passed over.
+fn remove_stale(folder: &Path, prefix: &str) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let middle = name.to_str().and_then(|n| n.strip_prefix(prefix)?.strip_suffix(TEMP_SUFFIX));
+        let ours = middle.and_then(|m| m.split_once('-')).is_some_and(|(pid, n)| is_number(pid) && is_number(n));
+        if !ours || !entry.file_type().is_ok_and(|ty| ty.is_file()) {
+            continue;
+        }
+        if let Ok(file) = File::options().write(true).open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Brings the rename itself to disk where folders can be synced. The file is complete either way; without this a power
+/// cut may bring back the old one.
+fn sync_folder(folder: &Path) {
+    if cfg!(unix)
+        && let Ok(folder) = File::open(folder)
+    {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut all: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn an_error_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_beside(&path, |w| Ok(w.write_all(b"old")?)).unwrap();
+        let err = write_beside(&path, |w| {
+            w.write_all(&[0; 3 << 20])?;
+            Err(Error::limit("stop here"))
+        });
+        let err = err.unwrap_err().to_string();
+        assert!(err.contains("stop here") && err.contains(&*path.to_string_lossy()), "{err}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let caught = std::panic::catch_unwind(|| write_beside(&path, |_| panic!("on purpose")));
+        assert!(caught.is_err());
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn leftovers_of_dead_runs_go_and_everything_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = [".a.12-x.longtake-tmp", ".a.12-0.longtake-tmp.bak", ".b.12-0.longtake-tmp", ".a.99-1.longtake-tmp"];
+        for name in keep.iter().chain(&[".a.12-0.longtake-tmp"]) {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        // This one belongs to a writer that is alive.
+        let living = File::options().write(true).open(dir.path().join(".a.99-1.longtake-tmp")).unwrap();
+        living.lock().unwrap();
+        write_beside(&dir.path().join("a"), |w| Ok(w.write_all(b"new")?)).unwrap();
+        let mut want: Vec<&str> = keep.to_vec();
+        want.push("a");
+        want.sort_unstable();
+        assert_eq!(names(dir.path()), want);
+    }
+
+    #[test]
+    fn writers_of_one_name_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::thread::scope(|scope| {
+            for id in 0..4u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_beside(path, |w| {
+                            (0..50).try_for_each(|_| w.write_all(&[id; 997]))?;
+                            Ok(())
+                        })
+                        .unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 50 * 997);
+        assert!(bytes.iter().all(|b| *b == bytes[0]));
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn long_names_and_bad_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("é".repeat(127));
+        write_beside(&long, |w| Ok(w.write_all(b"x")?)).unwrap();
+        assert_eq!(std::fs::read(&long).unwrap(), b"x");
+        assert!(write_beside(dir.path(), |_| Ok(())).unwrap_err().to_string().contains("is a folder"));
+        assert!(write_beside(&dir.path().join("no/such"), |_| Ok(())).is_err());
+        assert!(write_beside(Path::new(".."), |_| Ok(())).is_err());
+    }
+}

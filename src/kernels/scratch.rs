@@ -1,0 +1,17 @@
+//! Per-thread working memory: grown once, kept for the life of the thread, so that no kernel allocates per token.
+
+use std::cell::RefCell;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `n` floats of this thread's buffer (content arbitrary).
+pub fn with<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < n {
+            buffer.resize(n, 0.0);
+        }
+        work(&mut buffer[..n])
+    })
+}

@@ -1,0 +1,288 @@
+//! The language model of Qwen2-VL: weights by name, and `forward`, written once for every position layout.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::weights::{Loader, Mat};
+use super::{HParams, Trace};
+use crate::cache::KvCache;
+use crate::gguf::Gguf;
+use crate::kernels::{self, AttentionShape, Kernels, attention, kv_write, matmul, rotate_rows};
+use crate::position::{Pos, Rotary, RotaryTable};
+use crate::{Error, Result, error::Context};
+
+/// One transformer block. Matrices are (rows, columns) = (outputs, inputs).
+struct Layer {
+    attn_norm: Vec<f32>,
+    /// (n_head * d, n_embd), and its bias
+    attn_q: Mat,
+    bias_q: Vec<f32>,
+    /// (n_head_kv * d, n_embd), and its bias
+    attn_k: Mat,
+    bias_k: Vec<f32>,
+    attn_v: Mat,
+    bias_v: Vec<f32>,
+    /// (n_embd, n_head * d)
+    attn_output: Mat,
+    ffn_norm: Vec<f32>,
+    /// (n_ff, n_embd)
+    ffn_gate: Mat,
+    ffn_up: Mat,
+    /// (n_embd, n_ff)
+    ffn_down: Mat,
+}
+
+/// A loaded language model.
+pub struct TextModel {
+    hp: HParams,
+    rotary: Rotary,
+    kernels: &'static Kernels,
+    /// (n_vocab, n_embd)
+    token_embd: Mat,
+    layers: Vec<Layer>,
+    output_norm: Vec<f32>,
+    /// (n_vocab, n_embd); the embedding itself when tied.
+    output: Mat,
+}
+
+/// The tokens of one step: embeddings (words looked up, vision from the tower) and where each stands.
+pub struct Batch<'a> {
+    /// (n_tokens, n_embd)
+    pub embd: &'a [f32],
+    /// (n_tokens)
+    pub pos: &'a [Pos],
+    /// How many of the last tokens want logits.
+    pub n_logits: usize,
+}
+
+/// Working memory of `forward`, allocated once for the largest batch.
+pub struct Scratch {
+    n_batch: usize,
+    rotary: RotaryTable,
+    /// (n_tokens, n_embd)
+    x: Vec<f32>,
+    xb: Vec<f32>,
+    /// (n_tokens, n_head * d)
+    q: Vec<f32>,
+    attn: Vec<f32>,
+    /// (n_tokens, n_head_kv * d)
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// (n_tokens, n_ff)
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    /// (n_logits, n_vocab)
+    logits: Vec<f32>,
+}
+
+impl Scratch {
+    /// Memory for batches of up to `n_batch` tokens.
+    pub fn new(hp: &HParams, n_batch: usize) -> Scratch {
+        let rows = |n: usize| vec![0.0; n_batch * n];
+        let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
+        Scratch {
+            n_batch,
+            rotary: RotaryTable::default(),
+            x: rows(hp.n_embd),
+            xb: rows(hp.n_embd),
+            q: rows(q),
+            attn: rows(q),
+            k: rows(kv),
+            v: rows(kv),
+            gate: rows(hp.n_ff),
+            up: rows(hp.n_ff),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The largest batch.
+    pub fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+}
+
+impl TextModel {
+    /// Checks every tensor of `file` against its hyper-parameters. Also returns the names of tensors that have no use here.
+    ///
+    /// # Errors
+    /// What [`HParams::from_gguf`] refuses; all missing, misshaped and mistyped tensors in one error.
+    pub fn load(file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
+        let place = || file.path().display().to_string();
+        let hp = HParams::from_gguf(file).at(place)?;
+        let rotary = Rotary::new(hp.layout, hp.n_embd_head, hp.rope_freq_base, hp.rope_sections).at(place)?;
+        let mut load = Loader::new(file);
+        let (n_embd, n_ff) = (hp.n_embd, hp.n_ff);
+        let (n_q, n_kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
+        let token_embd = load.mat("token_embd.weight", n_embd, hp.n_vocab);
+        let output_norm = load.vec("output_norm.weight", n_embd);
+        let output =
+            if load.has("output.weight") { load.mat("output.weight", n_embd, hp.n_vocab) } else { token_embd.clone() };
+        let mut layers = Vec::new();
+        for il in 0..hp.n_layer {
+            let name = |part: &str| format!("blk.{il}.{part}");
+            let attn_norm = load.vec(&name("attn_norm.weight"), n_embd);
+            let attn_q = load.mat(&name("attn_q.weight"), n_embd, n_q);
+            let bias_q = load.vec(&name("attn_q.bias"), n_q);
+            let attn_k = load.mat(&name("attn_k.weight"), n_embd, n_kv);
+            let bias_k = load.vec(&name("attn_k.bias"), n_kv);
+            let attn_v = load.mat(&name("attn_v.weight"), n_embd, n_kv);
+            let bias_v = load.vec(&name("attn_v.bias"), n_kv);
+            let attn_output = load.mat(&name("attn_output.weight"), n_q, n_embd);
+            let ffn_norm = load.vec(&name("ffn_norm.weight"), n_embd);
+            let ffn_gate = load.mat(&name("ffn_gate.weight"), n_embd, n_ff);
+            let ffn_up = load.mat(&name("ffn_up.weight"), n_embd, n_ff);
+            let ffn_down = load.mat(&name("ffn_down.weight"), n_ff, n_embd);
+            // A missing matrix is a recorded problem; `finish` below turns it into the error.
+            let (Some(attn_q), Some(attn_k), Some(attn_v), Some(attn_output)) = (attn_q, attn_k, attn_v, attn_output)
+            else {
+                continue;
+            };
+            let (Some(ffn_gate), Some(ffn_up), Some(ffn_down)) = (ffn_gate, ffn_up, ffn_down) else { continue };
+            layers.push(Layer {
+                attn_norm,
+                attn_q,
+                bias_q,
+                attn_k,
+                bias_k,
+                attn_v,
+                bias_v,
+                attn_output,
+                ffn_norm,
+                ffn_gate,
+                ffn_up,
+                ffn_down,
+            });
+        }
+        let unused = load.finish()?;
+        let (Some(token_embd), Some(output)) = (token_embd, output) else {
+            unreachable!("finish reports missing matrices")
+        };
+        let kernels = kernels::select()?;
+        Ok((TextModel { hp, rotary, kernels, token_embd, layers, output_norm, output }, unused))
+    }
+
+    /// Sizes and rules.
+    pub fn hparams(&self) -> &HParams {
+        &self.hp
+    }
+
+    /// Looks up the embedding rows of `tokens` into `out` (n_tokens, n_embd).
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn embed(&self, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+        let table = self.token_embd.view();
+        for (id, row) in tokens.iter().zip(out.chunks_exact_mut(self.hp.n_embd)) {
+            if *id as usize >= table.n_rows() {
+                return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {}", table.n_rows())));
+            }
+            table.row_f32(*id as usize, row)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a batch through every layer, fills the cache, and returns the logits of its last `n_logits` tokens,
+    /// (n_logits, n_vocab). On an error the cache keeps its length.
+    ///
+    /// # Errors
+    /// A batch that does not fit the scratch or the cache; activations that are not finite.
+    pub fn forward<'s>(
+        &self,
+        batch: &Batch<'_>,
+        cache: &mut KvCache,
+        s: &'s mut Scratch,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<&'s [f32]> {
+        let n = batch.pos.len();
+        assert!(batch.embd.len() == n * self.hp.n_embd && batch.n_logits <= n, "batch arrays disagree");
+        if n > s.n_batch || n > cache.free() {
+            let room = s.n_batch.min(cache.free());
+            return Err(Error::limit(format!("a batch of `{n}` tokens does not fit, there is room for {room}")));
+        }
+        if n == 0 {
+            return Ok(&[]);
+        }
+        let n_embd = self.hp.n_embd;
+        self.rotary.fill(batch.pos, &mut s.rotary);
+        s.x[..n * n_embd].copy_from_slice(batch.embd);
+        if let Some(trace) = trace.as_deref_mut() {
+            trace.hidden_last.clear();
+            trace.hidden_last.extend_from_slice(last_row(&s.x, n, n_embd));
+        }
+        for (il, layer) in self.layers.iter().enumerate() {
+            self.norm(&layer.attn_norm, s, n);
+            self.attention(il, layer, cache, s, n).at(|| format!("layer {il}"))?; // x += wo · attn(xb)
+            if let (0, Some(trace)) = (il, trace.as_deref_mut()) {
+                trace.layer0_q_last = last_row(&s.q, n, self.hp.n_head * self.hp.n_embd_head).to_vec();
+            }
+            self.norm(&layer.ffn_norm, s, n);
+            self.ffn(layer, s, n); // x += down · (silu(gate · xb) * up · xb)
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.hidden_last.extend_from_slice(last_row(&s.x, n, n_embd));
+            }
+        }
+        cache.advance(n);
+        self.head(s, n, batch.n_logits, trace);
+        Ok(&s.logits)
+    }
+
+    /// xb = rms_norm(x), row by row.
+    fn norm(&self, weight: &[f32], s: &mut Scratch, n: usize) {
+        let n_embd = self.hp.n_embd;
+        let rows = s.xb[..n * n_embd].par_chunks_mut(n_embd).zip(s.x.par_chunks(n_embd));
+        rows.for_each(|(out, x)| (self.kernels.rms_norm)(x, weight, self.hp.f_norm_rms_eps, out));
+    }
+
+    fn attention(&self, il: usize, layer: &Layer, cache: &mut KvCache, s: &mut Scratch, n: usize) -> Result<()> {
+        let HParams { n_embd, n_head, n_head_kv, n_embd_head: d, .. } = self.hp;
+        let (n_q, n_kv) = (n * n_head * d, n * n_head_kv * d);
+        let xb = &s.xb[..n * n_embd];
+        matmul(self.kernels, layer.attn_q.view(), xb, &mut s.q[..n_q]);
+        matmul(self.kernels, layer.attn_k.view(), xb, &mut s.k[..n_kv]);
+        matmul(self.kernels, layer.attn_v.view(), xb, &mut s.v[..n_kv]);
+        rotate_rows(&mut s.q[..n_q], Some(&layer.bias_q), &s.rotary, (n_head, d));
+        let n_past = cache.len();
+        let (k_rows, v_rows) = cache.rows_mut(il);
+        kv_write(&s.k[..n_kv], Some(&layer.bias_k), Some(&s.rotary), (n_head_kv, d), k_rows)?;
+        kv_write(&s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
+        let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true };
+        attention(self.kernels, shape, cache.view(il), &s.q[..n_q], &mut s.attn[..n_q]);
+        matmul(self.kernels, layer.attn_output.view(), &s.attn[..n_q], &mut s.xb[..n * n_embd]);
+        kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);
+        Ok(())
+    }
+
+    fn ffn(&self, layer: &Layer, s: &mut Scratch, n: usize) {
+        let (n_embd, n_ff) = (self.hp.n_embd, self.hp.n_ff);
+        let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
+        matmul(self.kernels, layer.ffn_gate.view(), &s.xb[..n * n_embd], gate);
+        matmul(self.kernels, layer.ffn_up.view(), &s.xb[..n * n_embd], up);
+        gate.par_chunks_mut(n_ff).zip(up.par_chunks(n_ff)).for_each(|(g, u)| (self.kernels.silu_mul)(g, u));
+        matmul(self.kernels, layer.ffn_down.view(), gate, &mut s.xb[..n * n_embd]);
+        kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);
+    }
+
+    /// logits = output · rms_norm(x), for the last `n_logits` rows.
+    fn head(&self, s: &mut Scratch, n: usize, n_logits: usize, trace: Option<&mut Trace>) {
+        let n_embd = self.hp.n_embd;
+        if n_logits == 0 && trace.is_none() {
+            s.logits.clear();
+            return;
+        }
+        self.norm(&self.output_norm, s, n);
+        if let Some(trace) = trace {
+            trace.hidden_last.extend_from_slice(last_row(&s.xb, n, n_embd));
+        }
+        s.logits.resize(n_logits * self.hp.n_vocab, 0.0);
+        let rows = &s.xb[(n - n_logits) * n_embd..n * n_embd];
+        if n_logits > 0 {
+            matmul(self.kernels, self.output.view(), rows, &mut s.logits);
+        }
+    }
+}
+
+/// Row `n - 1` of a matrix of `width` columns.
+fn last_row(rows: &[f32], n: usize, width: usize) -> &[f32] {
+    &rows[(n - 1) * width..n * width]
+}

@@ -1,0 +1,356 @@
+//! The vision tower of Qwen2-VL: patches of frame pairs in, merged tokens of the language model's width out.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::Trace;
+use super::hparams::{positive, sized};
+use super::weights::{Loader, Mat};
+use crate::gguf::{GgmlType, Gguf};
+use crate::kernels::{self, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, matmul, rotate_rows};
+use crate::position::RotaryTable;
+use crate::tensor::MatView;
+use crate::{Error, Result, error::Context};
+
+/// The tower's sizes, and what its pixels must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionHParams {
+    pub n_layer: usize,
+    pub n_embd: usize,
+    pub n_head: usize,
+    pub n_ff: usize,
+    /// Width of a merged token: the language model's `n_embd`.
+    pub n_embd_out: usize,
+    /// Patch side in pixels.
+    pub patch_size: usize,
+    /// Patches per merged token side.
+    pub merge: usize,
+    pub eps: f32,
+    pub image_mean: [f32; 3],
+    pub image_std: [f32; 3],
+    /// Bounds on the pixels of a still image, where the file states them.
+    pub image_min_pixels: Option<u64>,
+    pub image_max_pixels: Option<u64>,
+}
+
+impl VisionHParams {
+    /// Pixels along the side of a merged token.
+    pub fn factor(&self) -> usize {
+        self.patch_size * self.merge
+    }
+
+    /// Values per patch row: channels, the two frames of a pair, rows, columns.
+    pub fn n_patch_values(&self) -> usize {
+        3 * 2 * self.patch_size * self.patch_size
+    }
+}
+
+struct Block {
+    ln1: Norm,
+    attn_q: Linear,
+    attn_k: Linear,
+    attn_v: Linear,
+    attn_out: Linear,
+    ln2: Norm,
+    ffn_up: Linear,
+    ffn_down: Linear,
+}
+
+struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+struct Linear {
+    weight: Mat,
+    bias: Vec<f32>,
+}
+
+/// A loaded vision tower.
+pub struct VisionTower {
+    hp: VisionHParams,
+    kernels: &'static Kernels,
+    /// (n_embd, n_patch_values): both temporal kernels, in the order of a patch row.
+    patch_embd: Vec<f32>,
+    blocks: Vec<Block>,
+    post_ln: Norm,
+    mm_0: Linear,
+    mm_2: Linear,
+}
+
+impl VisionTower {
+    /// Checks every tensor of a projector file. Also returns the names of tensors that have no use here.
+    ///
+    /// # Errors
+    /// A text model, another projector type, missing keys or tensors, sizes that make no sense.
+    pub fn load(file: &Arc<Gguf>) -> Result<(VisionTower, Vec<String>)> {
+        let hp = hparams(file).at(|| file.path().display().to_string())?;
+        let mut load = Loader::new(file);
+        let (d, merged) = (hp.n_embd, hp.n_embd * hp.merge * hp.merge);
+        let patch_embd = patch_embedding(&mut load, &hp);
+        let mut blocks = Vec::new();
+        for il in 0..hp.n_layer {
+            let name = |part: &str| format!("v.blk.{il}.{part}");
+            // Old conversions call the two matrices of the feed-forward by each other's names; shapes tell.
+            let swapped = file.tensor(&name("ffn_down.weight")).is_some_and(|t| t.ne[0] == d) && hp.n_ff != d;
+            let (up, down) = if swapped { ("ffn_down", "ffn_up") } else { ("ffn_up", "ffn_down") };
+            let ln1 = norm(&mut load, &name("ln1"), d);
+            let [attn_q, attn_k, attn_v, attn_out] =
+                ["attn_q", "attn_k", "attn_v", "attn_out"].map(|part| linear(&mut load, &name(part), d, d));
+            let ln2 = norm(&mut load, &name("ln2"), d);
+            let ffn_up = linear(&mut load, &name(up), d, hp.n_ff);
+            let ffn_down = linear(&mut load, &name(down), hp.n_ff, d);
+            let (Some(attn_q), Some(attn_k), Some(attn_v), Some(attn_out)) = (attn_q, attn_k, attn_v, attn_out) else {
+                continue;
+            };
+            let (Some(ffn_up), Some(ffn_down)) = (ffn_up, ffn_down) else { continue };
+            blocks.push(Block { ln1, attn_q, attn_k, attn_v, attn_out, ln2, ffn_up, ffn_down });
+        }
+        let post_ln = norm(&mut load, "v.post_ln", d);
+        let mm_0 = linear(&mut load, "mm.0", merged, merged);
+        let mm_2 = linear(&mut load, "mm.2", merged, hp.n_embd_out);
+        let unused = load.finish()?;
+        let (Some(mm_0), Some(mm_2)) = (mm_0, mm_2) else { unreachable!("finish reports missing matrices") };
+        let kernels = kernels::select()?;
+        Ok((VisionTower { hp, kernels, patch_embd, blocks, post_ln, mm_0, mm_2 }, unused))
+    }
+
+    /// Sizes.
+    pub fn hparams(&self) -> &VisionHParams {
+        &self.hp
+    }
+
+    /// Encodes frame pairs of `h` x `w` patches. `pixels` is (n_pairs * h * w, n_patch_values) in merge-block order; returns
+    /// (n_pairs * h * w / merge², n_embd_out). Attention never leaves a pair, so pairs may come in any grouping.
+    ///
+    /// # Errors
+    /// Activations that are not finite.
+    ///
+    /// # Panics
+    /// When `pixels` is not a whole number of pairs or the grid is not a whole number of merge blocks.
+    pub fn encode(&self, pixels: &[f32], h: usize, w: usize, mut trace: Option<&mut Trace>) -> Result<Vec<f32>> {
+        let VisionHParams { n_embd, n_head, merge, eps, .. } = self.hp;
+        let values = self.hp.n_patch_values();
+        let n = pixels.len() / values;
+        let per_pair = h * w;
+        assert!(
+            pixels.len() == n * values
+                && n.is_multiple_of(per_pair)
+                && h.is_multiple_of(merge)
+                && w.is_multiple_of(merge)
+        );
+        let (d, n_ff) = (n_embd / n_head, self.hp.n_ff);
+        let rotary = rotary_table(h, w, merge, d);
+        let patch_embd = MatView::new(GgmlType::F32, values, n_embd, bytemuck::cast_slice(&self.patch_embd))?;
+        let mut x = vec![0f32; n * n_embd];
+        matmul(self.kernels, patch_embd, pixels, &mut x);
+        let mut keep = |x: &[f32]| {
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.vit_stages.push(x.to_vec());
+            }
+        };
+        keep(&x);
+        let [mut xb, mut q, mut k, mut v] = std::array::from_fn(|_| vec![0f32; n * n_embd]);
+        let mut hidden = vec![0f32; n * n_ff];
+        let [mut keys, mut vals] = std::array::from_fn(|_| vec![0f32; per_pair * n_embd]);
+        for (il, block) in self.blocks.iter().enumerate() {
+            self.norm(&block.ln1, &x, &mut xb, eps);
+            matmul(self.kernels, block.attn_q.weight.view(), &xb, &mut q);
+            matmul(self.kernels, block.attn_k.weight.view(), &xb, &mut k);
+            matmul(self.kernels, block.attn_v.weight.view(), &xb, &mut v);
+            for pair in 0..n / per_pair {
+                let rows = pair * per_pair * n_embd..(pair + 1) * per_pair * n_embd;
+                rotate_rows(&mut q[rows.clone()], Some(&block.attn_q.bias), &rotary, (n_head, d));
+                let stride = per_pair * d * size_of::<f32>();
+                for (rows, bias, rotary, to) in [
+                    (&k[rows.clone()], &block.attn_k.bias, Some(&rotary), &mut keys),
+                    (&v[rows.clone()], &block.attn_v.bias, None, &mut vals),
+                ] {
+                    let to = CacheRows { ty: GgmlType::F32, data: bytemuck::cast_slice_mut(to), stride, slot: 0 };
+                    kv_write(rows, Some(bias), rotary, (n_head, d), to).at(|| format!("vision block {il}"))?;
+                }
+                let kv = KvView {
+                    type_k: GgmlType::F32,
+                    type_v: GgmlType::F32,
+                    k: bytemuck::cast_slice(&keys),
+                    v: bytemuck::cast_slice(&vals),
+                    stride_k: stride,
+                    stride_v: stride,
+                };
+                let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false };
+                attention(self.kernels, shape, kv, &q[rows.clone()], &mut xb[rows]);
+            }
+            self.add_linear(&block.attn_out, &xb, &mut q, &mut x);
+            self.norm(&block.ln2, &x, &mut xb, eps);
+            matmul(self.kernels, block.ffn_up.weight.view(), &xb, &mut hidden);
+            hidden.par_chunks_mut(n_ff).for_each(|row| {
+                kernels::add(row, &block.ffn_up.bias);
+                (self.kernels.quick_gelu)(row);
+            });
+            self.add_linear(&block.ffn_down, &hidden, &mut q, &mut x);
+            keep(&x);
+        }
+        self.norm(&self.post_ln, &x, &mut xb, eps);
+        // Four consecutive patches are a 2x2 block, thanks to the patch order: merging is reading rows four at a time.
+        let merged = n_embd * merge * merge;
+        let n_out = n / (merge * merge);
+        let mut wide = vec![0f32; n_out * merged];
+        matmul(self.kernels, self.mm_0.weight.view(), &xb, &mut wide);
+        wide.par_chunks_mut(merged).for_each(|row| {
+            kernels::add(row, &self.mm_0.bias);
+            kernels::gelu_erf(row);
+        });
+        let mut out = vec![0f32; n_out * self.hp.n_embd_out];
+        matmul(self.kernels, self.mm_2.weight.view(), &wide, &mut out);
+        kernels::add_bias(&mut out, &self.mm_2.bias);
+        if let Some(at) = out.iter().position(|v| !v.is_finite()) {
+            return Err(Error::format(format!(
+                "visual token {} is not finite: the weights are broken",
+                at / self.hp.n_embd_out
+            )));
+        }
+        Ok(out)
+    }
+
+    fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], eps: f32) {
+        let d = norm.weight.len();
+        let rows = out.par_chunks_mut(d).zip(x.par_chunks(d));
+        rows.for_each(|(out, x)| (self.kernels.layer_norm)(x, &norm.weight, &norm.bias, eps, out));
+    }
+
+    /// x += linear(input), through `buffer`.
+    fn add_linear(&self, linear: &Linear, input: &[f32], buffer: &mut [f32], x: &mut [f32]) {
+        matmul(self.kernels, linear.weight.view(), input, buffer);
+        let d = linear.bias.len();
+        x.par_chunks_mut(d).zip(buffer.par_chunks(d)).for_each(|(x, y)| {
+            kernels::add(x, y);
+            kernels::add(x, &linear.bias);
+        });
+    }
+}
+
+/// cos and sin of every patch of an `h` x `w` grid in merge-block order: base 10000 over half a head, the first half of
+/// the pairs by row, the second by column.
+fn rotary_table(h: usize, w: usize, merge: usize, d: usize) -> RotaryTable {
+    let mut order = Vec::with_capacity(h * w);
+    for by in 0..h / merge {
+        for bx in 0..w / merge {
+            for y in 0..merge {
+                for x in 0..merge {
+                    order.push((by * merge + y, bx * merge + x));
+                }
+            }
+        }
+    }
+    let quarter = d / 4;
+    let theta = |i: usize| 10_000f64.powf(-(i as f64) / quarter as f64);
+    let thetas: Vec<f64> = (0..quarter).map(theta).collect();
+    let mut table = RotaryTable::default();
+    table.fill(order.len(), d / 2, |it, i| {
+        let (row, col) = order[it];
+        (if i < quarter { row as f64 } else { col as f64 }) * thetas[i % quarter]
+    });
+    table
+}
+
+/// One matrix (n_embd, 3 * 2 * p * p) from the two temporal kernels [p, p, 3, n_embd].
+fn patch_embedding(load: &mut Loader<'_>, hp: &VisionHParams) -> Vec<f32> {
+    let p = hp.patch_size;
+    let ne = [p, p, 3, hp.n_embd];
+    let kernels = [load.array("v.patch_embd.weight", &ne), load.array("v.patch_embd.weight.1", &ne)];
+    if kernels.iter().any(Vec::is_empty) {
+        return Vec::new();
+    }
+    let mut out = Vec::with_capacity(hp.n_embd * hp.n_patch_values());
+    for channel in 0..hp.n_embd * 3 {
+        for kernel in &kernels {
+            out.extend_from_slice(&kernel[channel * p * p..][..p * p]);
+        }
+    }
+    out
+}
+
+fn norm(load: &mut Loader<'_>, name: &str, n: usize) -> Norm {
+    Norm { weight: load.vec(&format!("{name}.weight"), n), bias: load.vec(&format!("{name}.bias"), n) }
+}
+
+fn linear(load: &mut Loader<'_>, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear> {
+    let weight = load.mat(&format!("{name}.weight"), n_cols, n_rows);
+    let bias = load.vec(&format!("{name}.bias"), n_rows);
+    Some(Linear { weight: weight?, bias })
+}
+
+fn hparams(file: &Gguf) -> Result<VisionHParams> {
+    const MAX_LAYERS: u64 = 1024;
+    const MAX_WIDTH: u64 = 1 << 20;
+    let meta = file.meta();
+    let arch = meta.need_str("general.architecture")?;
+    if arch != "clip" {
+        return Err(Error::mismatch(format!(
+            "architecture is `{arch}`, expected a projector (`clip`); pass a text model as --model"
+        )));
+    }
+    let kind = match meta.str("clip.vision.projector_type")? {
+        Some(kind) => kind,
+        None => meta.need_str("clip.projector_type")?,
+    };
+    if kind != "qwen2vl_merger" {
+        return Err(Error::unsupported(format!("projector type `{kind}` is not supported, expected `qwen2vl_merger`")));
+    }
+    for flag in ["clip.use_gelu", "clip.use_silu"] {
+        if meta.bool(flag)? == Some(true) {
+            return Err(Error::unsupported(format!(
+                "`{flag}` does not belong to `qwen2vl_merger`, which uses quick-GELU"
+            )));
+        }
+    }
+    let n_embd = sized(meta, "clip.vision.embedding_length", MAX_WIDTH)?;
+    let n_head = sized(meta, "clip.vision.attention.head_count", MAX_WIDTH)?;
+    if !n_embd.is_multiple_of(n_head) || !(n_embd / n_head).is_multiple_of(4) || n_embd / n_head > 1024 {
+        return Err(Error::format(format!(
+            "`{n_head}` vision heads do not split the width `{n_embd}` into multiples of 4 up to 1024"
+        )));
+    }
+    let merge = match meta.uint("clip.vision.spatial_merge_size")? {
+        Some(_) => sized(meta, "clip.vision.spatial_merge_size", 8)?,
+        None => 2,
+    };
+    // The stored feed-forward length is not to be trusted (converters write the text width there): the tensors know.
+    let shape = |name: &str| file.tensor(name).map(|t| (t.ne[0], t.n_rows()));
+    let n_ff = match shape("v.blk.0.ffn_up.weight") {
+        Some((cols, rows)) if cols == n_embd => rows,
+        Some((cols, _)) => cols,
+        None => return Err(Error::format("tensor `v.blk.0.ffn_up.weight` is missing")),
+    };
+    let triple = |key: &str| -> Result<[f32; 3]> {
+        let list = meta.floats(key)?.ok_or_else(|| Error::format(format!("key `{key}` is missing")))?;
+        match list.as_slice() {
+            [r, g, b] if list.iter().all(|v| v.is_finite()) => Ok([*r as f32, *g as f32, *b as f32]),
+            _ => Err(Error::format(format!("key `{key}` is `{list:?}`, expected three finite numbers"))),
+        }
+    };
+    let image_std = triple("clip.vision.image_std")?;
+    if image_std.iter().any(|s| *s <= 0.0) {
+        return Err(Error::format(format!(
+            "key `clip.vision.image_std` is `{image_std:?}`, expected positive numbers"
+        )));
+    }
+    Ok(VisionHParams {
+        n_layer: sized(meta, "clip.vision.block_count", MAX_LAYERS)?,
+        n_embd,
+        n_head,
+        n_ff,
+        n_embd_out: sized(meta, "clip.vision.projection_dim", MAX_WIDTH)?,
+        patch_size: sized(meta, "clip.vision.patch_size", 256)?,
+        merge,
+        eps: positive(
+            meta.need_float("clip.vision.attention.layer_norm_epsilon")?,
+            "clip.vision.attention.layer_norm_epsilon",
+        )? as f32,
+        image_mean: triple("clip.vision.image_mean")?,
+        image_std,
+        image_min_pixels: meta.uint("clip.vision.image_min_pixels")?,
+        image_max_pixels: meta.uint("clip.vision.image_max_pixels")?,
+    })
+}

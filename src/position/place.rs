@@ -1,0 +1,209 @@
+//! Where every token stands: one cursor, one rule for all layouts (spec: positions, "one algorithm for all variants").
+
+use super::Layout;
+use super::scale::check_temporal_scale;
+use crate::{Error, Result};
+
+/// The position of a token. HoPE's are fractional and may be negative.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Pos {
+    pub t: f32,
+    pub h: f32,
+    pub w: f32,
+}
+
+impl Pos {
+    fn at(t: f64, h: f64, w: f64) -> Pos {
+        // Computed in f64 and rounded once, so that any temporal scale is as exact as f32 can hold.
+        Pos { t: t as f32, h: h as f32, w: w as f32 }
+    }
+}
+
+/// A piece of a sequence. Grids count merged tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Segment {
+    Text(usize),
+    Image { h: usize, w: usize },
+    Video { t: usize, h: usize, w: usize },
+}
+
+/// Largest side of a grid and largest count: keeps every position well inside what f64 and f32 hold.
+const MAX_COUNT: usize = 1 << 24;
+
+/// A visual segment that may still grow.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Open {
+    start: f64,
+    /// Tokens placed before the segment (TAD's running index).
+    token: f64,
+    h: usize,
+    w: usize,
+    scale: f64,
+    frames: usize,
+}
+
+/// Gives positions to tokens as they come: text, whole images, and videos frame by frame. What is placed never moves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placer {
+    layout: Layout,
+    /// Next id of the current text, or of whatever follows.
+    cursor: f64,
+    /// Tokens placed so far.
+    n_tokens: usize,
+    open: Option<Open>,
+}
+
+impl Placer {
+    /// An empty sequence.
+    pub fn new(layout: Layout) -> Placer {
+        Placer { layout, cursor: 0.0, n_tokens: 0, open: None }
+    }
+
+    /// The layout it follows.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Tokens placed so far.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// The cursor after everything placed so far.
+    fn cursor(&self) -> f64 {
+        let Some(open) = self.open.filter(|open| open.frames > 0) else { return self.cursor };
+        let frames = open.frames as f64;
+        open.start
+            + match self.layout {
+                Layout::Rope => frames * (open.h * open.w) as f64,
+                Layout::Tad => frames,
+                Layout::Mrope => open.frames.max(open.h).max(open.w) as f64,
+                Layout::VideoRope | Layout::Hope | Layout::HopeX => open.scale * (frames - 1.0) + 1.0,
+            }
+    }
+
+    /// The id of the next text or generated token, on all three axes.
+    pub fn next_pos(&self) -> f64 {
+        self.cursor() + if self.layout == Layout::Tad { self.n_tokens as f64 } else { 0.0 }
+    }
+
+    /// Places `n` text (or generated) tokens; ends an open visual segment.
+    pub fn text(&mut self, n: usize, out: &mut Vec<Pos>) {
+        self.end_visual();
+        let (start, step) = (self.next_pos(), self.layout.decode_step());
+        out.extend((0..n).map(|j| {
+            let id = start + step * j as f64;
+            Pos::at(id, id, id)
+        }));
+        self.cursor += n as f64;
+        self.n_tokens += n;
+    }
+
+    /// Opens a visual segment of frames with `h` x `w` tokens. `scale` is the temporal scale of this segment, or the
+    /// layout's default; layouts without one ignore it.
+    ///
+    /// # Errors
+    /// A zero or absurd side, a scale that is not positive and finite.
+    pub fn begin_visual(&mut self, h: usize, w: usize, scale: Option<f64>) -> Result<()> {
+        self.end_visual();
+        if h == 0 || w == 0 || h > MAX_COUNT || w > MAX_COUNT || h * w > MAX_COUNT {
+            return Err(Error::bad_input(format!(
+                "visual grid `{h}x{w}` must have sides of at least 1 and at most {MAX_COUNT} tokens"
+            )));
+        }
+        let scale = check_temporal_scale(scale.unwrap_or(self.layout.default_temporal_scale()))?;
+        let (start, token) = (self.cursor, self.n_tokens as f64);
+        self.open = Some(Open { start, token, h, w, scale, frames: 0 });
+        Ok(())
+    }
+
+    /// Places the next `n` frames of the open segment, frame-major, then row-major.
+    ///
+    /// # Panics
+    /// When no segment is open.
+    pub fn frames(&mut self, n: usize, out: &mut Vec<Pos>) {
+        let open = self.open.as_mut().expect("begin_visual comes before frames");
+        let (start, h, w) = (open.start, open.h, open.w);
+        let centre = |side: usize, i: usize| i as f64 - ((side - 1) / 2) as f64;
+        out.reserve(n * h * w);
+        for f in open.frames..open.frames + n {
+            let f = f as f64;
+            let t = start + f * if self.layout.uses_temporal_scale() { open.scale } else { 1.0 };
+            for y in 0..h {
+                for x in 0..w {
+                    // Index of the token within the segment, for the layouts that flatten.
+                    let j = (f * h as f64 + y as f64) * w as f64 + x as f64;
+                    out.push(match self.layout {
+                        Layout::Rope => Pos::at(start + j, start + j, start + j),
+                        Layout::Tad => {
+                            let id = open.token + j + t;
+                            Pos::at(id, id, id)
+                        }
+                        Layout::Mrope => Pos::at(t, start + y as f64, start + x as f64),
+                        Layout::VideoRope | Layout::Hope | Layout::HopeX => {
+                            Pos::at(t, t + centre(h, y), t + centre(w, x))
+                        }
+                    });
+                }
+            }
+        }
+        open.frames += n;
+        self.n_tokens += n * h * w;
+    }
+
+    /// Ends the open visual segment, if any; later tokens continue after it.
+    pub fn end_visual(&mut self) {
+        self.cursor = self.cursor();
+        self.open = None;
+    }
+
+    /// Places a whole segment.
+    ///
+    /// # Errors
+    /// See [`Placer::begin_visual`]; also a video without frames, and absurd counts.
+    pub fn segment(&mut self, segment: Segment, scale: Option<f64>, out: &mut Vec<Pos>) -> Result<()> {
+        let (t, h, w) = match segment {
+            Segment::Text(n) if n > MAX_COUNT => {
+                return Err(Error::limit(format!("`{n}` tokens are more than {MAX_COUNT}")));
+            }
+            Segment::Text(n) => {
+                self.text(n, out);
+                return Ok(());
+            }
+            Segment::Image { h, w } => (1, h, w),
+            Segment::Video { t, h, w } => (t, h, w),
+        };
+        if t == 0 {
+            return Err(Error::bad_input("a video segment needs at least one frame"));
+        }
+        self.begin_visual(h, w, scale)?;
+        if t.checked_mul(h * w).is_none_or(|n| n > MAX_COUNT) {
+            return Err(Error::limit(format!("video grid `{t}x{h}x{w}` has more than {MAX_COUNT} tokens")));
+        }
+        self.frames(t, out);
+        self.end_visual();
+        Ok(())
+    }
+}
+
+/// Positions of a whole sequence. `scales` holds one temporal scale for all visual segments, or one for each in order,
+/// or none.
+///
+/// # Errors
+/// A number of scales that fits neither, and what [`Placer::segment`] refuses.
+pub fn place_all(layout: Layout, segments: &[Segment], scales: &[f64]) -> Result<(Vec<Pos>, Placer)> {
+    let n_visual = segments.iter().filter(|s| !matches!(s, Segment::Text(_))).count();
+    if scales.len() > 1 && scales.len() != n_visual {
+        return Err(Error::bad_input(format!(
+            "`{}` temporal scales for `{n_visual}` visual segments, expected one for all or one for each",
+            scales.len()
+        )));
+    }
+    let (mut placer, mut out, mut visual) = (Placer::new(layout), Vec::new(), 0);
+    for segment in segments {
+        let scale = if scales.len() > 1 { scales.get(visual) } else { scales.first() };
+        placer.segment(*segment, scale.copied(), &mut out)?;
+        visual += usize::from(!matches!(segment, Segment::Text(_)));
+    }
+    Ok((out, placer))
+}

@@ -1,0 +1,111 @@
+//! Angles: base frequencies, cos/sin tables for a batch, and the rotation itself as the definition for kernels.
+
+use super::{Axis, Layout, Pos, axes};
+use crate::{Error, Result};
+
+/// What turns positions into angles: theta_i and the driving axis of each pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    axes: Vec<Axis>,
+    /// theta_i = base^(-2i/d), in f64.
+    theta: Vec<f64>,
+    /// Leading pairs that rotate at all; what follows has zero frequency and is not touched.
+    n_turning: usize,
+}
+
+impl Rotary {
+    /// For heads of `n_rot` dimensions, with theta_i = `base`^(-2i/`n_rot`).
+    ///
+    /// # Errors
+    /// Wrong sections (see [`axes()`]), a base that is not positive and finite.
+    pub fn new(layout: Layout, n_rot: usize, base: f64, sections: [usize; 3]) -> Result<Rotary> {
+        if !(base > 0.0 && base.is_finite()) {
+            return Err(Error::mismatch(format!("rope base `{base}` must be a positive finite number")));
+        }
+        let axes = axes(layout, sections, n_rot)?;
+        let n_turning = axes.iter().rposition(|axis| *axis != Axis::Zero).map_or(0, |last| last + 1);
+        let theta = (0..n_rot / 2).map(|i| base.powf(-2.0 * i as f64 / n_rot as f64)).collect();
+        Ok(Rotary { axes, theta, n_turning })
+    }
+
+    /// Pairs per head.
+    pub fn n_pair(&self) -> usize {
+        self.axes.len()
+    }
+
+    /// Leading pairs that rotate; the rest passes through untouched.
+    pub fn n_turning(&self) -> usize {
+        self.n_turning
+    }
+
+    /// Which axis drives each pair.
+    pub fn axes(&self) -> &[Axis] {
+        &self.axes
+    }
+
+    /// The angle of pair `i` at `pos`: an exact f64 product, so that ids of hours of video keep their phase.
+    pub fn angle(&self, i: usize, pos: Pos) -> f64 {
+        let id = match self.axes[i] {
+            Axis::T => pos.t,
+            Axis::H => pos.h,
+            Axis::W => pos.w,
+            Axis::Zero => 0.0,
+        };
+        f64::from(id) * self.theta[i]
+    }
+
+    /// Fills `table` for a batch of positions, reusing its memory.
+    pub fn fill(&self, pos: &[Pos], table: &mut RotaryTable) {
+        table.fill(pos.len(), self.n_turning, |it, i| self.angle(i, pos[it]));
+    }
+}
+
+/// cos and sin of each turning pair of each token of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct RotaryTable {
+    n_turning: usize,
+    /// (n_tokens, 2, n_turning): a row of cosines, then a row of sines.
+    cos_sin: Vec<f32>,
+}
+
+impl RotaryTable {
+    /// Fills the table for `n_tokens` tokens of `n_turning` pairs from `angle(token, pair)`, reusing its memory.
+    pub fn fill(&mut self, n_tokens: usize, n_turning: usize, angle: impl Fn(usize, usize) -> f64) {
+        self.n_turning = n_turning;
+        self.cos_sin.clear();
+        self.cos_sin.resize(2 * n_turning * n_tokens, 0.0);
+        for it in 0..n_tokens {
+            let (cos, sin) = self.cos_sin[2 * n_turning * it..][..2 * n_turning].split_at_mut(n_turning);
+            for i in 0..n_turning {
+                let (s, c) = angle(it, i).sin_cos();
+                (cos[i], sin[i]) = (c as f32, s as f32);
+            }
+        }
+    }
+
+    /// cos and sin of token `it`, each (n_turning).
+    pub fn token(&self, it: usize) -> (&[f32], &[f32]) {
+        let n = self.n_turning;
+        self.cos_sin[2 * n * it..2 * n * (it + 1)].split_at(n)
+    }
+}
+
+/// Rotates one head in place, pairs (i, i + n/2), in f32 with the given cos and sin of the leading pairs.
+#[inline(always)]
+pub fn rotate_f32(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = head.len() / 2;
+    let (lo, hi) = head.split_at_mut(half);
+    for (((a, b), c), s) in lo.iter_mut().zip(hi).zip(cos).zip(sin) {
+        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+    }
+}
+
+/// The same in f64, straight from the angles: the definition.
+pub fn rotate_f64(rotary: &Rotary, head: &mut [f64], pos: Pos) {
+    let half = head.len() / 2;
+    for i in 0..rotary.n_turning() {
+        let (s, c) = rotary.angle(i, pos).sin_cos();
+        let (a, b) = (head[i], head[i + half]);
+        (head[i], head[i + half]) = (a * c - b * s, b * c + a * s);
+    }
+}

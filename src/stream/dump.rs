@@ -1,0 +1,171 @@
+//! The arrays of a run, under the names that the golden data uses, for comparison with the training code.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use super::{Engine, MediaKind, Prompt, Session, Unit};
+use crate::gguf::atomic::write_beside;
+use crate::media::Grid;
+use crate::model::Trace;
+use crate::position::Pos;
+use crate::{Error, Result};
+
+/// What one kind of media gave.
+#[derive(Default)]
+struct Media {
+    pixels: Vec<f32>,
+    grids: Vec<Grid>,
+    /// Per stage, (n_patches, n_embd).
+    stages: Vec<Vec<f32>>,
+    output: Vec<f32>,
+}
+
+/// Collects arrays while a session works.
+#[derive(Default)]
+pub struct Dump {
+    pub(super) trace: Trace,
+    pub(super) positions: Vec<Pos>,
+    pub(super) logits_after_generated: Vec<f32>,
+    images: Media,
+    videos: Media,
+    generated: Vec<i64>,
+    generated_positions: Vec<f32>,
+    generated_margins: Vec<f32>,
+    prompt: Option<PromptArrays>,
+}
+
+/// What is known once the prompt is in the cache.
+struct PromptArrays {
+    input_ids: Vec<i64>,
+    logits_last4: Vec<f32>,
+    /// (n_head_kv, n_tokens, d)
+    layer0_k: Vec<f32>,
+}
+
+impl Dump {
+    fn media(&mut self, kind: MediaKind) -> &mut Media {
+        match kind {
+            MediaKind::Image => &mut self.images,
+            MediaKind::Video => &mut self.videos,
+        }
+    }
+
+    pub(super) fn add_media(&mut self, kind: MediaKind, pixels: &[f32], stages: Vec<Vec<f32>>, output: &[f32]) {
+        let media = self.media(kind);
+        media.pixels.extend_from_slice(pixels);
+        media.output.extend_from_slice(output);
+        media.stages.resize(stages.len(), Vec::new());
+        for (all, one) in media.stages.iter_mut().zip(stages) {
+            all.extend(one);
+        }
+    }
+
+    pub(super) fn add_grid(&mut self, kind: MediaKind, grid: Grid) {
+        self.media(kind).grids.push(grid);
+    }
+
+    pub(super) fn add_generated(&mut self, id: u32, logits: &[f32], position: f64) {
+        self.generated.push(i64::from(id));
+        self.generated_positions.push(position as f32);
+        let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for v in logits {
+            if *v > best {
+                (best, second) = (*v, best);
+            } else if *v > second {
+                second = *v;
+            }
+        }
+        self.generated_margins.push(best - second);
+    }
+
+    /// Takes what can be seen only between prompt and generation.
+    ///
+    /// # Errors
+    /// A prompt whose pads are not in the vocabulary.
+    pub fn after_prompt(&mut self, engine: &Engine, session: &Session<'_>, prompt: &mut Prompt) -> Result<()> {
+        let pad = |name: &str| {
+            let id = engine.tokenizer.token_id(name);
+            id.map(i64::from).ok_or_else(|| Error::mismatch(format!("the vocabulary has no `{name}`")))
+        };
+        let mut input_ids = Vec::new();
+        for unit in prompt.units.clone() {
+            match unit {
+                Unit::Token(id) => input_ids.push(i64::from(id)),
+                Unit::Media { kind, index } => {
+                    let id = pad(if kind == MediaKind::Image { "<|image_pad|>" } else { "<|video_pad|>" })?;
+                    let n = prompt.media(kind, index)?.n_tokens;
+                    input_ids.extend(std::iter::repeat_n(id, n));
+                }
+            }
+        }
+        let n_head_kv = engine.text.hparams().n_head_kv;
+        let mut layer0_k = Vec::new();
+        for ih in 0..n_head_kv {
+            layer0_k.extend(session.cache().keys_f32(0, ih, input_ids.len())?);
+        }
+        self.prompt = Some(PromptArrays { input_ids, logits_last4: session.prompt_logits().to_vec(), layer0_k });
+        Ok(())
+    }
+
+    /// Writes everything collected as a safetensors file, beside its name and renamed.
+    ///
+    /// # Errors
+    /// What the file system says; a dump without a prompt.
+    pub fn write(&self, engine: &Engine, path: &Path) -> Result<()> {
+        let prompt = self.prompt.as_ref().ok_or_else(|| Error::bad_input("there is no prompt to dump"))?;
+        let hp = engine.text.hparams();
+        let mut arrays = Arrays::default();
+        let n = prompt.input_ids.len();
+        arrays.i64("input_ids", vec![n], &prompt.input_ids);
+        for (kind, media) in [("image", &self.images), ("video", &self.videos)] {
+            if media.grids.is_empty() {
+                continue;
+            }
+            let tower = engine.need_vision()?.hparams();
+            let rows = media.pixels.len() / tower.n_patch_values();
+            let grids: Vec<i64> = media.grids.iter().flat_map(|g| [g.t as i64, g.h as i64, g.w as i64]).collect();
+            let stages = media.stages.concat();
+            arrays.f32(&format!("{kind}_pixel_values"), vec![rows, tower.n_patch_values()], &media.pixels);
+            arrays.i64(&format!("{kind}_grid_thw"), vec![media.grids.len(), 3], &grids);
+            arrays.f32(&format!("{kind}_vit_stages"), vec![media.stages.len(), rows, tower.n_embd], &stages);
+            arrays.f32(&format!("{kind}_vit_output"), vec![media.output.len() / hp.n_embd, hp.n_embd], &media.output);
+        }
+        let axes = [|p: &Pos| p.t, |p: &Pos| p.h, |p: &Pos| p.w];
+        let position_ids: Vec<f32> = axes.iter().flat_map(|axis| self.positions.iter().map(axis)).collect();
+        arrays.f32("position_ids", vec![3, self.positions.len()], &position_ids);
+        arrays.f32("logits_last4", vec![prompt.logits_last4.len() / hp.n_vocab, hp.n_vocab], &prompt.logits_last4);
+        arrays.f32("hidden_last", vec![self.trace.hidden_last.len() / hp.n_embd, hp.n_embd], &self.trace.hidden_last);
+        arrays.f32("layer0_q_last", vec![hp.n_head, hp.n_embd_head], &self.trace.layer0_q_last);
+        arrays.f32("layer0_k", vec![hp.n_head_kv, n, hp.n_embd_head], &prompt.layer0_k);
+        arrays.i64("generated", vec![self.generated.len()], &self.generated);
+        arrays.f32("generated_positions", vec![self.generated.len()], &self.generated_positions);
+        arrays.f32("generated_margins", vec![self.generated.len()], &self.generated_margins);
+        arrays.f32("logits_after_generated", vec![self.logits_after_generated.len()], &self.logits_after_generated);
+        arrays.write(path)
+    }
+}
+
+/// Named arrays as bytes.
+#[derive(Default)]
+struct Arrays(Vec<(String, Dtype, Vec<usize>, Vec<u8>)>);
+
+impl Arrays {
+    fn f32(&mut self, name: &str, shape: Vec<usize>, data: &[f32]) {
+        self.0.push((name.to_string(), Dtype::F32, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+
+    fn i64(&mut self, name: &str, shape: Vec<usize>, data: &[i64]) {
+        self.0.push((name.to_string(), Dtype::I64, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let views = self.0.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes);
+            view.map(|view| (name.as_str(), view)).map_err(|err| Error::format(format!("array `{name}`: {err}")))
+        });
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let bytes = serialize(views, None).map_err(|err| Error::format(format!("cannot write arrays: {err}")))?;
+        write_beside(path, |file| Ok(file.write_all(&bytes)?))
+    }
+}

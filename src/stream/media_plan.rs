@@ -1,0 +1,180 @@
+//! What a media file will become, known before it is decoded: frames, size, tokens.
+
+use std::path::Path;
+
+use crate::media::patch::PatchSpec;
+use crate::media::sample::{SampleOptions, check_options, frame_indices, frame_size};
+use crate::media::{FrameSource, Grid, Rgb, VideoInfo, load_image, open_video, resize, smart_resize};
+use crate::model::{VisionHParams, VisionTower};
+use crate::{Error, Result, error::Context};
+
+/// Pixels of a still image by default, in merged tokens (qwen-vl-utils).
+const IMAGE_TOKENS: (u64, u64) = (4, 16_384);
+
+/// How media are sampled, sized and placed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MediaOptions {
+    pub sample: SampleOptions,
+    /// Temporal scale of this segment; the session's or the model's otherwise.
+    pub temporal_scale: Option<f64>,
+}
+
+/// Which pad token it replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MediaKind {
+    Image,
+    Video,
+}
+
+/// An opened medium that knows its size in tokens.
+pub struct MediaPlan {
+    pub kind: MediaKind,
+    /// Where it comes from, for people.
+    pub label: String,
+    /// Size of every frame after resizing.
+    pub height: usize,
+    pub width: usize,
+    /// In patches, before merging.
+    pub grid: Grid,
+    /// Tokens in the context.
+    pub n_tokens: usize,
+    /// Frames taken, as indices of the source (a still image: one).
+    pub frames: Vec<usize>,
+    /// What the source says of itself (videos).
+    pub info: Option<VideoInfo>,
+    pub temporal_scale: Option<f64>,
+    spec: PatchSpec,
+    source: Source,
+}
+
+enum Source {
+    /// Already resized.
+    Image(Rgb),
+    Video(Box<dyn FrameSource>),
+}
+
+fn patch_spec(hp: &VisionHParams) -> PatchSpec {
+    PatchSpec { patch: hp.patch_size, merge: hp.merge, mean: hp.image_mean, std: hp.image_std }
+}
+
+impl MediaPlan {
+    /// Opens a still image, resizes it, and forgets the original.
+    ///
+    /// # Errors
+    /// An unreadable file, an extreme aspect ratio, senseless bounds.
+    pub fn image(path: &Path, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
+        let picture = load_image(path)?;
+        MediaPlan::picture(picture, path.display().to_string(), options, tower)
+    }
+
+    /// The same from pixels.
+    ///
+    /// # Errors
+    /// An extreme aspect ratio, senseless bounds.
+    pub fn picture(picture: Rgb, label: String, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
+        let (hp, sample) = (tower.hparams(), &options.sample);
+        check_options(sample)?;
+        let area = (hp.factor() * hp.factor()) as u64;
+        let min = sample.min_pixels.or(hp.image_min_pixels).unwrap_or(IMAGE_TOKENS.0 * area);
+        let max = sample.max_pixels.or(hp.image_max_pixels).unwrap_or(IMAGE_TOKENS.1 * area).max(min);
+        let (h, w) = (sample.resized_height.unwrap_or(picture.height), sample.resized_width.unwrap_or(picture.width));
+        let (height, width) = smart_resize(h, w, hp.factor(), min as f64, max as f64).at(|| label.clone())?;
+        let spec = patch_spec(hp);
+        let grid = Grid::of(1, height, width, &spec);
+        Ok(MediaPlan {
+            kind: MediaKind::Image,
+            label,
+            height,
+            width,
+            grid,
+            n_tokens: grid.n_tokens(hp.merge),
+            frames: vec![0],
+            info: None,
+            temporal_scale: options.temporal_scale,
+            spec,
+            source: Source::Image(resize::bicubic(&picture, height, width)),
+        })
+    }
+
+    /// Opens a video file or a folder of frames and plans which frames to take, and how large.
+    ///
+    /// # Errors
+    /// An unreadable file, options that contradict each other or the video.
+    pub fn video(path: &Path, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
+        let label = path.display().to_string();
+        let source = open_video(path)?;
+        MediaPlan::frames(source, label, options, tower)
+    }
+
+    /// The same from any source of frames.
+    ///
+    /// # Errors
+    /// Options that contradict each other or the video.
+    pub fn frames(
+        source: Box<dyn FrameSource>,
+        label: String,
+        options: &MediaOptions,
+        tower: &VisionTower,
+    ) -> Result<MediaPlan> {
+        let hp = tower.hparams();
+        let info = source.info().clone();
+        let mut sample = options.sample.clone();
+        sample.whole |= source.is_frame_list();
+        let frames = frame_indices(info.n_frames, info.fps, &sample).at(|| label.clone())?;
+        let (height, width) =
+            frame_size(frames.len(), info.height, info.width, hp.factor(), &sample).at(|| label.clone())?;
+        let spec = patch_spec(hp);
+        let grid = Grid::of(frames.len() / 2, height, width, &spec);
+        Ok(MediaPlan {
+            kind: MediaKind::Video,
+            label,
+            height,
+            width,
+            grid,
+            n_tokens: grid.n_tokens(hp.merge),
+            frames,
+            info: Some(info),
+            temporal_scale: options.temporal_scale,
+            spec,
+            source: Source::Video(source),
+        })
+    }
+
+    /// Frame pairs (1 for a still image).
+    pub fn n_pairs(&self) -> usize {
+        self.grid.t
+    }
+
+    /// Damaged packets skipped so far.
+    pub fn skipped(&self) -> usize {
+        match &self.source {
+            Source::Image(_) => 0,
+            Source::Video(source) => source.skipped(),
+        }
+    }
+
+    /// Appends the patch rows of frame pair `pair` to `out`. Pairs are asked for in order.
+    ///
+    /// # Errors
+    /// A frame that cannot be decoded.
+    pub fn pixels(&mut self, pair: usize, out: &mut Vec<f32>) -> Result<()> {
+        let two = match &mut self.source {
+            Source::Image(picture) => {
+                crate::media::patch::pixel_values([picture, picture], &self.spec, out);
+                return Ok(());
+            }
+            Source::Video(source) => {
+                let mut frame = |i: usize| -> Result<Rgb> {
+                    let rgb = source.frame(i).at(|| format!("{}: frame {i}", self.label))?;
+                    if rgb.height == 0 || rgb.width == 0 {
+                        return Err(Error::format(format!("{}: frame {i} is empty", self.label)));
+                    }
+                    Ok(resize::bicubic(&rgb, self.height, self.width))
+                };
+                [frame(self.frames[2 * pair])?, frame(self.frames[2 * pair + 1])?]
+            }
+        };
+        crate::media::patch::pixel_values([&two[0], &two[1]], &self.spec, out);
+        Ok(())
+    }
+}

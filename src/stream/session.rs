@@ -1,0 +1,368 @@
+//! One conversation: what the cache holds, where the next token stands, and how more comes in and answers come out.
+
+use std::ops::ControlFlow;
+
+use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Unit};
+use crate::cache::{CacheShape, KvCache};
+use crate::gguf::GgmlType;
+use crate::model::{Batch, Scratch, Trace};
+use crate::position::{Placer, Pos};
+use crate::text::{Sampler, StreamDecoder};
+use crate::{Error, Result};
+
+/// Patches that go through the vision tower together: enough to feed the matrix products, little enough to stay small.
+const ENCODE_PATCHES: usize = 4096;
+
+/// Sizes of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// Slots of the cache.
+    pub n_ctx: usize,
+    /// Tokens per step of prefill.
+    pub n_batch: usize,
+    pub type_k: GgmlType,
+    pub type_v: GgmlType,
+    /// Temporal scale of visual segments that name none; the model's own otherwise.
+    pub temporal_scale: Option<f64>,
+}
+
+/// What was fed, with its size in the cache.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Fed {
+    unit: Unit,
+    /// Merged grid (frames, rows, columns) and temporal scale of a medium.
+    grid: Option<([usize; 3], f64)>,
+}
+
+impl Fed {
+    fn n_tokens(&self) -> usize {
+        self.grid.map_or(1, |([t, h, w], _)| t * h * w)
+    }
+}
+
+/// A conversation in progress.
+pub struct Session<'e> {
+    engine: &'e Engine,
+    options: SessionOptions,
+    cache: KvCache,
+    scratch: Scratch,
+    placer: Placer,
+    log: Vec<Fed>,
+    /// Rows waiting for the next batch: embeddings and positions.
+    embd: Vec<f32>,
+    pos: Vec<Pos>,
+    /// Logits after everything fed so far.
+    logits: Vec<f32>,
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token.
+    Stop,
+    /// The token limit, or the context is full.
+    Length,
+    /// The caller's callback said so.
+    Caller,
+}
+
+/// How to generate.
+#[derive(Debug, Clone, Copy)]
+pub struct GenerateOptions {
+    /// At most so many tokens.
+    pub n_predict: usize,
+    /// Go on after a stop token.
+    pub ignore_eos: bool,
+}
+
+impl<'e> Session<'e> {
+    /// Reserves the cache.
+    ///
+    /// # Errors
+    /// Sizes or types that cannot be had.
+    pub fn new(engine: &'e Engine, options: SessionOptions) -> Result<Session<'e>> {
+        let hp = engine.text.hparams();
+        if options.n_ctx == 0 || options.n_batch == 0 {
+            return Err(Error::bad_input("context and batch size must be at least 1"));
+        }
+        let shape = CacheShape {
+            n_layer: hp.n_layer,
+            n_head_kv: hp.n_head_kv,
+            d: hp.n_embd_head,
+            n_ctx: options.n_ctx,
+            type_k: options.type_k,
+            type_v: options.type_v,
+        };
+        Ok(Session {
+            engine,
+            options,
+            cache: KvCache::new(shape)?,
+            scratch: Scratch::new(hp, options.n_batch.min(options.n_ctx)),
+            placer: Placer::new(hp.layout),
+            log: Vec::new(),
+            embd: Vec::new(),
+            pos: Vec::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// Tokens in the cache.
+    pub fn n_past(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Slots of the cache.
+    pub fn n_ctx(&self) -> usize {
+        self.options.n_ctx
+    }
+
+    /// The cache itself, for inspection.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.rewind(0);
+    }
+
+    /// Logits of the last rows of the prompt, (n, n_vocab): four of them after a feed with a dump, else one.
+    pub(super) fn prompt_logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Makes the cache hold exactly the units of `prompt`: keeps the longest common beginning, forgets the rest, feeds what
+    /// is new. Afterwards the session is ready to [`Session::generate`].
+    ///
+    /// # Errors
+    /// A prompt larger than the context (with counts, before anything is encoded), media that fail to decode, cancellation.
+    /// The session then holds the units that were complete, and goes on from there.
+    pub fn feed(&mut self, prompt: &mut Prompt, events: &mut Events<'_>, dump: Option<&mut Dump>) -> Result<()> {
+        self.feed_units(prompt, events, dump).inspect_err(|_| {
+            let (mut units, mut tokens) = (0, 0);
+            for fed in &self.log {
+                tokens += fed.n_tokens();
+                if tokens > self.cache.len() {
+                    break;
+                }
+                units += 1;
+            }
+            self.rewind(units);
+        })
+    }
+
+    fn feed_units(&mut self, prompt: &mut Prompt, events: &mut Events<'_>, mut dump: Option<&mut Dump>) -> Result<()> {
+        let total = prompt.n_tokens()?;
+        if total > self.options.n_ctx {
+            let message = format!(
+                "the prompt has `{total}` tokens, the context holds `{}`; raise -c or take fewer frames",
+                self.options.n_ctx
+            );
+            return Err(Error::limit(message));
+        }
+        // The last unit is always fed again, so that there are logits to continue from.
+        let same = self.log.iter().zip(&prompt.units).take_while(|(fed, unit)| fed.unit == **unit).count();
+        self.rewind(same.min(prompt.units.len().saturating_sub(1)));
+        let start = self.log.len();
+        events.send(Event::PromptStart { n_tokens: total, cached: self.cache.len() });
+        // A model author wants the last four rows, generation only the last.
+        let n_logits = if dump.is_some() { 4 } else { 1 };
+        let steps = Steps { total, n_logits };
+        self.logits.clear();
+        for at in start..prompt.units.len() {
+            match prompt.units[at] {
+                Unit::Token(id) => {
+                    let row = self.grow(1);
+                    self.engine.text.embed(&[id], &mut self.embd[row..])?;
+                    self.placer.text(1, &mut self.pos);
+                    self.log.push(Fed { unit: Unit::Token(id), grid: None });
+                    self.drain(steps, false, events, dump.as_deref_mut())?;
+                }
+                Unit::Media { kind, index } => {
+                    self.feed_media(prompt, kind, index, steps, events, dump.as_deref_mut())?
+                }
+            }
+        }
+        self.drain(steps, true, events, dump)
+    }
+
+    fn feed_media(
+        &mut self,
+        prompt: &mut Prompt,
+        kind: MediaKind,
+        index: usize,
+        steps: Steps,
+        events: &mut Events<'_>,
+        mut dump: Option<&mut Dump>,
+    ) -> Result<()> {
+        let item = match kind {
+            MediaKind::Image => index,
+            MediaKind::Video => prompt.images.len() + index,
+        };
+        let plan = prompt.media(kind, index)?;
+        let tower = self.engine.need_vision()?;
+        let (grid, merged) = (plan.grid, plan.grid.merged(tower.hparams().merge));
+        let scale =
+            plan.temporal_scale.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale);
+        self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
+        let group = (ENCODE_PATCHES / (grid.h * grid.w)).max(1);
+        let mut pixels = Vec::new();
+        for first in (0..plan.n_pairs()).step_by(group) {
+            let n = group.min(plan.n_pairs() - first);
+            pixels.clear();
+            for pair in first..first + n {
+                events.check()?;
+                plan.pixels(pair, &mut pixels)?;
+            }
+            let mut trace = dump.is_some().then(Trace::default);
+            let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
+            if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
+                dump.add_media(kind, &pixels, trace.vit_stages, &rows);
+            }
+            // A slice at a time, so that the waiting rows never outgrow a batch by much.
+            let per_pair = merged.h * merged.w;
+            for (i, rows) in rows.chunks_exact(per_pair * self.engine.text.hparams().n_embd).enumerate() {
+                let at = self.grow(per_pair);
+                self.embd[at..].copy_from_slice(rows);
+                self.placer.frames(1, &mut self.pos);
+                events.send(Event::Encoded { item, n_done: first + i + 1, n_total: plan.n_pairs() });
+                self.drain(steps, false, events, dump.as_deref_mut())?;
+            }
+        }
+        self.placer.end_visual();
+        if let Some(dump) = dump {
+            dump.add_grid(kind, grid);
+        }
+        if plan.skipped() > 0 {
+            events.send(Event::Skipped { item, n_packets: plan.skipped() });
+        }
+        let unit = Unit::Media { kind, index };
+        self.log.push(Fed { unit, grid: Some(([merged.t, merged.h, merged.w], scale)) });
+        Ok(())
+    }
+
+    /// Makes room for `n` waiting rows; returns where they begin in `embd`.
+    fn grow(&mut self, n: usize) -> usize {
+        let at = self.embd.len();
+        self.embd.resize(at + n * self.engine.text.hparams().n_embd, 0.0);
+        at
+    }
+
+    /// Runs full batches of waiting rows; at the end (`all`) also the rest. Collects the logits that the prompt's last
+    /// `n_logits` rows give.
+    fn drain(&mut self, steps: Steps, all: bool, events: &mut Events<'_>, mut dump: Option<&mut Dump>) -> Result<()> {
+        let (n_embd, n_batch) = (self.engine.text.hparams().n_embd, self.scratch.n_batch());
+        while self.pos.len() >= n_batch || (all && !self.pos.is_empty()) {
+            events.check()?;
+            let n = self.pos.len().min(n_batch);
+            let end = self.cache.len() + n;
+            let wanted = end.saturating_sub(self.cache.len().max(steps.total.saturating_sub(steps.n_logits)));
+            let batch = Batch { embd: &self.embd[..n * n_embd], pos: &self.pos[..n], n_logits: wanted };
+            let trace = dump.as_deref_mut().map(|d| &mut d.trace);
+            let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, trace)?;
+            self.logits.extend_from_slice(logits);
+            if let Some(dump) = dump.as_deref_mut() {
+                dump.positions.extend_from_slice(&self.pos[..n]);
+            }
+            self.embd.drain(..n * n_embd);
+            self.pos.drain(..n);
+            events.send(Event::Prefilled { n_done: end, n_total: steps.total });
+        }
+        Ok(())
+    }
+
+    /// Forgets everything after the first `n` units of the log.
+    fn rewind(&mut self, n: usize) {
+        self.embd.clear();
+        self.pos.clear();
+        self.log.truncate(n);
+        // Positions follow from the log alone, so the placer is rebuilt by placing it again.
+        self.placer = Placer::new(self.placer.layout());
+        let mut placed = Vec::new();
+        for fed in &self.log {
+            match fed.grid {
+                None => self.placer.text(1, &mut placed),
+                Some(([t, h, w], scale)) => {
+                    self.placer.begin_visual(h, w, Some(scale)).expect("it was placed before");
+                    self.placer.frames(t, &mut placed);
+                    self.placer.end_visual();
+                }
+            }
+            placed.clear();
+        }
+        self.cache.truncate(self.log.iter().map(Fed::n_tokens).sum());
+    }
+
+    /// Generates until a stop token, the limit, a full context or the caller's word. `on_text` gets whole characters as they
+    /// become printable. Returns the tokens (without the stop token) and why it ended.
+    ///
+    /// # Errors
+    /// Nothing fed yet; logits that are not finite; cancellation.
+    pub fn generate(
+        &mut self,
+        sampler: &mut Sampler,
+        options: GenerateOptions,
+        events: &mut Events<'_>,
+        mut dump: Option<&mut Dump>,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(Vec<u32>, Finish)> {
+        let (model, tokenizer) = (&self.engine.text, &self.engine.tokenizer);
+        let (n_vocab, n_embd) = (model.hparams().n_vocab, model.hparams().n_embd);
+        if self.logits.len() < n_vocab {
+            return Err(Error::bad_input("there is nothing to answer: the prompt is empty"));
+        }
+        self.logits.drain(..self.logits.len() - n_vocab);
+        let mut decoder = StreamDecoder::new();
+        let mut tokens = Vec::new();
+        let mut row = vec![0f32; n_embd];
+        let mut pos = Vec::with_capacity(1);
+        let finish = loop {
+            if tokens.len() == options.n_predict {
+                break Finish::Length;
+            }
+            events.check()?;
+            let id = sampler.sample(&self.logits)?;
+            if let Some(dump) = dump.as_deref_mut() {
+                dump.add_generated(id, &self.logits, self.placer.next_pos());
+            }
+            if tokenizer.is_stop(id) && !options.ignore_eos {
+                break Finish::Stop;
+            }
+            sampler.accept(id);
+            tokens.push(id);
+            let text = decoder.push(tokenizer, id);
+            if !text.is_empty() && on_text(&text).is_break() {
+                break Finish::Caller;
+            }
+            if self.cache.free() == 0 {
+                break Finish::Length;
+            }
+            // The last token is fed only for who wants the logits after it.
+            if tokens.len() == options.n_predict && dump.is_none() {
+                break Finish::Length;
+            }
+            model.embed(&[id], &mut row)?;
+            pos.clear();
+            self.placer.text(1, &mut pos);
+            let batch = Batch { embd: &row, pos: &pos, n_logits: 1 };
+            let logits = model.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
+            self.logits.copy_from_slice(logits);
+            self.log.push(Fed { unit: Unit::Token(id), grid: None });
+        };
+        let rest = decoder.finish();
+        if !rest.is_empty() {
+            let _ = on_text(&rest);
+        }
+        if let Some(dump) = dump {
+            dump.logits_after_generated = self.logits.clone();
+        }
+        Ok((tokens, finish))
+    }
+}
+
+/// The size of the prompt being fed, and how many of its last rows want logits.
+#[derive(Clone, Copy)]
+struct Steps {
+    total: usize,
+    n_logits: usize,
+}

@@ -1,0 +1,254 @@
+//! Every table that this machine can run against plain f64 arithmetic, at odd sizes.
+
+use longtake::gguf::GgmlType;
+use longtake::kernels::{AttentionShape, CacheRows, Kernels, KvView, Nn, Nt, attention, kv_write, matmul, supported};
+use longtake::tensor::{MatView, can_quantize, dequantize_row, quantize_row};
+
+/// A small generator (splitmix64): seeds appear in every message.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn vec(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+/// Compares with an f64 result: `scale` is the sum of the absolute terms.
+fn close(got: f32, want: f64, scale: f64, case: &str) {
+    let diff = (f64::from(got) - want).abs();
+    assert!(diff <= 4e-6 * (scale + 1.0), "{case}: {got} instead of {want}");
+}
+
+fn each(run: impl Fn(&Kernels)) {
+    for kernels in supported() {
+        run(kernels);
+    }
+}
+
+fn dot(x: &[f32], y: &[f32]) -> (f64, f64) {
+    x.iter().zip(y).fold((0.0, 0.0), |(sum, abs), (a, b)| {
+        let t = f64::from(*a) * f64::from(*b);
+        (sum + t, abs + t.abs())
+    })
+}
+
+#[test]
+fn gemm_nt_at_odd_sizes() {
+    each(|k| {
+        for (seed, (m, n, kk)) in
+            [(1, 1, 1), (1, 4, 15), (2, 3, 16), (3, 5, 17), (4, 4, 64), (5, 7, 31), (7, 9, 33), (9, 16, 129), (6, 0, 8)]
+                .into_iter()
+                .enumerate()
+        {
+            let case = format!("{} seed {seed} m {m} n {n} k {kk}", k.name);
+            let mut rng = Rng(seed as u64);
+            let (ldx, ldw, ldo) = (kk + 3, kk + 1, n + 2);
+            let (x, w, before) = (rng.vec(m * ldx), rng.vec(n * ldw + 1), rng.vec(m * ldo));
+            for accumulate in [false, true] {
+                let mut out = before.clone();
+                (k.gemm_nt)(Nt { x: &x, ldx, w: &w, ldw, m, n, k: kk, ldo, accumulate }, &mut out);
+                for i in 0..m {
+                    for j in 0..ldo {
+                        let got = out[i * ldo + j];
+                        if j >= n {
+                            assert_eq!(got, before[i * ldo + j], "{case}: wrote outside its columns");
+                            continue;
+                        }
+                        let (mut want, scale) = dot(&x[i * ldx..][..kk], &w[j * ldw..][..kk]);
+                        if accumulate {
+                            want += f64::from(before[i * ldo + j]);
+                        }
+                        close(got, want, scale, &case);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn gemm_nn_at_odd_sizes() {
+    each(|k| {
+        for (seed, (m, n, d)) in [(1, 1, 1), (3, 2, 5), (4, 64, 128), (5, 7, 80), (9, 33, 17)].into_iter().enumerate() {
+            let case = format!("{} seed {seed} m {m} n {n} d {d}", k.name);
+            let mut rng = Rng(seed as u64);
+            let ldp = n + 5;
+            let (p, v, before) = (rng.vec(m * ldp), rng.vec(n * d), rng.vec(m * d));
+            let mut out = before.clone();
+            (k.gemm_nn)(Nn { p: &p, ldp, v: &v, n, d }, &mut out);
+            for i in 0..m {
+                for c in 0..d {
+                    let column: Vec<f32> = (0..n).map(|j| v[j * d + c]).collect();
+                    let (want, scale) = dot(&p[i * ldp..][..n], &column);
+                    close(out[i * d + c], want + f64::from(before[i * d + c]), scale, &case);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn row_operations_at_odd_sizes() {
+    each(|k| {
+        for n in [1usize, 2, 7, 15, 16, 17, 31, 64, 129] {
+            let case = format!("{} n {n}", k.name);
+            let mut rng = Rng(n as u64);
+            let (x, w, b) = (rng.vec(n), rng.vec(n), rng.vec(n));
+            let f = |v: &f32| f64::from(*v);
+            let mut out = vec![0.0; n];
+            (k.rms_norm)(&x, &w, 1e-6, &mut out);
+            let rms = (x.iter().map(|v| f(v) * f(v)).sum::<f64>() / n as f64 + 1e-6).sqrt();
+            (0..n).for_each(|i| close(out[i], f(&x[i]) / rms * f(&w[i]), 1.0, &format!("rms_norm {case}")));
+            (k.layer_norm)(&x, &w, &b, 1e-6, &mut out);
+            let mean = x.iter().map(f).sum::<f64>() / n as f64;
+            let std = (x.iter().map(|v| (f(v) - mean).powi(2)).sum::<f64>() / n as f64 + 1e-6).sqrt();
+            (0..n).for_each(|i| {
+                close(out[i], (f(&x[i]) - mean) / std * f(&w[i]) + f(&b[i]), 4.0, &format!("layer_norm {case}"))
+            });
+            let mut gate: Vec<f32> = x.iter().map(|v| v * 30.0).collect();
+            let wide = gate.clone();
+            (k.silu_mul)(&mut gate, &w);
+            (0..n).for_each(|i| {
+                close(gate[i], f(&wide[i]) / (1.0 + (-f(&wide[i])).exp()) * f(&w[i]), 30.0, &format!("silu {case}"))
+            });
+            let mut gelu = wide.clone();
+            (k.quick_gelu)(&mut gelu);
+            (0..n).for_each(|i| {
+                close(gelu[i], f(&wide[i]) / (1.0 + (-1.702 * f(&wide[i])).exp()), 30.0, &format!("quick_gelu {case}"))
+            });
+            // The online softmax in two steps equals the softmax of both.
+            let scores: Vec<f32> = rng.vec(2 * n).iter().map(|v| v * 20.0).collect();
+            let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
+            let (mut first, mut second) = (scores[..n].to_vec(), scores[n..].to_vec());
+            assert_eq!((k.softmax_step)(&mut first, &mut max, &mut sum), 0.0);
+            let factor = (k.softmax_step)(&mut second, &mut max, &mut sum);
+            let top = scores.iter().map(f).fold(f64::MIN, f64::max);
+            let total: f64 = scores.iter().map(|s| (f(s) - top).exp()).sum();
+            for (i, e) in first.iter().map(|e| e * factor).chain(second).enumerate() {
+                close(e / sum, (f(&scores[i]) - top).exp() / total, 1.0, &format!("softmax {case}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn matmul_agrees_with_decoded_weights_for_every_type() {
+    let types: Vec<GgmlType> =
+        (0..64).filter_map(|id| GgmlType::from_id(id).ok()).filter(|ty| can_quantize(*ty)).collect();
+    assert!(types.len() >= 15);
+    for ty in types {
+        for (seed, (n_tokens, n_rows, blocks)) in
+            [(1, 1, 1), (2, 17, 2), (5, 33, 1), (9, 40, 3)].into_iter().enumerate()
+        {
+            let n_cols = blocks * ty.block_len().max(32);
+            let mut rng = Rng(seed as u64);
+            let row_bytes = ty.row_bytes(n_cols).unwrap();
+            let (mut packed, mut weights) = (vec![0u8; n_rows * row_bytes], vec![0f32; n_rows * n_cols]);
+            for row in packed.chunks_exact_mut(row_bytes) {
+                quantize_row(ty, &rng.vec(n_cols), row, None).unwrap();
+            }
+            dequantize_row(ty, &packed, &mut weights).unwrap();
+            let x = rng.vec(n_tokens * n_cols);
+            each(|k| {
+                let mut out = vec![f32::NAN; n_tokens * n_rows];
+                matmul(k, MatView::new(ty, n_cols, n_rows, &packed).unwrap(), &x, &mut out);
+                for it in 0..n_tokens {
+                    for r in 0..n_rows {
+                        let (want, scale) = dot(&x[it * n_cols..][..n_cols], &weights[r * n_cols..][..n_cols]);
+                        close(
+                            out[it * n_rows + r],
+                            want,
+                            scale,
+                            &format!("{} {ty} seed {seed} ({n_tokens}, {n_cols}) x {n_rows}", k.name),
+                        );
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_with_the_textbook_for_every_cache_type() {
+    let types = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+    for (seed, (n_head, n_head_kv, d, n_past, n)) in
+        [(1, 1, 32, 0, 1), (6, 2, 64, 70, 3), (3, 1, 32, 5, 130), (4, 4, 96, 0, 65), (12, 2, 128, 200, 1)]
+            .into_iter()
+            .enumerate()
+    {
+        for ty in types {
+            let mut rng = Rng(seed as u64 + 100);
+            let (n_kv, row) = (n_past + n, ty.row_bytes(d).unwrap());
+            let n_ctx = n_kv + 9;
+            let mut store = || {
+                let (rows, mut bytes) = (rng.vec(n_kv * n_head_kv * d), vec![0u8; n_head_kv * n_ctx * row]);
+                kv_write(
+                    &rows,
+                    None,
+                    None,
+                    (n_head_kv, d),
+                    CacheRows { ty, data: &mut bytes, stride: n_ctx * row, slot: 0 },
+                )
+                .unwrap();
+                let mut decoded = vec![0f32; n_head_kv * n_ctx * d];
+                dequantize_row(ty, &bytes, &mut decoded).unwrap();
+                (bytes, decoded)
+            };
+            let ((k_bytes, keys), (v_bytes, values)) = (store(), store());
+            let q = rng.vec(n * n_head * d);
+            let kv = KvView {
+                type_k: ty,
+                type_v: ty,
+                k: &k_bytes,
+                v: &v_bytes,
+                stride_k: n_ctx * row,
+                stride_v: n_ctx * row,
+            };
+            for causal in [true, false] {
+                each(|kernels| {
+                    let case = format!("{} {ty} seed {seed} causal {causal}", kernels.name);
+                    let mut out = vec![f32::NAN; q.len()];
+                    attention(kernels, AttentionShape { n_head, n_head_kv, d, n_past, causal }, kv, &q, &mut out);
+                    for it in 0..n {
+                        for ih in 0..n_head {
+                            let head = ih / (n_head / n_head_kv);
+                            let query = &q[(it * n_head + ih) * d..][..d];
+                            let seen = if causal { n_past + it + 1 } else { n_kv };
+                            let at = |m: &[f32], j: usize| m[(head * n_ctx + j) * d..][..d].to_vec();
+                            let scores: Vec<f64> =
+                                (0..seen).map(|j| dot(query, &at(&keys, j)).0 / (d as f64).sqrt()).collect();
+                            let top = scores.iter().cloned().fold(f64::MIN, f64::max);
+                            let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                            let mut want = vec![0f64; d];
+                            for (j, s) in scores.iter().enumerate() {
+                                for (w, v) in want.iter_mut().zip(at(&values, j)) {
+                                    *w += (s - top).exp() / total * f64::from(v);
+                                }
+                            }
+                            for (c, want) in want.iter().enumerate() {
+                                close(out[(it * n_head + ih) * d + c], *want, 1.0, &case);
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_refuses_what_is_not_finite() {
+    let mut bytes = vec![0u8; 64 * 4];
+    let rows = [1.0, f32::NAN].repeat(16);
+    let to = CacheRows { ty: GgmlType::F32, data: &mut bytes, stride: 256, slot: 0 };
+    let err = kv_write(&rows, None, None, (1, 32), to).unwrap_err();
+    assert!(err.to_string().contains("token 0"), "{err}");
+}
