@@ -1,6 +1,6 @@
 #!/bin/sh
 # Small video files of every kind the tests need, and what ffmpeg makes of them: per frame the mean RGB of a 4x4 grid.
-# Usage: media_files.sh OUT_FOLDER   (needs ffmpeg with libx264, and python3 with NumPy and Pillow as PYTHON)
+# Usage: media_files.sh OUT_FOLDER   (needs ffmpeg with libx264, and python3 with NumPy and Pillow 13 as PYTHON)
 #
 # Every clip shows the same picture: four bands of colour that slide sideways, and a block whose brightness is the number
 # of the frame. Nothing here is needed to run the tests.

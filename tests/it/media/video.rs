@@ -4,7 +4,7 @@ use longtake::media::video::open_video_with;
 use longtake::media::{FrameSource, Rgb, VideoInfo};
 use longtake::{ErrorKind, Result};
 
-use super::image_file::{media_dir, media_json};
+use super::image_file::{hex, media_dir, media_json};
 
 /// One row of `videos.json`.
 pub struct Expected {
@@ -29,18 +29,15 @@ pub fn expected() -> Vec<Expected> {
     rows.as_array()
         .unwrap()
         .iter()
-        .map(|row| {
-            let hex = row["samples"].as_str().unwrap();
-            Expected {
-                file: row["file"].as_str().unwrap().into(),
-                built_in: row["built_in"].as_bool().unwrap(),
-                height: count(&row["height"]),
-                width: count(&row["width"]),
-                n_frames: count(&row["frames"]),
-                times: numbers(&row["times"]),
-                means: row["means"].as_array().unwrap().iter().map(numbers).collect(),
-                samples: (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect(),
-            }
+        .map(|row| Expected {
+            file: row["file"].as_str().unwrap().into(),
+            built_in: row["built_in"].as_bool().unwrap(),
+            height: count(&row["height"]),
+            width: count(&row["width"]),
+            n_frames: count(&row["frames"]),
+            times: numbers(&row["times"]),
+            means: row["means"].as_array().unwrap().iter().map(numbers).collect(),
+            samples: hex(row["samples"].as_str().unwrap()),
         })
         .collect()
 }
