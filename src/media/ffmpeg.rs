@@ -30,7 +30,7 @@ use crate::{Error, Result};
 /// Containers that may be opened: files with media data of their own. Left out on purpose are playlists and scripts (hls,
 /// dash, concat), numbered images and everything that is not a file.
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,mpegtsraw,mpegvideo,m4v,asf,ogg,\
-     rm,mxf,nut,ivf,wtv,dv,gxf,h264,hevc,obu,av1,vc1,mjpeg,yuv4mpegpipe,gif,apng,webp_pipe,swf,nuv,bink,amv,roq";
+     rm,mxf,nut,ivf,wtv,dv,gxf,h264,hevc,obu,av1,vc1,mjpeg,yuv4mpegpipe,gif,swf,nuv,bink,amv,roq";
 /// Frames that wait in the queue.
 const N_QUEUED: usize = 2;
 /// Bytes of a child's complaints that are kept.

@@ -171,6 +171,8 @@ pub(super) struct Picture {
     pub is_idr: bool,
     /// Other pictures may refer to it.
     pub is_reference: bool,
+    /// It carries parameter sets, which later pictures may need.
+    pub has_headers: bool,
     /// NAL units whose length leads out of the sample, which were left out.
     pub n_cut: usize,
     /// Size and colours from a parameter set inside the sample, if there is one.
@@ -195,8 +197,11 @@ impl Picture {
                     self.is_idr |= kind == NAL_IDR;
                     self.is_reference |= first & 0x60 != 0;
                 }
-                NAL_SPS => self.sps = Sps::parse(nal).ok().or(self.sps),
-                NAL_PPS => {}
+                NAL_SPS => {
+                    self.has_headers = true;
+                    self.sps = Sps::parse(nal).ok().or(self.sps);
+                }
+                NAL_PPS => self.has_headers = true,
                 // Delimiters, messages, filler and the layers of scalable or stereo video.
                 _ => continue,
             }

@@ -180,7 +180,8 @@ impl Mp4Source {
         let (sample, its_rank) = (self.track.samples[self.next], self.rank[self.next]);
         self.next += 1;
         self.read(sample)?;
-        if !self.picture.is_reference && !self.picture.annex_b.is_empty() && (its_rank < rank || its_rank == u32::MAX) {
+        let is_past = its_rank < rank || its_rank == u32::MAX;
+        if is_past && !self.picture.is_reference && !self.picture.has_headers && !self.picture.annex_b.is_empty() {
             return Ok(false);
         }
         if self.config != Some(sample.config) {

@@ -42,13 +42,13 @@ pub fn smart_resize(h: usize, w: usize, factor: usize, min_pixels: f64, max_pixe
     }
     if new_h < side || new_w < side {
         return Err(Error::limit(format!(
-            "a picture of `{h}x{w}` (height x width) cannot be shrunk to at most `{max_pixels}` pixels with sides of at \
+            "a picture of `{w}x{h}` cannot be shrunk to at most `{max_pixels}` pixels with sides of at \
              least {factor}"
         )));
     }
     if new_h * new_w > MAX_PIXELS as f64 {
         return Err(Error::limit(format!(
-            "a picture of `{h}x{w}` would be resized to `{new_h}x{new_w}`, more than {MAX_PIXELS} pixels"
+            "a picture of `{w}x{h}` would be resized to `{new_w}x{new_h}`, more than {MAX_PIXELS} pixels"
         )));
     }
     Ok((new_h as usize, new_w as usize))
@@ -66,7 +66,7 @@ pub fn smart_resize_strict(
     max_pixels: f64,
 ) -> Result<(usize, usize)> {
     if h < factor || w < factor {
-        return Err(Error::bad_input(format!("a side of `{h}x{w}` is below {factor}, the least this rule accepts")));
+        return Err(Error::bad_input(format!("a side of `{w}x{h}` is below {factor}, the least this rule accepts")));
     }
     smart_resize(h, w, factor, min_pixels, max_pixels)
 }
@@ -74,15 +74,15 @@ pub fn smart_resize_strict(
 /// Refuses sizes that no rule resizes: zero or absurd sides, aspect ratios above 200.
 fn check_shape(h: usize, w: usize) -> Result<()> {
     if h == 0 || w == 0 {
-        return Err(Error::bad_input(format!("a picture of `{h}x{w}` (height x width) has no pixels")));
+        return Err(Error::bad_input(format!("a picture of `{w}x{h}` has no pixels")));
     }
     if h > MAX_SIDE || w > MAX_SIDE {
-        return Err(Error::limit(format!("a picture of `{h}x{w}` has a side above {MAX_SIDE}")));
+        return Err(Error::limit(format!("a picture of `{w}x{h}` has a side above {MAX_SIDE}")));
     }
     let aspect = h.max(w) as f64 / h.min(w) as f64;
     if aspect > MAX_ASPECT {
         return Err(Error::bad_input(format!(
-            "a picture of `{h}x{w}` has an aspect ratio of `{aspect:.1}`, expected at most {MAX_ASPECT}"
+            "a picture of `{w}x{h}` has an aspect ratio of `{aspect:.1}`, expected at most {MAX_ASPECT}"
         )));
     }
     Ok(())

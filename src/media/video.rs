@@ -8,6 +8,7 @@ use super::Rgb;
 use super::ffmpeg::{FfmpegSource, Tools};
 use super::folder::FolderSource;
 use super::gif::GifSource;
+use super::image_file;
 use super::mp4::Mp4Source;
 use super::y4m::{self, Y4mSource};
 use crate::error::Context;
@@ -114,6 +115,10 @@ fn sniff(path: &Path) -> Result<Option<Kind>> {
         b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip" | b"pnot" => Some(Kind::Mp4),
         _ if head.starts_with(y4m::MAGIC) => Some(Kind::Y4m),
         _ if head.starts_with(b"GIF8") => Some(Kind::Gif),
+        _ if image_file::sniff(&head).is_some() => {
+            let err = Error::bad_input("a still image, expected a video; give it as an image instead");
+            return Err(err.at(path.display().to_string()));
+        }
         _ => None,
     })
 }

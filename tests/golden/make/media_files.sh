@@ -1,6 +1,6 @@
 #!/bin/sh
 # Small video files of every kind the tests need, and what ffmpeg makes of them: per frame the mean RGB of a 4x4 grid.
-# Usage: media_files.sh OUT_FOLDER   (needs ffmpeg with libx264, and python3 with NumPy and Pillow as PYTHON)
+# Usage: media_files.sh OUT_FOLDER   (needs ffmpeg with libx264, and python3 with NumPy and Pillow 13 as PYTHON)
 #
 # Every clip shows the same picture: four bands of colour that slide sideways, and a block whose brightness is the number
 # of the frame. Nothing here is needed to run the tests.
@@ -26,7 +26,7 @@ from() { # width height rate
 encode() { # name width height frames rate x264-params [more options]
     name=$1 w=$2 h=$3 n=$4 rate=$5 params=$6
     shift 6
-    raw "$w" "$h" "$n" 0 | ffmpeg -v error -y $(from "$w" "$h" "$rate") $x264 "$params" -crf 12 "$@" "$out/$name"
+    raw "$w" "$h" "$n" 0 | ffmpeg -v error -y $(from "$w" "$h" "$rate") $x264 "$params:scenecut=0" -crf 12 "$@" "$out/$name"
 }
 
 # H.264 in MP4.
@@ -50,8 +50,8 @@ done
 # A part cut out without encoding again: starts in the middle of a group, the edit list hides what is before.
 $quiet -ss 0.6 -i "$out/high_b.mp4" -t 0.2 -c copy -map_metadata -1 "$out/edited.mp4"
 # Another size in mid-stream.
-raw 64 48 6 0 | ffmpeg -v error -y $(from 64 48 25) $x264 keyint=30:bframes=0 -crf 12 -f h264 "$work/a.h264"
-raw 96 64 6 6 | ffmpeg -v error -y $(from 96 64 25) $x264 keyint=30:bframes=0 -crf 12 -f h264 "$work/b.h264"
+raw 64 48 6 0 | ffmpeg -v error -y $(from 64 48 25) $x264 keyint=30:bframes=0:scenecut=0 -crf 12 -f h264 "$work/a.h264"
+raw 96 64 6 6 | ffmpeg -v error -y $(from 96 64 25) $x264 keyint=30:bframes=0:scenecut=0 -crf 12 -f h264 "$work/b.h264"
 cat "$work/a.h264" "$work/b.h264" > "$work/ab.h264"
 $quiet -framerate 25 -f h264 -i "$work/ab.h264" -c copy "$out/two_sizes.mp4"
 # What the built-in decoder does not do.
