@@ -56,7 +56,9 @@ pub fn run(mut args: Args) -> Result<()> {
         hp.layout,
         (TEXT.len() + MMPROJ.len()) as f64 / 1e6
     );
-    eprintln!("its weights are random: every step from the video file to the tokens is real, but the answer means nothing");
+    eprintln!(
+        "its weights are random: every step from the video file to the tokens is real, but the answer means nothing"
+    );
     let video = TempVideo::write()?;
     let parts = vec![
         Part::Video { source: MediaSource::Path(video.0.display().to_string()), options: Map::new() },

@@ -98,7 +98,12 @@ pub struct Request<'a> {
 
 /// Answers the last turn of `messages`: plan, read, generate. The answer goes to stdout as it comes (unless `json`), all
 /// else to stderr. Returns text, tokens and timings.
-pub fn answer(engine: &Engine, args: &Request<'_>, messages: &[Message], load_time: Duration) -> Result<serde_json::Value> {
+pub fn answer(
+    engine: &Engine,
+    args: &Request<'_>,
+    messages: &[Message],
+    load_time: Duration,
+) -> Result<serde_json::Value> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let mut sampler = Sampler::new(args.sampling.options())?;
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id };

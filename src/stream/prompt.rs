@@ -134,7 +134,7 @@ fn part_options(given: &serde_json::Map<String, serde_json::Value>, defaults: &M
         let wrong = || Error::bad_input(format!("media option `{key}` is `{value}`, expected a non-negative number"));
         let number = || value.as_f64().filter(|v| v.is_finite()).ok_or_else(wrong);
         // Pixel bounds are sometimes written as floats (`256*28*28.0`).
-        let count = || number().and_then(|v| if v >= 0.0 && v < 9e15 { Ok(v as u64) } else { Err(wrong()) });
+        let count = || number().and_then(|v| if (0.0..9e15).contains(&v) { Ok(v as u64) } else { Err(wrong()) });
         match key.as_str() {
             "fps" => sample.fps = Some(number()?),
             "nframes" => sample.nframes = Some(count()? as usize),

@@ -2,6 +2,8 @@
 
 mod common;
 
+mod cli;
+
 mod convert;
 mod gguf;
 mod kernels;

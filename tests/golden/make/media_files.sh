@@ -12,11 +12,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 
-# -P keeps the folder's own select.py from hiding the standard module of that name.
-"$py" -P "$here/media_pictures.py" "$out"
+"$py" "$here/media_pictures.py" "$out"
 
 raw() { # width height frames first: raw rgb24 frames on stdout
-    "$py" -P "$here/media_video.py" raw "$@"
+    "$py" "$here/media_video.py" raw "$@"
 }
 quiet="ffmpeg -v error -nostdin -y -fflags +bitexact"
 x264="-c:v libx264 -pix_fmt yuv420p -flags:v +bitexact -map_metadata -1 -fflags +bitexact -threads 1 -x264-params"
@@ -71,5 +70,5 @@ for format in yuv420p yuv422p yuv444p gray; do
 done
 raw 40 30 6 0 | ffmpeg -v error -y $(from 40 30 10) -vf "split[a][b];[a]palettegen=64[p];[b][p]paletteuse=dither=none" -fflags +bitexact -map_metadata -1 "$out/moving.gif"
 
-"$py" -P "$here/media_video.py" expect "$out"
+"$py" "$here/media_video.py" expect "$out"
 du -sb "$out"

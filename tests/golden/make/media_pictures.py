@@ -1,7 +1,7 @@
 """Small pictures in every flavour and what Pillow makes of them (pictures.json), and resized patterns (resize.json); the
 expected RGB bytes are in hex.
 
-Usage: python -P media_pictures.py OUT_FOLDER   (needs Pillow 13 and NumPy)
+Usage: python media_pictures.py OUT_FOLDER   (needs Pillow 13 and NumPy)
 """
 import json
 import sys
