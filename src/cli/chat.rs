@@ -7,12 +7,13 @@ use serde_json::Map;
 
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
-use super::run::{print_piece};
+use super::run::print_piece;
 use crate::gguf::atomic::write_beside;
 use crate::media::Grid;
 use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session};
+use crate::text::message::to_json;
 use crate::text::template::RenderOptions;
-use crate::text::{Content, Message, Part, Sampler};
+use crate::text::{Content, MediaSource, Message, Part, Sampler};
 use crate::{ErrorKind, Result};
 
 /// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /quit.
@@ -36,9 +37,20 @@ pub fn run(args: Args) -> Result<()> {
     let scale = args.media.scale(hp.layout)?;
     let options = args.model.compute.session(&engine, hp.n_ctx_train, 0, scale)?;
     let session = Session::new(&engine, options)?;
-    let mut dialogue = Dialogue { args: &args, engine: &engine, session, messages: Vec::new(), waiting: Vec::new(), images: Vec::new(), videos: Vec::new() };
+    let mut dialogue = Dialogue {
+        args: &args,
+        engine: &engine,
+        session,
+        messages: Vec::new(),
+        waiting: Vec::new(),
+        images: Vec::new(),
+        videos: Vec::new(),
+    };
     dialogue.clear();
-    eprintln!("{} | context {} tokens | /video FILE, /image FILE, /clear, /save FILE, /quit", engine.name, options.n_ctx);
+    eprintln!(
+        "{} | context {} tokens | /video FILE, /image FILE, /clear, /save FILE, /quit",
+        engine.name, options.n_ctx
+    );
     let interactive = std::io::stdin().is_terminal();
     let mut lines = std::io::stdin().lock().lines();
     loop {
@@ -81,7 +93,9 @@ impl Dialogue<'_> {
             "/save" if !rest.is_empty() => self.save(&PathBuf::from(rest))?,
             "/image" | "/video" if !rest.is_empty() => self.add_media(command == "/image", rest)?,
             "/image" | "/video" | "/save" => eprintln!("{command} needs a file"),
-            _ if command.starts_with('/') && !command[1..].contains('/') => eprintln!("{command} is not known: /video, /image, /clear, /save, /quit"),
+            _ if command.starts_with('/') && !command[1..].contains('/') => {
+                eprintln!("{command} is not known: /video, /image, /clear, /save, /quit")
+            }
             _ => self.ask(line)?,
         }
         Ok(false)
@@ -112,7 +126,7 @@ impl Dialogue<'_> {
             self.waiting.push(Part::Image { source, options });
         } else {
             self.videos.push(plan);
-            self.waiting.push(Part::Video { source, options });
+            self.waiting.push(Part::Video { source: MediaSource::Path(source), options });
         }
         Ok(())
     }
@@ -129,7 +143,8 @@ impl Dialogue<'_> {
             }
             Err(err) => {
                 // The question did not happen; its media wait for the next one.
-                if let Some(Message { content: Content::Parts(mut parts), .. }) = self.messages.drain(n_before..).next() {
+                if let Some(Message { content: Content::Parts(mut parts), .. }) = self.messages.drain(n_before..).next()
+                {
                     parts.pop();
                     self.waiting = parts;
                 }
@@ -168,7 +183,7 @@ impl Dialogue<'_> {
 
     /// Writes the conversation as JSON, in the form that `run --messages` reads.
     fn save(&self, path: &std::path::Path) -> Result<()> {
-        let json = String::new();
+        let json = to_json(&self.messages);
         write_beside(path, |file| Ok(file.write_all(json.as_bytes())?))?;
         eprintln!("saved {} messages to {}", self.messages.len(), path.display());
         Ok(())

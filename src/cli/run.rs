@@ -15,7 +15,7 @@ use crate::media::Grid;
 use crate::stream::{Dump, Engine, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session};
 use crate::text::message::parse_messages;
 use crate::text::template::RenderOptions;
-use crate::text::{Content, Message, Part, Sampler};
+use crate::text::{Content, MediaSource, Message, Part, Sampler};
 use crate::{Error, ErrorKind, Result};
 
 /// Answer one question about videos, pictures and text, in the order given.
@@ -62,7 +62,9 @@ pub struct Args {
 /// Runs the command; `matches` know the order in which parts were given.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let messages = args.messages(matches)?;
-    let wants_vision = messages.iter().any(|m| matches!(&m.content, Content::Parts(p) if p.iter().any(|p| !matches!(p, Part::Text(_)))));
+    let wants_vision = messages
+        .iter()
+        .any(|m| matches!(&m.content, Content::Parts(p) if p.iter().any(|p| !matches!(p, Part::Text(_)))));
     let started = Instant::now();
     let engine = args.model.load(wants_vision)?;
     let load_time = started.elapsed();
@@ -195,7 +197,8 @@ impl Args {
             parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Image { source, options: Map::new() })));
         }
         for (at, list) in indices("video").into_iter().zip(&self.video) {
-            parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Video { source, options: Map::new() })));
+            let part = |path| Part::Video { source: MediaSource::Path(path), options: Map::new() };
+            parts.extend(comma_list(list).into_iter().map(|path| (at, part(path))));
         }
         if parts.is_empty() {
             return Err(Error::bad_input("nothing to answer: give --prompt, --file, --image, --video or --messages"));
@@ -224,7 +227,9 @@ fn read_text(path: &std::path::Path) -> Result<String> {
     const MAX_TEXT: u64 = 64 << 20;
     let place = || path.display().to_string();
     let mut bytes = Vec::new();
-    let read = |reader: &mut dyn std::io::Read, bytes: &mut Vec<u8>| std::io::Read::take(reader, MAX_TEXT + 1).read_to_end(bytes);
+    let read = |reader: &mut dyn std::io::Read, bytes: &mut Vec<u8>| {
+        std::io::Read::take(reader, MAX_TEXT + 1).read_to_end(bytes)
+    };
     use std::io::Read;
     if path.as_os_str() == "-" {
         read(&mut std::io::stdin().lock(), &mut bytes).at(place)?;

@@ -1,10 +1,11 @@
 //! A conversation ready for the model: token ids and planned media in order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan};
+use crate::media::open_frames;
 use crate::text::template::{Piece, RenderOptions};
-use crate::text::{Content, Message, Part};
+use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
 
 /// One step of a sequence as the cache remembers it.
@@ -12,7 +13,10 @@ use crate::{Error, Result};
 pub enum Unit {
     Token(u32),
     /// The `index`-th medium of its kind in the conversation.
-    Media { kind: MediaKind, index: usize },
+    Media {
+        kind: MediaKind,
+        index: usize,
+    },
 }
 
 /// Units in order, and the media they name.
@@ -27,7 +31,12 @@ impl Prompt {
     ///
     /// # Errors
     /// Template errors, unreadable media, options that make no sense, a model without a projector.
-    pub fn build(engine: &Engine, messages: &[Message], render: RenderOptions, defaults: &MediaOptions) -> Result<Prompt> {
+    pub fn build(
+        engine: &Engine,
+        messages: &[Message],
+        render: RenderOptions,
+        defaults: &MediaOptions,
+    ) -> Result<Prompt> {
         let (mut images, mut videos) = (Vec::new(), Vec::new());
         for part in parts(messages) {
             match part {
@@ -38,7 +47,19 @@ impl Prompt {
                 }
                 Part::Video { source, options } => {
                     let options = part_options(options, defaults)?;
-                    videos.push(MediaPlan::video(Path::new(source), &options, engine.need_vision()?)?);
+                    let tower = engine.need_vision()?;
+                    videos.push(match source {
+                        MediaSource::Path(path) => MediaPlan::video(Path::new(path), &options, tower)?,
+                        MediaSource::Frames(paths) => {
+                            let label = format!("{} frames", paths.len());
+                            MediaPlan::frames(
+                                open_frames(paths.iter().map(PathBuf::from).collect())?,
+                                label,
+                                &options,
+                                tower,
+                            )?
+                        }
+                    });
                 }
             }
         }

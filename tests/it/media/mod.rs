@@ -2,3 +2,5 @@
 
 mod image_file;
 mod preprocess;
+mod ffmpeg;
+mod video;
