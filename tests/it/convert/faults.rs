@@ -239,7 +239,7 @@ fn item_23_an_index_cannot_lead_out_of_the_folder() {
 fn item_23_links_cannot_lead_out_of_the_folder() {
     use std::os::unix::fs::symlink;
     let source = Source::tiny_c();
-    for name in ["model-00001-of-00002.safetensors", "config.json", "model.safetensors.index.json"] {
+    for name in ["model-00001-of-00002.safetensors", "config.json", "model.safetensors.index.json", "tokenizer.json"] {
         let (folder, _) = source.write_shards();
         let outside = folder.beside("outside");
         std::fs::rename(folder.dir.join(name), &outside).unwrap();
