@@ -45,6 +45,17 @@ impl FolderSource {
             paths.push(path);
         }
         paths.sort_by(|a, b| natural_order(&file_name(a), &file_name(b)));
+        FolderSource::from_files(paths)
+    }
+
+    /// Pictures as frames, in the order given; reads the header of every one.
+    ///
+    /// # Errors
+    /// Those of [`FolderSource::open`].
+    pub fn from_files(paths: Vec<PathBuf>) -> Result<FolderSource> {
+        if paths.len() > MAX_FOLDER_FRAMES {
+            return Err(Error::limit(format!("`{}` frames are more than {MAX_FOLDER_FRAMES}", paths.len())));
+        }
         let mut first = None;
         for (i, path) in paths.iter().enumerate() {
             let place = || format!("frame {i} (`{}`)", file_name(path));
@@ -58,14 +69,14 @@ impl FolderSource {
                 .at(place()));
             }
         }
-        let (height, width) = first.ok_or_else(|| Error::bad_input("the folder has no images"))?;
+        let (height, width) = first.ok_or_else(|| Error::bad_input("there are no images"))?;
         let info = VideoInfo {
             n_frames: paths.len(),
             fps: FPS,
             duration: paths.len() as f64 / FPS,
             height,
             width,
-            decoder: "folder of images".into(),
+            decoder: "images".into(),
         };
         Ok(FolderSource { info, paths })
     }

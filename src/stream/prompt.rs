@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan};
-use crate::media::open_frames;
+use crate::media::folder::FolderSource;
 use crate::text::template::{Piece, RenderOptions};
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
@@ -53,7 +53,7 @@ impl Prompt {
                         MediaSource::Frames(paths) => {
                             let label = format!("{} frames", paths.len());
                             MediaPlan::frames(
-                                open_frames(paths.iter().map(PathBuf::from).collect())?,
+                                Box::new(FolderSource::from_files(paths.iter().map(PathBuf::from).collect())?),
                                 label,
                                 &options,
                                 tower,

@@ -48,7 +48,7 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>> {
         return Err(Error::limit(format!("chat template: `{}` bytes, at most {MAX_SOURCE_BYTES}", source.len())));
     }
     let source = source.to_string();
-    with_deadline(move || {
+    with_deadline(DEADLINE, move || {
         let mut env = Environment::new();
         env.set_debug(false);
         // As in the reference: a line that holds only a tag leaves no trace.
@@ -71,7 +71,7 @@ pub(super) fn render(env: &Environment<'static>, context: Value, n_items: usize,
     let mut env = env.clone();
     let fuel = BASE_FUEL + n_items as u64 * ITEM_FUEL + text_bytes as u64 * COPIES / BYTES_PER_FUEL;
     env.set_fuel(Some(fuel));
-    with_deadline(move || {
+    with_deadline(DEADLINE, move || {
         let mut out = Capped(Vec::new());
         let template = env.get_template(NAME).map_err(error)?;
         template.render_captured_to(context, &mut out).map_err(error)?;
@@ -86,14 +86,18 @@ pub(super) fn is_stuck(err: &Error) -> bool {
 
 const STUCK: &str = "chat template: not done after 10 seconds";
 
-/// Runs `work` on a thread with a large stack and waits for it until the deadline.
-fn with_deadline<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+/// Runs `work` on a thread with a large stack and waits for it until the deadline. Nothing can end a thread from outside:
+/// work that is given up goes on until its fuel is gone.
+fn with_deadline<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let (tx, rx) = sync_channel(1);
     let thread = thread::Builder::new().name("chat template".to_string()).stack_size(STACK_BYTES);
     // The receiver may have stopped waiting; then nobody wants the result.
     let spawned = thread.spawn(move || drop(tx.send(work())));
     spawned.map_err(|err| Error::new(ErrorKind::Io, format!("chat template: no thread to run it: {err}")))?;
-    match rx.recv_timeout(DEADLINE) {
+    match rx.recv_timeout(deadline) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => Err(Error::limit(STUCK)),
         Err(RecvTimeoutError::Disconnected) => Err(Error::format("chat template: the engine failed")),
@@ -285,4 +289,34 @@ fn write_json(
         kind => return Err(wrong(format!("tojson cannot write a value of type {kind}"))),
     }
     state.consume_fuel((out.len() - start) as u64 / BYTES_PER_FUEL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_or_failing_work_is_an_error() {
+        let slow = with_deadline(Duration::from_millis(20), || {
+            thread::sleep(Duration::from_secs(2));
+            Ok(1)
+        });
+        assert!(is_stuck(&slow.unwrap_err()));
+        let failing: Result<u8> = with_deadline(DEADLINE, || panic!("a test of a failing engine"));
+        assert_eq!(failing.unwrap_err().kind(), ErrorKind::Format);
+        assert_eq!(with_deadline(DEADLINE, || Ok(1)).unwrap(), 1);
+        let refused: Result<u8> = with_deadline(DEADLINE, || Err(Error::limit("too much")));
+        assert!(!is_stuck(&refused.unwrap_err()));
+    }
+
+    #[test]
+    fn output_is_capped() {
+        let mut out = Capped(Vec::new());
+        let chunk = vec![b'a'; MAX_OUTPUT_BYTES / 2];
+        for _ in 0..2 {
+            io::Write::write_all(&mut out, &chunk).unwrap();
+        }
+        assert!(io::Write::write_all(&mut out, b"a").is_err());
+        assert_eq!(out.0.len(), MAX_OUTPUT_BYTES);
+    }
 }

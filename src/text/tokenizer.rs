@@ -3,9 +3,10 @@
 //! What Qwen2 tokenizers do, in order: special tokens are cut out of the text; the rest is NFC-normalized, split into words
 //! by a regular expression, mapped byte by byte into a printable alphabet, and merged word by word.
 //!
-//! Cost, measured on two cores of a Xeon server (release build): a vocabulary of 151 936 tokens and 151 387 merges is ready
-//! in about 0.3 s; see `tests/it/text.rs` for the test that measures it. Encoding is linear in ordinary text, which is fed
-//! to the crate in short stretches, and n log n in one long word.
+//! Cost, as `tests/it/text/cost.rs` prints it (two cores of a busy Xeon server, profile `dev`, where only the dependencies
+//! are optimized): a vocabulary of 151 936 tokens and 151 387 merges is ready in 0.37 s. A megabyte of text takes 0.2 to 1 s
+//! whether it is words, one long word, digits or Chinese: ordinary text is fed to the crate in short stretches, and a long
+//! word costs n log n.
 
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NormalizerWrapper;
@@ -25,7 +26,7 @@ use crate::{Error, Result};
 
 /// Most rows of a vocabulary. The largest in use have about 260 000.
 pub const MAX_VOCAB: usize = 1 << 22;
-/// Most text between two places where it is safe to cut, in bytes; about 300 bytes of memory go with each.
+/// Most text between two places where it is safe to cut, in bytes; about 160 bytes of memory go with each.
 pub const MAX_UNCUT_BYTES: usize = 2 << 20;
 /// Longest run of white space, in bytes: the regular expression engine gives up on runs of a million.
 pub const MAX_SPACE_BYTES: usize = 256 << 10;

@@ -259,8 +259,7 @@ fn check_model<'p>(model: &str, pair: impl Fn(Layout) -> &'p Pair) {
         let case = Case::load(model, name, entry, &tower, pads(pair(Layout::Mrope).text.meta()), TOLERANCE);
         for (label, info) in entry["variants"].as_object().unwrap() {
             let layout = Layout::from_name(info["variant"].as_str().unwrap()).unwrap();
-            let text =
-                models.entry(layout).or_insert_with(|| TextModel::load(&pair(layout).text).unwrap().0);
+            let text = models.entry(layout).or_insert_with(|| TextModel::load(&pair(layout).text).unwrap().0);
             let want = Arrays::open(&format!("model/{model}/{name}.{label}.safetensors"));
             let scale = info["scale"].as_f64().unwrap();
             let safe = info["safe_steps"].as_u64().unwrap() as usize;

@@ -164,7 +164,7 @@ fn other_tokenizers_and_broken_files_are_refused() {
         (|t, _| t["added_tokens"][0]["lstrip"] = json!(true), "matches in a way that GGUF cannot say"),
         (|t, _| t["added_tokens"][0]["id"] = json!(0), "both have the id `0`"),
         (|t, _| t["added_tokens"][0]["id"] = json!(99999), "has the id `99999`"),
-        (|t, _| t["added_tokens"][0]["content"] = json!("<|im_end|>"), "are both \"<|im_end|>\""),
+        (|t, _| t["added_tokens"][1]["content"] = json!("<|im_end|>"), "are both \"<|im_end|>\""),
         (|t, _| *t = json!({}), "tokenizer.json: malformed JSON: missing field `model`"),
         (|_, d| edit_json(d, "tokenizer_config.json", |c| c["eos_token"] = json!("xyzzy")), "`eos_token` is `xyzzy`"),
         (

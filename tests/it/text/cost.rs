@@ -82,6 +82,11 @@ fn long_text_is_not_quadratic() {
             assert_eq!(tokenizer.decode(&ids, false), text, "{what}"); // composed by the normalization
         }
     }
+    // All spaces but the last are one word, however many there are.
+    let n = 250_000;
+    let ids = tokenizer.encode(&format!("{}a", " ".repeat(n)), true).unwrap();
+    let parts = [tokenizer.encode(&" ".repeat(n - 1), true).unwrap(), tokenizer.encode(" a", true).unwrap()];
+    assert!(ids == parts.concat());
     // Beyond what can be handled: an error, not a wrong answer.
     assert_eq!(kind(tokenizer.encode(&" ".repeat(300_000), true)), ErrorKind::Limit);
     assert_eq!(kind(tokenizer.encode(&"ж".repeat(2 << 20), true)), ErrorKind::Limit);
@@ -96,7 +101,7 @@ fn cutting_long_text_changes_nothing() {
     let rows = golden_json("tokenizer/tiny-b.json");
     let texts: Vec<&str> = rows["encode"].as_array().unwrap().iter().map(|row| row["text"].as_str().unwrap()).collect();
     for separator in ["", " ", "\n", ". ", "a'S ", "9", "\u{301}", "。", "x\u{301}"] {
-        let all = texts.join(separator).repeat(8);
+        let all = texts.join(separator).repeat(24);
         assert!(all.len() > 64 << 10, "long enough to be cut");
         let want = judge.encode(all.as_str(), false).unwrap();
         assert!(tokenizer.encode(&all, true).unwrap() == want.get_ids(), "{separator:?}");
