@@ -115,7 +115,7 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
     let mut text_meta = general_keys(&family.text, &text_arch, &model_name, &text)?;
     values.set_keys(&family, &text_arch, |rule| rule.text.as_ref(), &mut text_meta);
     set_layout_keys(options, &text_arch, &mut text_meta, progress);
-    set_tokenizer_keys(&options.input, values.uint("n_vocab")?, &mut text_meta).at(place)?;
+    set_tokenizer_keys(&options.input, values.uint("n_vocab")?, &mut text_meta)?;
     let arch = &family.mmproj.architecture;
     let mut mmproj_meta = general_keys(&family.mmproj, arch, &model_name, &mmproj)?;
     values.set_keys(&family, arch, |rule| rule.mmproj.as_ref(), &mut mmproj_meta);
