@@ -390,7 +390,7 @@ fn bad_input_gives_one_clear_error() {
         (run(&["-f", text(&noise)]), 2, "UTF-8"),
         (run(&["-p", "x", "--dump", "/nonexistent/folder/x.safetensors"]), 1, "/nonexistent"),
         (raw(&["convert", text(&missing), "-o", text(&dir.path().join("o.gguf"))]), 1, "missing.mp4"),
-        (raw(&["convert", text(&empty_folder), "-o", text(&dir.path().join("o.gguf"))]), 1, "config.json"),
+        (raw(&["convert", text(&empty_folder), "-o", text(&dir.path().join("o.gguf"))]), 2, "config.json"),
         (raw(&["quantize", m, text(&dir.path().join("o.gguf")), "Q9_X"]), 2, "Q9_X"),
         (raw(&["quantize", m, m, "Q8_0"]), 2, ""),
         (raw(&["inspect", text(&not_gguf)]), 1, "magic"),

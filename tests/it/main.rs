@@ -10,5 +10,6 @@ mod kernels;
 mod media;
 mod model;
 mod position;
+mod stream;
 mod tensor;
 mod text;
