@@ -7,7 +7,7 @@ python=${PYTHON:-python3}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$python" training/random_checkpoint.py "$work/longtake-demo" --shape tiny --seed 1
+"$python" training/random_checkpoint.py "$work/longtake-demo" --shape tiny --seed 5
 cargo run --release -- convert "$work/longtake-demo" -o "$work/demo.gguf" --outtype q8_0 --mmproj-outtype q8_0 --rope hope
 cp "$work/demo.gguf" assets/demo/demo.gguf
 cp "$work/mmproj-demo.gguf" assets/demo/mmproj-demo.gguf

@@ -22,7 +22,7 @@ pub struct Args {
     /// The text model's file, or an existing folder to name both files in
     #[arg(short, long = "output", visible_alias = "outfile", value_name = "FILE")]
     output: PathBuf,
-    /// The projector's file [default: mmproj-<NAME>.gguf beside the text model]
+    /// The projector's file [default: mmproj-NAME.gguf beside the text model]
     #[arg(long, value_name = "FILE")]
     mmproj_out: Option<PathBuf>,
     /// The text model's file type: auto (as stored), f32, f16, bf16, q8_0, q4_0, Q4_K_M, ...
