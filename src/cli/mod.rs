@@ -9,6 +9,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::{ErrorKind, Result};
 
 mod analyze;
+mod bench;
 mod chat;
 mod convert;
 mod demo;
@@ -32,6 +33,7 @@ enum Command {
     Run(Box<run::Args>),
     Chat(Box<chat::Args>),
     Analyze(analyze::Args),
+    Bench(bench::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
     Quantize(quantize::Args),
@@ -44,6 +46,7 @@ impl Command {
             Command::Run(args) => run::run(*args, matches),
             Command::Chat(args) => chat::run(*args),
             Command::Analyze(args) => analyze::run(args),
+            Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Quantize(args) => quantize::run(args),

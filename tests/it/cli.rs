@@ -319,6 +319,36 @@ fn analyze_prints_the_golden_positions_and_rotations() {
     }
 }
 
+#[test]
+fn bench_prints_its_rows_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = converted(dir.path(), "tiny-b", Layout::Mrope, "f32");
+    let args = [
+        "bench",
+        "-m",
+        text(&model),
+        "-p",
+        "20",
+        "-n",
+        "3",
+        "-d",
+        "0,70",
+        "-r",
+        "2",
+        "-e",
+        "112x56",
+        "-ctk",
+        "q8_0",
+        "-o",
+    ];
+    let rows: Value = serde_json::from_str(&ok(&[&args[..], &["json"]].concat())).unwrap();
+    let tests: Vec<&str> = rows.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert_eq!(tests, ["pp20", "tg3", "pp20 @ d70", "tg3 @ d70", "encode 112x56"]);
+    assert!(rows.as_array().unwrap().iter().all(|r| r["avg_ts"].as_f64().unwrap() > 0.0));
+    assert_eq!(ok(&[&args[..], &["md"]].concat()).lines().count(), 2 + tests.len());
+    assert_eq!(ok(&[&args[..], &["csv"]].concat()).lines().count(), 1 + tests.len());
+}
+
 /// Bad input of every kind: one line that names the culprit, the right exit code, nothing on stdout, never a panic.
 #[test]
 fn bad_input_gives_one_clear_error() {
