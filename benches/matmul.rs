@@ -72,7 +72,10 @@ fn main() {
     };
     let f32 = if kernels.name.starts_with("avx512") { peak("f32 fma zmm") } else { peak("f32 fma ymm") };
 
-    println!("\n{:<7} {:>12} {:>8} {:>9} {:>6}   {:>8} {:>9} {:>6}", "type", "n_cols x n_rows", "prefill", "GOP/s", "share", "decode", "GB/s", "share");
+    println!(
+        "\n{:<7} {:>12} {:>8} {:>9} {:>6}   {:>8} {:>9} {:>6}",
+        "type", "n_cols x n_rows", "prefill", "GOP/s", "share", "decode", "GB/s", "share"
+    );
     for ty in types {
         let peak = if panel_group(ty).is_some() { int8 } else { f32 };
         let (mut prefill_total, mut decode_total, mut ops_total, mut bytes_total) = (0.0, 0.0, 0.0, 0.0);
@@ -96,7 +99,14 @@ fn main() {
             println!("   {:>6.0}us {gbs:>9.1} {:>5.0}%", decode * 1e6, 100.0 * gbs / read);
         }
         let (gops, gbs) = (ops_total / prefill_total / 1e9, bytes_total / decode_total / 1e9);
-        println!("{ty:<7} {:>15} {:>8} {gops:>9.0} {:>5.0}%   {:>8} {gbs:>9.1} {:>5.0}%\n", "all", "", 100.0 * gops / peak, "", 100.0 * gbs / read);
+        println!(
+            "{ty:<7} {:>15} {:>8} {gops:>9.0} {:>5.0}%   {:>8} {gbs:>9.1} {:>5.0}%\n",
+            "all",
+            "",
+            100.0 * gops / peak,
+            "",
+            100.0 * gbs / read
+        );
     }
 }
 
@@ -177,10 +187,12 @@ fn read_bandwidth(time: Duration) -> f64 {
     let data = vec![1u64; (1 << 30) / 8];
     let part = data.len() / threads::count() / 4;
     let secs = best(time * 3, || {
-        let sum = data.par_chunks(part).map(|part| part.chunks_exact(32).fold([0u64; 32], |mut sums, v| {
-            sums.iter_mut().zip(v).for_each(|(sum, v)| *sum ^= v);
-            sums
-        }));
+        let sum = data.par_chunks(part).map(|part| {
+            part.chunks_exact(32).fold([0u64; 32], |mut sums, v| {
+                sums.iter_mut().zip(v).for_each(|(sum, v)| *sum ^= v);
+                sums
+            })
+        });
         black_box(sum.map(|sums| sums.iter().fold(0, |a, b| a ^ b)).reduce(|| 0, |a, b| a ^ b));
     });
     data.len() as f64 * 8.0 / secs / 1e9
@@ -219,32 +231,78 @@ mod peaks {
         measure("f32 fma ymm", avx2 && fma, 12 * 8 * 2, || unsafe { fma_ymm() });
         measure("f32 fma zmm", avx512, 24 * 16 * 2, || unsafe { fma_zmm() });
         measure("vpmaddwd ymm", avx2, 12 * 16 * 2, || unsafe { maddwd_ymm() });
-        measure("vpmaddubsw ymm", avx2, 12 * 32 * 2, || unsafe { maddubsw_ymm() });
+        measure("vpmaddubsw ymm", avx2, 10 * 32 * 2, || unsafe { maddubsw_ymm() });
         measure("vpdpbusd ymm", is_x86_feature_detected!("avxvnni"), 12 * 32 * 2, || unsafe { dpbusd_ymm() });
         measure("vpdpbusd zmm", avx512 && vnni, 24 * 64 * 2, || unsafe { dpbusd_zmm() });
         peaks
     }
 
-    /// A loop over N accumulators; the operands are hidden from the compiler in every step.
+    /// A loop of one instruction, or two by way of a register, on many accumulators. The instructions are spelled out so
+    /// that no compiler takes them together.
     macro_rules! peak_loop {
-        ($name:ident, $features:literal, $n:literal, $zero:expr, $step:expr) => {
+        ($name:ident, $features:literal, $n:literal, $register:ident, $zero:expr, $first:literal $(, $second:literal)?) => {
             #[target_feature(enable = $features)]
             fn $name() {
-                let mut acc = [$zero; $n];
-                let operand = black_box($zero);
+                let (mut acc, operand) = ([$zero; $n], black_box($zero));
                 for _ in 0..STEPS {
                     for acc in acc.iter_mut() {
-                        *acc = $step(*acc, operand);
-                        // SAFETY: no instruction; the accumulator merely seems to change.
-                        unsafe { std::arch::asm!("/* {0} */", inout(reg_of!($name)) *acc, options(nomem, nostack, preserves_flags)) };
+                        let mut by_way = operand;
+                        // SAFETY: arithmetic on registers.
+                        unsafe {
+                            std::arch::asm!(
+                                $first, $($second,)?
+                                acc = inout($register) *acc, x = in($register) operand, t = inout($register) by_way,
+                                options(pure, nomem, nostack, preserves_flags),
+                            );
+                        }
+                        let _ = by_way;
                     }
                 }
                 black_box(acc);
             }
         };
     }
-    macro_rules! reg_of {
-        ($name:ident) => { ymm_reg };
+
+    peak_loop!(fma_ymm, "avx2,fma", 12, ymm_reg, _mm256_setzero_ps(), "vfmadd231ps {acc}, {x}, {x} // {t}");
+    peak_loop!(fma_zmm, "avx512f", 24, zmm_reg, _mm512_setzero_ps(), "vfmadd231ps {acc}, {x}, {x} // {t}");
+    peak_loop!(
+        maddwd_ymm,
+        "avx2",
+        12,
+        ymm_reg,
+        _mm256_setzero_si256(),
+        "vpmaddwd {t}, {x}, {x}",
+        "vpaddd {acc}, {acc}, {t}"
+    );
+    peak_loop!(dpbusd_ymm, "avxvnni", 12, ymm_reg, _mm256_setzero_si256(), "{{vex}} vpdpbusd {acc}, {x}, {x} // {t}");
+    peak_loop!(
+        dpbusd_zmm,
+        "avx512f,avx512vnni",
+        24,
+        zmm_reg,
+        _mm512_setzero_si512(),
+        "vpdpbusd {acc}, {x}, {x} // {t}"
+    );
+
+    /// Bytes to 16 bits, to 32 bits, to the sum.
+    #[target_feature(enable = "avx2")]
+    fn maddubsw_ymm() {
+        let (mut acc, operand, ones) =
+            ([_mm256_setzero_si256(); 10], black_box(_mm256_setzero_si256()), _mm256_set1_epi16(1));
+        for _ in 0..STEPS {
+            for acc in acc.iter_mut() {
+                let mut by_way = operand;
+                // SAFETY: arithmetic on registers.
+                unsafe {
+                    std::arch::asm!(
+                        "vpmaddubsw {t}, {x}, {x}", "vpmaddwd {t}, {t}, {ones}", "vpaddd {acc}, {acc}, {t}",
+                        acc = inout(ymm_reg) *acc, x = in(ymm_reg) operand, ones = in(ymm_reg) ones,
+                        t = inout(ymm_reg) by_way, options(pure, nomem, nostack, preserves_flags),
+                    );
+                }
+                let _ = by_way;
+            }
+        }
+        black_box(acc);
     }
-    let_loops!();
 }

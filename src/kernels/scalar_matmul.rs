@@ -1,5 +1,6 @@
 //! Integer products in plain Rust: the definition that other instruction sets are compared with.
 
+use super::matmul::lanes::Plain;
 use super::matmul::{CHUNK, Chunk, Int8Isa, Layout, RowChunk, Tile, Word, int8_ops};
 
 pub struct Scalar;
@@ -8,6 +9,7 @@ const ROWS: usize = 8;
 
 impl Int8Isa for Scalar {
     const LAYOUT: Layout = Layout { rows: ROWS, tokens: 4, token_step: 1, word: Word::Pairs };
+    type Lanes = Plain;
     type Acc = f32;
 
     #[inline(always)]
@@ -16,11 +18,12 @@ impl Int8Isa for Scalar {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut f32, chunk: &Chunk, x: &RowChunk, _centered: bool) {
-        let subs = chunk.codes.as_chunks::<16>().0.iter().zip(x.q.as_chunks::<16>().0);
-        for (k, (codes, q)) in subs.enumerate() {
+    fn dot(acc: &mut f32, chunk: &Chunk<Plain>, x: &RowChunk, _centered: bool) {
+        let codes = chunk.codes.as_flattened().as_chunks::<16>().0;
+        let (a, b) = (chunk.a.as_flattened(), chunk.b.as_flattened());
+        for (k, (codes, q)) in codes.iter().zip(x.q.as_chunks::<16>().0).enumerate() {
             let dot: i32 = codes.iter().zip(q).map(|(code, q)| *code as i32 * *q as i32).sum();
-            *acc += chunk.a[k] * x.d[k] * dot as f32 + chunk.b[k] * x.s[k];
+            *acc += a[k] * x.d[k] * dot as f32 + b[k] * x.s[k];
         }
     }
 

@@ -45,7 +45,7 @@ const TYPES: [(GgmlType, f64); 12] = [
     (GgmlType::Q3_K, 1.5e-4),
     (GgmlType::Q4_K, 1.2e-4),
     (GgmlType::Q5_K, 1e-4),
-    (GgmlType::Q6_K, 6e-5),
+    (GgmlType::Q6_K, 7.5e-5),
     (GgmlType::IQ4_NL, 1.2e-4),
     (GgmlType::IQ4_XS, 1.2e-4),
 ];
@@ -126,7 +126,9 @@ fn integers(words: &[u32], width: usize, n: usize, word: Word, excess: i32) -> V
     let lane = |i: usize| {
         let words = words.chunks_exact(width).map(move |step| step[i]);
         words.flat_map(|w| match word {
-            Word::Bytes => w.to_le_bytes().map(|b| if excess == 0 { b as i8 as i32 } else { b as i32 - excess }).to_vec(),
+            Word::Bytes => {
+                w.to_le_bytes().map(|b| if excess == 0 { b as i8 as i32 } else { b as i32 - excess }).to_vec()
+            }
             Word::Pairs => vec![w as i16 as i32, (w >> 16) as i16 as i32],
         })
     };
@@ -157,12 +159,16 @@ fn panels_hold_the_same_integers_and_scales_in_every_table() {
                 (all, scales)
             };
             let want: (Vec<Vec<i32>>, Vec<Vec<u32>>) = pack(scalar());
-            // The definition itself: scale times integer is the weight, within half a step.
+            // The definition itself: scale times integer is the weight, within half a step and what 16-bit numbers with
+            // eight bits for the fraction lose.
             for (r, (integers, scales)) in want.0.iter().zip(&want.1).enumerate() {
                 for c in 0..n_cols {
                     let step = f32::from_bits(scales[c * groups / CHUNK]);
                     let error = integers[c] as f32 * step - w.decoded[r * n_cols + c];
-                    assert!(error.abs() <= 0.501 * step, "{ty} seed {seed} row {r} column {c}: off by {error} of {step}");
+                    assert!(
+                        error.abs() <= 0.76 * step,
+                        "{ty} seed {seed} row {r} column {c}: off by {error} of {step}"
+                    );
                 }
             }
             for k in supported() {

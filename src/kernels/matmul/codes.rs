@@ -1,10 +1,10 @@
 //! Quantized weights as unsigned codes: every block format brings 256 weights of a row into one common form, in which a
 //! weight is `a * code + b` with one `a` and one `b` per 16 columns. Products and panels start from that form, so a format
-//! is one function here. Plain loops over fixed sizes: they vectorize wherever they are inlined.
+//! is one function here, written with the few vector operations of [`Lanes`].
 
+use super::lanes::Lanes;
 use crate::tensor::block::{
-    Block, IQ4_NL, IQ4_VALUES, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, f16_to_f32,
-    q3_k_scales,
+    Block, IQ4_NL, IQ4_VALUES, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, q3_k_scales,
 };
 
 /// Columns per chunk.
@@ -13,15 +13,10 @@ pub const CHUNK: usize = 256;
 pub const SUB: usize = 16;
 
 /// 256 consecutive weights of a row: weight `i` is `a[i / 16] * codes[i] + b[i / 16]`.
-#[repr(C, align(64))]
-pub struct Chunk {
-    pub codes: [u8; CHUNK],
-    pub a: [f32; CHUNK / SUB],
-    pub b: [f32; CHUNK / SUB],
-}
-
-impl Chunk {
-    pub const ZERO: Chunk = Chunk { codes: [0; CHUNK], a: [0.0; CHUNK / SUB], b: [0.0; CHUNK / SUB] };
+pub struct Chunk<L: Lanes> {
+    pub codes: [L::Bytes; CHUNK / 32],
+    pub a: [L::Floats; 2],
+    pub b: [L::Floats; 2],
 }
 
 /// A block format whose weights are codes with a scale.
@@ -39,7 +34,7 @@ pub trait Codes: Block {
     ///
     /// # Panics
     /// When `src` is not that long.
-    fn unpack(src: &[u8], out: &mut Chunk);
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L>;
 }
 
 /// Evaluates `$body` with `$F` naming the [`Codes`] type of `$ty`; `None` for a type that has none.
@@ -76,10 +71,10 @@ impl Codes for Q4_0 {
     const GROUP: usize = 256;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let blocks = blocks::<18, 8>(src);
-        halves(blocks, 2, &mut out.codes);
-        per_32(out, &f16s(blocks, 0), |d| (d, -8.0 * d));
+        let d = f16s::<L, 18>(blocks, 0);
+        per_32(halves::<L, 18>(blocks, 2), d, L::mul(d, -8.0))
     }
 }
 
@@ -88,11 +83,9 @@ impl Codes for Q4_1 {
     const GROUP: usize = 256;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let blocks = blocks::<20, 8>(src);
-        halves(blocks, 4, &mut out.codes);
-        let (d, m) = (f16s(blocks, 0), f16s(blocks, 2));
-        per_32(out, &zip(d, m), |pair| pair);
+        per_32(halves::<L, 20>(blocks, 4), f16s::<L, 20>(blocks, 0), f16s::<L, 20>(blocks, 2))
     }
 }
 
@@ -101,11 +94,11 @@ impl Codes for Q5_0 {
     const GROUP: usize = 128;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let blocks = blocks::<22, 8>(src);
-        halves(blocks, 6, &mut out.codes);
-        fifth_bits(blocks, 2, &mut out.codes);
-        per_32(out, &f16s(blocks, 0), |d| (d, -16.0 * d));
+        let codes = fifth_bits::<L, 22>(blocks, 2, halves::<L, 22>(blocks, 6));
+        let d = f16s::<L, 22>(blocks, 0);
+        per_32(codes, d, L::mul(d, -16.0))
     }
 }
 
@@ -114,12 +107,10 @@ impl Codes for Q5_1 {
     const GROUP: usize = 128;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let blocks = blocks::<24, 8>(src);
-        halves(blocks, 8, &mut out.codes);
-        fifth_bits(blocks, 4, &mut out.codes);
-        let (d, m) = (f16s(blocks, 0), f16s(blocks, 2));
-        per_32(out, &zip(d, m), |pair| pair);
+        let codes = fifth_bits::<L, 24>(blocks, 4, halves::<L, 24>(blocks, 8));
+        per_32(codes, f16s::<L, 24>(blocks, 0), f16s::<L, 24>(blocks, 2))
     }
 }
 
@@ -129,14 +120,15 @@ impl Codes for Q8_0 {
     const GROUP: usize = 32;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let blocks = blocks::<34, 8>(src);
-        for (block, codes) in blocks.iter().zip(out.codes.as_chunks_mut::<32>().0) {
-            for i in 0..32 {
-                codes[i] = block[2 + i] ^ 0x80;
-            }
+        let one = |block: &[u8; 34]| L::xor(L::bytes(block[2..].try_into().expect("32 bytes")), 0x80);
+        let mut codes = [one(&blocks[0]); 8];
+        for (codes, block) in codes.iter_mut().zip(blocks) {
+            *codes = one(block);
         }
-        per_32(out, &f16s(blocks, 0), |d| (d, -128.0 * d));
+        let d = f16s::<L, 34>(blocks, 0);
+        per_32(codes, d, L::mul(d, -128.0))
     }
 }
 
@@ -147,10 +139,10 @@ impl Codes for IQ4_NL {
     const GROUP: usize = 256;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let blocks = blocks::<18, 8>(src);
-        halves(blocks, 2, &mut out.codes);
-        per_32(out, &f16s(blocks, 0), |d| (d, -128.0 * d));
+        let d = f16s::<L, 18>(blocks, 0);
+        per_32(halves::<L, 18>(blocks, 2), d, L::mul(d, -128.0))
     }
 }
 
@@ -161,17 +153,16 @@ impl Codes for IQ4_XS {
     const GROUP: usize = 256;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let [block] = blocks::<136, 1>(src);
-        let d = f16_at(block, 0);
-        let upper = u16::from_le_bytes([block[2], block[3]]);
-        halves(block[8..].as_chunks::<16>().0.try_into().expect("8 sub-blocks"), 0, &mut out.codes);
-        let mut scales = [0.0; 8];
+        let codes = halves::<L, 16>(block[8..].as_chunks::<16>().0.try_into().expect("8 sub-blocks"), 0);
+        let (lower, upper) = (word(block, 4), u16::from_le_bytes([block[2], block[3]]) as u32);
+        let mut scales = [0; 8];
         for (sub, scale) in scales.iter_mut().enumerate() {
-            let lower = block[4 + sub / 2] >> (sub % 2 * 4) & 15;
-            *scale = d * ((lower as i32 | ((upper >> (2 * sub) & 3) as i32) << 4) - 32) as f32;
+            *scale = (lower >> (4 * sub) & 15 | (upper >> (2 * sub) & 3) << 4) as i8 - 32;
         }
-        per_32(out, &scales, |a| (a, -128.0 * a));
+        let a = L::mul(L::from_i8(scales), f16::<L>(block, 0));
+        per_32(codes, a, L::mul(a, -128.0))
     }
 }
 
@@ -180,10 +171,10 @@ impl Codes for Q4_K {
     const GROUP: usize = 256;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let [block] = blocks::<144, 1>(src);
-        nibbles_64(&block[16..], &mut out.codes);
-        affine_k(block, out);
+        let (a, b) = affine_k::<L>(block);
+        per_32(nibbles_64::<L>(&block[16..]), a, b)
     }
 }
 
@@ -192,41 +183,38 @@ impl Codes for Q5_K {
     const GROUP: usize = 128;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let [block] = blocks::<176, 1>(src);
-        nibbles_64(&block[48..], &mut out.codes);
-        let fifth: &[u8; 32] = block[16..48].try_into().expect("32 bytes");
-        for (sub, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            for i in 0..32 {
-                codes[i] |= (fifth[i] >> sub & 1) << 4;
-            }
+        let mut codes = nibbles_64::<L>(&block[48..]);
+        let fifth = L::bytes(block[16..48].try_into().expect("32 bytes"));
+        for (k, codes) in codes.iter_mut().enumerate() {
+            *codes = L::or(*codes, L::shift_and(fifth, k as i32, 4, 0x10));
         }
-        affine_k(block, out);
+        let (a, b) = affine_k::<L>(block);
+        per_32(codes, a, b)
     }
 }
 
 impl Codes for Q6_K {
     const MAX_CODE: u8 = 63;
-    const GROUP: usize = 32;
+    const GROUP: usize = 64;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let [block] = blocks::<210, 1>(src);
-        for (half, out) in out.codes.as_chunks_mut::<128>().0.iter_mut().enumerate() {
-            let lower: &[u8; 64] = block[half * 64..][..64].try_into().expect("64 bytes");
-            let upper: &[u8; 32] = block[128 + half * 32..][..32].try_into().expect("32 bytes");
-            for i in 0..32 {
-                out[i] = lower[i] & 15 | (upper[i] & 3) << 4;
-                out[i + 32] = lower[i + 32] & 15 | (upper[i] >> 2 & 3) << 4;
-                out[i + 64] = lower[i] >> 4 | (upper[i] >> 4 & 3) << 4;
-                out[i + 96] = lower[i + 32] >> 4 | (upper[i] >> 6) << 4;
+        let mut codes = [L::bytes(block[..32].try_into().expect("32 bytes")); 8];
+        for half in 0..2 {
+            let at = |from: usize| L::bytes(block[from..from + 32].try_into().expect("32 bytes"));
+            let (low, high, upper) = (at(64 * half), at(64 * half + 32), at(128 + 32 * half));
+            let lower = [L::and(low, 15), L::and(high, 15), L::shift_and(low, 4, 0, 15), L::shift_and(high, 4, 0, 15)];
+            for (k, lower) in lower.into_iter().enumerate() {
+                codes[4 * half + k] = L::or(lower, L::shift_and(upper, 2 * k as i32, 4, 0x30));
             }
         }
-        let d = f16_at(block, 208);
-        for sub in 0..16 {
-            out.a[sub] = d * (block[192 + sub] as i8) as f32;
-            out.b[sub] = -32.0 * out.a[sub];
-        }
+        let d = f16::<L>(block, 208);
+        let scales: &[u8; 16] = block[192..208].try_into().expect("16 scales");
+        let a = signed_scales::<L>(scales, d);
+        Chunk { codes, a, b: a.map(|a| L::mul(a, -32.0)) }
     }
 }
 
@@ -235,21 +223,19 @@ impl Codes for Q3_K {
     const GROUP: usize = 256;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let [block] = blocks::<110, 1>(src);
-        let third: &[u8; 32] = block[..32].try_into().expect("32 bytes");
-        pairs_128(&block[32..96], &mut out.codes);
-        for (k, codes) in out.codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            for i in 0..32 {
-                codes[i] |= (third[i] >> k & 1) << 2;
-            }
+        let third = L::bytes(block[..32].try_into().expect("32 bytes"));
+        let mut codes = pairs_128::<L>(&block[32..96]);
+        for (k, codes) in codes.iter_mut().enumerate() {
+            *codes = L::or(*codes, L::shift_and(third, k as i32, 2, 0x04));
         }
-        let d = f16_at(block, 108);
-        let scales = q3_k_scales(block[96..108].try_into().expect("12 bytes"));
-        for sub in 0..16 {
-            out.a[sub] = d * (scales[sub] as i32 - 32) as f32;
-            out.b[sub] = -4.0 * out.a[sub];
+        let mut scales = q3_k_scales(block[96..108].try_into().expect("12 bytes"));
+        for scale in &mut scales {
+            *scale = scale.wrapping_sub(32);
         }
+        let a = signed_scales::<L>(&scales, f16::<L>(block, 108));
+        Chunk { codes, a, b: a.map(|a| L::mul(a, -4.0)) }
     }
 }
 
@@ -258,14 +244,14 @@ impl Codes for Q2_K {
     const GROUP: usize = 256;
 
     #[inline(always)]
-    fn unpack(src: &[u8], out: &mut Chunk) {
+    fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let [block] = blocks::<84, 1>(src);
-        pairs_128(&block[16..80], &mut out.codes);
-        let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
-        for sub in 0..16 {
-            out.a[sub] = d * (block[sub] & 15) as i32 as f32;
-            out.b[sub] = -(dmin * (block[sub] >> 4) as i32 as f32);
-        }
+        let (d, dmin) = (f16::<L>(block, 80), f16::<L>(block, 82));
+        let packed = u128::from_le_bytes(block[..16].try_into().expect("16 bytes"));
+        const LOW: u128 = 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
+        let halves = |v: u128, by: f32| [v as u64, (v >> 64) as u64].map(|v| L::mul(L::from_u8(v.to_le_bytes()), by));
+        let (a, b) = (halves(packed & LOW, d), halves(packed >> 4 & LOW, -dmin));
+        Chunk { codes: pairs_128::<L>(&block[16..80]), a, b }
     }
 }
 
@@ -275,117 +261,109 @@ fn blocks<const BYTES: usize, const N: usize>(src: &[u8]) -> &[[u8; BYTES]; N] {
     src.as_chunks::<BYTES>().0.try_into().expect("256 columns")
 }
 
+/// A chunk whose `a` and `b` come per 32 columns.
 #[inline(always)]
-fn f16_at(src: &[u8], at: usize) -> f32 {
-    f16_to_f32(u16::from_le_bytes([src[at], src[at + 1]]))
+fn per_32<L: Lanes>(codes: [L::Bytes; 8], a: L::Floats, b: L::Floats) -> Chunk<L> {
+    Chunk { codes, a: L::twice(a), b: L::twice(b) }
 }
 
-/// The f16 at byte `at` of eight blocks; all eight are converted at once.
 #[inline(always)]
-fn f16s<const BYTES: usize>(blocks: &[[u8; BYTES]; 8], at: usize) -> [f32; 8] {
+fn word(block: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+}
+
+/// The f16 at byte `at`.
+#[inline(always)]
+fn f16<L: Lanes>(block: &[u8], at: usize) -> f32 {
+    L::f16(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// The f16 at byte `at` of eight blocks.
+#[inline(always)]
+fn f16s<L: Lanes, const BYTES: usize>(blocks: &[[u8; BYTES]; 8], at: usize) -> L::Floats {
     let mut bits = [0; 8];
     for (bits, block) in bits.iter_mut().zip(blocks) {
         *bits = u16::from_le_bytes([block[at], block[at + 1]]);
     }
-    let mut values = [0.0; 8];
-    for (value, bits) in values.iter_mut().zip(bits) {
-        *value = f16_to_f32(bits);
-    }
-    values
+    L::f16s(bits)
 }
 
+/// Sixteen scales, i8, times `d`.
 #[inline(always)]
-fn zip(a: [f32; 8], b: [f32; 8]) -> [(f32, f32); 8] {
-    let mut out = [(0.0, 0.0); 8];
-    for i in 0..8 {
-        out[i] = (a[i], b[i]);
-    }
-    out
-}
-
-/// Sets `a` and `b` from one value per 32 columns.
-#[inline(always)]
-fn per_32<T: Copy>(out: &mut Chunk, values: &[T; 8], a_b: impl Fn(T) -> (f32, f32)) {
-    for (k, value) in values.iter().enumerate() {
-        let (a, b) = a_b(*value);
-        (out.a[2 * k], out.a[2 * k + 1]) = (a, a);
-        (out.b[2 * k], out.b[2 * k + 1]) = (b, b);
-    }
+fn signed_scales<L: Lanes>(scales: &[u8; 16], d: f32) -> [L::Floats; 2] {
+    let (low, high) = scales.split_at(8);
+    let half =
+        |v: &[u8]| L::mul(L::from_i8(u64::from_le_bytes(v.try_into().expect("8")).to_le_bytes().map(|b| b as i8)), d);
+    [half(low), half(high)]
 }
 
 /// Codes of blocks of 32: from byte `at`, byte `i` holds element `i` in its low and `i + 16` in its high half.
 #[inline(always)]
-fn halves<const BYTES: usize>(blocks: &[[u8; BYTES]; 8], at: usize, codes: &mut [u8; CHUNK]) {
-    for (block, codes) in blocks.iter().zip(codes.as_chunks_mut::<32>().0) {
-        for i in 0..16 {
-            codes[i] = block[at + i] & 15;
-            codes[i + 16] = block[at + i] >> 4;
-        }
+fn halves<L: Lanes, const BYTES: usize>(blocks: &[[u8; BYTES]; 8], at: usize) -> [L::Bytes; 8] {
+    let one = |block: &[u8; BYTES]| L::halves(block[at..at + 16].try_into().expect("16 bytes"));
+    let mut codes = [one(&blocks[0]); 8];
+    for (codes, block) in codes.iter_mut().zip(blocks) {
+        *codes = one(block);
     }
+    codes
 }
 
 /// Adds the fifth bits of Q5_0 and Q5_1, bit `i` of the u32 at byte `at` for element `i`.
 #[inline(always)]
-fn fifth_bits<const BYTES: usize>(blocks: &[[u8; BYTES]; 8], at: usize, codes: &mut [u8; CHUNK]) {
-    for (block, codes) in blocks.iter().zip(codes.as_chunks_mut::<32>().0) {
-        for (eight, codes) in block[at..at + 4].iter().zip(codes.as_chunks_mut::<8>().0) {
-            // Each byte of the product holds all eight bits; each keeps its own, which the sum moves to bit 7.
-            let spread = eight.to_owned() as u64 * 0x0101_0101_0101_0101 & 0x8040_2010_0804_0201;
-            let bits = (spread & 0x7f7f_7f7f_7f7f_7f7f) + 0x7f7f_7f7f_7f7f_7f7f | spread;
-            let fifth = (bits >> 3 & 0x1010_1010_1010_1010).to_le_bytes();
-            for i in 0..8 {
-                codes[i] |= fifth[i];
-            }
-        }
+fn fifth_bits<L: Lanes, const BYTES: usize>(
+    blocks: &[[u8; BYTES]; 8],
+    at: usize,
+    mut codes: [L::Bytes; 8],
+) -> [L::Bytes; 8] {
+    for (codes, block) in codes.iter_mut().zip(blocks) {
+        *codes = L::or(*codes, L::bits(word(block, at), 16));
     }
+    codes
 }
 
 /// Codes of Q4_K and Q5_K: 32 bytes for each 64 elements, byte `i` holds element `i` low and `i + 32` high.
 #[inline(always)]
-fn nibbles_64(src: &[u8], codes: &mut [u8; CHUNK]) {
-    for (src, codes) in src.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<64>().0) {
-        for i in 0..32 {
-            codes[i] = src[i] & 15;
-            codes[i + 32] = src[i] >> 4;
-        }
+fn nibbles_64<L: Lanes>(src: &[u8]) -> [L::Bytes; 8] {
+    let src: &[[u8; 32]; 4] = src.as_chunks::<32>().0.try_into().expect("128 bytes");
+    let mut codes = [L::bytes(&src[0]); 8];
+    for (k, src) in src.iter().enumerate() {
+        let both = L::bytes(src);
+        codes[2 * k] = L::and(both, 15);
+        codes[2 * k + 1] = L::shift_and(both, 4, 0, 15);
     }
+    codes
 }
 
 /// Two-bit codes of Q2_K and Q3_K: 32 bytes per 128 elements, bits `2j..2j + 2` of byte `i` are element `32 j + i`.
 #[inline(always)]
-fn pairs_128(src: &[u8], codes: &mut [u8; CHUNK]) {
-    for (src, codes) in src.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<128>().0) {
-        for i in 0..32 {
-            codes[i] = src[i] & 3;
-            codes[i + 32] = src[i] >> 2 & 3;
-            codes[i + 64] = src[i] >> 4 & 3;
-            codes[i + 96] = src[i] >> 6;
+fn pairs_128<L: Lanes>(src: &[u8]) -> [L::Bytes; 8] {
+    let src: &[[u8; 32]; 2] = src.as_chunks::<32>().0.try_into().expect("64 bytes");
+    let mut codes = [L::bytes(&src[0]); 8];
+    for (half, src) in src.iter().enumerate() {
+        let four = L::bytes(src);
+        for j in 0..4 {
+            codes[4 * half + j] = L::shift_and(four, 2 * j as i32, 0, 3);
         }
     }
+    codes
 }
 
-/// Scales and minima of Q4_K and Q5_K, from the first 16 bytes of the block: the layout that `q4_k_scales` tells, four
-/// six-bit numbers at a time.
+/// `a` and `b` of Q4_K and Q5_K per 32 columns, from the first 16 bytes of the block: the layout that `q4_k_scales` tells,
+/// four six-bit numbers at a time.
 #[inline(always)]
-fn affine_k(block: &[u8], out: &mut Chunk) {
-    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-    let (first, second, third) = (word(4), word(8), word(12));
+fn affine_k<L: Lanes>(block: &[u8]) -> (L::Floats, L::Floats) {
+    let (first, second, third) = (word(block, 4), word(block, 8), word(block, 12));
     let scales = [first & 0x3f3f_3f3f, third & 0x0f0f_0f0f | first >> 2 & 0x3030_3030];
     let mins = [second & 0x3f3f_3f3f, third >> 4 & 0x0f0f_0f0f | second >> 2 & 0x3030_3030];
-    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
-    let bytes = |w: [u32; 2]| (w[0] as u64 | (w[1] as u64) << 32).to_le_bytes();
-    let (scales, mins) = (bytes(scales), bytes(mins));
-    let mut pairs = [(0.0, 0.0); 8];
-    for i in 0..8 {
-        pairs[i] = (d * scales[i] as i32 as f32, -(dmin * mins[i] as i32 as f32));
-    }
-    per_32(out, &pairs, |pair| pair);
+    let floats = |w: [u32; 2], by: f32| L::mul(L::from_u8((w[0] as u64 | (w[1] as u64) << 32).to_le_bytes()), by);
+    (floats(scales, f16::<L>(block, 0)), floats(mins, -f16::<L>(block, 2)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gguf::GgmlType;
+    use crate::kernels::matmul::lanes::Plain;
     use crate::tensor::block::dequantize_row;
 
     /// Any bytes are a block; what the common form says must be what the decoder says, bit for bit.
@@ -401,21 +379,23 @@ mod tests {
                         (state >> 56) as u8
                     })
                     .collect();
-                let (mut chunk, mut want) = (Chunk::ZERO, [0f32; CHUNK]);
-                F::unpack(&bytes, &mut chunk);
+                let mut want = [0f32; CHUNK];
+                let chunk = F::unpack::<Plain>(&bytes);
+                let mut codes = chunk.codes.concat();
                 if let Some(table) = F::TABLE {
-                    chunk.codes.iter_mut().for_each(|code| *code = table[*code as usize]);
+                    codes.iter_mut().for_each(|code| *code = table[*code as usize]);
                 }
+                let (a, b) = (chunk.a.concat(), chunk.b.concat());
                 dequantize_row(ty, &bytes, &mut want).unwrap();
                 for i in 0..CHUNK {
-                    let (a, b) = (chunk.a[i / SUB], chunk.b[i / SUB]);
+                    let (a, b) = (a[i / SUB], b[i / SUB]);
                     if !a.is_finite() || !b.is_finite() {
                         continue; // a random f16 may be infinite; both ways then give no number
                     }
-                    assert!(chunk.codes[i] <= F::MAX_CODE);
+                    assert!(codes[i] <= F::MAX_CODE);
                     assert!(!F::CENTERED || b == -128.0 * a);
-                    let centered = a * (chunk.codes[i] as i32 - 128) as f32; // b may be too fine for a sum
-                    let got = if F::CENTERED { centered } else { a * chunk.codes[i] as f32 + b };
+                    let centered = a * (codes[i] as i32 - 128) as f32; // b may be too fine for a sum
+                    let got = if F::CENTERED { centered } else { a * codes[i] as f32 + b };
                     assert_eq!(got, want[i], "{ty} seed {seed} element {i}");
                 }
             }

@@ -10,6 +10,7 @@ mod activations;
 pub(super) mod codes;
 pub(super) mod dot;
 mod float;
+pub(super) mod lanes;
 mod ops;
 pub(super) mod panel;
 

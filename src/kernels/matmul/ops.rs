@@ -2,6 +2,7 @@
 
 use super::codes::{CHUNK, Chunk};
 use super::dot::{DotRows, RowChunk};
+use super::lanes::Lanes;
 use crate::gguf::GgmlType;
 
 /// The integer operations of one instruction set.
@@ -122,19 +123,14 @@ impl Tile<'_> {
 /// What an instruction set provides; everything else is written once, in plain Rust, and compiled for it.
 pub trait Int8Isa {
     const LAYOUT: Layout;
+    type Lanes: Lanes;
     /// Partial sums of a product of a row and a token.
     type Acc: Copy;
 
     fn zero() -> Self::Acc;
     /// acc += chunk · x. `centered` as in `Codes::CENTERED`.
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk, x: &RowChunk, centered: bool);
+    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Self::Lanes>, x: &RowChunk, centered: bool);
     fn sum(acc: Self::Acc) -> f32;
-
-    /// Replaces indices below 16 by what the table holds for them.
-    #[inline(always)]
-    fn lookup(codes: &mut [u8; CHUNK], table: &[u8; 16]) {
-        codes.iter_mut().for_each(|code| *code = table[(*code & 15) as usize]);
-    }
 
     /// Interleaves a chunk of `LAYOUT.rows` rows of weights, 128 too large, into words (steps, rows).
     fn interleave(rows: &[[u8; CHUNK]], words: &mut [u32]);
@@ -160,7 +156,7 @@ macro_rules! int8_ops {
 
             $(#[target_feature(enable = $features)])?
             pub fn quantize_rows(x: &[f32], n_cols: usize, out: &mut [RowChunk]) {
-                matmul::dot::quantize_rows(x, n_cols, out)
+                matmul::dot::quantize_rows::<$isa>(x, n_cols, out)
             }
             $(#[target_feature(enable = $features)])?
             pub fn dot_rows(ty: GgmlType, d: DotRows<'_>, out: &mut [f32]) {

@@ -5,7 +5,8 @@
 //! group: the error of that is far below their own, and `docs/performance.md` has it per format.
 
 use super::codes::{CHUNK, Chunk, Codes, SUB};
-use super::dot::{ROUND, inverse_of, quantize, unpack_chunk};
+use super::dot::{STEP, unpack_chunk, whole_chunk};
+use super::lanes::{Lanes, inverse_of};
 use super::ops::{Int8Isa, PackRows, QuantizeTile, Word};
 
 /// The most rows that a tile of any instruction set has.
@@ -22,45 +23,48 @@ pub fn pack<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &m
     assert!(rows <= MAX_ROWS && n <= rows && p.rows.len() == n * p.row_bytes);
     assert!(words.len() == n_chunks * steps * rows && scales.len() == n_chunks * n_groups * rows);
     let mut integers = [[ZERO; CHUNK]; MAX_ROWS];
-    let mut chunk = Chunk::ZERO;
     scales.fill(0.0);
     let words = words.chunks_exact_mut(steps * rows);
     for (c, (words, scales)) in p.chunks.zip(words.zip(scales.chunks_exact_mut(n_groups * rows))) {
         for (r, row) in p.rows.chunks_exact(p.row_bytes).enumerate() {
-            unpack_chunk::<I, F>(row, c, &mut chunk);
-            for (g, codes) in integers[r].chunks_exact_mut(F::GROUP).enumerate() {
-                scales[g * rows + r] = requantize::<F>(&chunk, g, codes);
+            let of_groups = requantize::<I::Lanes, F>(unpack_chunk::<I::Lanes, F>(row, c), &mut integers[r]);
+            for (g, scale) in of_groups.into_iter().take(n_groups).enumerate() {
+                scales[g * rows + r] = scale;
             }
         }
         I::interleave(&integers[..rows], words);
     }
 }
 
-/// Group `g` of a chunk as integers from 1 to 255, 128 too large, and the scale that they have in common.
+/// A chunk as integers, 128 too large, and the scales of its groups.
 #[inline(always)]
-fn requantize<F: Codes>(chunk: &Chunk, g: usize, out: &mut [u8]) -> f32 {
-    let first = g * F::GROUP / SUB;
-    if F::MAX_CODE == u8::MAX && F::GROUP == 32 {
-        out.copy_from_slice(&chunk.codes[first * SUB..][..F::GROUP]);
-        return chunk.a[first];
-    }
-    // The range is that of the possible codes, which a block nearly always uses up.
-    // Magnitudes are compared as integers, so that what is not finite comes out on top and shows in the scale.
-    let mut top = 0;
-    for k in first..first + F::GROUP / SUB {
-        let (low, high) = (chunk.b[k], chunk.a[k] * F::MAX_CODE as f32 + chunk.b[k]);
-        top = top.max(low.to_bits() & 0x7fff_ffff).max(high.to_bits() & 0x7fff_ffff);
-    }
-    let top = f32::from_bits(top);
-    let inverse = inverse_of(top);
-    for (k, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
-        let (a, b) = (chunk.a[first + k] * inverse, chunk.b[first + k] * inverse);
-        let codes: &[u8; SUB] = chunk.codes[(first + k) * SUB..][..SUB].try_into().expect("16 codes");
-        for i in 0..SUB {
-            out[i] = (a * codes[i] as f32 + b + (ROUND + ZERO as f32)).to_bits() as u8;
+fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) -> [f32; CHUNK / 32] {
+    let mut scales = [[0.0; 8]; 2];
+    let exact = F::MAX_CODE == u8::MAX && F::GROUP == 32;
+    if exact {
+        for (a, scales) in chunk.a.into_iter().zip(&mut scales) {
+            L::put_floats(a, scales);
+        }
+    } else {
+        // The range is that of the possible codes, which a block nearly always uses up.
+        let tops = L::range(chunk.a, chunk.b, F::MAX_CODE as f32, F::GROUP / SUB);
+        for half in 0..2 {
+            let inverse = L::inverse(tops[half]);
+            L::put_floats(L::mul(tops[half], STEP), &mut scales[half]);
+            let [a, b] = L::fixed_point(chunk.a[half], chunk.b[half], inverse, F::CENTERED);
+            for (k, codes) in chunk.codes[4 * half..][..4].iter_mut().enumerate() {
+                *codes = L::requantize(*codes, [a[2 * k], a[2 * k + 1]], [b[2 * k], b[2 * k + 1]]);
+            }
         }
     }
-    top / 127.0
+    for (codes, out) in chunk.codes.into_iter().zip(out.as_chunks_mut::<32>().0) {
+        L::put_bytes(codes, out);
+    }
+    let mut of_groups = [0.0; CHUNK / 32];
+    for (g, scale) in of_groups.iter_mut().take(CHUNK / F::GROUP).enumerate() {
+        *scale = scales.as_flattened()[g * (F::GROUP / SUB)];
+    }
+    of_groups
 }
 
 #[inline(always)]
@@ -85,28 +89,38 @@ fn quantize_groups<I: Int8Isa, const GROUP: usize>(q: QuantizeTile<'_>) {
     for t in 0..width {
         for c in 0..n_chunks {
             let mut padded = [0.0; CHUNK];
-            if t < n {
-                let row = &x[t * n_cols..][..n_cols];
-                let rest = &row[c * CHUNK..std::cmp::min(n_cols, (c + 1) * CHUNK)];
-                padded[..rest.len()].copy_from_slice(rest);
-            }
-            let mut integers = [0; CHUNK];
-            let groups = padded.as_chunks::<GROUP>().0.iter().zip(integers.as_chunks_mut::<GROUP>().0);
+            let x = if t < n { &x[t * n_cols..][..n_cols][c * CHUNK..] } else { &[] };
+            let x = whole_chunk(&x[..std::cmp::min(x.len(), CHUNK)], &mut padded);
+            let mut integers = [0u8; CHUNK];
+            let groups = x.as_chunks::<GROUP>().0.iter().zip(integers.as_chunks_mut::<GROUP>().0);
             for (g, (x, q)) in groups.enumerate() {
+                let mut top = 0;
+                for x in x.as_chunks::<32>().0 {
+                    top = std::cmp::max(top, I::Lanes::top(x));
+                }
+                let top = f32::from_bits(top);
+                let (inverse, mut sum) = (inverse_of(top), 0);
+                for (x, q) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0) {
+                    let integers = I::Lanes::quantize(x, inverse);
+                    I::Lanes::put_bytes(integers, q);
+                    let [low, high] = I::Lanes::sums(integers);
+                    sum += low + high;
+                }
                 let at = (c * (CHUNK / GROUP) + g) * width + t;
-                scales[at] = quantize(x, q);
-                sums[at] = excess * q.iter().map(|q| *q as i32).sum::<i32>();
+                scales[at] = top * STEP;
+                sums[at] = excess * sum;
             }
             let words = &mut words[c * steps * width..][..steps * width];
             match I::LAYOUT.word {
                 Word::Bytes => {
                     for (step, q) in integers.as_chunks::<4>().0.iter().enumerate() {
-                        words[step * width + t] = u32::from_le_bytes(q.map(|q| q as u8));
+                        words[step * width + t] = u32::from_le_bytes(*q);
                     }
                 }
                 Word::Pairs => {
                     for (step, q) in integers.as_chunks::<2>().0.iter().enumerate() {
-                        words[step * width + t] = q[0] as i16 as u16 as u32 | (q[1] as i16 as u16 as u32) << 16;
+                        let [first, second] = q.map(|q| q as i8 as i16 as u16 as u32);
+                        words[step * width + t] = first | second << 16;
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2;
+use super::ymm::Ymm;
 use crate::kernels::Kernels;
 use crate::kernels::matmul::{CHUNK, Chunk, Int8Isa, Layout, RowChunk, Tile, Word, int8_ops};
 
@@ -17,6 +18,7 @@ const ROWS: usize = 16;
 
 impl Int8Isa for Avx2 {
     const LAYOUT: Layout = Layout { rows: ROWS, tokens: 6, token_step: 2, word: Word::Pairs };
+    type Lanes = Ymm;
     type Acc = [__m256; 2];
 
     #[inline(always)]
@@ -26,7 +28,7 @@ impl Int8Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk, x: &RowChunk, centered: bool) {
+    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk, centered: bool) {
         // SAFETY: only code compiled for AVX2 inlines this.
         unsafe {
             dot(acc, chunk, x, centered, |codes, q| {
@@ -47,12 +49,6 @@ impl Int8Isa for Avx2 {
     fn sum(acc: Self::Acc) -> f32 {
         // SAFETY: only code compiled for AVX2 inlines this.
         unsafe { sum(_mm256_add_ps(acc[0], acc[1])) }
-    }
-
-    #[inline(always)]
-    fn lookup(codes: &mut [u8; CHUNK], table: &[u8; 16]) {
-        // SAFETY: only code compiled for AVX2 inlines this.
-        unsafe { lookup(codes, table) }
     }
 
     #[inline(always)]
@@ -102,6 +98,7 @@ impl Int8Isa for Avx2 {
 
 impl Int8Isa for AvxVnni {
     const LAYOUT: Layout = Layout { rows: ROWS, tokens: 6, token_step: 2, word: Word::Bytes };
+    type Lanes = Ymm;
     type Acc = [__m256; 2];
 
     #[inline(always)]
@@ -110,7 +107,7 @@ impl Int8Isa for AvxVnni {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk, x: &RowChunk, _centered: bool) {
+    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk, _centered: bool) {
         // SAFETY: only code compiled for AVX-VNNI inlines this.
         unsafe { dot(acc, chunk, x, false, |codes, q| _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), codes, q)) }
     }
@@ -118,11 +115,6 @@ impl Int8Isa for AvxVnni {
     #[inline(always)]
     fn sum(acc: Self::Acc) -> f32 {
         Avx2::sum(acc)
-    }
-
-    #[inline(always)]
-    fn lookup(codes: &mut [u8; CHUNK], table: &[u8; 16]) {
-        Avx2::lookup(codes, table);
     }
 
     #[inline(always)]
@@ -163,31 +155,28 @@ impl Int8Isa for AvxVnni {
 /// # Safety
 /// - The caller is compiled for AVX2 and what `products` needs.
 #[inline(always)]
-unsafe fn dot(
+pub unsafe fn dot(
     acc: &mut [__m256; 2],
-    chunk: &Chunk,
+    chunk: &Chunk<Ymm>,
     x: &RowChunk,
     centered: bool,
     products: impl Fn(__m256i, __m256i) -> __m256i,
 ) {
-    // SAFETY: all offsets stay inside the fixed sizes of `Chunk` and `RowChunk`; the caller is compiled for AVX2.
+    // SAFETY: all offsets stay inside the fixed sizes of `RowChunk`; the caller is compiled for AVX2.
     unsafe {
         for half in 0..2 {
-            let a = _mm256_mul_ps(_mm256_loadu_ps(&chunk.a[half * 8]), _mm256_loadu_ps(&x.d[half * 8]));
+            let a = _mm256_mul_ps(chunk.a[half], _mm256_loadu_ps(x.d.as_ptr().add(half * 8)));
             if !centered {
-                let (b, s) = (_mm256_loadu_ps(&chunk.b[half * 8]), _mm256_loadu_ps(&x.s[half * 8]));
-                acc[half] = _mm256_fmadd_ps(b, s, acc[half]);
+                acc[half] = _mm256_fmadd_ps(chunk.b[half], _mm256_loadu_ps(x.s.as_ptr().add(half * 8)), acc[half]);
             }
             for k in 0..4 {
-                let at = half * 128 + k * 32;
-                let codes = _mm256_loadu_si256(chunk.codes.as_ptr().add(at).cast());
-                let q = _mm256_loadu_si256(x.q.as_ptr().add(at).cast());
-                let sums = _mm256_cvtepi32_ps(products(codes, q));
+                let q = _mm256_loadu_si256(x.q.as_ptr().add(half * 128 + k * 32).cast());
+                let sums = _mm256_cvtepi32_ps(products(chunk.codes[half * 4 + k], q));
                 // Four lanes belong to each of two scales.
-                let k = 2 * k as i32;
-                let lanes = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
-                acc[k as usize / 2 % 2] =
-                    _mm256_fmadd_ps(_mm256_permutevar8x32_ps(a, lanes), sums, acc[k as usize / 2 % 2]);
+                let first = 2 * k as i32;
+                let second = first + 1;
+                let lanes = _mm256_setr_epi32(first, first, first, first, second, second, second, second);
+                acc[k % 2] = _mm256_fmadd_ps(_mm256_permutevar8x32_ps(a, lanes), sums, acc[k % 2]);
             }
         }
     }
@@ -196,26 +185,12 @@ unsafe fn dot(
 /// # Safety
 /// - The caller is compiled for AVX2.
 #[inline(always)]
-unsafe fn sum(v: __m256) -> f32 {
+pub unsafe fn sum(v: __m256) -> f32 {
     // SAFETY: the caller is compiled for AVX2.
     unsafe {
         let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
         let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
         _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
-    }
-}
-
-/// # Safety
-/// - The caller is compiled for AVX2.
-#[inline(always)]
-pub unsafe fn lookup(codes: &mut [u8; CHUNK], table: &[u8; 16]) {
-    // SAFETY: 32 bytes of each 32; the caller is compiled for AVX2.
-    unsafe {
-        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-        for codes in codes.as_chunks_mut::<32>().0 {
-            let at = codes.as_mut_ptr().cast();
-            _mm256_storeu_si256(at, _mm256_shuffle_epi8(table, _mm256_loadu_si256(at)));
-        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512;
-use super::matmul_avx2::lookup;
+use super::ymm::Ymm;
+use super::{avx512, matmul_avx2};
 use crate::kernels::Kernels;
 use crate::kernels::matmul::{CHUNK, Chunk, Int8Isa, Layout, RowChunk, Tile, Word, int8_ops};
 
@@ -14,48 +14,27 @@ const ROWS: usize = 32;
 
 impl Int8Isa for Avx512Vnni {
     const LAYOUT: Layout = Layout { rows: ROWS, tokens: 12, token_step: 4, word: Word::Bytes };
-    type Acc = [__m512; 2];
+    type Lanes = Ymm;
+    type Acc = [__m256; 2];
 
     #[inline(always)]
     fn zero() -> Self::Acc {
         // SAFETY: only code compiled for AVX-512 inlines this.
-        unsafe { [_mm512_setzero_ps(); 2] }
+        unsafe { [_mm256_setzero_ps(); 2] }
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk, x: &RowChunk, _centered: bool) {
-        // SAFETY: all offsets stay inside the fixed sizes of `Chunk` and `RowChunk`; only code compiled for AVX-512 VNNI
-        // inlines this.
+    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk, _centered: bool) {
+        // SAFETY: only code compiled for AVX-512 VNNI and VL, and so for AVX2, inlines this.
         unsafe {
-            let a = _mm512_mul_ps(_mm512_loadu_ps(chunk.a.as_ptr()), _mm512_loadu_ps(x.d.as_ptr()));
-            acc[1] = _mm512_fmadd_ps(_mm512_loadu_ps(chunk.b.as_ptr()), _mm512_loadu_ps(x.s.as_ptr()), acc[1]);
-            for k in 0..4 {
-                let codes = _mm512_loadu_si512(chunk.codes.as_ptr().add(64 * k).cast());
-                let q = _mm512_loadu_si512(x.q.as_ptr().add(64 * k).cast());
-                let sums = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, q));
-                // Four lanes belong to each of four scales.
-                let first = 4 * k as i32;
-                let lanes = _mm512_setr_epi32(
-                    first, first, first, first,
-                    first + 1, first + 1, first + 1, first + 1,
-                    first + 2, first + 2, first + 2, first + 2,
-                    first + 3, first + 3, first + 3, first + 3,
-                );
-                acc[k % 2] = _mm512_fmadd_ps(_mm512_permutexvar_ps(lanes, a), sums, acc[k % 2]);
-            }
+            matmul_avx2::dot(acc, chunk, x, false, |codes, q| _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, q));
         }
     }
 
     #[inline(always)]
     fn sum(acc: Self::Acc) -> f32 {
-        // SAFETY: only code compiled for AVX-512 inlines this.
-        unsafe { _mm512_reduce_add_ps(_mm512_add_ps(acc[0], acc[1])) }
-    }
-
-    #[inline(always)]
-    fn lookup(codes: &mut [u8; CHUNK], table: &[u8; 16]) {
         // SAFETY: only code compiled for AVX-512, and so for AVX2, inlines this.
-        unsafe { lookup(codes, table) }
+        unsafe { matmul_avx2::sum(_mm256_add_ps(acc[0], acc[1])) }
     }
 
     #[inline(always)]
@@ -163,11 +142,8 @@ unsafe fn tile<const N: usize>(t: Tile<'_>, n_groups: usize, out: &mut [f32]) {
                 let scale = _mm512_set1_ps(*t.x_scales.as_ptr().add(g * N + it));
                 for (half, s) in [s0, s1].into_iter().enumerate() {
                     let at = out.as_mut_ptr().add(it * ROWS + half * 16);
-                    let sum = _mm512_fmadd_ps(
-                        _mm512_cvtepi32_ps(acc[half]),
-                        _mm512_mul_ps(s, scale),
-                        _mm512_loadu_ps(at),
-                    );
+                    let sum =
+                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[half]), _mm512_mul_ps(s, scale), _mm512_loadu_ps(at));
                     _mm512_storeu_ps(at, sum);
                 }
             }

@@ -4,6 +4,7 @@ pub mod avx2;
 pub mod avx512;
 mod matmul_avx2;
 mod matmul_avx512;
+mod ymm;
 
 use super::Kernels;
 
