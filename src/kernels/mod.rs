@@ -14,6 +14,7 @@ mod scratch;
 pub mod threads;
 
 mod scalar;
+mod scalar_matmul;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -24,7 +25,9 @@ use crate::{Error, Result};
 
 pub use attention::{AttentionShape, KvView, attention};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
-pub use matmul::matmul;
+pub use matmul::{
+    Activations, CHUNK, DotRows, Int8Ops, Layout, PackRows, QuantizeTile, RowChunk, Tile, Word, matmul, panel_group,
+};
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.
 ///
@@ -49,6 +52,8 @@ pub struct Kernels {
     pub silu_mul: fn(&mut [f32], &[f32]),
     /// x = x * sigmoid(1.702 x).
     pub quick_gelu: fn(&mut [f32]),
+    /// Products with quantized weights.
+    pub int8: Int8Ops,
 }
 
 /// The operands of a `gemm_nt`: x(m, k) and w(n, k) in rows of `ldx`, `ldw`, into rows of `ldo`.
@@ -84,7 +89,7 @@ pub fn supported() -> Vec<&'static Kernels> {
     #[allow(unused_mut)]
     let mut tables = vec![&scalar::TABLE];
     #[cfg(target_arch = "x86_64")]
-    tables.extend([x86_64::avx2::detect(), x86_64::avx512::detect()].into_iter().flatten());
+    tables.extend(x86_64::detect());
     tables
 }
 

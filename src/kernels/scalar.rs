@@ -1,6 +1,7 @@
 //! The definition: the bodies as the compiler builds them for any machine.
 
 use super::body::{Isa, dot_tile_lanes, table};
+use super::scalar_matmul::INT8;
 
 pub struct Scalar;
 

@@ -7,6 +7,7 @@ mod cli;
 mod convert;
 mod gguf;
 mod kernels;
+mod kernels_matmul;
 mod media;
 mod model;
 mod position;
