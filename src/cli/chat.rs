@@ -7,7 +7,7 @@ use serde_json::Map;
 
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
-use super::run::{print_piece};
+use super::run::print_piece;
 use crate::gguf::atomic::write_beside;
 use crate::media::Grid;
 use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session};
@@ -36,9 +36,20 @@ pub fn run(args: Args) -> Result<()> {
     let scale = args.media.scale(hp.layout)?;
     let options = args.model.compute.session(&engine, hp.n_ctx_train, 0, scale)?;
     let session = Session::new(&engine, options)?;
-    let mut dialogue = Dialogue { args: &args, engine: &engine, session, messages: Vec::new(), waiting: Vec::new(), images: Vec::new(), videos: Vec::new() };
+    let mut dialogue = Dialogue {
+        args: &args,
+        engine: &engine,
+        session,
+        messages: Vec::new(),
+        waiting: Vec::new(),
+        images: Vec::new(),
+        videos: Vec::new(),
+    };
     dialogue.clear();
-    eprintln!("{} | context {} tokens | /video FILE, /image FILE, /clear, /save FILE, /quit", engine.name, options.n_ctx);
+    eprintln!(
+        "{} | context {} tokens | /video FILE, /image FILE, /clear, /save FILE, /quit",
+        engine.name, options.n_ctx
+    );
     let interactive = std::io::stdin().is_terminal();
     let mut lines = std::io::stdin().lock().lines();
     loop {
@@ -81,7 +92,9 @@ impl Dialogue<'_> {
             "/save" if !rest.is_empty() => self.save(&PathBuf::from(rest))?,
             "/image" | "/video" if !rest.is_empty() => self.add_media(command == "/image", rest)?,
             "/image" | "/video" | "/save" => eprintln!("{command} needs a file"),
-            _ if command.starts_with('/') && !command[1..].contains('/') => eprintln!("{command} is not known: /video, /image, /clear, /save, /quit"),
+            _ if command.starts_with('/') && !command[1..].contains('/') => {
+                eprintln!("{command} is not known: /video, /image, /clear, /save, /quit")
+            }
             _ => self.ask(line)?,
         }
         Ok(false)
@@ -129,7 +142,8 @@ impl Dialogue<'_> {
             }
             Err(err) => {
                 // The question did not happen; its media wait for the next one.
-                if let Some(Message { content: Content::Parts(mut parts), .. }) = self.messages.drain(n_before..).next() {
+                if let Some(Message { content: Content::Parts(mut parts), .. }) = self.messages.drain(n_before..).next()
+                {
                     parts.pop();
                     self.waiting = parts;
                 }

@@ -93,7 +93,8 @@ impl Bar {
 impl Progress for Bar {
     fn begin(&mut self, what: &str, n_bytes: u64) {
         self.bar.finish_and_clear();
-        let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
+        let style =
+            ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
         self.bar = ProgressBar::new(n_bytes).with_style(style.expect("a valid template"));
         self.bar.set_prefix(what.to_string());
     }

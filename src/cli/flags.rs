@@ -39,7 +39,12 @@ pub struct ModelFlags {
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
     /// Projector (GGUF); by default the one beside the model.
-    #[arg(long, value_name = "FILE", conflicts_with = "no_mmproj", help = "Projector (GGUF); by default the one beside the model [short: -mm]")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "no_mmproj",
+        help = "Projector (GGUF); by default the one beside the model [short: -mm]"
+    )]
     pub mmproj: Option<PathBuf>,
     /// Load no projector.
     #[arg(long)]
@@ -105,7 +110,13 @@ impl ComputeFlags {
     }
 
     /// Sizes of a session for `n_prompt` tokens and an answer of up to `n_predict`.
-    pub fn session(&self, engine: &Engine, n_prompt: usize, n_predict: usize, scale: Option<f64>) -> Result<SessionOptions> {
+    pub fn session(
+        &self,
+        engine: &Engine,
+        n_prompt: usize,
+        n_predict: usize,
+        scale: Option<f64>,
+    ) -> Result<SessionOptions> {
         let n_train = engine.text.hparams().n_ctx_train;
         let n_ctx = if self.ctx_size == 0 { n_prompt.saturating_add(n_predict) } else { self.ctx_size };
         if n_ctx > n_train {
@@ -115,7 +126,10 @@ impl ComputeFlags {
             None if engine.is_f32 => Ok(GgmlType::F32),
             None => Ok(GgmlType::F16),
             Some(name) => GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty)).ok_or_else(|| {
-                Error::bad_input(format!("cache type `{name}` is not one of {}", CACHE_TYPES.map(|t| t.name().to_lowercase()).join(", ")))
+                Error::bad_input(format!(
+                    "cache type `{name}` is not one of {}",
+                    CACHE_TYPES.map(|t| t.name().to_lowercase()).join(", ")
+                ))
             }),
         };
         Ok(SessionOptions {
@@ -172,7 +186,8 @@ const OPEN_ANSWER: usize = 2048;
 impl SamplingFlags {
     /// The sampler's options.
     pub fn options(&self) -> SamplerOptions {
-        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        let clock =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         SamplerOptions {
             seed: u64::try_from(self.seed).unwrap_or_else(|_| clock()),
             temp: self.temp,

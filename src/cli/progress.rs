@@ -47,14 +47,18 @@ impl Progress {
                 self.bar.set_position(cached as u64);
                 self.bar.set_message("reading");
             }
-            Event::Encoded { n_done, n_total, .. } => self.bar.set_message(format!("frames {}/{}", 2 * n_done, 2 * n_total)),
+            Event::Encoded { n_done, n_total, .. } => {
+                self.bar.set_message(format!("frames {}/{}", 2 * n_done, 2 * n_total))
+            }
             Event::Prefilled { n_done, n_total } => {
                 self.bar.set_position(n_done as u64);
                 if n_done == n_total {
                     self.bar.finish_and_clear();
                 }
             }
-            Event::Skipped { n_packets, .. } => self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped")),
+            Event::Skipped { n_packets, .. } => {
+                self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))
+            }
         }
     }
 }

@@ -62,7 +62,9 @@ pub struct Args {
 /// Runs the command; `matches` know the order in which parts were given.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let messages = args.messages(matches)?;
-    let wants_vision = messages.iter().any(|m| matches!(&m.content, Content::Parts(p) if p.iter().any(|p| !matches!(p, Part::Text(_)))));
+    let wants_vision = messages
+        .iter()
+        .any(|m| matches!(&m.content, Content::Parts(p) if p.iter().any(|p| !matches!(p, Part::Text(_)))));
     let started = Instant::now();
     let engine = args.model.load(wants_vision)?;
     let load_time = started.elapsed();
@@ -224,7 +226,9 @@ fn read_text(path: &std::path::Path) -> Result<String> {
     const MAX_TEXT: u64 = 64 << 20;
     let place = || path.display().to_string();
     let mut bytes = Vec::new();
-    let read = |reader: &mut dyn std::io::Read, bytes: &mut Vec<u8>| std::io::Read::take(reader, MAX_TEXT + 1).read_to_end(bytes);
+    let read = |reader: &mut dyn std::io::Read, bytes: &mut Vec<u8>| {
+        std::io::Read::take(reader, MAX_TEXT + 1).read_to_end(bytes)
+    };
     use std::io::Read;
     if path.as_os_str() == "-" {
         read(&mut std::io::stdin().lock(), &mut bytes).at(place)?;

@@ -132,7 +132,9 @@ impl Checkpoint {
             }
         }
         let unlisted = self.tensors.iter().filter(|(name, _)| !map.contains_key(*name));
-        wrong.extend(unlisted.map(|(name, (at, _))| format!("`{name}` in `{}` is not in weight_map", self.files[*at].0)));
+        wrong.extend(
+            unlisted.map(|(name, (at, _))| format!("`{name}` in `{}` is not in weight_map", self.files[*at].0)),
+        );
         match wrong.is_empty() {
             true => Ok(()),
             false => Err(Error::mismatch(format!("does not describe its files: {}", listed(&wrong)))),

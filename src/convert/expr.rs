@@ -147,7 +147,20 @@ mod tests {
 
     #[test]
     fn nonsense_and_overflow_are_errors() {
-        for text in ["", "n n", "* n", "n *", "n % 2", "n / 5", "n / zero", "big + 1", "big * 2", "1 - n", "other", "99999999999999999999"] {
+        for text in [
+            "",
+            "n n",
+            "* n",
+            "n *",
+            "n % 2",
+            "n / 5",
+            "n / zero",
+            "big + 1",
+            "big * 2",
+            "1 - n",
+            "other",
+            "99999999999999999999",
+        ] {
             assert!(eval(text).is_err(), "{text}");
         }
         assert!(eval("n / 5").unwrap_err().to_string().contains("multiple"));

@@ -236,7 +236,8 @@ impl Family {
 
     /// Parses and checks a description.
     pub(crate) fn parse(text: &str) -> Result<Family> {
-        let family: Family = toml::from_str(text).map_err(|err| Error::format(err.to_string().trim_end().to_string()))?;
+        let family: Family =
+            toml::from_str(text).map_err(|err| Error::format(err.to_string().trim_end().to_string()))?;
         family.check()?;
         Ok(family)
     }
@@ -321,7 +322,11 @@ impl TensorRule {
             Reshape::SplitTemporal => (2, 5..=5),
         };
         if gguf.len() != n_names {
-            return Err(Error::format(format!("`{:?}` gives {n_names} tensors, `gguf` names {}", self.reshape, gguf.len())));
+            return Err(Error::format(format!(
+                "`{:?}` gives {n_names} tensors, `gguf` names {}",
+                self.reshape,
+                gguf.len()
+            )));
         }
         if !n_dims.contains(&self.shape.len()) {
             return Err(Error::format(format!("`{:?}` cannot take {} dimensions", self.reshape, self.shape.len())));

@@ -18,7 +18,10 @@ impl Folder {
     pub(crate) fn open(dir: &Path) -> Result<Folder> {
         let real = dir.canonicalize().at(|| dir.display().to_string())?;
         if !real.is_dir() {
-            return Err(Error::bad_input(format!("`{}` is not a folder; a checkpoint folder is expected", dir.display())));
+            return Err(Error::bad_input(format!(
+                "`{}` is not a folder; a checkpoint folder is expected",
+                dir.display()
+            )));
         }
         Ok(Folder { dir: dir.to_path_buf(), real })
     }
@@ -52,7 +55,9 @@ impl Folder {
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name);
         // A backslash or a colon is a path on Windows; no checkpoint file has one in its name.
         if !plain || name.contains(['/', '\\', ':', '\0']) {
-            return Err(Error::format(format!("file name `{name}` leads out of the folder, expected a plain file name")));
+            return Err(Error::format(format!(
+                "file name `{name}` leads out of the folder, expected a plain file name"
+            )));
         }
         let path = self.dir.join(name);
         let real = path.canonicalize().at(|| path.display().to_string())?;

@@ -105,7 +105,8 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
     };
     let text = Output::new(&plan.text, options.outtype, &facts(&family, &values, &plan)?);
     let mmproj_type = mmproj_type(options, &plan.mmproj);
-    let mmproj = Output::new(&plan.mmproj, mmproj_type, &ModelFacts { arch: "clip".to_string(), ..ModelFacts::default() });
+    let mmproj =
+        Output::new(&plan.mmproj, mmproj_type, &ModelFacts { arch: "clip".to_string(), ..ModelFacts::default() });
 
     let text_arch = match options.layout {
         Layout::Mrope => family.text.architecture.clone(),
@@ -135,10 +136,7 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
         n_tensors: output.declared.len(),
         file_type: output.file_type,
     };
-    Ok(ConvertReport {
-        text: report(text, text_path, text_bytes),
-        mmproj: report(mmproj, mmproj_path, mmproj_bytes),
-    })
+    Ok(ConvertReport { text: report(text, text_path, text_bytes), mmproj: report(mmproj, mmproj_path, mmproj_bytes) })
 }
 
 fn check_options(options: &ConvertOptions) -> Result<()> {
@@ -232,7 +230,8 @@ impl Output {
 /// The type in which most values of the matrices are stored.
 fn main_type(plan: &[Planned]) -> GgmlType {
     let matrices = || plan.iter().filter(|t| is_quantizable(&t.name, &t.ne));
-    let n_of = |ty| matrices().filter(|t| stored_type(t.dtype) == ty).map(|t| t.ne.iter().product::<usize>()).sum::<usize>();
+    let n_of =
+        |ty| matrices().filter(|t| stored_type(t.dtype) == ty).map(|t| t.ne.iter().product::<usize>()).sum::<usize>();
     let types = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
     types.into_iter().max_by_key(|ty| n_of(*ty)).expect("three types")
 }

@@ -271,7 +271,8 @@ mod tests {
     fn block_numbers_are_plain_and_below_the_count() {
         assert_eq!(matches("layers.{}.w", "layers.11.w", 12), Some(Some(11)));
         assert_eq!(matches("norm.w", "norm.w", 12), Some(None));
-        for name in ["layers.12.w", "layers.07.w", "layers.+7.w", "layers..w", "layers.1.x", "layers.1.2.w", "layers.w"] {
+        for name in ["layers.12.w", "layers.07.w", "layers.+7.w", "layers..w", "layers.1.x", "layers.1.2.w", "layers.w"]
+        {
             assert_eq!(matches("layers.{}.w", name, 12), None, "{name}");
         }
     }

@@ -10,7 +10,7 @@ use super::imatrix::Imatrix;
 use super::progress::Progress;
 use super::staged::{Declared, Staged, data_bytes};
 use crate::error::Context;
-use crate::gguf::{Gguf, GgmlType, Metadata, TensorInfo};
+use crate::gguf::{GgmlType, Gguf, Metadata, TensorInfo};
 use crate::tensor::can_quantize;
 use crate::{Error, Result};
 

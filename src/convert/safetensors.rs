@@ -77,7 +77,10 @@ fn parse(header: &[u8], n_data: u64, start: u64) -> Result<Vec<StoredTensor>> {
     let names: Vec<String> = entries.iter().map(|(name, _)| name.clone()).collect();
     let meta = Metadata::new(None, entries).map_err(|err| Error::format(format!("header: {err}")))?;
     if meta.data_len() as u64 != n_data {
-        return Err(Error::format(format!("tensors cover `{}` bytes of data, the file has `{n_data}`", meta.data_len())));
+        return Err(Error::format(format!(
+            "tensors cover `{}` bytes of data, the file has `{n_data}`",
+            meta.data_len()
+        )));
     }
     let stored = |name: String| {
         let info = meta.info(&name).expect("it was just entered");
@@ -123,7 +126,9 @@ impl<'de> Deserialize<'de> for Entries {
                     let info: TensorInfo = map.next_value()?;
                     if info.shape.len() > MAX_DIMS {
                         let n = info.shape.len();
-                        return Err(A::Error::custom(format!("tensor `{name}` has {n} dimensions, at most {MAX_DIMS}")));
+                        return Err(A::Error::custom(format!(
+                            "tensor `{name}` has {n} dimensions, at most {MAX_DIMS}"
+                        )));
                     }
                     entries.push((name, info));
                 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::progress::Progress;
 use crate::error::Context;
-use crate::gguf::{Gguf, GgmlType, GgufWriter, Metadata};
+use crate::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
 use crate::{Error, Result};
 
 /// A file on its way to its final name; dropped before [`publish`](Staged::publish), it is removed.
@@ -73,13 +73,16 @@ impl Staged {
 
     fn read_back(&self, meta: &Metadata, tensors: &[Declared]) -> Result<u64> {
         let gguf = Gguf::open(&self.path)?;
-        let same = |info: &crate::gguf::TensorInfo, want: &Declared| (&info.name, info.ty, &info.ne) == (&want.0, want.1, &want.2);
+        let same = |info: &crate::gguf::TensorInfo, want: &Declared| {
+            (&info.name, info.ty, &info.ne) == (&want.0, want.1, &want.2)
+        };
         let tables_agree = gguf.tensors().len() == tensors.len()
             && gguf.tensors().iter().zip(tensors).all(|(info, want)| same(info, want))
             && gguf.meta() == meta;
         match tables_agree {
             true => Ok(gguf.file_bytes()),
-            false => Err(Error::mismatch("the written file does not read back as it was meant").at(self.target.display().to_string())),
+            false => Err(Error::mismatch("the written file does not read back as it was meant")
+                .at(self.target.display().to_string())),
         }
     }
 

@@ -53,7 +53,12 @@ impl Values {
         match wrong.len() {
             0 => {}
             1 => return Err(Error::unsupported(wrong.remove(0))),
-            n => return Err(Error::unsupported(format!("{n} configuration values do not fit:\n  {}", wrong.join("\n  ")))),
+            n => {
+                return Err(Error::unsupported(format!(
+                    "{n} configuration values do not fit:\n  {}",
+                    wrong.join("\n  ")
+                )));
+            }
         }
         axes(Layout::Mrope, values.sections()?, values.uint("n_embd_head")?)
             .map_err(|err| err.at("config.json: mrope_section"))?;
@@ -145,7 +150,9 @@ fn convert(json: &Json, ty: KeyType, place: &str) -> Result<Value> {
         Error::format(format!("{place} is `{text}`, expected {what}"))
     };
     // Whole numbers may be written as `4.0`.
-    let int = |json: &Json| json.as_i64().or_else(|| json.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64));
+    let int = |json: &Json| {
+        json.as_i64().or_else(|| json.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64))
+    };
     let float = |json: &Json| json.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
     let list = |json: &Json| json.as_array().cloned();
     Ok(match ty {

@@ -210,7 +210,8 @@ pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
     with_block!(ty, B => dequantize_blocks::<B>(src, dst)).expect("the loader accepts only types with a decoder");
 }
 
-/// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`.
+/// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`. The module has
+/// its `AttentionOps` in scope as `ATTEND`.
 macro_rules! table {
     ($name:literal, $isa:ty $(, $features:literal)?) => {
         mod compiled {
@@ -265,6 +266,7 @@ macro_rules! table {
             layer_norm: |x, w, b, eps, out| unsafe { compiled::layer_norm(x, w, b, eps, out) },
             silu_mul: |gate, up| unsafe { compiled::silu_mul(gate, up) },
             quick_gelu: |x| unsafe { compiled::quick_gelu(x) },
+            attend: ATTEND,
         };
     };
 }

@@ -19,10 +19,12 @@ mod x86_64;
 
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
+
 use crate::gguf::GgmlType;
 use crate::{Error, Result};
 
-pub use attention::{AttentionShape, KvView, attention};
+pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile, attention};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::matmul;
 
@@ -49,6 +51,8 @@ pub struct Kernels {
     pub silu_mul: fn(&mut [f32], &[f32]),
     /// x = x * sigmoid(1.702 x).
     pub quick_gelu: fn(&mut [f32]),
+    /// Attention and the cache write.
+    pub attend: AttentionOps,
 }
 
 /// The operands of a `gemm_nt`: x(m, k) and w(n, k) in rows of `ldx`, `ldw`, into rows of `ldo`.
@@ -84,7 +88,8 @@ pub fn supported() -> Vec<&'static Kernels> {
     #[allow(unused_mut)]
     let mut tables = vec![&scalar::TABLE];
     #[cfg(target_arch = "x86_64")]
-    tables.extend([x86_64::avx2::detect(), x86_64::avx512::detect()].into_iter().flatten());
+    tables
+        .extend([x86_64::avx2::detect(), x86_64::avx512::detect(), x86_64::avx512vnni::detect()].into_iter().flatten());
     tables
 }
 
@@ -116,10 +121,14 @@ pub fn gelu_erf(x: &mut [f32]) {
     }
 }
 
-/// x += y.
+/// x += y, on all threads where they are long.
 pub fn add(x: &mut [f32], y: &[f32]) {
-    for (a, b) in x.iter_mut().zip(y) {
-        *a += b;
+    const TASK: usize = 1 << 15;
+    let part = |x: &mut [f32], y: &[f32]| x.iter_mut().zip(y).for_each(|(a, b)| *a += b);
+    if x.len() <= TASK {
+        part(x, y);
+    } else {
+        x.par_chunks_mut(TASK).zip(y.par_chunks(TASK)).for_each(|(x, y)| part(x, y));
     }
 }
 

@@ -241,11 +241,11 @@ impl TextModel {
         matmul(self.kernels, layer.attn_q.view(), xb, &mut s.q[..n_q]);
         matmul(self.kernels, layer.attn_k.view(), xb, &mut s.k[..n_kv]);
         matmul(self.kernels, layer.attn_v.view(), xb, &mut s.v[..n_kv]);
-        rotate_rows(&mut s.q[..n_q], Some(&layer.bias_q), &s.rotary, (n_head, d));
+        rotate_rows(self.kernels, &mut s.q[..n_q], Some(&layer.bias_q), &s.rotary, (n_head, d));
         let n_past = cache.len();
         let (k_rows, v_rows) = cache.rows_mut(il);
-        kv_write(&s.k[..n_kv], Some(&layer.bias_k), Some(&s.rotary), (n_head_kv, d), k_rows)?;
-        kv_write(&s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
+        kv_write(self.kernels, &s.k[..n_kv], Some(&layer.bias_k), Some(&s.rotary), (n_head_kv, d), k_rows)?;
+        kv_write(self.kernels, &s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
         let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true };
         attention(self.kernels, shape, cache.view(il), &s.q[..n_q], &mut s.attn[..n_q]);
         matmul(self.kernels, layer.attn_output.view(), &s.attn[..n_q], &mut s.xb[..n * n_embd]);

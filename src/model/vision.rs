@@ -161,14 +161,15 @@ impl VisionTower {
             matmul(self.kernels, block.attn_v.weight.view(), &xb, &mut v);
             for pair in 0..n / per_pair {
                 let rows = pair * per_pair * n_embd..(pair + 1) * per_pair * n_embd;
-                rotate_rows(&mut q[rows.clone()], Some(&block.attn_q.bias), &rotary, (n_head, d));
+                rotate_rows(self.kernels, &mut q[rows.clone()], Some(&block.attn_q.bias), &rotary, (n_head, d));
                 let stride = per_pair * d * size_of::<f32>();
                 for (rows, bias, rotary, to) in [
                     (&k[rows.clone()], &block.attn_k.bias, Some(&rotary), &mut keys),
                     (&v[rows.clone()], &block.attn_v.bias, None, &mut vals),
                 ] {
                     let to = CacheRows { ty: GgmlType::F32, data: bytemuck::cast_slice_mut(to), stride, slot: 0 };
-                    kv_write(rows, Some(bias), rotary, (n_head, d), to).at(|| format!("vision block {il}"))?;
+                    kv_write(self.kernels, rows, Some(bias), rotary, (n_head, d), to)
+                        .at(|| format!("vision block {il}"))?;
                 }
                 let kv = KvView {
                     type_k: GgmlType::F32,

@@ -51,7 +51,11 @@ impl Engine {
     /// Whatever is wrong with a file, named; a projector of another model.
     pub fn load(options: &EngineOptions) -> Result<Engine> {
         let open = |path: &Path| -> Result<Arc<Gguf>> {
-            let opened = if options.mmap { Gguf::open(path) } else { Gguf::open_with(path, crate::gguf::OpenOptions { mmap: false }) };
+            let opened = if options.mmap {
+                Gguf::open(path)
+            } else {
+                Gguf::open_with(path, crate::gguf::OpenOptions { mmap: false })
+            };
             Ok(Arc::new(opened?))
         };
         let text = open(&options.model)?;
@@ -78,7 +82,9 @@ impl Engine {
                 warnings.extend(unused_warning(file, &unused));
                 let (out, n_embd) = (tower.hparams().n_embd_out, text.hparams().n_embd);
                 if out != n_embd {
-                    let message = format!("projector width `{out}` differs from the text model's width `{n_embd}`: they belong to different models");
+                    let message = format!(
+                        "projector width `{out}` differs from the text model's width `{n_embd}`: they belong to different models"
+                    );
                     return Err(Error::mismatch(message).at(place(file)));
                 }
                 Some(tower)
@@ -87,7 +93,11 @@ impl Engine {
         let meta = text_file.meta();
         let tokenizer = Tokenizer::from_metadata(meta).at(|| place(&text_file))?;
         if tokenizer.n_vocab() > text.hparams().n_vocab {
-            let message = format!("the tokenizer has `{}` tokens, the embedding only `{}` rows", tokenizer.n_vocab(), text.hparams().n_vocab);
+            let message = format!(
+                "the tokenizer has `{}` tokens, the embedding only `{}` rows",
+                tokenizer.n_vocab(),
+                text.hparams().n_vocab
+            );
             return Err(Error::mismatch(message).at(place(&text_file)));
         }
         let template = ChatTemplate::from_metadata(meta).at(|| place(&text_file))?;
@@ -104,7 +114,9 @@ impl Engine {
     /// `BadInput` saying how to get one, when none is loaded.
     pub fn need_vision(&self) -> Result<&VisionTower> {
         self.vision.as_ref().ok_or_else(|| {
-            Error::bad_input("pictures and videos need a projector: put an mmproj file beside the model or pass --mmproj")
+            Error::bad_input(
+                "pictures and videos need a projector: put an mmproj file beside the model or pass --mmproj",
+            )
         })
     }
 }
@@ -154,11 +166,15 @@ pub fn find_mmproj(model: &Path) -> Result<Option<PathBuf>> {
         PREFERENCE.iter().position(|e| stem.split(['-', '.']).any(|part| part == *e))
     };
     if found.len() > 1 {
-        let mut ranked: Vec<_> = found.iter().map(|(name, path)| (encoding(name).unwrap_or(usize::MAX), path)).collect();
+        let mut ranked: Vec<_> =
+            found.iter().map(|(name, path)| (encoding(name).unwrap_or(usize::MAX), path)).collect();
         ranked.sort();
         if ranked[0].0 == ranked[1].0 {
             let names: Vec<_> = found.iter().map(|(_, path)| path.display().to_string()).collect();
-            return Err(Error::bad_input(format!("several projectors fit, choose one with --mmproj: {}", names.join(", "))));
+            return Err(Error::bad_input(format!(
+                "several projectors fit, choose one with --mmproj: {}",
+                names.join(", ")
+            )));
         }
         return Ok(Some(ranked[0].1.clone()));
     }
@@ -182,9 +198,18 @@ mod tests {
         let some = |name: &str| Some(name.to_string());
         assert_eq!(found(&["a-Q4_K_M.gguf"], "a-Q4_K_M.gguf").unwrap(), None);
         assert_eq!(found(&["mmproj-F16.gguf"], "a-Q4_K_M.gguf").unwrap(), some("mmproj-F16.gguf"));
-        assert_eq!(found(&["mmproj-a-f16.gguf", "mmproj-b-f16.gguf"], "b-Q8_0.gguf").unwrap(), some("mmproj-b-f16.gguf"));
-        assert_eq!(found(&["mmproj-a-Q8_0.gguf", "mmproj-a-F16.gguf"], "a-Q8_0.gguf").unwrap(), some("mmproj-a-Q8_0.gguf"));
-        assert_eq!(found(&["mmproj-a-F32.gguf", "mmproj-a-BF16.gguf"], "a-Q8_0.gguf").unwrap(), some("mmproj-a-BF16.gguf"));
+        assert_eq!(
+            found(&["mmproj-a-f16.gguf", "mmproj-b-f16.gguf"], "b-Q8_0.gguf").unwrap(),
+            some("mmproj-b-f16.gguf")
+        );
+        assert_eq!(
+            found(&["mmproj-a-Q8_0.gguf", "mmproj-a-F16.gguf"], "a-Q8_0.gguf").unwrap(),
+            some("mmproj-a-Q8_0.gguf")
+        );
+        assert_eq!(
+            found(&["mmproj-a-F32.gguf", "mmproj-a-BF16.gguf"], "a-Q8_0.gguf").unwrap(),
+            some("mmproj-a-BF16.gguf")
+        );
         assert!(found(&["mmproj-x.gguf", "mmproj-y.gguf"], "a-Q8_0.gguf").is_err());
     }
 }

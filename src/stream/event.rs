@@ -36,6 +36,10 @@ impl<'a> Events<'a> {
     /// # Errors
     /// `Cancelled` once the flag is set.
     pub(super) fn check(&self) -> Result<()> {
-        if self.cancel.load(Ordering::Relaxed) { Err(Error::new(ErrorKind::Cancelled, "stopped on request")) } else { Ok(()) }
+        if self.cancel.load(Ordering::Relaxed) {
+            Err(Error::new(ErrorKind::Cancelled, "stopped on request"))
+        } else {
+            Ok(())
+        }
     }
 }

@@ -110,13 +110,19 @@ impl MediaPlan {
     ///
     /// # Errors
     /// Options that contradict each other or the video.
-    pub fn frames(source: Box<dyn FrameSource>, label: String, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
+    pub fn frames(
+        source: Box<dyn FrameSource>,
+        label: String,
+        options: &MediaOptions,
+        tower: &VisionTower,
+    ) -> Result<MediaPlan> {
         let hp = tower.hparams();
         let info = source.info().clone();
         let mut sample = options.sample.clone();
         sample.whole |= source.is_frame_list();
         let frames = frame_indices(info.n_frames, info.fps, &sample).at(|| label.clone())?;
-        let (height, width) = frame_size(frames.len(), info.height, info.width, hp.factor(), &sample).at(|| label.clone())?;
+        let (height, width) =
+            frame_size(frames.len(), info.height, info.width, hp.factor(), &sample).at(|| label.clone())?;
         let spec = patch_spec(hp);
         let grid = Grid::of(frames.len() / 2, height, width, &spec);
         Ok(MediaPlan {

@@ -12,7 +12,10 @@ use crate::{Error, Result};
 pub enum Unit {
     Token(u32),
     /// The `index`-th medium of its kind in the conversation.
-    Media { kind: MediaKind, index: usize },
+    Media {
+        kind: MediaKind,
+        index: usize,
+    },
 }
 
 /// Units in order, and the media they name.
@@ -27,7 +30,12 @@ impl Prompt {
     ///
     /// # Errors
     /// Template errors, unreadable media, options that make no sense, a model without a projector.
-    pub fn build(engine: &Engine, messages: &[Message], render: RenderOptions, defaults: &MediaOptions) -> Result<Prompt> {
+    pub fn build(
+        engine: &Engine,
+        messages: &[Message],
+        render: RenderOptions,
+        defaults: &MediaOptions,
+    ) -> Result<Prompt> {
         let (mut images, mut videos) = (Vec::new(), Vec::new());
         for part in parts(messages) {
             match part {

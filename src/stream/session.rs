@@ -154,7 +154,10 @@ impl<'e> Session<'e> {
     fn feed_units(&mut self, prompt: &mut Prompt, events: &mut Events<'_>, mut dump: Option<&mut Dump>) -> Result<()> {
         let total = prompt.n_tokens()?;
         if total > self.options.n_ctx {
-            let message = format!("the prompt has `{total}` tokens, the context holds `{}`; raise -c or take fewer frames", self.options.n_ctx);
+            let message = format!(
+                "the prompt has `{total}` tokens, the context holds `{}`; raise -c or take fewer frames",
+                self.options.n_ctx
+            );
             return Err(Error::limit(message));
         }
         // The last unit is always fed again, so that there are logits to continue from.
@@ -175,7 +178,9 @@ impl<'e> Session<'e> {
                     self.log.push(Fed { unit: Unit::Token(id), grid: None });
                     self.drain(steps, false, events, dump.as_deref_mut())?;
                 }
-                Unit::Media { kind, index } => self.feed_media(prompt, kind, index, steps, events, dump.as_deref_mut())?,
+                Unit::Media { kind, index } => {
+                    self.feed_media(prompt, kind, index, steps, events, dump.as_deref_mut())?
+                }
             }
         }
         self.drain(steps, true, events, dump)
@@ -197,7 +202,8 @@ impl<'e> Session<'e> {
         let plan = prompt.media(kind, index)?;
         let tower = self.engine.need_vision()?;
         let (grid, merged) = (plan.grid, plan.grid.merged(tower.hparams().merge));
-        let scale = plan.temporal_scale.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale);
+        let scale =
+            plan.temporal_scale.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale);
         self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
         let group = (ENCODE_PATCHES / (grid.h * grid.w)).max(1);
         let mut pixels = Vec::new();

@@ -5,6 +5,7 @@ mod common;
 mod convert;
 mod gguf;
 mod kernels;
+mod kernels_attention;
 mod media;
 mod model;
 mod position;
