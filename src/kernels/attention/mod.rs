@@ -5,6 +5,8 @@
 //! share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
 //! On purpose absent here: masks other than causal and full, positions.
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod keys;
 mod scalar;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub mod simd;
@@ -12,6 +14,8 @@ pub mod simd;
 pub mod tile;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod unpack;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod values;
 
 pub use scalar::OPS as SCALAR;
 

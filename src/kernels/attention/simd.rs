@@ -64,6 +64,9 @@ pub trait Simd: Copy {
     /// acc + the sum of the four products of unsigned bytes of `a` with signed bytes of `b`.
     unsafe fn dot_i8(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
+    /// Asks for the line at `p`, without reading it.
+    unsafe fn prefetch(p: *const u8);
+
     /// dst[i][j] = src[j][i] for L x L elements in rows of `lds` and `ldd`.
     unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize);
 

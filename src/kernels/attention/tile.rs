@@ -10,8 +10,10 @@
 //! leaves room for. Where there is a byte dot product, quantized keys keep their own bytes and queries get one byte per
 //! element, with a scale per 32.
 
+use super::keys::Keys;
 use super::simd::Simd;
 use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};
+use super::values::Values;
 use super::{Partial, Tile};
 use crate::kernels::scratch::Carve;
 
@@ -25,7 +27,7 @@ pub fn room<S: Simd>(t: &Tile<'_>, rows: usize) -> usize {
     let (n_block, dv, unit) = (t.d.div_ceil(32), t.d.next_multiple_of(2 * S::L), KeyUnit::of::<S>(t.type_k));
     let dk = unit.row_dwords::<S>(t.d);
     let pieces = [rows * dk, rows * n_block, rows * n_block, rows * dv, ROWS * BLOCK, ROWS * BLOCK];
-    Carve::room(&pieces) + unpack::Keys::room::<S>(unit, t.d) + unpack::Values::room(dv, t.d)
+    Carve::room(&pieces) + Keys::room::<S>(unit, t.d) + Values::room(dv, t.d)
 }
 
 /// See [`AttentionOps::tile`](super::AttentionOps). No closure in here or below holds vector operations: it would be
@@ -44,8 +46,8 @@ pub unsafe fn tile<S: Simd>(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) 
     let mut from = Carve::new(buffer);
     let (q, q_scale, q_sum) = (from.take(rows * dk), from.take(rows * n_block), from.take(rows * n_block));
     let sums = from.take(rows * dv);
-    let mut keys = unpack::Keys::new::<S>(keys_as, d, &mut from);
-    let mut values = unpack::Values::new(values_as, dv, d, &mut from);
+    let mut keys = Keys::new::<S>(keys_as, d, &mut from);
+    let mut values = Values::new(values_as, dv, d, &mut from);
     let (scores, probs) = (from.take(ROWS * BLOCK), from.take(ROWS * BLOCK));
     unpack::queries::<S>(keys_as, t.q, d, q, q_scale, q_sum);
     sums.fill(0.0);
@@ -98,8 +100,8 @@ pub unsafe fn tile<S: Simd>(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) 
 
 /// One block of unpacked keys and values.
 struct Step<'a> {
-    keys: &'a unpack::Keys<'a>,
-    values: &'a unpack::Values<'a>,
+    keys: &'a Keys<'a>,
+    values: &'a Values<'a>,
     /// Keys in the block.
     n: usize,
     dk: usize,

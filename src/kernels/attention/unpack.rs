@@ -1,22 +1,17 @@
 //! Operands of a tile in the form that the register-blocked product reads: queries as rows of dwords, keys and values as
-//! panels. Unpacking a block costs about as much as ten rows of queries against it, once per tile.
+//! panels (`keys.rs`, `values.rs`). Unpacking a block costs about as much as ten rows of queries against it, once per tile.
 
-use super::Tile;
 use super::simd::Simd;
 use crate::gguf::GgmlType;
-use crate::kernels::scratch::Carve;
 
 /// Keys per block.
 pub const BLOCK: usize = 128;
 /// Largest magnitude of a key or value in 16-bit fixed point.
 pub const V_LIMIT: i32 = 4096;
-/// Bytes and nibbles are shifted to this range before they are multiplied by a fraction of 1.
-const SHIFT: u32 = 5;
-const SHIFT_Q4: u32 = 9;
 /// The fraction that stands for 1, as a 15-bit fraction.
-const ONE: f32 = 32767.0;
+pub const ONE: f32 = 32767.0;
 /// Scales below this count as this: their inverses stay finite.
-const TINY: f32 = 1e-30;
+pub const TINY: f32 = 1e-30;
 
 /// What a dword of the key panels and query rows holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,253 +106,157 @@ fn largest(x: &[f32]) -> f32 {
 
 /// What brings a largest magnitude to `limit`, and its inverse.
 #[inline(always)]
-fn fit(largest: f32, limit: f32) -> (f32, f32) {
+pub fn fit(largest: f32, limit: f32) -> (f32, f32) {
     if largest < TINY { (0.0, 1.0) } else { (limit / largest, largest / limit) }
 }
 
-/// A block of keys: panels of `panel_width` keys (two vectors of them for bytes), each (dk, width) dwords.
-pub struct Keys<'a> {
-    pub unit: KeyUnit,
-    dk: usize,
-    d: usize,
-    /// (BLOCK / width, dk, width)
-    pub panels: &'a mut [f32],
-    /// What a product is worth: (BLOCK), or (d / 32, BLOCK) for bytes.
-    pub scales: &'a mut [f32],
-    /// The scales of quantized keys, (d / 32, BLOCK); and as fractions of the key's largest.
-    block_scales: &'a mut [f32],
-    fractions: &'a mut [f32],
-    /// L keys as rows of dwords
-    rows: &'a mut [f32],
+/// A 16-bit float type.
+///
+/// # Safety
+/// As [`Simd`].
+pub trait Half {
+    /// `L` elements at `p`.
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F;
 }
 
-impl<'a> Keys<'a> {
-    /// Floats that `new` takes.
-    pub fn room<S: Simd>(unit: KeyUnit, d: usize) -> usize {
-        let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
-        Carve::room(&[BLOCK * dk, BLOCK * n_block, BLOCK * n_block, BLOCK * n_block, S::L * dk])
-    }
+pub struct F16;
+pub struct BF16;
 
-    pub fn new<S: Simd>(unit: KeyUnit, d: usize, from: &mut Carve<'a>) -> Keys<'a> {
-        let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
-        Keys {
-            unit,
-            dk,
-            d,
-            panels: from.take(BLOCK * dk),
-            scales: from.take(if unit == KeyUnit::I8 { BLOCK * n_block } else { BLOCK }),
-            block_scales: from.take(BLOCK * n_block),
-            fractions: from.take(BLOCK * n_block),
-            rows: from.take(S::L * dk),
-        }
-    }
-
-    /// Unpacks keys `j0..j0 + n`; the rest of the last panel becomes zero.
-    ///
-    /// # Safety
-    /// The CPU has the features of `S`; the tile's key bytes hold those keys, which `Tile::check` asserted.
+impl Half for F16 {
     #[inline(always)]
-    pub unsafe fn unpack<S: Simd>(&mut self, t: &Tile<'_>, j0: usize, n: usize) {
-        let row_bytes = t.row_k();
-        let bytes = &t.k[j0 * row_bytes..][..n * row_bytes];
-        let width = if self.unit == KeyUnit::I8 { 2 * S::L } else { panel_width::<S>() };
-        let padded = n.next_multiple_of(width);
-        // SAFETY: `bytes` holds `n` rows; all other extents are this struct's, made for BLOCK keys.
-        unsafe {
-            if matches!(t.type_k, GgmlType::Q8_0 | GgmlType::Q4_0) {
-                let to = if self.unit == KeyUnit::I8 { &mut *self.scales } else { &mut *self.block_scales };
-                gather_scales::<S>(bytes, row_bytes, n, padded, to);
-                if self.unit == KeyUnit::I16 {
-                    self.key_fractions::<S>(t.type_k, padded);
-                }
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_f16(p) }
+    }
+}
+
+impl Half for BF16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(p) }
+    }
+}
+
+/// `L` elements of a row of `d` from element `c` on, of which some are beyond the row and become zero.
+///
+/// # Safety
+/// The CPU has the features of `S`; the row at `row` has `d` elements.
+#[inline(always)]
+pub unsafe fn half_tail<S: Simd, H: Half>(row: *const u8, c: usize, d: usize) -> S::F {
+    let mut rest = [0u8; 32];
+    let n = d.saturating_sub(c).min(S::L);
+    // SAFETY: the caller's promise; `rest` holds 16 elements, the most lanes there are.
+    unsafe {
+        std::ptr::copy_nonoverlapping(row.wrapping_add(2 * c), rest.as_mut_ptr(), 2 * n);
+        H::load::<S>(rest.as_ptr())
+    }
+}
+
+/// A quantized type with a scale, f16, before the codes of 32 elements.
+///
+/// # Safety
+/// As [`Simd`]; pointers to a block have the whole block behind them.
+pub trait Codes {
+    /// Bytes per block.
+    const BYTES: usize;
+    /// What 1 in fixed point is worth, per unit of the largest scale.
+    const UNIT: f32;
+    /// `L` codes from element `e` on; e + L is at most 32.
+    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I;
+    /// Codes in 16 bits, brought to `V_LIMIT`.
+    unsafe fn widen<S: Simd>(x: S::I) -> S::I;
+    /// Codes `8 * i..` as bytes, 128 more than they are.
+    unsafe fn bytes(block: *const u8, i: usize) -> u64;
+}
+
+pub struct Q8;
+pub struct Q4;
+
+/// 1 in each byte.
+const EACH: u64 = u64::MAX / 255;
+
+// SAFETY (of both implementations): the codes follow the two bytes of the scale, 32 bytes or 16; see `tensor::block`.
+impl Codes for Q8 {
+    const BYTES: usize = 34;
+    const UNIT: f32 = 32768.0 / ONE / 32.0;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+        unsafe { S::load_i8(block.add(2 + e)) }
+    }
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(x: S::I) -> S::I {
+        unsafe { S::shl16::<5>(x) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+        let word = unsafe { block.add(2 + 8 * i).cast::<[u8; 8]>().read() };
+        u64::from_le_bytes(word) ^ EACH * 128
+    }
+}
+
+impl Codes for Q4 {
+    const BYTES: usize = 18;
+    const UNIT: f32 = 32768.0 / ONE / 512.0;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+        unsafe { if e < 16 { S::load_low(block.add(2 + e)) } else { S::load_high(block.add(2 + e - 16)) } }
+    }
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(x: S::I) -> S::I {
+        unsafe { S::shl16::<9>(x) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+        let word = u64::from_le_bytes(unsafe { block.add(2 + 8 * (i % 2)).cast::<[u8; 8]>().read() });
+        // A code is 8 less than its nibble. No byte carries into its neighbour.
+        (word >> (4 * (i / 2)) & EACH * 15) + EACH * 120
+    }
+}
+
+/// Asks for the row that lies `BLOCK` rows behind this one: the next block needs it, and rows are read in an order that the
+/// processor does not foresee.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+pub unsafe fn prefetch<S: Simd>(row: *const u8, row_bytes: usize) {
+    for at in (0..row_bytes).step_by(64) {
+        // SAFETY: reads nothing, wherever this points.
+        unsafe { S::prefetch(row.wrapping_add(BLOCK * row_bytes + at)) };
+    }
+}
+
+/// The f16 scales of the blocks of `n` rows as f32, (blocks, BLOCK); zero from `n` to `padded`. `halves` is working memory
+/// for as many 16-bit numbers.
+///
+/// # Safety
+/// The CPU has the features of `S`; `padded` is a whole number of vectors, at least `n` and at most BLOCK; there are `n`
+/// rows of `n_block` blocks at `rows`.
+#[inline(always)]
+pub unsafe fn gather_scales<S: Simd, C: Codes>(
+    rows: *const u8,
+    (n, padded, n_block): (usize, usize, usize),
+    halves: &mut [f32],
+    to: &mut [f32],
+) {
+    assert!(n <= padded && padded <= BLOCK && 2 * halves.len() >= n_block * BLOCK && to.len() >= n_block * BLOCK);
+    let halves = halves.as_mut_ptr().cast::<[u8; 2]>();
+    // SAFETY: the caller's promise, and the lengths checked above.
+    unsafe {
+        for j in 0..n {
+            let row = rows.add(j * n_block * C::BYTES);
+            for block in 0..n_block {
+                *halves.add(block * BLOCK + j) = row.add(block * C::BYTES).cast::<[u8; 2]>().read();
+            }
+        }
+        for block in 0..n_block {
+            for j in n..padded {
+                *halves.add(block * BLOCK + j) = [0; 2];
             }
             for j in (0..padded).step_by(S::L) {
-                for i in 0..S::L {
-                    let row = self.rows[i * self.dk..].as_mut_ptr().cast::<i32>();
-                    if j + i >= n {
-                        self.rows[i * self.dk..][..self.dk].fill(0.0);
-                        if self.unit != KeyUnit::I8 {
-                            self.scales[j + i] = 0.0;
-                        }
-                        continue;
-                    }
-                    let src = &bytes[(j + i) * row_bytes..][..row_bytes];
-                    match self.unit {
-                        KeyUnit::F32 => copy_floats::<S>(src, row, self.d),
-                        KeyUnit::I8 => byte_row::<S>(t.type_k, src, row),
-                        KeyUnit::I16 if matches!(t.type_k, GgmlType::Q8_0 | GgmlType::Q4_0) => {
-                            let fractions = self.fractions[j + i..].as_ptr().cast::<i32>();
-                            quantized_row::<S>(t.type_k, src, fractions, row, self.d);
-                        }
-                        KeyUnit::I16 => self.scales[j + i] = float_row::<S>(t.type_k, src, row, self.d),
-                    }
-                }
-                let panel = self.panels.as_mut_ptr().cast::<i32>().add(j / width * width * self.dk + j % width);
-                for c in (0..self.dk).step_by(S::L) {
-                    S::transpose(self.rows.as_ptr().cast::<i32>().add(c), self.dk, panel.add(c * width), width);
-                }
-            }
-        }
-    }
-
-    /// Block scales as fractions of the largest of their key, twice 16 bits each, and the scale of each key.
-    ///
-    /// # Safety
-    /// The CPU has the features of `S`; `n` is a whole number of vectors up to BLOCK.
-    #[inline(always)]
-    unsafe fn key_fractions<S: Simd>(&mut self, ty: GgmlType, n: usize) {
-        let n_block = self.block_scales.len() / BLOCK;
-        let (from, to) = (self.block_scales.as_ptr(), self.fractions.as_mut_ptr().cast::<i32>());
-        // SAFETY: rows of BLOCK scales.
-        unsafe {
-            for j in (0..n).step_by(S::L) {
-                let mut top = S::splat(TINY);
-                for b in 0..n_block {
-                    top = S::max(top, S::abs(S::load(from.add(b * BLOCK + j))));
-                }
-                let inverse = S::div(S::splat(ONE), top);
-                for b in 0..n_block {
-                    let m = S::to_i(S::mul(S::load(from.add(b * BLOCK + j)), inverse));
-                    S::store_i(to.add(b * BLOCK + j), S::pair(m, m));
-                }
-                S::store(self.scales.as_mut_ptr().add(j), S::mul(top, S::splat(unit_of(ty))));
-            }
-        }
-    }
-}
-
-/// What 1 in fixed point is worth, per unit of the largest scale.
-fn unit_of(ty: GgmlType) -> f32 {
-    let shift = if ty == GgmlType::Q4_0 { SHIFT_Q4 } else { SHIFT };
-    32768.0 / ONE / (1u32 << shift) as f32
-}
-
-/// A block of values: (BLOCK, dv) floats, or (BLOCK / 2, dv) pairs of 16-bit integers: keys i and i + L of each 2L.
-pub struct Values<'a> {
-    pub unit: ValueUnit,
-    dv: usize,
-    d: usize,
-    pub panel: &'a mut [f32],
-    /// What 1 is worth in each column, (dv).
-    pub scales: &'a mut [f32],
-    /// (d / 32, BLOCK)
-    block_scales: &'a mut [f32],
-}
-
-impl<'a> Values<'a> {
-    /// Floats that `new` takes.
-    pub fn room(dv: usize, d: usize) -> usize {
-        Carve::room(&[BLOCK * dv, dv, BLOCK * d.div_ceil(32)])
-    }
-
-    pub fn new(unit: ValueUnit, dv: usize, d: usize, from: &mut Carve<'a>) -> Values<'a> {
-        let panel = from.take(BLOCK * dv);
-        Values { unit, dv, d, panel, scales: from.take(dv), block_scales: from.take(BLOCK * d.div_ceil(32)) }
-    }
-
-    /// Unpacks values `j0..j0 + n`; rows up to the next whole pair of vectors, and columns up to dv, become zero.
-    ///
-    /// # Safety
-    /// As [`Keys::unpack`].
-    #[inline(always)]
-    pub unsafe fn unpack<S: Simd>(&mut self, t: &Tile<'_>, j0: usize, n: usize) {
-        let row_bytes = t.row_v();
-        let bytes = &t.v[j0 * row_bytes..][..n * row_bytes];
-        let padded = n.next_multiple_of(2 * S::L);
-        // SAFETY: `bytes` holds `n` rows; all other extents are this struct's, made for BLOCK keys.
-        unsafe {
-            match (self.unit, t.type_v) {
-                (ValueUnit::F32, _) => {
-                    for j in 0..padded {
-                        let row = self.panel[j * self.dv..][..self.dv].as_mut_ptr().cast();
-                        match bytes.get(j * row_bytes..(j + 1) * row_bytes) {
-                            Some(src) => copy_floats::<S>(src, row, self.d),
-                            None => self.panel[j * self.dv..][..self.dv].fill(0.0),
-                        }
-                        self.panel[j * self.dv..][self.d..self.dv].fill(0.0);
-                    }
-                }
-                (ValueUnit::I16, GgmlType::Q8_0 | GgmlType::Q4_0) => {
-                    gather_scales::<S>(bytes, row_bytes, n, padded, self.block_scales);
-                    self.quantized::<S>(t.type_v, bytes, row_bytes, n);
-                }
-                (ValueUnit::I16, ty) => {
-                    for c in (0..self.dv).step_by(S::L) {
-                        self.float_column::<S>(ty, bytes, row_bytes, n, c);
-                    }
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As `unpack`.
-    #[inline(always)]
-    unsafe fn quantized<S: Simd>(&mut self, ty: GgmlType, bytes: &[u8], row_bytes: usize, n: usize) {
-        let padded = n.next_multiple_of(2 * S::L);
-        let block_bytes = ty.block_bytes();
-        for block in 0..self.d / 32 {
-            // SAFETY: rows of BLOCK scales, of which `gather_scales` filled `padded`; rows of bytes below `n`; columns of
-            // the panel below dv.
-            unsafe {
-                let scales = self.block_scales.as_mut_ptr().add(block * BLOCK);
-                let mut top = S::splat(TINY);
-                for j in (0..padded).step_by(S::L) {
-                    top = S::max(top, S::abs(S::load(scales.add(j))));
-                }
-                let top = S::max_of(top);
-                self.scales[block * 32..][..32].fill(top * unit_of(ty));
-                let inverse = S::splat(ONE / top);
-                for g in (0..padded).step_by(2 * S::L) {
-                    let low = S::to_i(S::mul(S::load(scales.add(g)), inverse));
-                    let high = S::to_i(S::mul(S::load(scales.add(g + S::L)), inverse));
-                    let mut fractions = [0i32; 16];
-                    S::store_i(fractions.as_mut_ptr(), S::pair(low, high));
-                    for i in 0..S::L {
-                        let to = self.panel.as_mut_ptr().cast::<i32>().add((g / 2 + i) * self.dv + block * 32);
-                        // Beyond the last row the fraction is zero, whatever the elements.
-                        let (a, b) = ((g + i).min(n - 1), (g + i + S::L).min(n - 1));
-                        let a = bytes.as_ptr().add(a * row_bytes + block * block_bytes);
-                        let b = bytes.as_ptr().add(b * row_bytes + block * block_bytes);
-                        let fraction = S::splat_i(fractions[i]);
-                        for e in (0..32).step_by(S::L) {
-                            let x = S::pair(elements::<S>(ty, a, e), elements::<S>(ty, b, e));
-                            S::store_i(to.add(e), S::mul_fraction(shift::<S>(ty, x), fraction));
-                        }
-                    }
-                }
-            }
-        }
-        self.scales[self.d..].fill(0.0);
-    }
-
-    /// L columns of half-precision values.
-    ///
-    /// # Safety
-    /// As `unpack`.
-    #[inline(always)]
-    unsafe fn float_column<S: Simd>(&mut self, ty: GgmlType, bytes: &[u8], row_bytes: usize, n: usize, c: usize) {
-        // SAFETY: rows below `n`; `halves` does not read beyond the d elements of a row.
-        unsafe {
-            let mut top = S::splat(TINY);
-            for j in 0..n {
-                top = S::max(top, S::abs(halves::<S>(ty, &bytes[j * row_bytes..][..row_bytes], c)));
-            }
-            let limit = S::splat((V_LIMIT - 1) as f32);
-            let inverse = S::div(limit, top);
-            S::store(self.scales.as_mut_ptr().add(c), S::div(top, limit));
-            for g in (0..n).step_by(2 * S::L) {
-                for i in g..g + S::L {
-                    let mut both = [S::zero_i(); 2];
-                    for (x, j) in both.iter_mut().zip([i, i + S::L]) {
-                        if j < n {
-                            let row = &bytes[j * row_bytes..][..row_bytes];
-                            *x = S::to_i(S::mul(halves::<S>(ty, row, c), inverse));
-                        }
-                    }
-                    let to = self.panel.as_mut_ptr().cast::<i32>().add((i - g / 2) * self.dv + c);
-                    S::store_i(to, S::pair(both[0], both[1]));
-                }
+                let x = S::load_f16(halves.add(block * BLOCK + j).cast());
+                S::store(to.as_mut_ptr().add(block * BLOCK + j), x);
             }
         }
     }
@@ -366,162 +265,17 @@ impl<'a> Values<'a> {
 /// Copies `d` f32, then zeros up to whole vectors.
 ///
 /// # Safety
-/// The CPU has the features of `S`; `row` has room for `d` rounded up to whole vectors.
+/// The CPU has the features of `S`; `src` holds `d` floats, `row` has room for `d` rounded up to whole vectors.
 #[inline(always)]
-unsafe fn copy_floats<S: Simd>(src: &[u8], row: *mut i32, d: usize) {
-    assert!(src.len() == 4 * d);
+pub unsafe fn copy_floats<S: Simd>(src: *const u8, row: *mut i32, d: usize) {
     let whole = d / S::L * S::L;
-    // SAFETY: `src` holds `d` floats; byte loads have no alignment.
+    // SAFETY: the caller's promise; loads need no alignment.
     unsafe {
         for c in (0..whole).step_by(S::L) {
-            S::store(row.add(c).cast(), S::load(src.as_ptr().add(4 * c).cast()));
+            S::store(row.add(c).cast(), S::load(src.add(4 * c).cast()));
         }
         for c in whole..d.next_multiple_of(S::L) {
-            *row.add(c) = if c < d { src.as_ptr().add(4 * c).cast::<i32>().read_unaligned() } else { 0 };
-        }
-    }
-}
-
-/// `L` elements of a row of F16 or BF16 from element `c` on; zero beyond the row.
-///
-/// # Safety
-/// The CPU has the features of `S`.
-#[inline(always)]
-unsafe fn halves<S: Simd>(ty: GgmlType, row: &[u8], c: usize) -> S::F {
-    let mut rest = [0u8; 32];
-    let from = if 2 * (c + S::L) <= row.len() {
-        &row[2 * c..]
-    } else {
-        let src = &row[row.len().min(2 * c)..];
-        rest[..src.len()].copy_from_slice(src);
-        &rest
-    };
-    assert!(from.len() >= 2 * S::L);
-    // SAFETY: checked just above.
-    unsafe { if ty == GgmlType::F16 { S::load_f16(from.as_ptr()) } else { S::load_bf16(from.as_ptr()) } }
-}
-
-/// A row of F16 or BF16 as pairs of 16-bit integers; returns what 1 is worth.
-///
-/// # Safety
-/// The CPU has the features of `S`; `row` has room for d / 2 dwords rounded up to whole vectors.
-#[inline(always)]
-unsafe fn float_row<S: Simd>(ty: GgmlType, src: &[u8], row: *mut i32, d: usize) -> f32 {
-    // SAFETY: the caller's promise; `halves` checks its reads.
-    unsafe {
-        let mut top = S::splat(0.0);
-        for c in (0..d).step_by(S::L) {
-            top = S::max(top, S::abs(halves::<S>(ty, src, c)));
-        }
-        let (inverse, scale) = fit(S::max_of(top), (V_LIMIT - 1) as f32);
-        let inverse = S::splat(inverse);
-        for c in (0..d).step_by(2 * S::L) {
-            let low = S::to_i(S::mul(halves::<S>(ty, src, c), inverse));
-            let high = S::to_i(S::mul(halves::<S>(ty, src, c + S::L), inverse));
-            S::store_i(row.add(c / 2), S::pair(low, high));
-        }
-        scale
-    }
-}
-
-/// A row of Q8_0 or Q4_0 as pairs of 16-bit integers, given the fraction of each block (at distance BLOCK).
-///
-/// # Safety
-/// As [`float_row`]; `fractions` has one entry per block.
-#[inline(always)]
-unsafe fn quantized_row<S: Simd>(ty: GgmlType, src: &[u8], fractions: *const i32, row: *mut i32, d: usize) {
-    let block_bytes = ty.block_bytes();
-    assert!(src.len() == d / 32 * block_bytes);
-    // SAFETY: the caller's promise; `src` holds d / 32 blocks.
-    unsafe {
-        for block in 0..d / 32 {
-            let fraction = S::splat_i(*fractions.add(block * BLOCK));
-            let from = src.as_ptr().add(block * block_bytes);
-            for e in (0..32).step_by(2 * S::L) {
-                let x = S::pair(elements::<S>(ty, from, e), elements::<S>(ty, from, e + S::L));
-                S::store_i(row.add((block * 32 + e) / 2), S::mul_fraction(shift::<S>(ty, x), fraction));
-            }
-        }
-        for c in (d / 2..d.next_multiple_of(2 * S::L) / 2).step_by(S::L) {
-            S::store_i(row.add(c), S::zero_i());
-        }
-    }
-}
-
-/// A row of Q8_0 or Q4_0 as bytes, 128 more than their codes.
-///
-/// # Safety
-/// As [`float_row`], for d / 4 dwords.
-#[inline(always)]
-unsafe fn byte_row<S: Simd>(ty: GgmlType, src: &[u8], row: *mut i32) {
-    let block_bytes = ty.block_bytes();
-    // SAFETY: whole blocks of `src`; eight dwords a block.
-    unsafe {
-        for (b, block) in src.chunks_exact(block_bytes).enumerate() {
-            let to = std::slice::from_raw_parts_mut(row.add(8 * b).cast::<u8>(), 32);
-            match ty {
-                GgmlType::Q8_0 => {
-                    for (to, code) in to.iter_mut().zip(&block[2..34]) {
-                        *to = code ^ 128;
-                    }
-                }
-                _ => {
-                    for i in 0..16 {
-                        to[i] = (block[2 + i] & 15) + 120;
-                        to[16 + i] = (block[2 + i] >> 4) + 120;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// `L` codes of a block from element `e` on.
-///
-/// # Safety
-/// The CPU has the features of `S`; `block` points at a whole block of `ty`, e + L is at most 32.
-#[inline(always)]
-unsafe fn elements<S: Simd>(ty: GgmlType, block: *const u8, e: usize) -> S::I {
-    // SAFETY: the codes follow the two bytes of the scale; see the files of the formats.
-    unsafe {
-        match ty {
-            GgmlType::Q8_0 => S::load_i8(block.add(2 + e)),
-            _ if e < 16 => S::load_low(block.add(2 + e)),
-            _ => S::load_high(block.add(2 + e - 16)),
-        }
-    }
-}
-
-/// Codes at the upper end of their range.
-///
-/// # Safety
-/// The CPU has the features of `S`.
-#[inline(always)]
-unsafe fn shift<S: Simd>(ty: GgmlType, x: S::I) -> S::I {
-    // SAFETY: registers only.
-    unsafe { if ty == GgmlType::Q4_0 { S::shl16::<SHIFT_Q4>(x) } else { S::shl16::<SHIFT>(x) } }
-}
-
-/// The f16 scales of the blocks of `n` rows as f32, (blocks, BLOCK); zero from `n` to `padded`.
-///
-/// # Safety
-/// The CPU has the features of `S`; `padded` is a whole number of vectors, at least `n` and at most BLOCK.
-#[inline(always)]
-unsafe fn gather_scales<S: Simd>(bytes: &[u8], row_bytes: usize, n: usize, padded: usize, to: &mut [f32]) {
-    let n_block = to.len() / BLOCK;
-    let block_bytes = row_bytes / n_block;
-    assert!(bytes.len() == n * row_bytes && n <= padded && padded <= BLOCK);
-    for block in 0..n_block {
-        let mut halves = [0u16; BLOCK];
-        for (half, row) in halves.iter_mut().zip(bytes.chunks_exact(row_bytes)) {
-            *half = u16::from_le_bytes([row[block * block_bytes], row[block * block_bytes + 1]]);
-        }
-        // SAFETY: both arrays have BLOCK elements from here on.
-        unsafe {
-            for j in (0..padded).step_by(S::L) {
-                let x = S::load_f16(halves.as_ptr().add(j).cast());
-                S::store(to.as_mut_ptr().add(block * BLOCK + j), x);
-            }
+            *row.add(c) = if c < d { src.add(4 * c).cast::<i32>().read_unaligned() } else { 0 };
         }
     }
 }

@@ -196,6 +196,10 @@ impl Simd for Avx2 {
         unreachable!("DOT_I8 is false")
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
         unsafe {
             let mut r = [_mm256_setzero_ps(); 8];

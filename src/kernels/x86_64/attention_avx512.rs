@@ -213,6 +213,10 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { if VNNI { _mm512_dpbusd_epi32(acc, a, b) } else { unreachable!("DOT_I8 is false") } }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
         unsafe {
             let mut r = [_mm512_setzero_ps(); 16];
