@@ -45,7 +45,8 @@ fn main() {
         }
     }
     for n in [576, 1196, 4000] {
-        bench.vision(&format!("vision {n}"), n);
+        bench.vision(&format!("vision {n}"), n, false);
+        bench.vision(&format!("vision {n} exact"), n, true);
     }
     for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::F16, GgmlType::BF16, GgmlType::F32] {
         bench.write(&format!("write {ty}"), ty, 512);
@@ -66,7 +67,7 @@ impl Bench {
         let store = Store::new(ty, n_head_kv, d, n_kv);
         let q = noise(2, n * n_head * d);
         let mut out = vec![0f32; q.len()];
-        let shape = AttentionShape { n_head, n_head_kv, d, n_past: depth, causal: true };
+        let shape = AttentionShape { n_head, n_head_kv, d, n_past: depth, causal: true, exact: true };
         let secs = best(|| attention(self.kernels, shape, store.view(), &q, &mut out));
         let pairs = n * depth + n * (n + 1) / 2;
         let rate = (pairs * n_head * 4 * d) as f64 / secs / 1e9;
@@ -89,7 +90,7 @@ impl Bench {
         )
     }
 
-    fn vision(&self, name: &str, n: usize) {
+    fn vision(&self, name: &str, n: usize, exact: bool) {
         if !self.wants(name) {
             return;
         }
@@ -97,7 +98,7 @@ impl Bench {
         let store = Store::new(GgmlType::F32, n_head, d, n);
         let q = noise(2, n * n_head * d);
         let mut out = vec![0f32; q.len()];
-        let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false };
+        let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact };
         let secs = best(|| attention(self.kernels, shape, store.view(), &q, &mut out));
         let rate = (n * n * n_head * 4 * d) as f64 / secs / 1e9;
         println!("{name:<22} {:>9.3} ms {rate:>7.0} GFLOP/s {}", secs * 1e3, self.shares(rate));

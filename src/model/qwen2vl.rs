@@ -246,7 +246,7 @@ impl TextModel {
         let (k_rows, v_rows) = cache.rows_mut(il);
         kv_write(self.kernels, &s.k[..n_kv], Some(&layer.bias_k), Some(&s.rotary), (n_head_kv, d), k_rows)?;
         kv_write(self.kernels, &s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
-        let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true };
+        let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true, exact: true };
         attention(self.kernels, shape, cache.view(il), &s.q[..n_q], &mut s.attn[..n_q]);
         matmul(self.kernels, layer.attn_output.view(), &s.attn[..n_q], &mut s.xb[..n * n_embd]);
         kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);

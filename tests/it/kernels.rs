@@ -217,7 +217,13 @@ fn attention_agrees_with_the_textbook_for_every_cache_type() {
                 each(|kernels| {
                     let case = format!("{} {ty} seed {seed} causal {causal}", kernels.name);
                     let mut out = vec![f32::NAN; q.len()];
-                    attention(kernels, AttentionShape { n_head, n_head_kv, d, n_past, causal }, kv, &q, &mut out);
+                    attention(
+                        kernels,
+                        AttentionShape { n_head, n_head_kv, d, n_past, causal, exact: true },
+                        kv,
+                        &q,
+                        &mut out,
+                    );
                     for it in 0..n {
                         for ih in 0..n_head {
                             let head = ih / (n_head / n_head_kv);

@@ -62,7 +62,7 @@ fn store(ty: GgmlType, rows: &[f32], n_head_kv: usize, d: usize) -> Stored {
 
 /// The textbook in f64, (n, n_head * d).
 fn textbook(shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32]) -> Vec<f64> {
-    let AttentionShape { n_head, n_head_kv, d, n_past, causal } = shape;
+    let AttentionShape { n_head, n_head_kv, d, n_past, causal, .. } = shape;
     let n = q.len() / (n_head * d);
     let n_ctx = k.decoded.len() / (n_head_kv * d);
     let mut out = vec![0f64; q.len()];
@@ -128,6 +128,14 @@ fn check(shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32], case: &str) {
             k.ty,
             v.ty
         );
+        let rounded = nmse(&run(kernels, AttentionShape { exact: false, ..shape }, k, v, q), &want);
+        let limit = limit.max(2e-6);
+        assert!(
+            rounded <= limit,
+            "{name} K {} V {} {case} {shape:?} not exact: NMSE {rounded:.2e}, expected {limit:.0e}",
+            k.ty,
+            v.ty
+        );
         if (k.ty, v.ty) == (GgmlType::F32, GgmlType::F32) || name == "scalar" {
             for (g, w) in got.iter().zip(&want) {
                 assert!(
@@ -149,7 +157,8 @@ fn attention_agrees_with_the_textbook_at_odd_sizes() {
         let (type_k, type_v) = (fits[rng.below(fits.len())], fits[rng.below(fits.len())]);
         let (group, n_head_kv) = ([1, 2, 6, 7][rng.below(4)], 1 + rng.below(2));
         let (n_past, n) = (rng.below(301), 1 + rng.below(if seed % 3 == 0 { 130 } else { 9 }));
-        let shape = AttentionShape { n_head: group * n_head_kv, n_head_kv, d, n_past, causal: seed % 4 != 0 };
+        let shape =
+            AttentionShape { n_head: group * n_head_kv, n_head_kv, d, n_past, causal: seed % 4 != 0, exact: true };
         let mut rows = || rng.vec((n_past + n) * n_head_kv * d);
         let (k, v) = (store(type_k, &rows(), n_head_kv, d), store(type_v, &rows(), n_head_kv, d));
         let q = rng.vec(n * shape.n_head * d);
@@ -163,7 +172,8 @@ fn every_pair_of_types_at_every_small_length() {
         for type_v in TYPES {
             for n_kv in [1usize, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129] {
                 let mut rng = Rng(n_kv as u64);
-                let shape = AttentionShape { n_head: 3, n_head_kv: 1, d: 64, n_past: n_kv - 1, causal: true };
+                let shape =
+                    AttentionShape { n_head: 3, n_head_kv: 1, d: 64, n_past: n_kv - 1, causal: true, exact: true };
                 let (k, v) = (store(type_k, &rng.vec(n_kv * 64), 1, 64), store(type_v, &rng.vec(n_kv * 64), 1, 64));
                 check(shape, &k, &v, &rng.vec(3 * 64), &format!("seed {n_kv}"));
             }
@@ -178,7 +188,7 @@ fn long_contexts_are_split_over_keys_and_merged() {
     {
         for ty in [GgmlType::F32, GgmlType::Q8_0, GgmlType::F16] {
             let mut rng = Rng(seed as u64);
-            let shape = AttentionShape { n_head: 2, n_head_kv: 1, d: 32, n_past, causal };
+            let shape = AttentionShape { n_head: 2, n_head_kv: 1, d: 32, n_past, causal, exact: true };
             let mut rows = || rng.vec((n_past + n) * 32);
             let (k, v) = (store(ty, &rows(), 1, 32), store(ty, &rows(), 1, 32));
             check(shape, &k, &v, &rng.vec(n * 2 * 32), &format!("seed {seed} n {n}"));
@@ -201,7 +211,7 @@ fn a_sink_does_not_drown_the_rest() {
         (0..d).for_each(|c| keys[c] = q[c] / norm * 6.5 * (d as f32).sqrt());
         values.iter_mut().for_each(|x| *x += 1.0);
         values[..d].iter_mut().for_each(|x| *x *= 0.01);
-        let shape = AttentionShape { n_head: 1, n_head_kv: 1, d, n_past: n_kv - 1, causal: true };
+        let shape = AttentionShape { n_head: 1, n_head_kv: 1, d, n_past: n_kv - 1, causal: true, exact: true };
         check(shape, &store(ty, &keys, 1, d), &store(ty, &values, 1, d), &q, "sink");
     }
 }
@@ -220,7 +230,7 @@ fn extremes_neither_overflow_nor_vanish() {
                 (1e-4, 300.0, 1e-3),
             ] {
                 let n_kv = 260;
-                let shape = AttentionShape { n_head: 7, n_head_kv: 1, d, n_past: n_kv - 2, causal: true };
+                let shape = AttentionShape { n_head: 7, n_head_kv: 1, d, n_past: n_kv - 2, causal: true, exact: true };
                 let (k, v) = (store(ty, &vec![scale_k; n_kv * d], 1, d), store(ty, &vec![scale_v; n_kv * d], 1, d));
                 check(shape, &k, &v, &vec![scale_q; 2 * 7 * d], &format!("scales {scale_q} {scale_k} {scale_v}"));
             }
@@ -232,7 +242,7 @@ fn extremes_neither_overflow_nor_vanish() {
         let (mut keys, mut values) = (rng.vec(n_kv * d), rng.vec(n_kv * d));
         (0..n_kv).for_each(|j| (keys[j * d + 5], values[j * d + 40]) = (20.0, -30.0));
         keys[17 * d..18 * d].iter_mut().for_each(|x| *x *= 10.0);
-        let shape = AttentionShape { n_head: 4, n_head_kv: 1, d, n_past: n_kv - 1, causal: false };
+        let shape = AttentionShape { n_head: 4, n_head_kv: 1, d, n_past: n_kv - 1, causal: false, exact: true };
         check(shape, &store(ty, &keys, 1, d), &store(ty, &values, 1, d), &rng.vec(4 * d), "outliers");
     }
 }
@@ -245,7 +255,7 @@ fn what_is_not_finite_shows() {
             let (k, v) = (store(ty, &rng.vec(40 * 32), 1, 32), store(ty, &rng.vec(40 * 32), 1, 32));
             let mut q = rng.vec(32);
             q[3] = f32::NAN;
-            let shape = AttentionShape { n_head: 1, n_head_kv: 1, d: 32, n_past: 39, causal: true };
+            let shape = AttentionShape { n_head: 1, n_head_kv: 1, d: 32, n_past: 39, causal: true, exact: true };
             let out = run(kernels, shape, &k, &v, &q);
             assert!(out.iter().all(|x| x.is_nan()), "{} {ty}: {out:?}", kernels.name);
         }
@@ -259,7 +269,7 @@ fn decoding_gives_the_same_bits_twice() {
         let (k, v) =
             (store(GgmlType::Q8_0, &rng.vec(3000 * 64), 1, 64), store(GgmlType::F16, &rng.vec(3000 * 64), 1, 64));
         let q = rng.vec(6 * 64);
-        let shape = AttentionShape { n_head: 6, n_head_kv: 1, d: 64, n_past: 2999, causal: true };
+        let shape = AttentionShape { n_head: 6, n_head_kv: 1, d: 64, n_past: 2999, causal: true, exact: true };
         let first = run(kernels, shape, &k, &v, &q);
         (0..5).for_each(|_| assert_eq!(run(kernels, shape, &k, &v, &q), first, "{}", kernels.name));
     }

@@ -3,8 +3,8 @@
 use super::Tile;
 use super::simd::Simd;
 use super::unpack::{
-    BF16, BLOCK, Codes, F16, Half, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, gather_scales, half_tail,
-    panel_width, prefetch,
+    BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, float_tail,
+    gather_scales, panel_width, prefetch,
 };
 use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
@@ -72,8 +72,9 @@ impl<'a> Keys<'a> {
                 (KeyUnit::I8, _) => self.bytes::<S, Q4>(bytes, n),
                 (KeyUnit::I16, GgmlType::Q8_0) => self.codes::<S, Q8>(bytes, n),
                 (KeyUnit::I16, GgmlType::Q4_0) => self.codes::<S, Q4>(bytes, n),
-                (KeyUnit::I16, GgmlType::F16) => self.rows::<S, Halves<F16>>(bytes, n),
-                (KeyUnit::I16, _) => self.rows::<S, Halves<BF16>>(bytes, n),
+                (KeyUnit::I16, GgmlType::F16) => self.rows::<S, Scaled<F16>>(bytes, n),
+                (KeyUnit::I16, GgmlType::BF16) => self.rows::<S, Scaled<BF16>>(bytes, n),
+                (KeyUnit::I16, _) => self.rows::<S, Scaled<F32>>(bytes, n),
             }
         }
     }
@@ -152,7 +153,7 @@ impl<'a> Keys<'a> {
 }
 
 struct Floats;
-struct Halves<H>(std::marker::PhantomData<H>);
+struct Scaled<T>(std::marker::PhantomData<T>);
 struct Fractions<C>(std::marker::PhantomData<C>);
 struct Bytes<C>(std::marker::PhantomData<C>);
 
@@ -165,7 +166,7 @@ impl<S: Simd> Convert<S> for Floats {
 }
 
 /// Pairs of 16-bit integers, scaled by the largest element of the key.
-impl<S: Simd, H: Half> Convert<S> for Halves<H> {
+impl<S: Simd, T: Float> Convert<S> for Scaled<T> {
     #[inline(always)]
     unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, j: usize) {
         let d = keys.d;
@@ -173,19 +174,19 @@ impl<S: Simd, H: Half> Convert<S> for Halves<H> {
         unsafe {
             let mut top = S::splat(0.0);
             for c in (0..whole).step_by(S::L) {
-                top = S::max(top, S::abs(H::load::<S>(src.add(2 * c))));
+                top = S::max(top, S::abs(T::load::<S>(src.add(T::BYTES * c))));
             }
             let (mut low, mut high) = (S::splat(0.0), S::splat(0.0));
             if whole < d {
-                low = half_tail::<S, H>(src, whole, d);
-                high = half_tail::<S, H>(src, whole + S::L, d);
+                low = float_tail::<S, T>(src, whole, d);
+                high = float_tail::<S, T>(src, whole + S::L, d);
                 top = S::max(top, S::max(S::abs(low), S::abs(high)));
             }
             let (inverse, scale) = fit(S::max_of(top), (V_LIMIT - 1) as f32);
             let inverse = S::splat(inverse);
             for c in (0..whole).step_by(2 * S::L) {
-                let low = S::to_i(S::mul(H::load::<S>(src.add(2 * c)), inverse));
-                let high = S::to_i(S::mul(H::load::<S>(src.add(2 * (c + S::L))), inverse));
+                let low = S::to_i(S::mul(T::load::<S>(src.add(T::BYTES * c)), inverse));
+                let high = S::to_i(S::mul(T::load::<S>(src.add(T::BYTES * (c + S::L))), inverse));
                 S::store_i(row.add(c / 2), S::pair(low, high));
             }
             if whole < d {

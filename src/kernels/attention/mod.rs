@@ -55,6 +55,9 @@ pub struct AttentionShape {
     pub n_past: usize,
     /// Query token `it` sees slots up to `n_past + it`; otherwise all see all.
     pub causal: bool,
+    /// Compute with an F32 cache in f32; otherwise a table may round it to 12 bits per row of keys and column of values,
+    /// as it does with the other types (an error of some 1e-7 of the power of the result, at up to twice the speed).
+    pub exact: bool,
 }
 
 /// The operations of attention and of the cache write, per instruction set.
@@ -82,6 +85,8 @@ pub struct Tile<'a> {
     /// Row `r` sees the first `first_seen + r / group` keys, none where that is negative.
     pub first_seen: isize,
     pub group: usize,
+    /// See [`AttentionShape::exact`].
+    pub exact: bool,
 }
 
 /// What a tile yields: 2^(score - max) summed with and without the values.
@@ -155,7 +160,7 @@ impl Cut {
 /// # Panics
 /// When the lengths disagree.
 pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[f32], out: &mut [f32]) {
-    let AttentionShape { n_head, n_head_kv, d, n_past, causal } = shape;
+    let AttentionShape { n_head, n_head_kv, d, n_past, causal, exact } = shape;
     let n_embd = n_head * d;
     let n_tokens = q.len() / n_embd;
     assert!(q.len() == n_tokens * n_embd && out.len() == q.len() && n_head.is_multiple_of(n_head_kv));
@@ -184,6 +189,7 @@ pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[
             // A split may start behind what the first tokens see.
             first_seen: if causal { (n_past + first + 1) as isize - j0 as isize } else { isize::MAX / 2 },
             group,
+            exact,
         };
         (kernels.attend.tile)(&t, out);
     };

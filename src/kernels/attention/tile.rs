@@ -4,7 +4,7 @@
 //! panel holds one f32 or two 16-bit integers (four bytes for `dot_i8`) of the contracted dimension, vectors run over
 //! keys for the scores and over columns for the values, and the other operand is broadcast from its row.
 //!
-//! F32 caches are computed in f32. All others use 16-bit fixed point, which has the rate of a bf16 dot product and three
+//! F32 caches are computed in f32 where that is asked for. All others use 16-bit fixed point, which has the rate of a bf16 dot product and three
 //! to four more bits: a query row and a key are scaled to 12 bits each (so that their products sum without overflow), a
 //! column of values to 12 bits within its block of keys, and the probabilities of a row to as many of 15 bits as their sum
 //! leaves room for. Where there is a byte dot product, quantized keys keep their own bytes and queries get one byte per
@@ -24,7 +24,7 @@ const P_LIMIT: f32 = (i32::MAX / V_LIMIT - BLOCK as i32) as f32;
 
 /// Floats that [`tile`] needs for working memory.
 pub fn room<S: Simd>(t: &Tile<'_>, rows: usize) -> usize {
-    let (n_block, dv, unit) = (t.d.div_ceil(32), t.d.next_multiple_of(2 * S::L), KeyUnit::of::<S>(t.type_k));
+    let (n_block, dv, unit) = (t.d.div_ceil(32), t.d.next_multiple_of(S::L), KeyUnit::of::<S>(t.type_k, t.exact));
     let dk = unit.row_dwords::<S>(t.d);
     let pieces = [rows * dk, rows * n_block, rows * n_block, rows * dv, ROWS * BLOCK, ROWS * BLOCK];
     Carve::room(&pieces) + Keys::room::<S>(unit, t.d) + Values::room(dv, t.d)
@@ -39,10 +39,10 @@ pub fn room<S: Simd>(t: &Tile<'_>, rows: usize) -> usize {
 pub unsafe fn tile<S: Simd>(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
     t.check(&out);
     let (d, rows) = (t.d, out.max.len());
-    let (keys_as, values_as) = (KeyUnit::of::<S>(t.type_k), ValueUnit::of(t.type_v));
+    let (keys_as, values_as) = (KeyUnit::of::<S>(t.type_k, t.exact), ValueUnit::of(t.type_v, t.exact));
     let n_block = d.div_ceil(32);
     let dk = keys_as.row_dwords::<S>(d);
-    let dv = d.next_multiple_of(2 * S::L);
+    let dv = d.next_multiple_of(S::L);
     let mut from = Carve::new(buffer);
     let (q, q_scale, q_sum) = (from.take(rows * dk), from.take(rows * n_block), from.take(rows * n_block));
     let sums = from.take(rows * dv);
@@ -135,6 +135,7 @@ impl Step<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(&self, rows: Rows<'_>, seen: impl Fn(usize) -> usize) {
         let (dk, dv, nb) = (self.dk, self.dv, self.n_block);
+        const { assert!(MR <= 8) };
         assert!(rows.q.len() == MR * dk && rows.sums.len() == MR * dv && rows.scores.len() >= MR * BLOCK);
         assert!(rows.probs.len() >= MR * BLOCK && rows.q_scale.len() == MR * nb && rows.q_sum.len() == MR * nb);
         let (q, scores) = (rows.q.as_ptr().cast::<i32>(), rows.scores.as_mut_ptr());
@@ -146,13 +147,25 @@ impl Step<'_> {
                 KeyUnit::I16 => self.scores::<S, InI16, MR>(q, scores),
                 KeyUnit::I8 => self.scores_i8::<S, MR>(q, rows.q_scale.as_ptr(), rows.q_sum.as_ptr().cast(), scores),
             }
-            let (mut old, mut new) = ([0f32; MR], [0f32; MR]);
             let n = self.n.next_multiple_of(2 * S::L);
+            // Factors for what was summed before and for this block, all rows in one or two vectors; rows that see nothing
+            // of the block keep what they have.
+            let (mut tops, mut factors) = ([0f32; MR], [0f32; 16]);
             for i in 0..MR {
                 let scale = if self.keys.unit == KeyUnit::I16 { rows.q_scale[i * nb] } else { 1.0 };
-                let row = scores.add(i * BLOCK);
-                let top = top_score::<S>(row, seen(i), n) * scale;
-                let max = rows.max[i].max(top);
+                if seen(i) > 0 {
+                    tops[i] = top_score::<S>(scores.add(i * BLOCK), seen(i), n) * scale;
+                    let max = rows.max[i].max(tops[i]);
+                    (factors[i], factors[8 + i]) = (rows.max[i] - max, tops[i] - max);
+                    rows.max[i] = max;
+                }
+            }
+            for at in (0..16).step_by(S::L) {
+                let x = S::exp2(S::load(factors.as_ptr().add(at)));
+                S::store(factors.as_mut_ptr().add(at), x);
+            }
+            let (mut old, mut new) = ([0f32; MR], [0f32; MR]);
+            for i in 0..MR {
                 if seen(i) == 0 {
                     // A row of probabilities must exist: the product below takes MR of them.
                     (old[i], new[i]) = (1.0, 0.0);
@@ -160,20 +173,17 @@ impl Step<'_> {
                     rows.scores[i * BLOCK..][..n].fill(0.0);
                     continue;
                 }
-                old[i] = (rows.max[i] - max).exp2();
-                new[i] = (top - max).exp2();
-                rows.max[i] = max;
-                let sum = exponentials::<S>(row, scale, top, n);
+                (old[i], new[i]) = (factors[i], factors[8 + i]);
+                let scale = if self.keys.unit == KeyUnit::I16 { rows.q_scale[i * nb] } else { 1.0 };
+                let row = scores.add(i * BLOCK);
+                let sum = exponentials::<S>(row, scale, tops[i], n);
                 rows.sum[i] = rows.sum[i] * old[i] + sum * new[i];
-                let p_scale = match self.values.unit {
-                    ValueUnit::F32 => 1.0,
-                    ValueUnit::I16 => (P_LIMIT / sum).min(32767.0),
-                };
-                let probs = rows.probs.as_mut_ptr().add(i * BLOCK).cast::<i32>();
                 if self.values.unit == ValueUnit::I16 {
-                    fixed_point::<S>(row, p_scale, n, probs);
+                    let scale = (P_LIMIT / sum).min(32767.0);
+                    let probs = rows.probs.as_mut_ptr().add(i * BLOCK).cast::<i32>();
+                    fixed_point::<S>(row, scale, n, probs);
+                    new[i] /= scale;
                 }
-                new[i] /= p_scale;
             }
             let probs = rows.probs.as_ptr().cast::<i32>();
             match self.values.unit {

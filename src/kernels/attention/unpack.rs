@@ -23,9 +23,9 @@ pub enum KeyUnit {
 
 impl KeyUnit {
     /// How keys of `ty` are multiplied.
-    pub fn of<S: Simd>(ty: GgmlType) -> KeyUnit {
+    pub fn of<S: Simd>(ty: GgmlType, exact: bool) -> KeyUnit {
         match ty {
-            GgmlType::F32 => KeyUnit::F32,
+            GgmlType::F32 if exact => KeyUnit::F32,
             GgmlType::Q8_0 | GgmlType::Q4_0 if S::DOT_I8 => KeyUnit::I8,
             _ => KeyUnit::I16,
         }
@@ -50,8 +50,9 @@ pub enum ValueUnit {
 }
 
 impl ValueUnit {
-    pub fn of(ty: GgmlType) -> ValueUnit {
-        if ty == GgmlType::F32 { ValueUnit::F32 } else { ValueUnit::I16 }
+    /// How values of `ty` are multiplied.
+    pub fn of(ty: GgmlType, exact: bool) -> ValueUnit {
+        if ty == GgmlType::F32 && exact { ValueUnit::F32 } else { ValueUnit::I16 }
     }
 }
 
@@ -110,19 +111,31 @@ pub fn fit(largest: f32, limit: f32) -> (f32, f32) {
     if largest < TINY { (0.0, 1.0) } else { (limit / largest, largest / limit) }
 }
 
-/// A 16-bit float type.
+/// A float type.
 ///
 /// # Safety
 /// As [`Simd`].
-pub trait Half {
+pub trait Float {
+    const BYTES: usize;
     /// `L` elements at `p`.
     unsafe fn load<S: Simd>(p: *const u8) -> S::F;
 }
 
+pub struct F32;
 pub struct F16;
 pub struct BF16;
 
-impl Half for F16 {
+impl Float for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p.cast()) }
+    }
+}
+
+impl Float for F16 {
+    const BYTES: usize = 2;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -130,7 +143,8 @@ impl Half for F16 {
     }
 }
 
-impl Half for BF16 {
+impl Float for BF16 {
+    const BYTES: usize = 2;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -143,13 +157,13 @@ impl Half for BF16 {
 /// # Safety
 /// The CPU has the features of `S`; the row at `row` has `d` elements.
 #[inline(always)]
-pub unsafe fn half_tail<S: Simd, H: Half>(row: *const u8, c: usize, d: usize) -> S::F {
-    let mut rest = [0u8; 32];
+pub unsafe fn float_tail<S: Simd, T: Float>(row: *const u8, c: usize, d: usize) -> S::F {
+    let mut rest = [0u8; 64];
     let n = d.saturating_sub(c).min(S::L);
     // SAFETY: the caller's promise; `rest` holds 16 elements, the most lanes there are.
     unsafe {
-        std::ptr::copy_nonoverlapping(row.wrapping_add(2 * c), rest.as_mut_ptr(), 2 * n);
-        H::load::<S>(rest.as_ptr())
+        std::ptr::copy_nonoverlapping(row.wrapping_add(T::BYTES * c), rest.as_mut_ptr(), T::BYTES * n);
+        T::load::<S>(rest.as_ptr())
     }
 }
 

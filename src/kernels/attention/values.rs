@@ -3,7 +3,7 @@
 use super::Tile;
 use super::simd::Simd;
 use super::unpack::{
-    BF16, BLOCK, Codes, F16, Half, ONE, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, gather_scales, half_tail,
+    BF16, BLOCK, Codes, F16, F32, Float, ONE, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, float_tail, gather_scales,
     prefetch,
 };
 use crate::gguf::GgmlType;
@@ -60,8 +60,9 @@ impl<'a> Values<'a> {
                 (ValueUnit::F32, _) => self.floats::<S>(bytes, n),
                 (ValueUnit::I16, GgmlType::Q8_0) => self.codes::<S, Q8>(bytes, n),
                 (ValueUnit::I16, GgmlType::Q4_0) => self.codes::<S, Q4>(bytes, n),
-                (ValueUnit::I16, GgmlType::F16) => self.halves::<S, F16>(bytes, n),
-                (ValueUnit::I16, _) => self.halves::<S, BF16>(bytes, n),
+                (ValueUnit::I16, GgmlType::F16) => self.scaled::<S, F16>(bytes, n),
+                (ValueUnit::I16, GgmlType::BF16) => self.scaled::<S, BF16>(bytes, n),
+                (ValueUnit::I16, _) => self.scaled::<S, F32>(bytes, n),
             }
         }
     }
@@ -134,7 +135,7 @@ impl<'a> Values<'a> {
     /// # Safety
     /// As `floats`.
     #[inline(always)]
-    unsafe fn halves<S: Simd, H: Half>(&mut self, bytes: &[u8], n: usize) {
+    unsafe fn scaled<S: Simd, T: Float>(&mut self, bytes: &[u8], n: usize) {
         let (d, dv, row_bytes) = (self.d, self.dv, bytes.len() / n);
         let whole = d / S::L * S::L;
         let rows = bytes.as_ptr();
@@ -148,11 +149,11 @@ impl<'a> Values<'a> {
                 let row = rows.add(j * row_bytes);
                 prefetch::<S>(row, row_bytes);
                 for c in (0..whole).step_by(S::L) {
-                    let x = S::abs(H::load::<S>(row.add(2 * c)));
+                    let x = S::abs(T::load::<S>(row.add(T::BYTES * c)));
                     S::store(scales.add(c), S::max(S::load(scales.add(c)), x));
                 }
                 if whole < d {
-                    let x = S::abs(half_tail::<S, H>(row, whole, d));
+                    let x = S::abs(float_tail::<S, T>(row, whole, d));
                     S::store(scales.add(whole), S::max(S::load(scales.add(whole)), x));
                 }
             }
@@ -168,8 +169,11 @@ impl<'a> Values<'a> {
                         for (x, j) in both.iter_mut().zip([i, i + S::L]) {
                             if j < n {
                                 let row = rows.add(j * row_bytes);
-                                let v =
-                                    if c < whole { H::load::<S>(row.add(2 * c)) } else { half_tail::<S, H>(row, c, d) };
+                                let v = if c < whole {
+                                    T::load::<S>(row.add(T::BYTES * c))
+                                } else {
+                                    float_tail::<S, T>(row, c, d)
+                                };
                                 *x = S::to_i(S::mul(v, inverse));
                             }
                         }
