@@ -162,6 +162,7 @@ fn text_test(
 fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
     const CHUNK: usize = 256;
     let CacheShape { n_layer, n_head_kv, d, .. } = *cache.shape();
+    let kernels = kernels::select()?;
     let mut state = 1u64;
     let mut noise = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -172,8 +173,8 @@ fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
         let n = CHUNK.min(depth - cache.len());
         for il in 0..n_layer {
             let (k, v) = cache.rows_mut(il);
-            kv_write(&rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
-            kv_write(&rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;
+            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
+            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;
         }
         cache.advance(n);
     }

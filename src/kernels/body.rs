@@ -211,7 +211,7 @@ pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
 }
 
 /// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`. The module has its integer
-/// operations as `INT8`.
+/// products in scope as `INT8` and its attention as `ATTEND`.
 macro_rules! table {
     ($name:literal, $isa:ty $(, $features:literal)?) => {
         mod compiled {
@@ -267,6 +267,7 @@ macro_rules! table {
             silu_mul: |gate, up| unsafe { compiled::silu_mul(gate, up) },
             quick_gelu: |x| unsafe { compiled::quick_gelu(x) },
             int8: INT8,
+            attend: ATTEND,
         };
     };
 }

@@ -1,11 +1,18 @@
 //! The fused cache write: bias, rotation, quantization and store in one pass over the fresh rows.
 
+use half::f16;
 use rayon::prelude::*;
 
+use super::Kernels;
+use super::attention::simd::Simd;
 use crate::gguf::GgmlType;
 use crate::position::{RotaryTable, rotate_f32};
+use crate::tensor::block::{Block, Q4_0, Q8_0};
 use crate::tensor::quantize_row;
 use crate::{Error, Result};
+
+/// Elements per task: a few tens of microseconds of work.
+const TASK_ELEMENTS: usize = 1 << 14;
 
 /// Where the rows of one tensor (K or V) of one layer go: head-major memory, `stride` bytes per head.
 pub struct CacheRows<'a> {
@@ -20,11 +27,12 @@ pub struct CacheRows<'a> {
 /// `rotary` (keys; pairs of zero frequency are not touched) and is encoded in place while it is in the first-level cache.
 ///
 /// # Errors
-/// A row that is not finite: a model with broken weights.
+/// A row that is not finite, or beyond what the type can hold: a model with broken weights.
 ///
 /// # Panics
 /// When the lengths disagree.
 pub fn kv_write(
+    kernels: &Kernels,
     rows: &[f32],
     bias: Option<&[f32]>,
     rotary: Option<&RotaryTable>,
@@ -35,41 +43,183 @@ pub fn kv_write(
     assert!(d <= MAX_D, "the loader caps the head dimension");
     let row_bytes = to.ty.row_bytes(d).expect("the cache was made for whole blocks");
     let (ty, slot) = (to.ty, to.slot);
-    to.data.par_chunks_mut(to.stride).take(n_head_kv).enumerate().try_for_each(|(ih, heads)| {
+    let n_tokens = rows.len() / (n_head_kv * d);
+    assert!(rows.len() == n_tokens * n_head_kv * d && to.data.len() >= n_head_kv * to.stride);
+    let write = |it: usize, ih: usize, dst: &mut [u8]| {
         let mut head = [0f32; MAX_D];
         let head = &mut head[..d];
-        let slots = heads[slot * row_bytes..].chunks_exact_mut(row_bytes);
-        for (it, (row, dst)) in rows.chunks_exact(n_head_kv * d).zip(slots).enumerate() {
-            head.copy_from_slice(&row[ih * d..][..d]);
-            finish_head(head, bias.map(|b| &b[ih * d..][..d]), rotary, it);
-            if !head.iter().all(|v| v.is_finite()) {
-                return Err(Error::format(format!(
-                    "keys or values of token {it} are not finite: the weights are broken"
-                )));
-            }
+        head.copy_from_slice(&rows[(it * n_head_kv + ih) * d..][..d]);
+        finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), rotary, it);
+        if (kernels.attend.encode)(ty, head, dst) {
+            return Ok(());
+        }
+        if head.iter().all(|v| v.is_finite()) {
             quantize_row(ty, head, dst, None)?;
         }
-        Ok(())
+        Err(Error::format(format!("keys or values of token {it} are not finite: the weights are broken")))
+    };
+    let heads = to.data.chunks_mut(to.stride).take(n_head_kv).enumerate();
+    if rows.len() <= TASK_ELEMENTS {
+        for (ih, head) in heads {
+            let slots = &mut head[slot * row_bytes..][..n_tokens * row_bytes];
+            for (it, dst) in slots.chunks_exact_mut(row_bytes).enumerate() {
+                write(it, ih, dst)?;
+            }
+        }
+        return Ok(());
+    }
+    // Several tasks per head: there may be fewer heads than threads.
+    let tokens = (TASK_ELEMENTS / d).max(1);
+    let tasks: Vec<(usize, usize, &mut [u8])> = heads
+        .flat_map(|(ih, head)| {
+            let slots = &mut head[slot * row_bytes..][..n_tokens * row_bytes];
+            slots.chunks_mut(tokens * row_bytes).enumerate().map(move |(i, part)| (i * tokens, ih, part))
+        })
+        .collect();
+    tasks.into_par_iter().try_for_each(|(first, ih, part)| {
+        part.chunks_exact_mut(row_bytes).enumerate().try_for_each(|(i, dst)| write(first + i, ih, dst))
     })
 }
 
 /// Adds `bias` to and rotates every head of every row of `rows` (n_tokens, n_head * d): what `kv_write` does to keys,
 /// for queries.
-pub fn rotate_rows(rows: &mut [f32], bias: Option<&[f32]>, rotary: &RotaryTable, (n_head, d): (usize, usize)) {
-    rows.par_chunks_mut(n_head * d).enumerate().for_each(|(it, row)| {
+pub fn rotate_rows(
+    kernels: &Kernels,
+    rows: &mut [f32],
+    bias: Option<&[f32]>,
+    rotary: &RotaryTable,
+    (n_head, d): (usize, usize),
+) {
+    let width = n_head * d;
+    let at_once = (TASK_ELEMENTS / width).max(1);
+    rows.par_chunks_mut(width).enumerate().with_min_len(at_once).for_each(|(it, row)| {
         for (ih, head) in row.chunks_exact_mut(d).enumerate() {
-            finish_head(head, bias.map(|b| &b[ih * d..][..d]), Some(rotary), it);
+            finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), Some(rotary), it);
         }
     });
 }
 
 #[inline]
-fn finish_head(head: &mut [f32], bias: Option<&[f32]>, rotary: Option<&RotaryTable>, it: usize) {
+fn finish_head(kernels: &Kernels, head: &mut [f32], bias: Option<&[f32]>, rotary: Option<&RotaryTable>, it: usize) {
     if let Some(bias) = bias {
-        super::add(head, bias);
+        head.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
     }
     if let Some(table) = rotary {
         let (cos, sin) = table.token(it);
-        rotate_f32(head, cos, sin);
+        (kernels.attend.rotate)(head, cos, sin);
+    }
+}
+
+/// See [`AttentionOps::rotate`](super::AttentionOps); compiled by each table for its instruction set.
+#[inline(always)]
+pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    rotate_f32(head, cos, sin);
+}
+
+/// The definition of [`AttentionOps::encode`](super::AttentionOps).
+pub fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
+    src.iter().all(|x| x.is_finite()) && quantize_row(ty, src, dst, None).is_ok()
+}
+
+/// The same in loops that vectorize, to be compiled by a table for its instruction set.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+///
+/// # Panics
+/// When the lengths disagree.
+#[inline(always)]
+pub unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
+    assert_eq!(ty.row_bytes(src.len()), Some(dst.len()), "bytes for {} elements of {ty}", src.len());
+    let largest = match ty {
+        GgmlType::Q8_0 => Q8_0::MAX_ABS,
+        GgmlType::Q4_0 => Q4_0::MAX_ABS,
+        _ => f32::MAX,
+    };
+    // Not `all`, which would stop early and so not vectorize. No comparison holds for a NaN.
+    let bad = src.iter().fold(false, |bad, x| bad | !(x.abs() <= largest));
+    if bad {
+        return false;
+    }
+    match ty {
+        GgmlType::F32 => dst.copy_from_slice(bytemuck::cast_slice(src)),
+        GgmlType::F16 => {
+            let whole = src.len() / S::L * S::L;
+            for at in (0..whole).step_by(S::L) {
+                // SAFETY: L elements lie ahead in both; the caller has the features.
+                unsafe { S::store_f16(dst[2 * at..][..2 * S::L].as_mut_ptr(), S::load(src[at..][..S::L].as_ptr())) };
+            }
+            for (to, x) in dst.as_chunks_mut::<2>().0[whole..].iter_mut().zip(&src[whole..]) {
+                *to = f16::from_f32(*x).to_le_bytes();
+            }
+        }
+        GgmlType::BF16 => {
+            for (to, x) in dst.as_chunks_mut::<2>().0.iter_mut().zip(src) {
+                // To nearest, ties to even.
+                let bits = x.to_bits();
+                *to = (((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16).to_le_bytes();
+            }
+        }
+        GgmlType::Q8_0 => {
+            for (to, x) in dst.as_chunks_mut::<34>().0.iter_mut().zip(src.as_chunks::<32>().0) {
+                q8_0(x, to);
+            }
+        }
+        GgmlType::Q4_0 => {
+            for (to, x) in dst.as_chunks_mut::<18>().0.iter_mut().zip(src.as_chunks::<32>().0) {
+                q4_0(x, to);
+            }
+        }
+        _ => return encode(ty, src, dst),
+    }
+    true
+}
+
+#[inline(always)]
+fn inverse_of(d: f32) -> f32 {
+    let inverse = 1.0 / d;
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// The largest magnitude, in partial maxima that vectorize.
+#[inline(always)]
+fn largest(x: &[f32; 32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    for part in x.as_chunks::<16>().0 {
+        for i in 0..16 {
+            lanes[i] = if part[i].abs() > lanes[i] { part[i].abs() } else { lanes[i] };
+        }
+    }
+    lanes.iter().fold(0.0, |max, x| if *x > max { *x } else { max })
+}
+
+#[inline(always)]
+fn q8_0(x: &[f32; 32], to: &mut [u8; 34]) {
+    /// The largest f32 below a half: added, it never carries a fraction below a half to the next integer.
+    const BELOW_HALF: f32 = 0.499_999_97;
+    let d = largest(x) / 127.0;
+    let inverse = inverse_of(d);
+    let (scale, codes) = to.split_at_mut(2);
+    scale.copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    for (code, x) in codes.iter_mut().zip(x) {
+        // Half away from zero. A block with an inverse of 0 is all zeros; the others stay within 127.
+        let x = x * inverse;
+        *code = (x + BELOW_HALF.copysign(x)) as i32 as u8;
+    }
+}
+
+#[inline(always)]
+fn q4_0(x: &[f32; 32], to: &mut [u8; 18]) {
+    let top = largest(x);
+    // The definition starts from zero, which is positive.
+    let extreme = if top == 0.0 { 0.0 } else { x.iter().copied().find(|x| x.abs() == top).unwrap_or(0.0) };
+    let d = extreme / -8.0;
+    let inverse = inverse_of(d);
+    let (scale, codes) = to.split_at_mut(2);
+    scale.copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    // As in the definition, the product is exact before it is rounded down.
+    let code = |x: f32| ((f64::from(x) * f64::from(inverse) + 8.5) as i32).min(15) as u8;
+    for i in 0..16 {
+        codes[i] = code(x[i]) | code(x[i + 16]) << 4;
     }
 }

@@ -20,10 +20,12 @@ mod x86_64;
 
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
+
 use crate::gguf::GgmlType;
 use crate::{Error, Result};
 
-pub use attention::{AttentionShape, KvView, attention};
+pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as AttentionTile, attention};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
     Activations, CHUNK, DotRows, Int8Ops, Layout, PackRows, QuantizeTile, RowChunk, Tile, Word, matmul, panel_group,
@@ -54,6 +56,8 @@ pub struct Kernels {
     pub quick_gelu: fn(&mut [f32]),
     /// Products with quantized weights.
     pub int8: Int8Ops,
+    /// Attention and the cache write.
+    pub attend: AttentionOps,
 }
 
 /// The operands of a `gemm_nt`: x(m, k) and w(n, k) in rows of `ldx`, `ldw`, into rows of `ldo`.
@@ -121,10 +125,14 @@ pub fn gelu_erf(x: &mut [f32]) {
     }
 }
 
-/// x += y.
+/// x += y, on all threads where they are long.
 pub fn add(x: &mut [f32], y: &[f32]) {
-    for (a, b) in x.iter_mut().zip(y) {
-        *a += b;
+    const TASK: usize = 1 << 15;
+    let part = |x: &mut [f32], y: &[f32]| x.iter_mut().zip(y).for_each(|(a, b)| *a += b);
+    if x.len() <= TASK {
+        part(x, y);
+    } else {
+        x.par_chunks_mut(TASK).zip(y.par_chunks(TASK)).for_each(|(x, y)| part(x, y));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The definition: the bodies as the compiler builds them for any machine.
 
+use super::attention::SCALAR as ATTEND;
 use super::body::{Isa, dot_tile_lanes, table};
 use super::scalar_matmul::INT8;
 

@@ -8,7 +8,7 @@ use super::weights::{Loader, Mat};
 use super::{HParams, Trace};
 use crate::cache::KvCache;
 use crate::gguf::Gguf;
-use crate::kernels::{self, AttentionShape, Kernels, attention, kv_write, matmul, rotate_rows};
+use crate::kernels::{self, Activations, AttentionShape, Kernels, attention, kv_write, matmul, rotate_rows};
 use crate::position::{Pos, Rotary, RotaryTable};
 use crate::{Error, Result, error::Context};
 
@@ -237,16 +237,17 @@ impl TextModel {
     fn attention(&self, il: usize, layer: &Layer, cache: &mut KvCache, s: &mut Scratch, n: usize) -> Result<()> {
         let HParams { n_embd, n_head, n_head_kv, n_embd_head: d, .. } = self.hp;
         let (n_q, n_kv) = (n * n_head * d, n * n_head_kv * d);
-        let xb = &s.xb[..n * n_embd];
-        matmul(self.kernels, layer.attn_q.view(), xb, &mut s.q[..n_q]);
-        matmul(self.kernels, layer.attn_k.view(), xb, &mut s.k[..n_kv]);
-        matmul(self.kernels, layer.attn_v.view(), xb, &mut s.v[..n_kv]);
-        rotate_rows(&mut s.q[..n_q], Some(&layer.bias_q), &s.rotary, (n_head, d));
+        let mut xb = Activations::new(self.kernels, &s.xb[..n * n_embd], n_embd);
+        xb.matmul(layer.attn_q.view(), &mut s.q[..n_q]);
+        xb.matmul(layer.attn_k.view(), &mut s.k[..n_kv]);
+        xb.matmul(layer.attn_v.view(), &mut s.v[..n_kv]);
+        drop(xb);
+        rotate_rows(self.kernels, &mut s.q[..n_q], Some(&layer.bias_q), &s.rotary, (n_head, d));
         let n_past = cache.len();
         let (k_rows, v_rows) = cache.rows_mut(il);
-        kv_write(&s.k[..n_kv], Some(&layer.bias_k), Some(&s.rotary), (n_head_kv, d), k_rows)?;
-        kv_write(&s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
-        let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true };
+        kv_write(self.kernels, &s.k[..n_kv], Some(&layer.bias_k), Some(&s.rotary), (n_head_kv, d), k_rows)?;
+        kv_write(self.kernels, &s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
+        let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true, exact: true };
         attention(self.kernels, shape, cache.view(il), &s.q[..n_q], &mut s.attn[..n_q]);
         matmul(self.kernels, layer.attn_output.view(), &s.attn[..n_q], &mut s.xb[..n * n_embd]);
         kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);
@@ -256,8 +257,10 @@ impl TextModel {
     fn ffn(&self, layer: &Layer, s: &mut Scratch, n: usize) {
         let (n_embd, n_ff) = (self.hp.n_embd, self.hp.n_ff);
         let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
-        matmul(self.kernels, layer.ffn_gate.view(), &s.xb[..n * n_embd], gate);
-        matmul(self.kernels, layer.ffn_up.view(), &s.xb[..n * n_embd], up);
+        let mut xb = Activations::new(self.kernels, &s.xb[..n * n_embd], n_embd);
+        xb.matmul(layer.ffn_gate.view(), gate);
+        xb.matmul(layer.ffn_up.view(), up);
+        drop(xb);
         gate.par_chunks_mut(n_ff).zip(up.par_chunks(n_ff)).for_each(|(g, u)| (self.kernels.silu_mul)(g, u));
         matmul(self.kernels, layer.ffn_down.view(), gate, &mut s.xb[..n * n_embd]);
         kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);

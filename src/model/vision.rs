@@ -8,7 +8,7 @@ use super::Trace;
 use super::hparams::{positive, sized};
 use super::weights::{Loader, Mat};
 use crate::gguf::{GgmlType, Gguf};
-use crate::kernels::{self, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, matmul, rotate_rows};
+use crate::kernels::{self, Activations, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, matmul, rotate_rows};
 use crate::position::RotaryTable;
 use crate::tensor::MatView;
 use crate::{Error, Result, error::Context};
@@ -71,6 +71,8 @@ struct Linear {
 pub struct VisionTower {
     hp: VisionHParams,
     kernels: &'static Kernels,
+    /// Weights of 16 bits and more get exact attention; beside quantized ones its rounding does not show.
+    exact: bool,
     /// (n_embd, n_patch_values): both temporal kernels, in the order of a patch row.
     patch_embd: Vec<f32>,
     blocks: Vec<Block>,
@@ -113,7 +115,8 @@ impl VisionTower {
         let unused = load.finish()?;
         let (Some(mm_0), Some(mm_2)) = (mm_0, mm_2) else { unreachable!("finish reports missing matrices") };
         let kernels = kernels::select()?;
-        Ok((VisionTower { hp, kernels, patch_embd, blocks, post_ln, mm_0, mm_2 }, unused))
+        let exact = blocks.iter().all(|block| block.attn_q.weight.view().ty().block_len() == 1);
+        Ok((VisionTower { hp, kernels, exact, patch_embd, blocks, post_ln, mm_0, mm_2 }, unused))
     }
 
     /// Sizes.
@@ -156,19 +159,22 @@ impl VisionTower {
         let [mut keys, mut vals] = std::array::from_fn(|_| vec![0f32; per_pair * n_embd]);
         for (il, block) in self.blocks.iter().enumerate() {
             self.norm(&block.ln1, &x, &mut xb, eps);
-            matmul(self.kernels, block.attn_q.weight.view(), &xb, &mut q);
-            matmul(self.kernels, block.attn_k.weight.view(), &xb, &mut k);
-            matmul(self.kernels, block.attn_v.weight.view(), &xb, &mut v);
+            let mut input = Activations::new(self.kernels, &xb, n_embd);
+            input.matmul(block.attn_q.weight.view(), &mut q);
+            input.matmul(block.attn_k.weight.view(), &mut k);
+            input.matmul(block.attn_v.weight.view(), &mut v);
+            drop(input);
             for pair in 0..n / per_pair {
                 let rows = pair * per_pair * n_embd..(pair + 1) * per_pair * n_embd;
-                rotate_rows(&mut q[rows.clone()], Some(&block.attn_q.bias), &rotary, (n_head, d));
+                rotate_rows(self.kernels, &mut q[rows.clone()], Some(&block.attn_q.bias), &rotary, (n_head, d));
                 let stride = per_pair * d * size_of::<f32>();
                 for (rows, bias, rotary, to) in [
                     (&k[rows.clone()], &block.attn_k.bias, Some(&rotary), &mut keys),
                     (&v[rows.clone()], &block.attn_v.bias, None, &mut vals),
                 ] {
                     let to = CacheRows { ty: GgmlType::F32, data: bytemuck::cast_slice_mut(to), stride, slot: 0 };
-                    kv_write(rows, Some(bias), rotary, (n_head, d), to).at(|| format!("vision block {il}"))?;
+                    kv_write(self.kernels, rows, Some(bias), rotary, (n_head, d), to)
+                        .at(|| format!("vision block {il}"))?;
                 }
                 let kv = KvView {
                     type_k: GgmlType::F32,
@@ -178,7 +184,7 @@ impl VisionTower {
                     stride_k: stride,
                     stride_v: stride,
                 };
-                let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false };
+                let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: self.exact };
                 attention(self.kernels, shape, kv, &q[rows.clone()], &mut xb[rows]);
             }
             self.add_linear(&block.attn_out, &xb, &mut q, &mut x);

@@ -8,6 +8,7 @@ mod convert;
 mod gguf;
 mod kernels;
 mod kernels_matmul;
+mod kernels_attention;
 mod media;
 mod model;
 mod position;

@@ -3,8 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::ymm::Ymm;
-use super::{avx512, matmul_avx2};
-use crate::kernels::Kernels;
+use super::matmul_avx2;
 use crate::kernels::matmul::{CHUNK, Chunk, Int8Isa, Layout, RowChunk, Tile, Word, int8_ops};
 
 /// AVX-512 with VNNI: 24 accumulators of 16 rows each.
@@ -152,10 +151,3 @@ unsafe fn tile<const N: usize>(t: Tile<'_>, n_groups: usize, out: &mut [f32]) {
 }
 
 int8_ops!(Avx512Vnni, "avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");
-
-static TABLE: Kernels = Kernels { name: "avx512vnni", int8: INT8, ..avx512::TABLE };
-
-/// The AVX-512 table with VNNI products, where the CPU has them.
-pub fn detect() -> Option<&'static Kernels> {
-    (avx512::detect().is_some() && is_x86_feature_detected!("avx512vnni")).then_some(&TABLE)
-}

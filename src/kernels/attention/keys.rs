@@ -1,0 +1,232 @@
+//! A block of keys as panels.
+
+use super::Tile;
+use super::simd::Simd;
+use super::unpack::{
+    BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, float_tail,
+    gather_scales, panel_width, prefetch,
+};
+use crate::gguf::GgmlType;
+use crate::kernels::scratch::Carve;
+
+/// A block of keys: panels of `panel_width` keys (two vectors of them for bytes), each (dk, width) dwords.
+pub struct Keys<'a> {
+    pub unit: KeyUnit,
+    dk: usize,
+    d: usize,
+    /// (BLOCK / width, dk, width)
+    pub panels: &'a mut [f32],
+    /// What a product is worth: (BLOCK), or (d / 32, BLOCK) for bytes.
+    pub scales: &'a mut [f32],
+    /// The scales of quantized keys, (d / 32, BLOCK); and as fractions of the key's largest.
+    block_scales: &'a mut [f32],
+    fractions: &'a mut [f32],
+    halves: &'a mut [f32],
+    /// L keys as rows of dwords
+    rows: &'a mut [f32],
+}
+
+/// Turns one stored key into a row of dwords.
+///
+/// # Safety
+/// The CPU has the features of `S`; `src` points at a whole row, `row` has room for dk dwords; key `j` is below BLOCK.
+trait Convert<S: Simd> {
+    unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, j: usize);
+}
+
+impl<'a> Keys<'a> {
+    /// Floats that `new` takes.
+    pub fn room<S: Simd>(unit: KeyUnit, d: usize) -> usize {
+        let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
+        Carve::room(&[BLOCK * dk, BLOCK * n_block, BLOCK * n_block, BLOCK * n_block, BLOCK / 2 * n_block, S::L * dk])
+    }
+
+    pub fn new<S: Simd>(unit: KeyUnit, d: usize, from: &mut Carve<'a>) -> Keys<'a> {
+        let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
+        Keys {
+            unit,
+            dk,
+            d,
+            panels: from.take(BLOCK * dk),
+            scales: from.take(BLOCK * n_block),
+            block_scales: from.take(BLOCK * n_block),
+            fractions: from.take(BLOCK * n_block),
+            halves: from.take(BLOCK / 2 * n_block),
+            rows: from.take(S::L * dk),
+        }
+    }
+
+    /// Unpacks keys `j0..j0 + n`; the rest of the last panel becomes zero.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`.
+    #[inline(always)]
+    pub unsafe fn unpack<S: Simd>(&mut self, t: &Tile<'_>, j0: usize, n: usize) {
+        let row_bytes = t.row_k();
+        let bytes = &t.k[j0 * row_bytes..][..n * row_bytes];
+        // SAFETY: `bytes` holds `n` rows, as every function below expects.
+        unsafe {
+            match (self.unit, t.type_k) {
+                (KeyUnit::F32, _) => self.rows::<S, Floats>(bytes, n),
+                (KeyUnit::I8, GgmlType::Q8_0) => self.bytes::<S, Q8>(bytes, n),
+                (KeyUnit::I8, _) => self.bytes::<S, Q4>(bytes, n),
+                (KeyUnit::I16, GgmlType::Q8_0) => self.codes::<S, Q8>(bytes, n),
+                (KeyUnit::I16, GgmlType::Q4_0) => self.codes::<S, Q4>(bytes, n),
+                (KeyUnit::I16, GgmlType::F16) => self.rows::<S, Scaled<F16>>(bytes, n),
+                (KeyUnit::I16, GgmlType::BF16) => self.rows::<S, Scaled<BF16>>(bytes, n),
+                (KeyUnit::I16, _) => self.rows::<S, Scaled<F32>>(bytes, n),
+            }
+        }
+    }
+
+    fn width<S: Simd>(&self) -> usize {
+        if self.unit == KeyUnit::I8 { 2 * S::L } else { panel_width::<S>() }
+    }
+
+    /// # Safety
+    /// The CPU has the features of `S`; `bytes` holds `n` rows of bytes of type `C`.
+    #[inline(always)]
+    unsafe fn bytes<S: Simd, C: Codes>(&mut self, bytes: &[u8], n: usize) {
+        let sizes = (n, n.next_multiple_of(self.width::<S>()), self.d / 32);
+        // SAFETY: the caller's promise.
+        unsafe {
+            gather_scales::<S, C>(bytes.as_ptr(), sizes, self.halves, self.scales);
+            self.rows::<S, Bytes<C>>(bytes, n);
+        }
+    }
+
+    /// # Safety
+    /// As `bytes`.
+    #[inline(always)]
+    unsafe fn codes<S: Simd, C: Codes>(&mut self, bytes: &[u8], n: usize) {
+        let (padded, n_block) = (n.next_multiple_of(self.width::<S>()), self.d / 32);
+        // SAFETY: the caller's promise; scales and fractions lie in rows of BLOCK.
+        unsafe {
+            gather_scales::<S, C>(bytes.as_ptr(), (n, padded, n_block), self.halves, self.block_scales);
+            let (from, to) = (self.block_scales.as_ptr(), self.fractions.as_mut_ptr().cast::<i32>());
+            for j in (0..padded).step_by(S::L) {
+                let mut top = S::splat(TINY);
+                for b in 0..n_block {
+                    top = S::max(top, S::abs(S::load(from.add(b * BLOCK + j))));
+                }
+                let inverse = S::div(S::splat(ONE), top);
+                for b in 0..n_block {
+                    let m = S::to_i(S::mul(S::load(from.add(b * BLOCK + j)), inverse));
+                    S::store_i(to.add(b * BLOCK + j), S::pair(m, m));
+                }
+                S::store(self.scales.as_mut_ptr().add(j), S::mul(top, S::splat(C::UNIT)));
+            }
+            self.rows::<S, Fractions<C>>(bytes, n);
+        }
+    }
+
+    /// Converts rows, L at a time, and lays them out as panels.
+    ///
+    /// # Safety
+    /// As `bytes`.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, T: Convert<S>>(&mut self, bytes: &[u8], n: usize) {
+        let (width, dk, row_bytes) = (self.width::<S>(), self.dk, bytes.len() / n);
+        assert!(n <= BLOCK && self.panels.len() >= BLOCK * dk && self.rows.len() >= S::L * dk);
+        // SAFETY: the caller's promise, and the lengths checked above.
+        unsafe {
+            for j in (0..n.next_multiple_of(width)).step_by(S::L) {
+                let rows = self.rows.as_mut_ptr().cast::<i32>();
+                let live = n.saturating_sub(j).min(S::L);
+                for i in 0..live {
+                    let src = bytes.as_ptr().add((j + i) * row_bytes);
+                    prefetch::<S>(src, row_bytes);
+                    T::convert(self, src, rows.add(i * dk), j + i);
+                }
+                // Missing keys have the product 0, and a scale that does not matter but is a number.
+                self.rows[live * dk..S::L * dk].fill(0.0);
+                if self.unit == KeyUnit::I16 {
+                    self.scales[j + live..j + S::L].fill(0.0);
+                }
+                let panel = self.panels.as_mut_ptr().cast::<i32>().add(j / width * width * dk + j % width);
+                for c in (0..dk).step_by(S::L) {
+                    S::transpose(rows.add(c), dk, panel.add(c * width), width);
+                }
+            }
+        }
+    }
+}
+
+struct Floats;
+struct Scaled<T>(std::marker::PhantomData<T>);
+struct Fractions<C>(std::marker::PhantomData<C>);
+struct Bytes<C>(std::marker::PhantomData<C>);
+
+// SAFETY (of all implementations): the caller's promise on `src` and `row`.
+impl<S: Simd> Convert<S> for Floats {
+    #[inline(always)]
+    unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, _: usize) {
+        unsafe { copy_floats::<S>(src, row, keys.d) }
+    }
+}
+
+/// Pairs of 16-bit integers, scaled by the largest element of the key.
+impl<S: Simd, T: Float> Convert<S> for Scaled<T> {
+    #[inline(always)]
+    unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, j: usize) {
+        let d = keys.d;
+        let whole = d / (2 * S::L) * (2 * S::L);
+        unsafe {
+            let mut top = S::splat(0.0);
+            for c in (0..whole).step_by(S::L) {
+                top = S::max(top, S::abs(T::load::<S>(src.add(T::BYTES * c))));
+            }
+            let (mut low, mut high) = (S::splat(0.0), S::splat(0.0));
+            if whole < d {
+                low = float_tail::<S, T>(src, whole, d);
+                high = float_tail::<S, T>(src, whole + S::L, d);
+                top = S::max(top, S::max(S::abs(low), S::abs(high)));
+            }
+            let (inverse, scale) = fit(S::max_of(top), (V_LIMIT - 1) as f32);
+            let inverse = S::splat(inverse);
+            for c in (0..whole).step_by(2 * S::L) {
+                let low = S::to_i(S::mul(T::load::<S>(src.add(T::BYTES * c)), inverse));
+                let high = S::to_i(S::mul(T::load::<S>(src.add(T::BYTES * (c + S::L))), inverse));
+                S::store_i(row.add(c / 2), S::pair(low, high));
+            }
+            if whole < d {
+                let (low, high) = (S::to_i(S::mul(low, inverse)), S::to_i(S::mul(high, inverse)));
+                S::store_i(row.add(whole / 2), S::pair(low, high));
+            }
+            keys.scales[j] = scale;
+        }
+    }
+}
+
+/// Pairs of 16-bit integers: codes times the fraction that their block's scale is of the largest.
+impl<S: Simd, C: Codes> Convert<S> for Fractions<C> {
+    #[inline(always)]
+    unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, j: usize) {
+        let fractions = keys.fractions.as_ptr().cast::<i32>();
+        unsafe {
+            for block in 0..keys.d / 32 {
+                let fraction = S::splat_i(*fractions.add(block * BLOCK + j));
+                let from = src.add(block * C::BYTES);
+                for e in (0..32).step_by(2 * S::L) {
+                    let x = S::pair(C::load::<S>(from, e), C::load::<S>(from, e + S::L));
+                    S::store_i(row.add((block * 32 + e) / 2), S::mul_fraction(C::widen::<S>(x), fraction));
+                }
+            }
+        }
+    }
+}
+
+/// Bytes, 128 more than the codes.
+impl<S: Simd, C: Codes> Convert<S> for Bytes<C> {
+    #[inline(always)]
+    unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, _: usize) {
+        unsafe {
+            for block in 0..keys.d / 32 {
+                for i in 0..4 {
+                    let word = C::bytes(src.add(block * C::BYTES), i);
+                    row.add(8 * block).cast::<u64>().add(i).write_unaligned(word.to_le());
+                }
+            }
+        }
+    }
+}

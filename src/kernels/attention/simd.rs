@@ -1,0 +1,94 @@
+//! The vector operations that attention is written in: one implementation per instruction set.
+
+/// Vectors of `L` 32-bit lanes: floats, integers, or pairs of 16-bit integers.
+///
+/// # Safety
+/// Every function needs the CPU features of its implementation; a table that passed its CPU check has them. Functions
+/// that take pointers read or write `L` elements there unless they say otherwise; pointers need no alignment beyond that
+/// of their type.
+pub trait Simd: Copy {
+    /// Lanes.
+    const L: usize;
+    /// Whether `dot_i8` is one instruction.
+    const DOT_I8: bool;
+    type F: Copy;
+    type I: Copy;
+
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, x: Self::F);
+    /// `L` half-precision numbers.
+    unsafe fn load_f16(p: *const u8) -> Self::F;
+    /// To `L` half-precision numbers, to nearest, ties to even.
+    unsafe fn store_f16(p: *mut u8, x: Self::F);
+    /// `L` bfloat16 numbers.
+    unsafe fn load_bf16(p: *const u8) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(a: Self::F) -> Self::F;
+    /// The nearest integer, ties to even.
+    unsafe fn round(a: Self::F) -> Self::F;
+    /// x * 2^n for an integral n, or 0 where n is below -126; n is at most 0.
+    unsafe fn scale_down(x: Self::F, n: Self::F) -> Self::F;
+    unsafe fn max_of(a: Self::F) -> f32;
+    unsafe fn sum_of(a: Self::F) -> f32;
+    /// Lanes from `n` on become -inf.
+    unsafe fn keep_first(a: Self::F, n: usize) -> Self::F;
+
+    unsafe fn zero_i() -> Self::I;
+    unsafe fn splat_i(x: i32) -> Self::I;
+    unsafe fn load_i(p: *const i32) -> Self::I;
+    unsafe fn store_i(p: *mut i32, x: Self::I);
+    /// `L` signed bytes.
+    unsafe fn load_i8(p: *const u8) -> Self::I;
+    /// The low halves of `L` bytes, less 8.
+    unsafe fn load_low(p: *const u8) -> Self::I;
+    /// The high halves of `L` bytes, less 8.
+    unsafe fn load_high(p: *const u8) -> Self::I;
+    /// To the nearest integer, ties to even.
+    unsafe fn to_i(a: Self::F) -> Self::I;
+    unsafe fn to_f(a: Self::I) -> Self::F;
+    unsafe fn as_f(a: Self::I) -> Self::F;
+    /// Pairs of 16 bits: the low halves of `low` and of `high`.
+    unsafe fn pair(low: Self::I, high: Self::I) -> Self::I;
+    /// Each of the 16-bit integers times 2^N.
+    unsafe fn shl16<const N: u32>(a: Self::I) -> Self::I;
+    /// a * b / 2^15 of 16-bit integers, rounded.
+    unsafe fn mul_fraction(a: Self::I, b: Self::I) -> Self::I;
+    /// acc + the sum of both products of the 16-bit pairs.
+    unsafe fn dot_i16(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// acc + the sum of the four products of unsigned bytes of `a` with signed bytes of `b`.
+    unsafe fn dot_i8(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// Asks for the line at `p`, without reading it.
+    unsafe fn prefetch(p: *const u8);
+
+    /// dst[i][j] = src[j][i] for L x L elements in rows of `lds` and `ldd`.
+    unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize);
+
+    /// 2^x for x <= 0, within 2 ulp; 0 below -126.
+    #[inline(always)]
+    unsafe fn exp2(x: Self::F) -> Self::F {
+        // Taylor coefficients ln(2)^k / k!, the last ones adjusted to the interval [-0.5, 0.5].
+        const C: [f32; 7] =
+            [1.0, std::f32::consts::LN_2, 0.240_226_51, 0.055_504_11, 0.009_618_129, 0.001_333_355_8, 0.000_154_035_3];
+        // SAFETY: registers only; the caller has the features.
+        unsafe {
+            let x = Self::max(x, Self::splat(-150.0));
+            let n = Self::round(x);
+            let f = Self::fma(n, Self::splat(-1.0), x);
+            let mut p = Self::splat(C[6]);
+            p = Self::fma(p, f, Self::splat(C[5]));
+            p = Self::fma(p, f, Self::splat(C[4]));
+            p = Self::fma(p, f, Self::splat(C[3]));
+            p = Self::fma(p, f, Self::splat(C[2]));
+            p = Self::fma(p, f, Self::splat(C[1]));
+            p = Self::fma(p, f, Self::splat(C[0]));
+            Self::scale_down(p, n)
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! A tile of queries against a range of keys, for any vector instruction set.
+//!
+//! Keys and values are unpacked block by block into panels that one register-blocked product serves: a dword of the
+//! panel holds one f32 or two 16-bit integers (four bytes for `dot_i8`) of the contracted dimension, vectors run over
+//! keys for the scores and over columns for the values, and the other operand is broadcast from its row.
+//!
+//! F32 caches are computed in f32 where that is asked for. All others use 16-bit fixed point, which has the rate of a bf16 dot product and three
+//! to four more bits: a query row and a key are scaled to 12 bits each (so that their products sum without overflow), a
+//! column of values to 12 bits within its block of keys, and the probabilities of a row to as many of 15 bits as their sum
+//! leaves room for. Where there is a byte dot product, quantized keys keep their own bytes and queries get one byte per
+//! element, with a scale per 32.
+
+use super::keys::Keys;
+use super::simd::Simd;
+use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};
+use super::values::Values;
+use super::{Partial, Tile};
+use crate::kernels::scratch::Carve;
+
+/// Rows per register block.
+const ROWS: usize = 6;
+/// What the sum of a row's 16-bit probabilities must not exceed: times `V_LIMIT` it fits an i32, roundings included.
+const P_LIMIT: f32 = (i32::MAX / V_LIMIT - BLOCK as i32) as f32;
+
+/// Floats that [`tile`] needs for working memory.
+pub fn room<S: Simd>(t: &Tile<'_>, rows: usize) -> usize {
+    let (n_block, dv, unit) = (t.d.div_ceil(32), t.d.next_multiple_of(S::L), KeyUnit::of::<S>(t.type_k, t.exact));
+    let dk = unit.row_dwords::<S>(t.d);
+    let pieces = [rows * dk, rows * n_block, rows * n_block, rows * dv, ROWS * BLOCK, ROWS * BLOCK];
+    Carve::room(&pieces) + Keys::room::<S>(unit, t.d) + Values::room(dv, t.d)
+}
+
+/// See [`AttentionOps::tile`](super::AttentionOps). No closure in here or below holds vector operations: it would be
+/// compiled without the features of the caller.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+pub unsafe fn tile<S: Simd>(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
+    t.check(&out);
+    let (d, rows) = (t.d, out.max.len());
+    let (keys_as, values_as) = (KeyUnit::of::<S>(t.type_k, t.exact), ValueUnit::of(t.type_v, t.exact));
+    let n_block = d.div_ceil(32);
+    let dk = keys_as.row_dwords::<S>(d);
+    let dv = d.next_multiple_of(S::L);
+    let mut from = Carve::new(buffer);
+    let (q, q_scale, q_sum) = (from.take(rows * dk), from.take(rows * n_block), from.take(rows * n_block));
+    let sums = from.take(rows * dv);
+    let mut keys = Keys::new::<S>(keys_as, d, &mut from);
+    let mut values = Values::new(values_as, dv, d, &mut from);
+    let (scores, probs) = (from.take(ROWS * BLOCK), from.take(ROWS * BLOCK));
+    unpack::queries::<S>(keys_as, t.q, d, q, q_scale, q_sum);
+    sums.fill(0.0);
+    out.max.fill(f32::NEG_INFINITY);
+    out.sum.fill(0.0);
+    for j0 in (0..t.n_keys).step_by(BLOCK) {
+        let n = BLOCK.min(t.n_keys - j0);
+        // SAFETY: the caller's promise; `check` compared the lengths of the stored rows with `n_keys`.
+        unsafe {
+            keys.unpack::<S>(t, j0, n);
+            values.unpack::<S>(t, j0, n);
+        }
+        let mut r = 0;
+        while r < rows {
+            // 7 rows are 4 and 3 rather than 6 and 1.
+            let mr = (rows - r).div_ceil((rows - r).div_ceil(ROWS));
+            let last = t.seen(r + mr - 1).saturating_sub(j0);
+            if last > 0 {
+                let step = Step { keys: &keys, values: &values, n, dk, dv, n_block };
+                let operands = Rows {
+                    q: &q[r * dk..][..mr * dk],
+                    q_scale: &q_scale[r * n_block..][..mr * n_block],
+                    q_sum: &q_sum[r * n_block..][..mr * n_block],
+                    scores: &mut *scores,
+                    probs: &mut *probs,
+                    sums: &mut sums[r * dv..][..mr * dv],
+                    max: &mut out.max[r..][..mr],
+                    sum: &mut out.sum[r..][..mr],
+                };
+                let seen = |i: usize| t.seen(r + i).saturating_sub(j0).min(n);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match mr {
+                        1 => step.run::<S, 1>(operands, seen),
+                        2 => step.run::<S, 2>(operands, seen),
+                        3 => step.run::<S, 3>(operands, seen),
+                        4 => step.run::<S, 4>(operands, seen),
+                        5 => step.run::<S, 5>(operands, seen),
+                        _ => step.run::<S, ROWS>(operands, seen),
+                    }
+                }
+            }
+            r += mr;
+        }
+    }
+    for (row, sums) in out.sums.chunks_exact_mut(d).zip(sums.chunks_exact(dv)) {
+        row.copy_from_slice(&sums[..d]);
+    }
+}
+
+/// One block of unpacked keys and values.
+struct Step<'a> {
+    keys: &'a Keys<'a>,
+    values: &'a Values<'a>,
+    /// Keys in the block.
+    n: usize,
+    dk: usize,
+    dv: usize,
+    n_block: usize,
+}
+
+/// MR rows of queries and what belongs to them.
+struct Rows<'a> {
+    /// (MR, dk) dwords
+    q: &'a [f32],
+    /// (MR, n_block); only the first of a row unless the keys are bytes
+    q_scale: &'a [f32],
+    /// (MR, n_block) integers
+    q_sum: &'a [f32],
+    /// (MR, BLOCK)
+    scores: &'a mut [f32],
+    /// (MR, BLOCK) dwords
+    probs: &'a mut [f32],
+    /// (MR, dv)
+    sums: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl Step<'_> {
+    /// Scores, softmax, and the weighted sum of values, for MR rows that see `seen(i)` keys of the block.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const MR: usize>(&self, rows: Rows<'_>, seen: impl Fn(usize) -> usize) {
+        let (dk, dv, nb) = (self.dk, self.dv, self.n_block);
+        const { assert!(MR <= 8) };
+        assert!(rows.q.len() == MR * dk && rows.sums.len() == MR * dv && rows.scores.len() >= MR * BLOCK);
+        assert!(rows.probs.len() >= MR * BLOCK && rows.q_scale.len() == MR * nb && rows.q_sum.len() == MR * nb);
+        let (q, scores) = (rows.q.as_ptr().cast::<i32>(), rows.scores.as_mut_ptr());
+        // SAFETY: the caller's promise. Operand lengths are checked above; panels are whole (`Keys` and `Values` pad them
+        // to BLOCK keys and to dv columns), and scores and probabilities have room for BLOCK keys a row.
+        unsafe {
+            match self.keys.unit {
+                KeyUnit::F32 => self.scores::<S, InF32, MR>(q, scores),
+                KeyUnit::I16 => self.scores::<S, InI16, MR>(q, scores),
+                KeyUnit::I8 => self.scores_i8::<S, MR>(q, rows.q_scale.as_ptr(), rows.q_sum.as_ptr().cast(), scores),
+            }
+            let n = self.n.next_multiple_of(2 * S::L);
+            // Factors for what was summed before and for this block, all rows in one or two vectors; rows that see nothing
+            // of the block keep what they have.
+            let (mut tops, mut factors) = ([0f32; MR], [0f32; 16]);
+            for i in 0..MR {
+                let scale = if self.keys.unit == KeyUnit::I16 { rows.q_scale[i * nb] } else { 1.0 };
+                if seen(i) > 0 {
+                    tops[i] = top_score::<S>(scores.add(i * BLOCK), seen(i), n) * scale;
+                    let max = rows.max[i].max(tops[i]);
+                    (factors[i], factors[8 + i]) = (rows.max[i] - max, tops[i] - max);
+                    rows.max[i] = max;
+                }
+            }
+            for at in (0..16).step_by(S::L) {
+                let x = S::exp2(S::load(factors.as_ptr().add(at)));
+                S::store(factors.as_mut_ptr().add(at), x);
+            }
+            let (mut old, mut new) = ([0f32; MR], [0f32; MR]);
+            for i in 0..MR {
+                if seen(i) == 0 {
+                    // A row of probabilities must exist: the product below takes MR of them.
+                    (old[i], new[i]) = (1.0, 0.0);
+                    rows.probs[i * BLOCK..][..n].fill(0.0);
+                    rows.scores[i * BLOCK..][..n].fill(0.0);
+                    continue;
+                }
+                (old[i], new[i]) = (factors[i], factors[8 + i]);
+                let scale = if self.keys.unit == KeyUnit::I16 { rows.q_scale[i * nb] } else { 1.0 };
+                let row = scores.add(i * BLOCK);
+                let sum = exponentials::<S>(row, scale, tops[i], n);
+                rows.sum[i] = rows.sum[i] * old[i] + sum * new[i];
+                if self.values.unit == ValueUnit::I16 {
+                    let scale = (P_LIMIT / sum).min(32767.0);
+                    let probs = rows.probs.as_mut_ptr().add(i * BLOCK).cast::<i32>();
+                    fixed_point::<S>(row, scale, n, probs);
+                    new[i] /= scale;
+                }
+            }
+            let probs = rows.probs.as_ptr().cast::<i32>();
+            match self.values.unit {
+                ValueUnit::F32 => self.add_values::<S, InF32, MR>(scores.cast(), n, &old, &new, rows.sums),
+                ValueUnit::I16 => self.add_values::<S, InI16, MR>(probs, n / 2, &old, &new, rows.sums),
+            }
+        }
+    }
+
+    /// scores(MR, BLOCK) = q · keys, to be multiplied by the scale of the query row.
+    ///
+    /// # Safety
+    /// As `run`, which checked the lengths.
+    #[inline(always)]
+    unsafe fn scores<S: Simd, U: Unit<S>, const MR: usize>(&self, q: *const i32, scores: *mut f32) {
+        let width = unpack::panel_width::<S>();
+        for (p, j) in (0..self.n).step_by(width).enumerate() {
+            // SAFETY: panel `p` is whole, and so are the columns from `j` on.
+            unsafe {
+                let panel = self.keys.panels.as_ptr().cast::<i32>().add(p * width * self.dk);
+                if S::L == 16 {
+                    self.score_panel::<S, U, MR, 4>(q, panel, j, scores);
+                } else {
+                    self.score_panel::<S, U, MR, 2>(q, panel, j, scores);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As `scores`.
+    #[inline(always)]
+    unsafe fn score_panel<S: Simd, U: Unit<S>, const MR: usize, const NV: usize>(
+        &self,
+        q: *const i32,
+        panel: *const i32,
+        j: usize,
+        scores: *mut f32,
+    ) {
+        // SAFETY: `scores` chose a whole panel of NV vectors.
+        unsafe {
+            let acc = product::<S, U, MR, NV>(q, self.dk, panel, NV * S::L, self.dk);
+            for v in 0..NV {
+                let at = j + v * S::L;
+                let scale = S::load(self.keys.scales.as_ptr().add(at));
+                for r in 0..MR {
+                    let x = U::to_f(acc[r][v]);
+                    let x = if U::SCALED { S::mul(x, scale) } else { x };
+                    S::store(scores.add(r * BLOCK + at), x);
+                }
+            }
+        }
+    }
+
+    /// The same from bytes, block by block of 32 elements, complete with the scales of the query.
+    ///
+    /// # Safety
+    /// As `scores`.
+    #[inline(always)]
+    unsafe fn scores_i8<S: Simd, const MR: usize>(
+        &self,
+        q: *const i32,
+        q_scale: *const f32,
+        q_sum: *const i32,
+        scores: *mut f32,
+    ) {
+        const NV: usize = 2;
+        let width = NV * S::L;
+        for (p, j) in (0..self.n).step_by(width).enumerate() {
+            // SAFETY: panel `p` is whole; a block has eight dwords a row, one scale and one sum.
+            unsafe {
+                let panel = self.keys.panels.as_ptr().cast::<i32>().add(p * width * self.dk);
+                let mut total = [[S::splat(0.0); NV]; MR];
+                for block in 0..self.n_block {
+                    let mut acc = [[S::zero_i(); NV]; MR];
+                    for r in 0..MR {
+                        acc[r] = [S::splat_i(*q_sum.add(r * self.n_block + block)); NV];
+                    }
+                    for t in block * 8..block * 8 + 8 {
+                        let mut w = [S::zero_i(); NV];
+                        for v in 0..NV {
+                            w[v] = S::load_i(panel.add(t * width + v * S::L));
+                        }
+                        for r in 0..MR {
+                            let x = S::splat_i(*q.add(r * self.dk + t));
+                            for v in 0..NV {
+                                acc[r][v] = S::dot_i8(acc[r][v], w[v], x);
+                            }
+                        }
+                    }
+                    for v in 0..NV {
+                        let scale = S::load(self.keys.scales.as_ptr().add(block * BLOCK + j + v * S::L));
+                        for r in 0..MR {
+                            let scale = S::mul(scale, S::splat(*q_scale.add(r * self.n_block + block)));
+                            total[r][v] = S::fma(S::to_f(acc[r][v]), scale, total[r][v]);
+                        }
+                    }
+                }
+                for r in 0..MR {
+                    for v in 0..NV {
+                        S::store(scores.add(r * BLOCK + j + v * S::L), total[r][v]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// sums = sums * old + probs · values * new, row by row.
+    ///
+    /// # Safety
+    /// As `run`, which checked the lengths.
+    #[inline(always)]
+    unsafe fn add_values<S: Simd, U: Unit<S>, const MR: usize>(
+        &self,
+        probs: *const i32,
+        steps: usize,
+        old: &[f32; MR],
+        new: &[f32; MR],
+        sums: &mut [f32],
+    ) {
+        let most = if S::L == 16 { 4 } else { 2 };
+        let mut left = self.dv / S::L;
+        let mut at = 0;
+        while left > 0 {
+            // 5 vectors are 3 and 2 rather than 4 and 1.
+            let nv = left.div_ceil(left.div_ceil(most));
+            // SAFETY: `nv` vectors from column `at` on lie within dv columns.
+            unsafe {
+                match nv {
+                    1 => self.add_columns::<S, U, MR, 1>(probs, steps, old, new, sums, at),
+                    2 => self.add_columns::<S, U, MR, 2>(probs, steps, old, new, sums, at),
+                    3 => self.add_columns::<S, U, MR, 3>(probs, steps, old, new, sums, at),
+                    _ => self.add_columns::<S, U, MR, 4>(probs, steps, old, new, sums, at),
+                }
+            }
+            at += nv * S::L;
+            left -= nv;
+        }
+    }
+
+    /// # Safety
+    /// As `add_values`.
+    #[inline(always)]
+    unsafe fn add_columns<S: Simd, U: Unit<S>, const MR: usize, const NV: usize>(
+        &self,
+        probs: *const i32,
+        steps: usize,
+        old: &[f32; MR],
+        new: &[f32; MR],
+        sums: &mut [f32],
+        at: usize,
+    ) {
+        // SAFETY: `add_values` chose columns within dv.
+        unsafe {
+            let values = self.values.panel.as_ptr().cast::<i32>().add(at);
+            let acc = product::<S, U, MR, NV>(probs, BLOCK, values, self.dv, steps);
+            for v in 0..NV {
+                let scale = S::load(self.values.scales.as_ptr().add(at + v * S::L));
+                for r in 0..MR {
+                    let sum = sums.as_mut_ptr().add(r * self.dv + at + v * S::L);
+                    let new = S::splat(new[r]);
+                    let weight = if U::SCALED { S::mul(scale, new) } else { new };
+                    let before = S::mul(S::load(sum), S::splat(old[r]));
+                    S::store(sum, S::fma(U::to_f(acc[r][v]), weight, before));
+                }
+            }
+        }
+    }
+}
+
+/// What a dword of a panel is.
+///
+/// # Safety
+/// As [`Simd`].
+trait Unit<S: Simd> {
+    type Acc: Copy;
+    /// Whether panels have scales.
+    const SCALED: bool;
+    unsafe fn zero() -> Self::Acc;
+    unsafe fn mac(acc: Self::Acc, a: S::I, b: S::I) -> Self::Acc;
+    unsafe fn to_f(acc: Self::Acc) -> S::F;
+}
+
+/// An f32.
+struct InF32;
+/// Two 16-bit integers.
+struct InI16;
+
+// SAFETY (of both implementations): register operations; the caller has the features.
+impl<S: Simd> Unit<S> for InF32 {
+    type Acc = S::F;
+    const SCALED: bool = false;
+    #[inline(always)]
+    unsafe fn zero() -> S::F {
+        unsafe { S::splat(0.0) }
+    }
+    #[inline(always)]
+    unsafe fn mac(acc: S::F, a: S::I, b: S::I) -> S::F {
+        unsafe { S::fma(S::as_f(a), S::as_f(b), acc) }
+    }
+    #[inline(always)]
+    unsafe fn to_f(acc: S::F) -> S::F {
+        acc
+    }
+}
+
+impl<S: Simd> Unit<S> for InI16 {
+    type Acc = S::I;
+    const SCALED: bool = true;
+    #[inline(always)]
+    unsafe fn zero() -> S::I {
+        unsafe { S::zero_i() }
+    }
+    #[inline(always)]
+    unsafe fn mac(acc: S::I, a: S::I, b: S::I) -> S::I {
+        unsafe { S::dot_i16(acc, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn to_f(acc: S::I) -> S::F {
+        unsafe { S::to_f(acc) }
+    }
+}
+
+/// The register-blocked product: sum over `steps` dwords of x(MR, steps), each broadcast, with w(steps, NV vectors).
+///
+/// # Safety
+/// The CPU has the features of `S`; x holds MR rows of `steps` dwords at distance `ldx`, w holds `steps` rows of NV
+/// vectors at distance `ldw`.
+#[inline(always)]
+unsafe fn product<S: Simd, U: Unit<S>, const MR: usize, const NV: usize>(
+    x: *const i32,
+    ldx: usize,
+    w: *const i32,
+    ldw: usize,
+    steps: usize,
+) -> [[U::Acc; NV]; MR] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[U::zero(); NV]; MR];
+        for t in 0..steps {
+            let mut vectors = [S::zero_i(); NV];
+            for v in 0..NV {
+                vectors[v] = S::load_i(w.add(t * ldw + v * S::L));
+            }
+            for r in 0..MR {
+                let a = S::splat_i(*x.add(r * ldx + t));
+                for v in 0..NV {
+                    acc[r][v] = U::mac(acc[r][v], a, vectors[v]);
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// The largest of the first `seen` of `n` scores; the others become -inf.
+///
+/// # Safety
+/// The CPU has the features of `S`; `row` holds `n` floats, whole vectors.
+#[inline(always)]
+unsafe fn top_score<S: Simd>(row: *mut f32, seen: usize, n: usize) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut top = S::splat(f32::NEG_INFINITY);
+        for j in (0..n).step_by(S::L) {
+            let mut x = S::load(row.add(j));
+            if j + S::L > seen {
+                x = S::keep_first(x, seen.saturating_sub(j));
+                S::store(row.add(j), x);
+            }
+            top = S::max(top, x);
+        }
+        S::max_of(top)
+    }
+}
+
+/// Replaces scores by 2^(score * scale - top) and returns their sum.
+///
+/// # Safety
+/// As `top_score`.
+#[inline(always)]
+unsafe fn exponentials<S: Simd>(row: *mut f32, scale: f32, top: f32, n: usize) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (scale, top) = (S::splat(scale), S::splat(-top));
+        let mut sum = S::splat(0.0);
+        for j in (0..n).step_by(S::L) {
+            let p = S::exp2(S::fma(S::load(row.add(j)), scale, top));
+            S::store(row.add(j), p);
+            sum = S::add(sum, p);
+        }
+        S::sum_of(sum)
+    }
+}
+
+/// Probabilities as 16-bit integers, vectors paired as the values are.
+///
+/// # Safety
+/// As `top_score`, with whole pairs of vectors; `to` has room for n / 2 dwords.
+#[inline(always)]
+unsafe fn fixed_point<S: Simd>(row: *const f32, scale: f32, n: usize, to: *mut i32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = S::splat(scale);
+        for j in (0..n).step_by(2 * S::L) {
+            let low = S::to_i(S::mul(S::load(row.add(j)), scale));
+            let high = S::to_i(S::mul(S::load(row.add(j + S::L)), scale));
+            S::store_i(to.add(j / 2), S::pair(low, high));
+        }
+    }
+}

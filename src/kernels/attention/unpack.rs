@@ -1,0 +1,295 @@
+//! Operands of a tile in the form that the register-blocked product reads: queries as rows of dwords, keys and values as
+//! panels (`keys.rs`, `values.rs`). Unpacking a block costs about as much as ten rows of queries against it, once per tile.
+
+use super::simd::Simd;
+use crate::gguf::GgmlType;
+
+/// Keys per block.
+pub const BLOCK: usize = 128;
+/// Largest magnitude of a key or value in 16-bit fixed point.
+pub const V_LIMIT: i32 = 4096;
+/// The fraction that stands for 1, as a 15-bit fraction.
+pub const ONE: f32 = 32767.0;
+/// Scales below this count as this: their inverses stay finite.
+pub const TINY: f32 = 1e-30;
+
+/// What a dword of the key panels and query rows holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyUnit {
+    F32,
+    I16,
+    I8,
+}
+
+impl KeyUnit {
+    /// How keys of `ty` are multiplied.
+    pub fn of<S: Simd>(ty: GgmlType, exact: bool) -> KeyUnit {
+        match ty {
+            GgmlType::F32 if exact => KeyUnit::F32,
+            GgmlType::Q8_0 | GgmlType::Q4_0 if S::DOT_I8 => KeyUnit::I8,
+            _ => KeyUnit::I16,
+        }
+    }
+
+    /// Dwords per row of `d` elements: whole vectors.
+    pub fn row_dwords<S: Simd>(self, d: usize) -> usize {
+        let per_dword = match self {
+            KeyUnit::F32 => 1,
+            KeyUnit::I16 => 2,
+            KeyUnit::I8 => 4,
+        };
+        d.next_multiple_of(per_dword * S::L) / per_dword
+    }
+}
+
+/// What a dword of the value panel holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueUnit {
+    F32,
+    I16,
+}
+
+impl ValueUnit {
+    /// How values of `ty` are multiplied.
+    pub fn of(ty: GgmlType, exact: bool) -> ValueUnit {
+        if ty == GgmlType::F32 && exact { ValueUnit::F32 } else { ValueUnit::I16 }
+    }
+}
+
+/// Keys per panel.
+pub fn panel_width<S: Simd>() -> usize {
+    if S::L == 16 { 64 } else { 2 * S::L }
+}
+
+/// Rows of queries (rows, d) as dwords: f32; or pairs of 16-bit integers (i, i + L) of each 2L, with a scale per row; or
+/// bytes, with a scale and -128 times their sum per 32. Scales and sums lie in rows of d / 32.
+#[inline(always)]
+pub fn queries<S: Simd>(unit: KeyUnit, from: &[f32], d: usize, q: &mut [f32], scales: &mut [f32], sums: &mut [f32]) {
+    let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
+    let rows = from.chunks_exact(d).zip(q.chunks_exact_mut(dk));
+    let extras = scales.chunks_exact_mut(n_block).zip(sums.chunks_exact_mut(n_block));
+    for ((row, q), (scales, sums)) in rows.zip(extras) {
+        q.fill(0.0);
+        match unit {
+            KeyUnit::F32 => q[..d].copy_from_slice(row),
+            KeyUnit::I16 => {
+                let limit = (i32::MAX / V_LIMIT / d.next_multiple_of(2 * S::L) as i32 - 1).min(32767) as f32;
+                let (inverse, scale) = fit(largest(row), limit);
+                scales[0] = scale;
+                let q: &mut [[i16; 2]] = bytemuck::cast_slice_mut(q);
+                for (group, x) in q.chunks_exact_mut(S::L).zip(row.chunks(2 * S::L)) {
+                    for (i, x) in x.iter().enumerate() {
+                        group[i % S::L][i / S::L] = (x * inverse).round_ties_even() as i16;
+                    }
+                }
+            }
+            KeyUnit::I8 => {
+                let q: &mut [[i8; 32]] = &mut bytemuck::cast_slice_mut(q)[..n_block];
+                for (block, x) in row.chunks_exact(32).enumerate() {
+                    let (inverse, scale) = fit(largest(x), 127.0);
+                    scales[block] = scale;
+                    for (code, x) in q[block].iter_mut().zip(x) {
+                        *code = (x * inverse).round_ties_even() as i8;
+                    }
+                    let sum: i32 = q[block].iter().map(|code| i32::from(*code)).sum();
+                    sums[block] = f32::from_bits((-128 * sum) as u32);
+                }
+            }
+        }
+    }
+}
+
+/// The largest magnitude; NaN when anything is not finite.
+#[inline(always)]
+fn largest(x: &[f32]) -> f32 {
+    x.iter().fold(0f32, |max, x| max.max(x.abs())) + x.iter().map(|x| x * 0.0).sum::<f32>()
+}
+
+/// What brings a largest magnitude to `limit`, and its inverse.
+#[inline(always)]
+pub fn fit(largest: f32, limit: f32) -> (f32, f32) {
+    if largest < TINY { (0.0, 1.0) } else { (limit / largest, largest / limit) }
+}
+
+/// A float type.
+///
+/// # Safety
+/// As [`Simd`].
+pub trait Float {
+    const BYTES: usize;
+    /// `L` elements at `p`.
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F;
+}
+
+pub struct F32;
+pub struct F16;
+pub struct BF16;
+
+impl Float for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(p.cast()) }
+    }
+}
+
+impl Float for F16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_f16(p) }
+    }
+}
+
+impl Float for BF16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const u8) -> S::F {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(p) }
+    }
+}
+
+/// `L` elements of a row of `d` from element `c` on, of which some are beyond the row and become zero.
+///
+/// # Safety
+/// The CPU has the features of `S`; the row at `row` has `d` elements.
+#[inline(always)]
+pub unsafe fn float_tail<S: Simd, T: Float>(row: *const u8, c: usize, d: usize) -> S::F {
+    let mut rest = [0u8; 64];
+    let n = d.saturating_sub(c).min(S::L);
+    // SAFETY: the caller's promise; `rest` holds 16 elements, the most lanes there are.
+    unsafe {
+        std::ptr::copy_nonoverlapping(row.wrapping_add(T::BYTES * c), rest.as_mut_ptr(), T::BYTES * n);
+        T::load::<S>(rest.as_ptr())
+    }
+}
+
+/// A quantized type with a scale, f16, before the codes of 32 elements.
+///
+/// # Safety
+/// As [`Simd`]; pointers to a block have the whole block behind them.
+pub trait Codes {
+    /// Bytes per block.
+    const BYTES: usize;
+    /// What 1 in fixed point is worth, per unit of the largest scale.
+    const UNIT: f32;
+    /// `L` codes from element `e` on; e + L is at most 32.
+    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I;
+    /// Codes in 16 bits, brought to `V_LIMIT`.
+    unsafe fn widen<S: Simd>(x: S::I) -> S::I;
+    /// Codes `8 * i..` as bytes, 128 more than they are.
+    unsafe fn bytes(block: *const u8, i: usize) -> u64;
+}
+
+pub struct Q8;
+pub struct Q4;
+
+/// 1 in each byte.
+const EACH: u64 = u64::MAX / 255;
+
+// SAFETY (of both implementations): the codes follow the two bytes of the scale, 32 bytes or 16; see `tensor::block`.
+impl Codes for Q8 {
+    const BYTES: usize = 34;
+    const UNIT: f32 = 32768.0 / ONE / 32.0;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+        unsafe { S::load_i8(block.add(2 + e)) }
+    }
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(x: S::I) -> S::I {
+        unsafe { S::shl16::<5>(x) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+        let word = unsafe { block.add(2 + 8 * i).cast::<[u8; 8]>().read() };
+        u64::from_le_bytes(word) ^ EACH * 128
+    }
+}
+
+impl Codes for Q4 {
+    const BYTES: usize = 18;
+    const UNIT: f32 = 32768.0 / ONE / 512.0;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+        unsafe { if e < 16 { S::load_low(block.add(2 + e)) } else { S::load_high(block.add(2 + e - 16)) } }
+    }
+    #[inline(always)]
+    unsafe fn widen<S: Simd>(x: S::I) -> S::I {
+        unsafe { S::shl16::<9>(x) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+        let word = u64::from_le_bytes(unsafe { block.add(2 + 8 * (i % 2)).cast::<[u8; 8]>().read() });
+        // A code is 8 less than its nibble. No byte carries into its neighbour.
+        (word >> (4 * (i / 2)) & EACH * 15) + EACH * 120
+    }
+}
+
+/// Asks for the row that lies `BLOCK` rows behind this one: the next block needs it, and rows are read in an order that the
+/// processor does not foresee.
+///
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+pub unsafe fn prefetch<S: Simd>(row: *const u8, row_bytes: usize) {
+    for at in (0..row_bytes).step_by(64) {
+        // SAFETY: reads nothing, wherever this points.
+        unsafe { S::prefetch(row.wrapping_add(BLOCK * row_bytes + at)) };
+    }
+}
+
+/// The f16 scales of the blocks of `n` rows as f32, (blocks, BLOCK); zero from `n` to `padded`. `halves` is working memory
+/// for as many 16-bit numbers.
+///
+/// # Safety
+/// The CPU has the features of `S`; `padded` is a whole number of vectors, at least `n` and at most BLOCK; there are `n`
+/// rows of `n_block` blocks at `rows`.
+#[inline(always)]
+pub unsafe fn gather_scales<S: Simd, C: Codes>(
+    rows: *const u8,
+    (n, padded, n_block): (usize, usize, usize),
+    halves: &mut [f32],
+    to: &mut [f32],
+) {
+    assert!(n <= padded && padded <= BLOCK && 2 * halves.len() >= n_block * BLOCK && to.len() >= n_block * BLOCK);
+    let halves = halves.as_mut_ptr().cast::<[u8; 2]>();
+    // SAFETY: the caller's promise, and the lengths checked above.
+    unsafe {
+        for j in 0..n {
+            let row = rows.add(j * n_block * C::BYTES);
+            for block in 0..n_block {
+                *halves.add(block * BLOCK + j) = row.add(block * C::BYTES).cast::<[u8; 2]>().read();
+            }
+        }
+        for block in 0..n_block {
+            for j in n..padded {
+                *halves.add(block * BLOCK + j) = [0; 2];
+            }
+            for j in (0..padded).step_by(S::L) {
+                let x = S::load_f16(halves.add(block * BLOCK + j).cast());
+                S::store(to.as_mut_ptr().add(block * BLOCK + j), x);
+            }
+        }
+    }
+}
+
+/// Copies `d` f32, then zeros up to whole vectors.
+///
+/// # Safety
+/// The CPU has the features of `S`; `src` holds `d` floats, `row` has room for `d` rounded up to whole vectors.
+#[inline(always)]
+pub unsafe fn copy_floats<S: Simd>(src: *const u8, row: *mut i32, d: usize) {
+    let whole = d / S::L * S::L;
+    // SAFETY: the caller's promise; loads need no alignment.
+    unsafe {
+        for c in (0..whole).step_by(S::L) {
+            S::store(row.add(c).cast(), S::load(src.add(4 * c).cast()));
+        }
+        for c in whole..d.next_multiple_of(S::L) {
+            *row.add(c) = if c < d { src.add(4 * c).cast::<i32>().read_unaligned() } else { 0 };
+        }
+    }
+}

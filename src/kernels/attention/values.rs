@@ -1,0 +1,186 @@
+//! A block of values as a panel.
+
+use super::Tile;
+use super::simd::Simd;
+use super::unpack::{
+    BF16, BLOCK, Codes, F16, F32, Float, ONE, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, float_tail, gather_scales,
+    prefetch,
+};
+use crate::gguf::GgmlType;
+use crate::kernels::scratch::Carve;
+
+/// A block of values: (BLOCK, dv) floats, or (BLOCK / 2, dv) pairs of 16-bit integers: keys i and i + L of each 2L.
+pub struct Values<'a> {
+    pub unit: ValueUnit,
+    dv: usize,
+    d: usize,
+    pub panel: &'a mut [f32],
+    /// What 1 is worth in each column, (dv).
+    pub scales: &'a mut [f32],
+    /// The scales of quantized values, (d / 32, BLOCK); as pairs of fractions of the largest of the block,
+    /// (BLOCK / 2, d / 32)
+    block_scales: &'a mut [f32],
+    fractions: &'a mut [f32],
+    halves: &'a mut [f32],
+}
+
+impl<'a> Values<'a> {
+    /// Floats that `new` takes.
+    pub fn room(dv: usize, d: usize) -> usize {
+        let n_block = d.div_ceil(32);
+        Carve::room(&[BLOCK * dv, dv, BLOCK * n_block, BLOCK / 2 * n_block, BLOCK / 2 * n_block])
+    }
+
+    pub fn new(unit: ValueUnit, dv: usize, d: usize, from: &mut Carve<'a>) -> Values<'a> {
+        let n_block = d.div_ceil(32);
+        Values {
+            unit,
+            dv,
+            d,
+            panel: from.take(BLOCK * dv),
+            scales: from.take(dv),
+            block_scales: from.take(BLOCK * n_block),
+            fractions: from.take(BLOCK / 2 * n_block),
+            halves: from.take(BLOCK / 2 * n_block),
+        }
+    }
+
+    /// Unpacks values `j0..j0 + n`; rows up to the next whole pair of vectors, and columns up to dv, become zero.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`.
+    #[inline(always)]
+    pub unsafe fn unpack<S: Simd>(&mut self, t: &Tile<'_>, j0: usize, n: usize) {
+        let row_bytes = t.row_v();
+        let bytes = &t.v[j0 * row_bytes..][..n * row_bytes];
+        assert!(n <= BLOCK && self.panel.len() >= BLOCK * self.dv && self.d <= self.dv && self.scales.len() == self.dv);
+        // SAFETY: `bytes` holds `n` rows, as every function below expects.
+        unsafe {
+            match (self.unit, t.type_v) {
+                (ValueUnit::F32, _) => self.floats::<S>(bytes, n),
+                (ValueUnit::I16, GgmlType::Q8_0) => self.codes::<S, Q8>(bytes, n),
+                (ValueUnit::I16, GgmlType::Q4_0) => self.codes::<S, Q4>(bytes, n),
+                (ValueUnit::I16, GgmlType::F16) => self.scaled::<S, F16>(bytes, n),
+                (ValueUnit::I16, GgmlType::BF16) => self.scaled::<S, BF16>(bytes, n),
+                (ValueUnit::I16, _) => self.scaled::<S, F32>(bytes, n),
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has the features of `S`; `bytes` holds `n` rows of the type that the name says.
+    #[inline(always)]
+    unsafe fn floats<S: Simd>(&mut self, bytes: &[u8], n: usize) {
+        let (d, dv, row_bytes) = (self.d, self.dv, bytes.len() / n);
+        for j in 0..n {
+            let row = self.panel[j * dv..][..dv].as_mut_ptr().cast();
+            // SAFETY: the caller's promise; dv is d rounded up to whole vectors, or more.
+            unsafe {
+                let src = bytes.as_ptr().add(j * row_bytes);
+                prefetch::<S>(src, row_bytes);
+                copy_floats::<S>(src, row, d);
+            }
+            self.panel[j * dv..][d..dv].fill(0.0);
+        }
+        self.panel[n * dv..n.next_multiple_of(2 * S::L) * dv].fill(0.0);
+    }
+
+    /// # Safety
+    /// As `floats`.
+    #[inline(always)]
+    unsafe fn codes<S: Simd, C: Codes>(&mut self, bytes: &[u8], n: usize) {
+        let (dv, n_block, padded) = (self.dv, self.d / 32, n.next_multiple_of(2 * S::L));
+        let row_bytes = n_block * C::BYTES;
+        // SAFETY: the caller's promise; rows of BLOCK scales, of which `gather_scales` fills `padded`; fractions of half as
+        // many pairs of rows; d columns of the panel.
+        unsafe {
+            gather_scales::<S, C>(bytes.as_ptr(), (n, padded, n_block), self.halves, self.block_scales);
+            let fractions = self.fractions.as_mut_ptr().cast::<i32>();
+            for block in 0..n_block {
+                let scales = self.block_scales.as_ptr().add(block * BLOCK);
+                let mut top = S::splat(TINY);
+                for j in (0..padded).step_by(S::L) {
+                    top = S::max(top, S::abs(S::load(scales.add(j))));
+                }
+                let top = S::max_of(top);
+                self.scales[block * 32..][..32].fill(top * C::UNIT);
+                let inverse = S::splat(ONE / top);
+                for g in (0..padded).step_by(2 * S::L) {
+                    let low = S::to_i(S::mul(S::load(scales.add(g)), inverse));
+                    let high = S::to_i(S::mul(S::load(scales.add(g + S::L)), inverse));
+                    S::store_i(fractions.add(block * (BLOCK / 2) + g / 2), S::pair(low, high));
+                }
+            }
+            for g in (0..padded).step_by(2 * S::L) {
+                for i in 0..S::L {
+                    // Beyond the last row the fraction is zero, whatever the codes.
+                    let a = bytes.as_ptr().add((g + i).min(n - 1) * row_bytes);
+                    let b = bytes.as_ptr().add((g + i + S::L).min(n - 1) * row_bytes);
+                    prefetch::<S>(a, row_bytes);
+                    prefetch::<S>(b, row_bytes);
+                    let to = self.panel.as_mut_ptr().cast::<i32>().add((g / 2 + i) * dv);
+                    for block in 0..n_block {
+                        let fraction = S::splat_i(*fractions.add(block * (BLOCK / 2) + g / 2 + i));
+                        let (a, b) = (a.add(block * C::BYTES), b.add(block * C::BYTES));
+                        for e in (0..32).step_by(S::L) {
+                            let x = S::pair(C::load::<S>(a, e), C::load::<S>(b, e));
+                            S::store_i(to.add(block * 32 + e), S::mul_fraction(C::widen::<S>(x), fraction));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As `floats`.
+    #[inline(always)]
+    unsafe fn scaled<S: Simd, T: Float>(&mut self, bytes: &[u8], n: usize) {
+        let (d, dv, row_bytes) = (self.d, self.dv, bytes.len() / n);
+        let whole = d / S::L * S::L;
+        let rows = bytes.as_ptr();
+        // SAFETY: the caller's promise; dv columns of the panel and of the scales.
+        unsafe {
+            let scales = self.scales.as_mut_ptr();
+            for c in (0..dv).step_by(S::L) {
+                S::store(scales.add(c), S::splat(TINY));
+            }
+            for j in 0..n {
+                let row = rows.add(j * row_bytes);
+                prefetch::<S>(row, row_bytes);
+                for c in (0..whole).step_by(S::L) {
+                    let x = S::abs(T::load::<S>(row.add(T::BYTES * c)));
+                    S::store(scales.add(c), S::max(S::load(scales.add(c)), x));
+                }
+                if whole < d {
+                    let x = S::abs(float_tail::<S, T>(row, whole, d));
+                    S::store(scales.add(whole), S::max(S::load(scales.add(whole)), x));
+                }
+            }
+            let limit = S::splat((V_LIMIT - 1) as f32);
+            let panel = self.panel.as_mut_ptr().cast::<i32>();
+            for c in (0..dv).step_by(S::L) {
+                let top = S::load(scales.add(c));
+                S::store(scales.add(c), S::div(top, limit));
+                let inverse = S::div(limit, top);
+                for g in (0..n).step_by(2 * S::L) {
+                    for i in g..g + S::L {
+                        let mut both = [S::zero_i(); 2];
+                        for (x, j) in both.iter_mut().zip([i, i + S::L]) {
+                            if j < n {
+                                let row = rows.add(j * row_bytes);
+                                let v = if c < whole {
+                                    T::load::<S>(row.add(T::BYTES * c))
+                                } else {
+                                    float_tail::<S, T>(row, c, d)
+                                };
+                                *x = S::to_i(S::mul(v, inverse));
+                            }
+                        }
+                        S::store_i(panel.add((i - g / 2) * dv + c), S::pair(both[0], both[1]));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! Attention and the cache write of every table that this machine can run, against textbook f64 arithmetic over the decoded
+//! cache and against the definitions in `tensor` and `position`.
+
+use longtake::gguf::GgmlType;
+use longtake::kernels::{AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, rotate_rows, supported};
+use longtake::position::{Layout, Pos, Rotary, RotaryTable, rotate_f32};
+use longtake::tensor::{dequantize_row, quantize_row};
+
+const TYPES: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+
+/// A small generator (splitmix64): seeds appear in every message.
+struct Rng(u64);
+
+impl Rng {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// Roughly normal, of variance 1.
+    fn normal(&mut self) -> f32 {
+        let z = self.bits();
+        (0..4).map(|i| ((z >> (16 * i)) & 0xffff) as f32 / 65536.0 - 0.5).sum::<f32>() * 1.732
+    }
+
+    fn vec(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+}
+
+/// Keys or values of one layer: packed, and as what they decode to, (n_head_kv, n_ctx, d).
+struct Stored {
+    ty: GgmlType,
+    stride: usize,
+    bytes: Vec<u8>,
+    decoded: Vec<f32>,
+}
+
+/// Packs rows (n, n_head_kv * d) into a cache with a few slots to spare, which hold garbage that nobody may read.
+fn store(ty: GgmlType, rows: &[f32], n_head_kv: usize, d: usize) -> Stored {
+    let (n, row) = (rows.len() / (n_head_kv * d), ty.row_bytes(d).unwrap());
+    let n_ctx = n + 3;
+    let mut bytes = vec![0xffu8; n_head_kv * n_ctx * row];
+    let mut decoded = vec![f32::NAN; n_head_kv * n_ctx * d];
+    for ih in 0..n_head_kv {
+        for j in 0..n {
+            let src = &rows[(j * n_head_kv + ih) * d..][..d];
+            let at = ih * n_ctx + j;
+            quantize_row(ty, src, &mut bytes[at * row..][..row], None).unwrap();
+            dequantize_row(ty, &bytes[at * row..][..row], &mut decoded[at * d..][..d]).unwrap();
+        }
+    }
+    Stored { ty, stride: n_ctx * row, bytes, decoded }
+}
+
+/// The textbook in f64, (n, n_head * d).
+fn textbook(shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32]) -> Vec<f64> {
+    let AttentionShape { n_head, n_head_kv, d, n_past, causal, .. } = shape;
+    let n = q.len() / (n_head * d);
+    let n_ctx = k.decoded.len() / (n_head_kv * d);
+    let mut out = vec![0f64; q.len()];
+    for it in 0..n {
+        for ih in 0..n_head {
+            let base = ih / (n_head / n_head_kv) * n_ctx;
+            let row = |m: &Stored, j: usize| {
+                m.decoded[(base + j) * d..][..d].iter().map(|x| f64::from(*x)).collect::<Vec<_>>()
+            };
+            let query = &q[(it * n_head + ih) * d..][..d];
+            let seen = if causal { n_past + it + 1 } else { n_past + n };
+            let score =
+                |j: usize| row(k, j).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum::<f64>() / (d as f64).sqrt();
+            let scores: Vec<f64> = (0..seen).map(score).collect();
+            let top = scores.iter().cloned().fold(f64::MIN, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+            for (j, s) in scores.iter().enumerate() {
+                for (o, v) in out[(it * n_head + ih) * d..][..d].iter_mut().zip(row(v, j)) {
+                    *o += (s - top).exp() / total * v;
+                }
+            }
+        }
+    }
+    out
+}
+
+fn run(kernels: &Kernels, shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32]) -> Vec<f32> {
+    let kv = KvView { type_k: k.ty, type_v: v.ty, k: &k.bytes, v: &v.bytes, stride_k: k.stride, stride_v: v.stride };
+    let mut out = vec![f32::NAN; q.len()];
+    attention(kernels, shape, kv, q, &mut out);
+    out
+}
+
+/// Squared error relative to the squared result; NaN counts as infinite.
+fn nmse(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).powi(2)).sum();
+    let power: f64 = want.iter().map(|w| w * w).sum();
+    let ratio = if error == 0.0 { 0.0 } else { error / power };
+    if ratio.is_nan() { f64::INFINITY } else { ratio }
+}
+
+/// What a table may add to the error of the cache itself, as NMSE against exact attention over the decoded cache.
+/// Fixed point of 12 bits does the 16-bit types and all values; quantized keys may meet queries of 8 bits.
+fn bound(kernels: &Kernels, type_k: GgmlType, type_v: GgmlType) -> f64 {
+    match (type_k, type_v) {
+        _ if kernels.name == "scalar" => 1e-11,
+        (GgmlType::F32, GgmlType::F32) => 1e-11,
+        (GgmlType::Q8_0 | GgmlType::Q4_0, _) => 2e-4,
+        _ => 2e-6,
+    }
+}
+
+fn check(shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32], case: &str) {
+    let want = textbook(shape, k, v, q);
+    for kernels in supported() {
+        let got = run(kernels, shape, k, v, q);
+        let (error, limit) = (nmse(&got, &want), bound(kernels, k.ty, v.ty));
+        let name = kernels.name;
+        assert!(
+            error <= limit,
+            "{name} K {} V {} {case} {shape:?}: NMSE {error:.2e}, expected {limit:.0e}",
+            k.ty,
+            v.ty
+        );
+        let rounded = nmse(&run(kernels, AttentionShape { exact: false, ..shape }, k, v, q), &want);
+        let limit = limit.max(2e-6);
+        assert!(
+            rounded <= limit,
+            "{name} K {} V {} {case} {shape:?} not exact: NMSE {rounded:.2e}, expected {limit:.0e}",
+            k.ty,
+            v.ty
+        );
+        if (k.ty, v.ty) == (GgmlType::F32, GgmlType::F32) || name == "scalar" {
+            for (g, w) in got.iter().zip(&want) {
+                assert!(
+                    (f64::from(*g) - w).abs() <= 4e-6 * (1.0 + w.abs()),
+                    "{name} {case} {shape:?}: {g} instead of {w}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_with_the_textbook_at_odd_sizes() {
+    let sizes = [32, 48, 64, 80, 96, 128, 36];
+    for seed in 0..60u64 {
+        let mut rng = Rng(seed);
+        let d = sizes[seed as usize % sizes.len()];
+        let fits: Vec<_> = TYPES.into_iter().filter(|ty| ty.row_bytes(d).is_some()).collect();
+        let (type_k, type_v) = (fits[rng.below(fits.len())], fits[rng.below(fits.len())]);
+        let (group, n_head_kv) = ([1, 2, 6, 7][rng.below(4)], 1 + rng.below(2));
+        let (n_past, n) = (rng.below(301), 1 + rng.below(if seed % 3 == 0 { 130 } else { 9 }));
+        let shape =
+            AttentionShape { n_head: group * n_head_kv, n_head_kv, d, n_past, causal: seed % 4 != 0, exact: true };
+        let mut rows = || rng.vec((n_past + n) * n_head_kv * d);
+        let (k, v) = (store(type_k, &rows(), n_head_kv, d), store(type_v, &rows(), n_head_kv, d));
+        let q = rng.vec(n * shape.n_head * d);
+        check(shape, &k, &v, &q, &format!("seed {seed} n {n}"));
+    }
+}
+
+#[test]
+fn every_pair_of_types_at_every_small_length() {
+    for type_k in TYPES {
+        for type_v in TYPES {
+            for n_kv in [1usize, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129] {
+                let mut rng = Rng(n_kv as u64);
+                let shape =
+                    AttentionShape { n_head: 3, n_head_kv: 1, d: 64, n_past: n_kv - 1, causal: true, exact: true };
+                let (k, v) = (store(type_k, &rng.vec(n_kv * 64), 1, 64), store(type_v, &rng.vec(n_kv * 64), 1, 64));
+                check(shape, &k, &v, &rng.vec(3 * 64), &format!("seed {n_kv}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn long_contexts_are_split_over_keys_and_merged() {
+    for (seed, (n, n_past, causal)) in
+        [(1, 5000, true), (3, 4095, true), (150, 2100, true), (2, 3000, false)].into_iter().enumerate()
+    {
+        for ty in [GgmlType::F32, GgmlType::Q8_0, GgmlType::F16] {
+            let mut rng = Rng(seed as u64);
+            let shape = AttentionShape { n_head: 2, n_head_kv: 1, d: 32, n_past, causal, exact: true };
+            let mut rows = || rng.vec((n_past + n) * 32);
+            let (k, v) = (store(ty, &rows(), 1, 32), store(ty, &rows(), 1, 32));
+            check(shape, &k, &v, &rng.vec(n * 2 * 32), &format!("seed {seed} n {n}"));
+        }
+    }
+}
+
+/// A first key that takes nearly all of the weight and has a value of nearly nothing, as trained models have: what the
+/// other keys say must survive the rounding of their small probabilities.
+#[test]
+fn a_sink_does_not_drown_the_rest() {
+    let (d, n_kv) = (64, 200);
+    for ty in TYPES {
+        let mut rng = Rng(7);
+        let q = rng.vec(d);
+        let (mut keys, mut values) = (rng.vec(n_kv * d), rng.vec(n_kv * d));
+        // Scores near 0 for the rest, and 6.5 for the sink: it gets three quarters of the weight.
+        keys.iter_mut().for_each(|x| *x *= 0.05);
+        let norm: f32 = q.iter().map(|x| x * x).sum();
+        (0..d).for_each(|c| keys[c] = q[c] / norm * 6.5 * (d as f32).sqrt());
+        values.iter_mut().for_each(|x| *x += 1.0);
+        values[..d].iter_mut().for_each(|x| *x *= 0.01);
+        let shape = AttentionShape { n_head: 1, n_head_kv: 1, d, n_past: n_kv - 1, causal: true, exact: true };
+        check(shape, &store(ty, &keys, 1, d), &store(ty, &values, 1, d), &q, "sink");
+    }
+}
+
+/// Everything at the end of its range and of one sign: no sum of products may overflow.
+#[test]
+fn extremes_neither_overflow_nor_vanish() {
+    for d in [32, 128, 256] {
+        for ty in TYPES {
+            for (scale_q, scale_k, scale_v) in [
+                (1.0, 1.0, 1.0),
+                (-1.0, 1.0, -1.0),
+                (0.0, 1.0, 1.0),
+                (1.0, 0.0, 1.0),
+                (1.0, 1e-3, 1e4),
+                (1e-4, 300.0, 1e-3),
+            ] {
+                let n_kv = 260;
+                let shape = AttentionShape { n_head: 7, n_head_kv: 1, d, n_past: n_kv - 2, causal: true, exact: true };
+                let (k, v) = (store(ty, &vec![scale_k; n_kv * d], 1, d), store(ty, &vec![scale_v; n_kv * d], 1, d));
+                check(shape, &k, &v, &vec![scale_q; 2 * 7 * d], &format!("scales {scale_q} {scale_k} {scale_v}"));
+            }
+        }
+    }
+    // One column and one key far larger than the others.
+    for ty in TYPES {
+        let (mut rng, d, n_kv) = (Rng(3), 64, 150);
+        let (mut keys, mut values) = (rng.vec(n_kv * d), rng.vec(n_kv * d));
+        (0..n_kv).for_each(|j| (keys[j * d + 5], values[j * d + 40]) = (20.0, -30.0));
+        keys[17 * d..18 * d].iter_mut().for_each(|x| *x *= 10.0);
+        let shape = AttentionShape { n_head: 4, n_head_kv: 1, d, n_past: n_kv - 1, causal: false, exact: true };
+        check(shape, &store(ty, &keys, 1, d), &store(ty, &values, 1, d), &rng.vec(4 * d), "outliers");
+    }
+}
+
+#[test]
+fn what_is_not_finite_shows() {
+    for kernels in supported() {
+        for ty in TYPES {
+            let mut rng = Rng(1);
+            let (k, v) = (store(ty, &rng.vec(40 * 32), 1, 32), store(ty, &rng.vec(40 * 32), 1, 32));
+            let mut q = rng.vec(32);
+            q[3] = f32::NAN;
+            let shape = AttentionShape { n_head: 1, n_head_kv: 1, d: 32, n_past: 39, causal: true, exact: true };
+            let out = run(kernels, shape, &k, &v, &q);
+            assert!(out.iter().all(|x| x.is_nan()), "{} {ty}: {out:?}", kernels.name);
+        }
+    }
+}
+
+#[test]
+fn decoding_gives_the_same_bits_twice() {
+    for kernels in supported() {
+        let mut rng = Rng(5);
+        let (k, v) =
+            (store(GgmlType::Q8_0, &rng.vec(3000 * 64), 1, 64), store(GgmlType::F16, &rng.vec(3000 * 64), 1, 64));
+        let q = rng.vec(6 * 64);
+        let shape = AttentionShape { n_head: 6, n_head_kv: 1, d: 64, n_past: 2999, causal: true, exact: true };
+        let first = run(kernels, shape, &k, &v, &q);
+        (0..5).for_each(|_| assert_eq!(run(kernels, shape, &k, &v, &q), first, "{}", kernels.name));
+    }
+}
+
+/// Rows that are hard to round: ties, the edges of each type, subnormal numbers, zeros of both signs, equal extremes.
+fn hard_rows(rng: &mut Rng, d: usize) -> Vec<Vec<f32>> {
+    let mut rows = vec![vec![0.0; d], vec![-0.0; d], vec![1e-40; d], vec![65504.0 * 8.0; d], vec![-65519.0; d]];
+    // Multiples of half a step: every second one is a tie, of either sign.
+    rows.push((0..d).map(|i| if i % 32 == 0 { 127.0 } else { (i as f32 - 16.0) / 2.0 }).collect());
+    rows.push((0..d).map(|i| if i % 32 == 0 { -8.0 } else { (i % 31) as f32 / 2.0 - 8.0 }).collect());
+    rows.push((0..d).map(|i| if i % 2 == 0 { 3.0 } else { -3.0 }).collect());
+    // Halfway between neighbours in f16 and in bf16.
+    rows.push((0..d).map(|i| 1.0 + (2 * i + 1) as f32 / 4096.0).collect());
+    rows.push((0..d).map(|i| 1.0 + (2 * i + 1) as f32 / 512.0).collect());
+    for e in -30..6 {
+        rows.push(rng.vec(d).iter().map(|x| x * 10f32.powi(e)).collect());
+    }
+    rows
+}
+
+#[test]
+fn encoded_bytes_are_those_of_the_definition() {
+    for kernels in supported() {
+        for ty in TYPES {
+            for d in [32, 96, 128].into_iter().chain((ty.block_len() == 1).then_some(37)) {
+                let mut rng = Rng(d as u64);
+                let random = (0..400).map(|_| rng.vec(d)).collect::<Vec<_>>();
+                for (i, row) in hard_rows(&mut rng, d).into_iter().chain(random).enumerate() {
+                    let (mut want, mut got) =
+                        (vec![0u8; ty.row_bytes(d).unwrap()], vec![1u8; ty.row_bytes(d).unwrap()]);
+                    quantize_row(ty, &row, &mut want, None).unwrap();
+                    assert!((kernels.attend.encode)(ty, &row, &mut got), "{} {ty} row {i}", kernels.name);
+                    assert_eq!(got, want, "{} {ty} d {d} row {i}: {row:?}", kernels.name);
+                }
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut row = rng.vec(d);
+                    row[d - 1] = bad;
+                    let mut to = vec![0u8; ty.row_bytes(d).unwrap()];
+                    assert!(!(kernels.attend.encode)(ty, &row, &mut to), "{} {ty} {bad}", kernels.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_write_is_bias_rotation_and_quantization() {
+    for (seed, (n_head_kv, d, n, slot)) in
+        [(1, 32, 1, 0), (2, 128, 300, 7), (3, 64, 90, 1), (2, 96, 5, 2)].into_iter().enumerate()
+    {
+        let rotary = Rotary::new(Layout::Hope, d, 1e6, [d / 8, d / 16 * 3, d / 16 * 3]).unwrap();
+        let pos: Vec<Pos> = (0..n).map(|i| Pos { t: i as f32, h: i as f32 * 1.5 - 40.0, w: 3.0 + i as f32 }).collect();
+        let mut table = RotaryTable::default();
+        rotary.fill(&pos, &mut table);
+        let mut rng = Rng(seed as u64);
+        let (rows, bias) = (rng.vec(n * n_head_kv * d), rng.vec(n_head_kv * d));
+        let turned: Vec<f32> = rows
+            .chunks(n_head_kv * d)
+            .enumerate()
+            .flat_map(|(it, row)| {
+                let mut row: Vec<f32> = row.iter().zip(&bias).map(|(x, b)| x + b).collect();
+                let (cos, sin) = table.token(it);
+                row.chunks_mut(d).for_each(|head| rotate_f32(head, cos, sin));
+                row
+            })
+            .collect();
+        for kernels in supported() {
+            let mut queries = rows.clone();
+            rotate_rows(kernels, &mut queries, Some(&bias), &table, (n_head_kv, d));
+            assert_eq!(queries, turned, "{} seed {seed}", kernels.name);
+            for ty in TYPES {
+                let row_bytes = ty.row_bytes(d).unwrap();
+                let stride = (slot + n + 2) * row_bytes;
+                let mut want = vec![7u8; n_head_kv * stride];
+                let mut got = want.clone();
+                for it in 0..n {
+                    for ih in 0..n_head_kv {
+                        let src = &turned[(it * n_head_kv + ih) * d..][..d];
+                        quantize_row(ty, src, &mut want[ih * stride + (slot + it) * row_bytes..][..row_bytes], None)
+                            .unwrap();
+                    }
+                }
+                let to = CacheRows { ty, data: &mut got, stride, slot };
+                kv_write(kernels, &rows, Some(&bias), Some(&table), (n_head_kv, d), to).unwrap();
+                assert!(got == want, "{} {ty} seed {seed}: other bytes", kernels.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_refuses_what_it_cannot_hold() {
+    for kernels in supported() {
+        for (ty, bad, words) in [
+            (GgmlType::F32, f32::NAN, "token 1 are not finite"),
+            (GgmlType::F16, f32::INFINITY, "token 1 are not finite"),
+            (GgmlType::Q8_0, f32::NAN, "token 1 are not finite"),
+            (GgmlType::Q8_0, 1e30, "holds finite numbers up to"),
+            (GgmlType::Q4_0, 1e30, "holds finite numbers up to"),
+        ] {
+            let mut rows = vec![1.0; 64];
+            rows[40] = bad;
+            let mut data = vec![0u8; 2 * ty.row_bytes(32).unwrap()];
+            let stride = data.len();
+            let to = CacheRows { ty, data: &mut data, stride, slot: 0 };
+            let err = kv_write(kernels, &rows, None, None, (1, 32), to).unwrap_err().to_string();
+            assert!(err.contains(words), "{} {ty}: {err}", kernels.name);
+        }
+    }
+}
