@@ -54,6 +54,34 @@ impl Int8Isa for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn interleave_tokens(tokens: &[[u8; CHUNK]], words: &mut [u32]) {
+        let width = tokens.len();
+        assert!(width.is_multiple_of(4) && words.len() == CHUNK / 4 * width);
+        // SAFETY: groups of four tokens, of four words each, lie inside as checked; only code compiled for AVX-512
+        // inlines this.
+        unsafe {
+            for (group, rows) in tokens.as_chunks::<4>().0.iter().enumerate() {
+                for k in (0..CHUNK).step_by(16) {
+                    let row = |t: usize| _mm_loadu_si128(rows[t].as_ptr().add(k).cast());
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+                    let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+                    let steps = [
+                        _mm_unpacklo_epi64(ab, cd),
+                        _mm_unpackhi_epi64(ab, cd),
+                        _mm_unpacklo_epi64(ab_high, cd_high),
+                        _mm_unpackhi_epi64(ab_high, cd_high),
+                    ];
+                    for (i, step) in steps.into_iter().enumerate() {
+                        let at = (k / 4 + i) * width + group * 4;
+                        _mm_storeu_si128(words.as_mut_ptr().add(at).cast(), step);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn tile(t: Tile<'_>, out: &mut [f32]) {
         let n_groups = t.check(&Self::LAYOUT, out);
         // SAFETY: `check` has compared all lengths for `width` tokens, and each arm has that width; only code compiled
