@@ -2,7 +2,7 @@
 //!
 //! A panel has one f32 scale per row and group of 32 to 256 columns, so that products of whole groups add up as integers.
 //! For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats are rounded to the 255 steps of their
-//! group: the error of that is far below their own, and `docs/performance.md` has it per format.
+//! group: the error of that is far below their own; `tests/it/kernels_matmul.rs` bounds it per format.
 
 use super::codes::{CHUNK, Chunk, Codes, SUB};
 use super::dot::{STEP, unpack_chunk, whole_chunk};
@@ -55,7 +55,8 @@ fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) ->
             L::put_floats(L::mul(tops[half], STEP), &mut scales[half]);
             let [a, b] = L::fixed_point(chunk.a[half], chunk.b[half], inverse, F::CENTERED);
             for (k, codes) in chunk.codes[4 * half..][..4].iter_mut().enumerate() {
-                *codes = L::requantize(*codes, [a[2 * k], a[2 * k + 1]], [b[2 * k], b[2 * k + 1]]);
+                let second = 2 * k + !F::WIDE as usize;
+                *codes = L::requantize(*codes, [a[2 * k], a[second]], [b[2 * k], b[second]]);
             }
         }
     }
@@ -100,21 +101,15 @@ fn quantize_groups<I: Int8Isa, const GROUP: usize>(q: QuantizeTile<'_>) {
             let x = whole_chunk(&x[..std::cmp::min(x.len(), CHUNK)], &mut padded);
             let groups = x.as_chunks::<GROUP>().0.iter().zip(integers.as_chunks_mut::<GROUP>().0);
             for (g, (x, q)) in groups.enumerate() {
-                let mut top = 0;
-                for x in x.as_chunks::<32>().0 {
-                    top = std::cmp::max(top, I::Lanes::top(x));
-                }
-                let top = f32::from_bits(top);
-                let (inverse, mut sum) = (inverse_of(top), 0);
-                for (x, q) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0) {
-                    let integers = I::Lanes::quantize(x, inverse);
-                    I::Lanes::put_bytes(integers, q);
-                    let [low, high] = I::Lanes::sums(integers);
-                    sum += low + high;
+                let (x, q) = (x.as_chunks::<32>().0, q.as_chunks_mut::<32>().0);
+                let top = f32::from_bits(I::Lanes::top(x));
+                let inverse = inverse_of(top);
+                for (x, q) in x.iter().zip(q.iter_mut()) {
+                    I::Lanes::put_bytes(I::Lanes::quantize(x, inverse), q);
                 }
                 let at = (c * (CHUNK / GROUP) + g) * width + t;
                 scales[at] = top * STEP;
-                sums[at] = excess * sum;
+                sums[at] = excess * I::Lanes::total(q);
             }
         }
         I::interleave_tokens(&integers[..width], &mut words[c * steps * width..][..steps * width]);

@@ -88,6 +88,7 @@ impl Int8Isa for Avx512Vnni {
         // for AVX-512 VNNI inlines this.
         unsafe {
             match t.width {
+                12 if t.group_steps <= 32 => tile_fine::<12>(t, n_groups, out),
                 4 => tile::<4>(t, n_groups, out),
                 8 => tile::<8>(t, n_groups, out),
                 12 => tile::<12>(t, n_groups, out),
@@ -174,6 +175,46 @@ unsafe fn tile<const N: usize>(t: Tile<'_>, n_groups: usize, out: &mut [f32]) {
                         _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[half]), _mm512_mul_ps(s, scale), _mm512_loadu_ps(at));
                     _mm512_storeu_ps(at, sum);
                 }
+            }
+        }
+    }
+}
+
+/// The same for small groups: half of the rows at a time, so that the f32 sums stay in registers.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+unsafe fn tile_fine<const N: usize>(t: Tile<'_>, n_groups: usize, out: &mut [f32]) {
+    // SAFETY: as in `tile`.
+    unsafe {
+        for half in 0..2 {
+            let (mut w, mut x) = (t.w.as_ptr().add(16 * half), t.x.as_ptr());
+            let mut sums = [_mm512_setzero_ps(); N];
+            for (it, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_loadu_ps(out.as_ptr().add(it * ROWS + half * 16));
+            }
+            for g in 0..n_groups {
+                let mut acc = [_mm512_setzero_si512(); N];
+                for (it, acc) in acc.iter_mut().enumerate() {
+                    *acc = _mm512_set1_epi32(*t.x_sums.as_ptr().add(g * N + it));
+                }
+                for _ in 0..t.group_steps {
+                    let words = _mm512_loadu_si512(w.cast());
+                    for (it, acc) in acc.iter_mut().enumerate() {
+                        *acc = _mm512_dpbusd_epi32(*acc, words, _mm512_set1_epi32(*x.add(it) as i32));
+                    }
+                    w = w.add(ROWS);
+                    x = x.add(N);
+                }
+                let s = _mm512_loadu_ps(t.w_scales.as_ptr().add(g * ROWS + half * 16));
+                for (it, acc) in acc.iter().enumerate() {
+                    let scale = _mm512_mul_ps(s, _mm512_set1_ps(*t.x_scales.as_ptr().add(g * N + it)));
+                    sums[it] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(*acc), scale, sums[it]);
+                }
+            }
+            for (it, sum) in sums.into_iter().enumerate() {
+                _mm512_storeu_ps(out.as_mut_ptr().add(it * ROWS + half * 16), sum);
             }
         }
     }
