@@ -8,7 +8,7 @@ use crate::tensor::block::{dequantize_blocks, with_block};
 /// What differs between instruction sets: the number of f32 lanes, and whether multiply-add is one instruction.
 pub trait Isa {
     const FMA: bool;
-    /// sum over k of x[i][k] * w[j][k] for MR rows of x and NR rows of w, all at least `k` long.
+    /// Sum over k of `x[i][k] * w[j][k]` for MR rows of x and NR rows of w, all at least `k` long.
     fn dot_tile<const MR: usize, const NR: usize>(x: [&[f32]; MR], w: [&[f32]; NR], k: usize) -> [[f32; NR]; MR];
 }
 

@@ -2,7 +2,7 @@
 //! In: rows of f32 activations, packed weight blocks, cache memory. Out: f32 rows, filled cache slots.
 //! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs`, `avx2.rs`
 //! and `avx512.rs` compile the same bodies for their instruction set. Work is split over threads in [`matmul()`],
-//! [`attention()`] and [`kv_write`].
+//! [`attention()`] and [`kv_write()`].
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
 mod attention;

@@ -2,6 +2,8 @@
 
 mod common;
 
+mod cli;
+
 mod convert;
 mod gguf;
 mod kernels;
@@ -9,5 +11,6 @@ mod kernels_matmul;
 mod media;
 mod model;
 mod position;
+mod stream;
 mod tensor;
 mod text;
