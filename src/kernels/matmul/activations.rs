@@ -13,7 +13,7 @@ use crate::kernels::{Kernels, scratch, threads};
 use crate::tensor::MatView;
 
 /// Weight rows per panel: with [`BLOCK_CHUNKS`] the panel stays in the second-level cache.
-const PANEL_ROWS: usize = 64;
+const PANEL_ROWS: usize = 128;
 /// Chunks of columns per pass: a tile of tokens stays in the first-level cache while the panel goes by.
 const BLOCK_CHUNKS: usize = 8;
 /// Bytes of weights that are worth a task of their own.
@@ -166,6 +166,8 @@ impl<'a> Activations<'a> {
                         for s in 0..subtiles {
                             let sums = &mut sums[..width * layout.rows];
                             sums.fill(0.0);
+                            let rows = subtile_rows(s);
+                            (0..n).for_each(|it| out.prefetch(first_token + it, rows.start, rows.len()));
                             let operands = Tile {
                                 w: &words[s * words_len..][..n_words],
                                 w_scales: &w_scales[s * scales_len..][..n_scales],
@@ -176,7 +178,6 @@ impl<'a> Activations<'a> {
                                 group_steps: steps / groups,
                             };
                             (ops.tile)(operands, sums);
-                            let rows = subtile_rows(s);
                             for (it, sums) in sums.chunks_exact(layout.rows).take(n).enumerate() {
                                 let (it, sums) = (first_token + it, &sums[..rows.len()]);
                                 // SAFETY: tasks own disjoint rectangles of weight rows and tokens.

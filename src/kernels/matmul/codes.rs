@@ -4,7 +4,7 @@
 
 use super::lanes::Lanes;
 use crate::tensor::block::{
-    Block, IQ4_NL, IQ4_VALUES, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, q3_k_scales,
+    Block, IQ4_NL, IQ4_VALUES, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
 };
 
 /// Columns per chunk.
@@ -27,6 +27,8 @@ pub trait Codes: Block {
     const CENTERED: bool = false;
     /// Codes from [`unpack`](Codes::unpack) are indices into this table, which holds the real ones.
     const TABLE: Option<&'static [u8; 16]> = None;
+    /// `a` and `b` are the same for 32 columns.
+    const WIDE: bool = true;
     /// Columns per scale of a panel, see `panel.rs`: 32, 64, 128 or 256.
     const GROUP: usize;
 
@@ -156,11 +158,13 @@ impl Codes for IQ4_XS {
     fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
         let [block] = blocks::<136, 1>(src);
         let codes = halves::<L, 16>(block[8..].as_chunks::<16>().0.try_into().expect("8 sub-blocks"), 0);
-        let (lower, upper) = (word(block, 4), u16::from_le_bytes([block[2], block[3]]) as u32);
-        let mut scales = [0; 8];
-        for (sub, scale) in scales.iter_mut().enumerate() {
-            *scale = (lower >> (4 * sub) & 15 | (upper >> (2 * sub) & 3) << 4) as i8 - 32;
-        }
+        // Eight scales at a time: nibbles, and pairs of bits, move apart into bytes; then 32 is taken off each.
+        let spread = |v: u64, by: u32, mask: u64| (v | v << by) & mask;
+        let lower = spread(word(block, 4) as u64, 16, 0x0000_ffff_0000_ffff);
+        let lower = spread(spread(lower, 8, 0x00ff_00ff_00ff_00ff), 4, 0x0f0f_0f0f_0f0f_0f0f);
+        let upper = spread(u16::from_le_bytes([block[2], block[3]]) as u64, 24, 0x0000_00ff_0000_00ff);
+        let upper = spread(spread(upper, 12, 0x000f_000f_000f_000f), 6, 0x0303_0303_0303_0303);
+        let scales = less_32(lower | upper << 4).to_le_bytes().map(|scale| scale as i8);
         let a = L::mul(L::from_i8(scales), f16::<L>(block, 0));
         per_32(codes, a, L::mul(a, -128.0))
     }
@@ -197,6 +201,7 @@ impl Codes for Q5_K {
 
 impl Codes for Q6_K {
     const MAX_CODE: u8 = 63;
+    const WIDE: bool = false;
     const GROUP: usize = 64;
 
     #[inline(always)]
@@ -220,6 +225,7 @@ impl Codes for Q6_K {
 
 impl Codes for Q3_K {
     const MAX_CODE: u8 = 7;
+    const WIDE: bool = false;
     const GROUP: usize = 256;
 
     #[inline(always)]
@@ -230,10 +236,13 @@ impl Codes for Q3_K {
         for (k, codes) in codes.iter_mut().enumerate() {
             *codes = L::or(*codes, L::shift_and(third, k as i32, 2, 0x04));
         }
-        let mut scales = q3_k_scales(block[96..108].try_into().expect("12 bytes"));
-        for scale in &mut scales {
-            *scale = scale.wrapping_sub(32);
-        }
+        // The layout that `q3_k_scales` tells, eight scales at a time; then 32 is taken off each.
+        let (low, upper) = (word(block, 96) as u64 | (word(block, 100) as u64) << 32, word(block, 104) as u64);
+        let half = |low: u64, upper: u64| {
+            let upper = upper & 0x0303_0303 | (upper >> 2 & 0x0303_0303) << 32;
+            less_32(low & 0x0f0f_0f0f_0f0f_0f0f | upper << 4)
+        };
+        let scales = (half(low, upper) as u128 | (half(low >> 4, upper >> 4) as u128) << 64).to_le_bytes();
         let a = signed_scales::<L>(&scales, f16::<L>(block, 108));
         Chunk { codes, a, b: a.map(|a| L::mul(a, -4.0)) }
     }
@@ -241,6 +250,7 @@ impl Codes for Q3_K {
 
 impl Codes for Q2_K {
     const MAX_CODE: u8 = 3;
+    const WIDE: bool = false;
     const GROUP: usize = 256;
 
     #[inline(always)]
@@ -286,6 +296,13 @@ fn f16s<L: Lanes, const BYTES: usize>(blocks: &[[u8; BYTES]; 8], at: usize) -> L
         *bits = u16::from_le_bytes([block[at], block[at + 1]]);
     }
     L::f16s(bits)
+}
+
+/// Eight numbers below 64, less 32, as signed bytes.
+#[inline(always)]
+fn less_32(bytes: u64) -> u64 {
+    // With the top bit set no byte borrows from its neighbour.
+    ((bytes | 0x8080_8080_8080_8080) - 0x2020_2020_2020_2020) ^ 0x8080_8080_8080_8080
 }
 
 /// Sixteen scales, i8, times `d`.

@@ -40,7 +40,7 @@ pub fn quantize_rows<I: Int8Isa>(x: &[f32], n_cols: usize, out: &mut [RowChunk])
             let mut padded = [0.0; CHUNK];
             let x = whole_chunk(x, &mut padded);
             for (k, (x, q)) in x.as_chunks::<32>().0.iter().zip(out.q.as_chunks_mut::<32>().0).enumerate() {
-                let top = f32::from_bits(I::Lanes::top(x));
+                let top = f32::from_bits(I::Lanes::top(std::slice::from_ref(x)));
                 let integers = I::Lanes::quantize(x, inverse_of(top));
                 I::Lanes::put_bytes(integers, bytemuck::cast_mut(q));
                 let d = top * STEP;

@@ -42,11 +42,13 @@ pub trait Lanes {
     fn requantize(codes: Self::Bytes, a: [u32; 2], b: [u32; 2]) -> Self::Bytes;
 
     /// The largest magnitude, as bits; what is not finite counts as the largest.
-    fn top(x: &[f32; 32]) -> u32;
+    fn top(x: &[[f32; 32]]) -> u32;
     /// x * inverse, rounded to even, as signed bytes; the results lie within them.
     fn quantize(x: &[f32; 32], inverse: f32) -> Self::Bytes;
     /// The sums of each half of the signed bytes.
     fn sums(v: Self::Bytes) -> [i32; 2];
+    /// The sum of signed bytes.
+    fn total(v: &[[u8; 32]]) -> i32;
 }
 
 /// Plain Rust.
@@ -175,8 +177,8 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn top(x: &[f32; 32]) -> u32 {
-        x.iter().fold(0, |top, x| top.max(magnitude(*x)))
+    fn top(x: &[[f32; 32]]) -> u32 {
+        x.as_flattened().iter().fold(0, |top, x| top.max(magnitude(*x)))
     }
 
     #[inline(always)]
@@ -188,6 +190,11 @@ impl Lanes for Plain {
     fn sums(v: [u8; 32]) -> [i32; 2] {
         let sum = |v: &[u8]| v.iter().map(|v| *v as i8 as i32).sum();
         [sum(&v[..16]), sum(&v[16..])]
+    }
+
+    #[inline(always)]
+    fn total(v: &[[u8; 32]]) -> i32 {
+        v.as_flattened().iter().map(|v| *v as i8 as i32).sum()
     }
 }
 

@@ -135,6 +135,12 @@ pub trait Int8Isa {
     /// Interleaves a chunk of `LAYOUT.rows` rows of weights, 128 too large, into words (steps, rows).
     fn interleave(rows: &[[u8; CHUNK]], words: &mut [u32]);
 
+    /// Interleaves a chunk of a tile of tokens, signed bytes, into words (steps, tokens).
+    #[inline(always)]
+    fn interleave_tokens(tokens: &[[u8; CHUNK]], words: &mut [u32]) {
+        super::panel::interleave_plain(Self::LAYOUT.word, tokens, words);
+    }
+
     fn tile(tile: Tile<'_>, out: &mut [f32]);
 }
 

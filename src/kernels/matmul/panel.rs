@@ -2,7 +2,7 @@
 //!
 //! A panel has one f32 scale per row and group of 32 to 256 columns, so that products of whole groups add up as integers.
 //! For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats are rounded to the 255 steps of their
-//! group: the error of that is far below their own, and `docs/performance.md` has it per format.
+//! group: the error of that is far below their own; `tests/it/kernels_matmul.rs` bounds it per format.
 
 use super::codes::{CHUNK, Chunk, Codes, SUB};
 use super::dot::{STEP, unpack_chunk, whole_chunk};
@@ -10,7 +10,9 @@ use super::lanes::{Lanes, inverse_of};
 use super::ops::{Int8Isa, PackRows, QuantizeTile, Word};
 
 /// The most rows that a tile of any instruction set has.
-pub(super) const MAX_ROWS: usize = 32;
+const MAX_ROWS: usize = 32;
+/// The most tokens that a tile has.
+const MAX_TOKENS: usize = 16;
 
 /// Zero as weights are stored: 128 too large.
 const ZERO: u8 = 128;
@@ -53,7 +55,8 @@ fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) ->
             L::put_floats(L::mul(tops[half], STEP), &mut scales[half]);
             let [a, b] = L::fixed_point(chunk.a[half], chunk.b[half], inverse, F::CENTERED);
             for (k, codes) in chunk.codes[4 * half..][..4].iter_mut().enumerate() {
-                *codes = L::requantize(*codes, [a[2 * k], a[2 * k + 1]], [b[2 * k], b[2 * k + 1]]);
+                let second = 2 * k + !F::WIDE as usize;
+                *codes = L::requantize(*codes, [a[2 * k], a[second]], [b[2 * k], b[second]]);
             }
         }
     }
@@ -83,45 +86,51 @@ fn quantize_groups<I: Int8Isa, const GROUP: usize>(q: QuantizeTile<'_>) {
     let QuantizeTile { x, n_cols, width, words, scales, sums, .. } = q;
     let (n, n_chunks, steps) = (x.len() / n_cols, n_cols.div_ceil(CHUNK), I::LAYOUT.steps());
     let n_groups = n_chunks * (CHUNK / GROUP);
-    assert!(x.len() == n * n_cols && n <= width && words.len() == n_chunks * steps * width);
+    assert!(x.len() == n * n_cols && n <= width && width <= MAX_TOKENS && words.len() == n_chunks * steps * width);
     assert!(scales.len() == n_groups * width && sums.len() == scales.len());
+    if n < width {
+        scales.fill(0.0);
+        sums.fill(0);
+    }
     let excess = if I::LAYOUT.word == Word::Bytes { -(ZERO as i32) } else { 0 };
-    for t in 0..width {
-        for c in 0..n_chunks {
+    let mut integers = [[0u8; CHUNK]; MAX_TOKENS];
+    for c in 0..n_chunks {
+        for (t, integers) in integers.iter_mut().enumerate().take(n) {
             let mut padded = [0.0; CHUNK];
-            let x = if t < n { &x[t * n_cols..][..n_cols][c * CHUNK..] } else { &[] };
+            let x = &x[t * n_cols..][..n_cols][c * CHUNK..];
             let x = whole_chunk(&x[..std::cmp::min(x.len(), CHUNK)], &mut padded);
-            let mut integers = [0u8; CHUNK];
             let groups = x.as_chunks::<GROUP>().0.iter().zip(integers.as_chunks_mut::<GROUP>().0);
             for (g, (x, q)) in groups.enumerate() {
-                let mut top = 0;
-                for x in x.as_chunks::<32>().0 {
-                    top = std::cmp::max(top, I::Lanes::top(x));
-                }
-                let top = f32::from_bits(top);
-                let (inverse, mut sum) = (inverse_of(top), 0);
-                for (x, q) in x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0) {
-                    let integers = I::Lanes::quantize(x, inverse);
-                    I::Lanes::put_bytes(integers, q);
-                    let [low, high] = I::Lanes::sums(integers);
-                    sum += low + high;
+                let (x, q) = (x.as_chunks::<32>().0, q.as_chunks_mut::<32>().0);
+                let top = f32::from_bits(I::Lanes::top(x));
+                let inverse = inverse_of(top);
+                for (x, q) in x.iter().zip(q.iter_mut()) {
+                    I::Lanes::put_bytes(I::Lanes::quantize(x, inverse), q);
                 }
                 let at = (c * (CHUNK / GROUP) + g) * width + t;
                 scales[at] = top * STEP;
-                sums[at] = excess * sum;
+                sums[at] = excess * I::Lanes::total(q);
             }
-            let words = &mut words[c * steps * width..][..steps * width];
-            match I::LAYOUT.word {
-                Word::Bytes => {
-                    for (step, q) in integers.as_chunks::<4>().0.iter().enumerate() {
-                        words[step * width + t] = u32::from_le_bytes(*q);
-                    }
+        }
+        I::interleave_tokens(&integers[..width], &mut words[c * steps * width..][..steps * width]);
+    }
+}
+
+/// Words (steps, rows) of rows of signed bytes.
+#[inline(always)]
+pub fn interleave_plain(word: Word, rows: &[[u8; CHUNK]], words: &mut [u32]) {
+    let width = rows.len();
+    for (t, row) in rows.iter().enumerate() {
+        match word {
+            Word::Bytes => {
+                for (step, q) in row.as_chunks::<4>().0.iter().enumerate() {
+                    words[step * width + t] = u32::from_le_bytes(*q);
                 }
-                Word::Pairs => {
-                    for (step, q) in integers.as_chunks::<2>().0.iter().enumerate() {
-                        let [first, second] = q.map(|q| q as i8 as i16 as u16 as u32);
-                        words[step * width + t] = first | second << 16;
-                    }
+            }
+            Word::Pairs => {
+                for (step, q) in row.as_chunks::<2>().0.iter().enumerate() {
+                    let [first, second] = q.map(|q| q as i8 as i16 as u16 as u32);
+                    words[step * width + t] = first | second << 16;
                 }
             }
         }

@@ -53,12 +53,41 @@ impl Int8Isa for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn interleave_tokens(tokens: &[[u8; CHUNK]], words: &mut [u32]) {
+        let width = tokens.len();
+        assert!(width.is_multiple_of(4) && words.len() == CHUNK / 4 * width);
+        // SAFETY: groups of four tokens, of four words each, lie inside as checked; only code compiled for AVX-512
+        // inlines this.
+        unsafe {
+            for (group, rows) in tokens.as_chunks::<4>().0.iter().enumerate() {
+                for k in (0..CHUNK).step_by(16) {
+                    let row = |t: usize| _mm_loadu_si128(rows[t].as_ptr().add(k).cast());
+                    let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                    let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+                    let (ab_high, cd_high) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+                    let steps = [
+                        _mm_unpacklo_epi64(ab, cd),
+                        _mm_unpackhi_epi64(ab, cd),
+                        _mm_unpacklo_epi64(ab_high, cd_high),
+                        _mm_unpackhi_epi64(ab_high, cd_high),
+                    ];
+                    for (i, step) in steps.into_iter().enumerate() {
+                        let at = (k / 4 + i) * width + group * 4;
+                        _mm_storeu_si128(words.as_mut_ptr().add(at).cast(), step);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn tile(t: Tile<'_>, out: &mut [f32]) {
         let n_groups = t.check(&Self::LAYOUT, out);
         // SAFETY: `check` has compared all lengths for `width` tokens, and each arm has that width; only code compiled
         // for AVX-512 VNNI inlines this.
         unsafe {
             match t.width {
+                12 if t.group_steps <= 32 => tile_fine::<12>(t, n_groups, out),
                 4 => tile::<4>(t, n_groups, out),
                 8 => tile::<8>(t, n_groups, out),
                 12 => tile::<12>(t, n_groups, out),
@@ -145,6 +174,46 @@ unsafe fn tile<const N: usize>(t: Tile<'_>, n_groups: usize, out: &mut [f32]) {
                         _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[half]), _mm512_mul_ps(s, scale), _mm512_loadu_ps(at));
                     _mm512_storeu_ps(at, sum);
                 }
+            }
+        }
+    }
+}
+
+/// The same for small groups: half of the rows at a time, so that the f32 sums stay in registers.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+unsafe fn tile_fine<const N: usize>(t: Tile<'_>, n_groups: usize, out: &mut [f32]) {
+    // SAFETY: as in `tile`.
+    unsafe {
+        for half in 0..2 {
+            let (mut w, mut x) = (t.w.as_ptr().add(16 * half), t.x.as_ptr());
+            let mut sums = [_mm512_setzero_ps(); N];
+            for (it, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_loadu_ps(out.as_ptr().add(it * ROWS + half * 16));
+            }
+            for g in 0..n_groups {
+                let mut acc = [_mm512_setzero_si512(); N];
+                for (it, acc) in acc.iter_mut().enumerate() {
+                    *acc = _mm512_set1_epi32(*t.x_sums.as_ptr().add(g * N + it));
+                }
+                for _ in 0..t.group_steps {
+                    let words = _mm512_loadu_si512(w.cast());
+                    for (it, acc) in acc.iter_mut().enumerate() {
+                        *acc = _mm512_dpbusd_epi32(*acc, words, _mm512_set1_epi32(*x.add(it) as i32));
+                    }
+                    w = w.add(ROWS);
+                    x = x.add(N);
+                }
+                let s = _mm512_loadu_ps(t.w_scales.as_ptr().add(g * ROWS + half * 16));
+                for (it, acc) in acc.iter().enumerate() {
+                    let scale = _mm512_mul_ps(s, _mm512_set1_ps(*t.x_scales.as_ptr().add(g * N + it)));
+                    sums[it] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(*acc), scale, sums[it]);
+                }
+            }
+            for (it, sum) in sums.into_iter().enumerate() {
+                _mm512_storeu_ps(out.as_mut_ptr().add(it * ROWS + half * 16), sum);
             }
         }
     }

@@ -181,13 +181,16 @@ impl Lanes for Ymm {
     }
 
     #[inline(always)]
-    fn top(x: &[f32; 32]) -> u32 {
+    fn top(x: &[[f32; 32]]) -> u32 {
         unsafe {
-            let part = |i: usize| {
-                let v = _mm256_loadu_si256(x.as_ptr().add(8 * i).cast());
-                _mm256_and_si256(v, _mm256_set1_epi32(0x7fff_ffff))
-            };
-            let top = _mm256_max_epi32(_mm256_max_epi32(part(0), part(1)), _mm256_max_epi32(part(2), part(3)));
+            let mut tops = [_mm256_setzero_si256(); 2];
+            for x in x {
+                for i in 0..4 {
+                    let v = _mm256_loadu_si256(x.as_ptr().add(8 * i).cast());
+                    tops[i % 2] = _mm256_max_epi32(tops[i % 2], _mm256_and_si256(v, _mm256_set1_epi32(0x7fff_ffff)));
+                }
+            }
+            let top = _mm256_max_epi32(tops[0], tops[1]);
             let top = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256::<1>(top));
             let top = _mm_max_epi32(top, _mm_shuffle_epi32::<0b01_00_11_10>(top));
             _mm_cvtsi128_si32(_mm_max_epi32(top, _mm_shuffle_epi32::<0b10_11_00_01>(top))) as u32
@@ -216,6 +219,20 @@ impl Lanes for Ymm {
             let sums = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));
             let (low, high) = (_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
             [_mm_cvtsi128_si32(low) - 16 * 128, _mm_cvtsi128_si32(high) - 16 * 128]
+        }
+    }
+
+    #[inline(always)]
+    fn total(v: &[[u8; 32]]) -> i32 {
+        unsafe {
+            let mut sums = _mm256_setzero_si256();
+            for v in v {
+                let v = Self::xor(Self::bytes(v), 0x80);
+                sums = _mm256_add_epi64(sums, _mm256_sad_epu8(v, _mm256_setzero_si256()));
+            }
+            let sums = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            let sum = _mm_cvtsi128_si32(_mm_add_epi64(sums, _mm_unpackhi_epi64(sums, sums)));
+            sum - 128 * 32 * v.len() as i32
         }
     }
 }
