@@ -179,7 +179,7 @@ impl VisionTower {
                     stride_k: stride,
                     stride_v: stride,
                 };
-                let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: false };
+                let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: true };
                 attention(self.kernels, shape, kv, &q[rows.clone()], &mut xb[rows]);
             }
             self.add_linear(&block.attn_out, &xb, &mut q, &mut x);

@@ -71,7 +71,7 @@ fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
 pub struct Avx512<const VNNI: bool>;
 
 // SAFETY (of every block): the caller has the features and, where there are pointers, vouches for L elements.
-#[allow(clippy::undocumented_unsafe_blocks)]
+#[allow(clippy::needless_range_loop)]
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const L: usize = 16;
     const DOT_I8: bool = VNNI;
