@@ -7,8 +7,8 @@
 pub mod error;
 pub mod gguf;
 pub mod tensor;
-pub mod kernels;
 pub mod position;
+pub mod kernels;
 pub mod cache;
 pub mod model;
 pub mod media;

@@ -11,8 +11,9 @@ use super::run::print_piece;
 use crate::gguf::atomic::write_beside;
 use crate::media::Grid;
 use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session};
+use crate::text::message::to_json;
 use crate::text::template::RenderOptions;
-use crate::text::{Content, Message, Part, Sampler};
+use crate::text::{Content, MediaSource, Message, Part, Sampler};
 use crate::{ErrorKind, Result};
 
 /// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /quit.
@@ -125,7 +126,7 @@ impl Dialogue<'_> {
             self.waiting.push(Part::Image { source, options });
         } else {
             self.videos.push(plan);
-            self.waiting.push(Part::Video { source, options });
+            self.waiting.push(Part::Video { source: MediaSource::Path(source), options });
         }
         Ok(())
     }
@@ -182,7 +183,7 @@ impl Dialogue<'_> {
 
     /// Writes the conversation as JSON, in the form that `run --messages` reads.
     fn save(&self, path: &std::path::Path) -> Result<()> {
-        let json = String::new();
+        let json = to_json(&self.messages);
         write_beside(path, |file| Ok(file.write_all(json.as_bytes())?))?;
         eprintln!("saved {} messages to {}", self.messages.len(), path.display());
         Ok(())

@@ -2,11 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use super::progress::catch_interrupt;
 use crate::convert::{ConvertOptions, FileType, OutputFile, Progress, convert};
 use crate::position::{Layout, parse_temporal_scale};
 use crate::{Error, ErrorKind, Result};
@@ -22,7 +22,7 @@ pub struct Args {
     /// The text model's file, or an existing folder to name both files in
     #[arg(short, long = "output", visible_alias = "outfile", value_name = "FILE")]
     output: PathBuf,
-    /// The projector's file [default: mmproj-<NAME>.gguf beside the text model]
+    /// The projector's file [default: mmproj-NAME.gguf beside the text model]
     #[arg(long, value_name = "FILE")]
     mmproj_out: Option<PathBuf>,
     /// The text model's file type: auto (as stored), f32, f16, bf16, q8_0, q4_0, Q4_K_M, ...
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
         model_name: args.model_name,
         family: args.family,
     };
-    let report = convert(&options, &mut Bar::new())?;
+    let report = convert(&options, &mut Bar::new()?)?;
     for OutputFile { path, n_bytes, n_tensors, file_type } in [&report.text, &report.mmproj] {
         eprintln!("{}: {file_type}, {n_tensors} tensors, {}", path.display(), HumanBytes(*n_bytes));
     }
@@ -77,16 +77,12 @@ fn file_type_or_auto(name: &str) -> Result<Option<FileType>> {
 /// A progress bar on stderr, drawn only on a terminal, that turns Ctrl-C into an orderly stop: temporary files go.
 pub(super) struct Bar {
     bar: ProgressBar,
-    interrupted: Arc<AtomicBool>,
+    interrupted: &'static AtomicBool,
 }
 
 impl Bar {
-    pub(super) fn new() -> Bar {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&interrupted);
-        // Without a handler Ctrl-C still ends the program; the next run then removes what was left.
-        let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-        Bar { bar: ProgressBar::hidden(), interrupted }
+    pub(super) fn new() -> Result<Bar> {
+        Ok(Bar { bar: ProgressBar::hidden(), interrupted: catch_interrupt()? })
     }
 }
 

@@ -102,7 +102,8 @@ pub struct ComputeFlags {
 }
 
 impl ComputeFlags {
-    fn start(&self) -> Result<()> {
+    /// Starts the worker threads.
+    pub fn start(&self) -> Result<()> {
         if self.n_gpu_layers.as_deref().is_some_and(|n| n != "0") {
             eprintln!("warning: this build computes on the CPU only, --n-gpu-layers has no effect");
         }
@@ -125,12 +126,7 @@ impl ComputeFlags {
         let parse = |name: &Option<String>| match name {
             None if engine.is_f32 => Ok(GgmlType::F32),
             None => Ok(GgmlType::F16),
-            Some(name) => GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty)).ok_or_else(|| {
-                Error::bad_input(format!(
-                    "cache type `{name}` is not one of {}",
-                    CACHE_TYPES.map(|t| t.name().to_lowercase()).join(", ")
-                ))
-            }),
+            Some(name) => cache_type(name),
         };
         Ok(SessionOptions {
             n_ctx: n_ctx.max(1),
@@ -140,6 +136,14 @@ impl ComputeFlags {
             temporal_scale: scale,
         })
     }
+}
+
+/// A type that a cache can hold, by name.
+pub fn cache_type(name: &str) -> Result<GgmlType> {
+    GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty)).ok_or_else(|| {
+        let known = CACHE_TYPES.map(|t| t.name().to_lowercase()).join(", ");
+        Error::bad_input(format!("cache type `{name}` is not one of {known}"))
+    })
 }
 
 /// How the next token is picked. Greedy unless told otherwise: an answer about a video should not be a dice roll.

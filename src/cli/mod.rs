@@ -9,8 +9,10 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::{ErrorKind, Result};
 
 mod analyze;
+mod bench;
 mod chat;
 mod convert;
+mod demo;
 mod flags;
 mod inspect;
 mod progress;
@@ -27,9 +29,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(Box<demo::Args>),
     Run(Box<run::Args>),
     Chat(Box<chat::Args>),
     Analyze(analyze::Args),
+    Bench(bench::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
     Quantize(quantize::Args),
@@ -38,9 +42,11 @@ enum Command {
 impl Command {
     fn run(self, matches: &ArgMatches) -> Result<()> {
         match self {
+            Command::Demo(args) => demo::run(*args),
             Command::Run(args) => run::run(*args, matches),
             Command::Chat(args) => chat::run(*args),
             Command::Analyze(args) => analyze::run(args),
+            Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Quantize(args) => quantize::run(args),

@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
         leave_output_tensor: args.leave_output_tensor,
         dry_run: args.dry_run,
     };
-    let report = quantize(&options, &mut Bar::new())?;
+    let report = quantize(&options, &mut Bar::new()?)?;
     print_table(&report);
     if args.json {
         let mut out = io::stdout().lock();

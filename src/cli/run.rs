@@ -2,20 +2,20 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use serde_json::{Map, json};
 
-use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
+use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
 use crate::error::Context;
 use crate::media::Grid;
 use crate::stream::{Dump, Engine, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session};
 use crate::text::message::parse_messages;
 use crate::text::template::RenderOptions;
-use crate::text::{Content, Message, Part, Sampler};
+use crate::text::{Content, MediaSource, Message, Part, Sampler};
 use crate::{Error, ErrorKind, Result};
 
 /// Answer one question about videos, pictures and text, in the order given.
@@ -68,15 +68,42 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let started = Instant::now();
     let engine = args.model.load(wants_vision)?;
     let load_time = started.elapsed();
-    let answer = answer(&engine, &args, &messages, load_time)?;
+    let request = Request {
+        compute: &args.model.compute,
+        media: &args.media,
+        sampling: &args.sampling,
+        add_vision_id: args.add_vision_id,
+        json: args.json,
+        quiet: args.quiet,
+        dump: args.dump.as_deref(),
+    };
+    let answer = answer(&engine, &request, &messages, load_time)?;
     if args.json {
         writeln!(std::io::stdout(), "{answer}")?;
     }
     Ok(())
 }
 
-/// Everything after loading; shared with `demo`.
-fn answer(engine: &Engine, args: &Args, messages: &[Message], load_time: Duration) -> Result<serde_json::Value> {
+/// How to answer: the flags that `run` and `demo` share.
+pub struct Request<'a> {
+    pub compute: &'a ComputeFlags,
+    pub media: &'a MediaFlags,
+    pub sampling: &'a SamplingFlags,
+    pub add_vision_id: bool,
+    /// Keep the text for the JSON object that is returned instead of printing it.
+    pub json: bool,
+    pub quiet: bool,
+    pub dump: Option<&'a Path>,
+}
+
+/// Answers the last turn of `messages`: plan, read, generate. The answer goes to stdout as it comes (unless `json`), all
+/// else to stderr. Returns text, tokens and timings.
+pub fn answer(
+    engine: &Engine,
+    args: &Request<'_>,
+    messages: &[Message],
+    load_time: Duration,
+) -> Result<serde_json::Value> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let mut sampler = Sampler::new(args.sampling.options())?;
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id };
@@ -85,12 +112,11 @@ fn answer(engine: &Engine, args: &Args, messages: &[Message], load_time: Duratio
     if !args.quiet {
         describe(&prompt, n_prompt);
     }
-    let compute = &args.model.compute;
-    let mut session = Session::new(engine, compute.session(engine, n_prompt, args.sampling.room(), scale)?)?;
+    let mut session = Session::new(engine, args.compute.session(engine, n_prompt, args.sampling.room(), scale)?)?;
     let mut progress = Progress::new(args.quiet);
     let mut sink = |event| progress.event(event);
     let mut events = Events::new(&mut sink, catch_interrupt()?);
-    let mut dump = args.dump.as_ref().map(|_| Dump::default());
+    let mut dump = args.dump.map(|_| Dump::default());
     let started = Instant::now();
     session.feed(&mut prompt, &mut events, dump.as_mut())?;
     let prompt_time = started.elapsed();
@@ -109,7 +135,7 @@ fn answer(engine: &Engine, args: &Args, messages: &[Message], load_time: Duratio
     if !args.json && finish != Finish::Caller {
         let _ = print_piece("\n");
     }
-    if let (Some(dump), Some(path)) = (&dump, &args.dump) {
+    if let (Some(dump), Some(path)) = (&dump, args.dump) {
         dump.write(engine, path)?;
     }
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
@@ -147,7 +173,7 @@ pub fn print_piece(piece: &str) -> ControlFlow<()> {
 }
 
 /// One line per medium: what it is and what it will cost.
-pub fn describe(prompt: &Prompt, n_prompt: usize) {
+fn describe(prompt: &Prompt, n_prompt: usize) {
     for plan in prompt.images.iter().chain(&prompt.videos) {
         let Grid { t, .. } = plan.grid;
         match &plan.info {
@@ -197,7 +223,8 @@ impl Args {
             parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Image { source, options: Map::new() })));
         }
         for (at, list) in indices("video").into_iter().zip(&self.video) {
-            parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Video { source, options: Map::new() })));
+            let part = |path| Part::Video { source: MediaSource::Path(path), options: Map::new() };
+            parts.extend(comma_list(list).into_iter().map(|path| (at, part(path))));
         }
         if parts.is_empty() {
             return Err(Error::bad_input("nothing to answer: give --prompt, --file, --image, --video or --messages"));
@@ -215,14 +242,14 @@ impl Args {
 
 /// A list separated by commas, unless a file of the whole name exists.
 fn comma_list(list: &str) -> Vec<String> {
-    if std::path::Path::new(list).exists() {
+    if Path::new(list).exists() {
         return vec![list.to_string()];
     }
     list.split(',').filter(|item| !item.is_empty()).map(str::to_string).collect()
 }
 
 /// A text file, or standard input for `-`.
-fn read_text(path: &std::path::Path) -> Result<String> {
+fn read_text(path: &Path) -> Result<String> {
     const MAX_TEXT: u64 = 64 << 20;
     let place = || path.display().to_string();
     let mut bytes = Vec::new();

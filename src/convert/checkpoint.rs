@@ -19,6 +19,10 @@ const MAX_FILES: usize = 512;
 /// How many names an error lists before it only counts.
 const MAX_LISTED: usize = 40;
 
+/// Files that only the tokenizer's reader opens.
+const TOKENIZER_FILES: &[&str] =
+    &["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"];
+
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -47,6 +51,9 @@ impl Checkpoint {
             false => None,
         };
         let configs = Configs { config: json(&folder, "config.json", MAX_CONFIG_BYTES)?, preprocessor };
+        for name in TOKENIZER_FILES.iter().filter(|name| folder.has(name)) {
+            folder.file(name)?;
+        }
         let mut checkpoint = Checkpoint { folder, configs, files: Vec::new(), tensors: BTreeMap::new() };
         if checkpoint.folder.has(SINGLE) {
             checkpoint.add_file(SINGLE)?;

@@ -366,7 +366,7 @@ mod tests {
             ("derive = \"n_embd / n_head\"", "derive = \"n_embd / n_heads\"", "n_heads"),
             ("derive = \"v_n_embd * 4\"", "derive = \"v_n_embd *\"", "expression"),
             ("reshape = \"split_temporal\"", "reshape = \"split_time\"", "split_time"),
-            ("reshape = \"split_temporal\"", "", "dimensions"),
+            ("reshape = \"split_temporal\"", "", "`Keep` gives 1"),
             ("unless = \"tied\"", "unless = \"n_embd\"", "n_embd"),
             ("gguf = \"mm.2.bias\"", "gguf = \"mm.0.bias\"", "mm.0.bias"),
             ("gguf = \"blk.{}.attn_q.bias\"", "gguf = \"attn_q.bias\"", "{}"),

@@ -6,14 +6,14 @@ use safetensors::Dtype;
 
 use super::checkpoint::Checkpoint;
 use super::encode::{CHUNK, decode, encode};
-use super::family::Family;
+use super::family::{Family, Group};
 use super::file_type::{FileType, ModelFacts, fit, is_quantizable, recipe};
 use super::hf_tokenizer::set_tokenizer_keys;
 use super::names::{file_name, mmproj_beside, size_label};
 use super::plan::{Part, Plan, Planned};
 use super::progress::Progress;
 use super::staged::{Declared, Staged};
-use super::values::Values;
+use super::values::{Values, set_constants};
 use crate::error::Context;
 use crate::gguf::{GgmlType, Metadata};
 use crate::position::{Layout, scale_warning};
@@ -112,13 +112,13 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
         Layout::Mrope => family.text.architecture.clone(),
         layout => format!("{}-{layout}", family.text.architecture),
     };
-    let mut text_meta = general_keys(&text_arch, &model_name, &text);
-    values.set_keys(&family, &family.text, &text_arch, |rule| rule.text.as_ref(), &mut text_meta)?;
+    let mut text_meta = general_keys(&family.text, &text_arch, &model_name, &text)?;
+    values.set_keys(&family, &text_arch, |rule| rule.text.as_ref(), &mut text_meta);
     set_layout_keys(options, &text_arch, &mut text_meta, progress);
-    set_tokenizer_keys(&options.input, values.uint("n_vocab")?, &mut text_meta).at(place)?;
+    set_tokenizer_keys(&options.input, values.uint("n_vocab")?, &mut text_meta)?;
     let arch = &family.mmproj.architecture;
-    let mut mmproj_meta = general_keys(arch, &model_name, &mmproj);
-    values.set_keys(&family, &family.mmproj, arch, |rule| rule.mmproj.as_ref(), &mut mmproj_meta)?;
+    let mut mmproj_meta = general_keys(&family.mmproj, arch, &model_name, &mmproj)?;
+    values.set_keys(&family, arch, |rule| rule.mmproj.as_ref(), &mut mmproj_meta);
 
     let (text_path, mmproj_path) = paths(options, &model_name, text.file_type, mmproj.file_type)?;
     let (text_file, mmproj_file) = (Staged::new(&text_path)?, Staged::new(&mmproj_path)?);
@@ -245,14 +245,16 @@ fn stored_type(dtype: Dtype) -> GgmlType {
     }
 }
 
-fn general_keys(arch: &str, model_name: &str, output: &Output) -> Metadata {
+/// The keys that every file begins with, and the constants of its family.
+fn general_keys(group: &Group, arch: &str, model_name: &str, output: &Output) -> Result<Metadata> {
     let mut meta = Metadata::default();
     meta.set("general.architecture", arch);
+    set_constants(group, arch, &mut meta)?;
     meta.set("general.name", model_name);
     meta.set("general.size_label", size_label(output.n_params()));
     meta.set("general.file_type", output.file_type.id());
     meta.set("general.quantization_version", 2u32);
-    meta
+    Ok(meta)
 }
 
 /// The keys that only this program's own architectures have; see `docs/gguf-keys.md`.

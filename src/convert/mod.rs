@@ -1,6 +1,6 @@
 //! Convert: a Hugging Face checkpoint folder becomes a text GGUF and a projector GGUF; any GGUF becomes a smaller one.
 //! In: safetensors and JSON files, a family description from `converters/`. Out: files written through [`GgufWriter`].
-//! Start reading at [`convert`] and [`quantize`].
+//! Start reading at [`convert()`] and [`quantize()`].
 //! On purpose absent here: the model's arithmetic.
 //!
 //! Neither needs more memory than the largest tensor it writes, and neither executes anything from the files it reads.

@@ -101,24 +101,18 @@ impl Values {
         sections.try_into().map_err(|_| Error::format("`rope_sections` must hold three counts"))
     }
 
-    /// Writes the keys of one output file: its constants, then the values that name a key in it.
+    /// Writes the values that have a key in one output file; `key_of` says which.
     pub(crate) fn set_keys(
         &self,
         family: &Family,
-        group: &Group,
         arch: &str,
         key_of: impl Fn(&ValueRule) -> Option<&String>,
         meta: &mut Metadata,
-    ) -> Result<()> {
-        for constant in &group.constants {
-            let json = to_json(&constant.value)?;
-            meta.set(constant.key.replace("{arch}", arch), convert(&json, constant.ty, &constant.key)?);
-        }
+    ) {
         for rule in &family.values {
             let (Some(key), Some(value)) = (key_of(rule), self.get(&rule.name)) else { continue };
             meta.set(key.replace("{arch}", arch), pad(value.clone(), rule.pad));
         }
-        Ok(())
     }
 
     fn value_of(&self, rule: &ValueRule, configs: &Configs) -> Result<Option<Value>> {
@@ -141,6 +135,15 @@ impl Values {
         check_range(&value, rule, &place)?;
         Ok(Some(value))
     }
+}
+
+/// Writes the keys of one output file that never change.
+pub(crate) fn set_constants(group: &Group, arch: &str, meta: &mut Metadata) -> Result<()> {
+    for constant in &group.constants {
+        let value = convert(&to_json(&constant.value)?, constant.ty, &constant.key)?;
+        meta.set(constant.key.replace("{arch}", arch), value);
+    }
+    Ok(())
 }
 
 /// A JSON value as a GGUF value of type `ty`.

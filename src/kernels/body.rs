@@ -8,7 +8,7 @@ use crate::tensor::block::{dequantize_blocks, with_block};
 /// What differs between instruction sets: the number of f32 lanes, and whether multiply-add is one instruction.
 pub trait Isa {
     const FMA: bool;
-    /// sum over k of x[i][k] * w[j][k] for MR rows of x and NR rows of w, all at least `k` long.
+    /// Sum over k of `x[i][k] * w[j][k]` for MR rows of x and NR rows of w, all at least `k` long.
     fn dot_tile<const MR: usize, const NR: usize>(x: [&[f32]; MR], w: [&[f32]; NR], k: usize) -> [[f32; NR]; MR];
 }
 
@@ -210,8 +210,8 @@ pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
     with_block!(ty, B => dequantize_blocks::<B>(src, dst)).expect("the loader accepts only types with a decoder");
 }
 
-/// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`. The module has
-/// its `AttentionOps` in scope as `ATTEND`.
+/// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`. The module has its integer
+/// operations as `INT8` and those of attention as `ATTEND`.
 macro_rules! table {
     ($name:literal, $isa:ty $(, $features:literal)?) => {
         mod compiled {
@@ -267,6 +267,7 @@ macro_rules! table {
             silu_mul: |gate, up| unsafe { compiled::silu_mul(gate, up) },
             quick_gelu: |x| unsafe { compiled::quick_gelu(x) },
             attend: ATTEND,
+            int8: INT8,
         };
     };
 }

@@ -36,4 +36,17 @@ impl<'a> SharedMat<'a> {
         // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len()) };
     }
+    /// Adds `values` to row `row`, starting at column `col`.
+    ///
+    /// # Panics
+    /// When the range leaves the matrix.
+    ///
+    /// # Safety
+    /// No two concurrent calls may name overlapping ranges.
+    pub unsafe fn add(&self, row: usize, col: usize, values: &[f32]) {
+        assert!(row < self.n_rows && col <= self.n_cols && values.len() <= self.n_cols - col);
+        // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
+        let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(row * self.n_cols + col), values.len()) };
+        super::add(out, values);
+    }
 }

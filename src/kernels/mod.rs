@@ -2,7 +2,7 @@
 //! In: rows of f32 activations, packed weight blocks, cache memory. Out: f32 rows, filled cache slots.
 //! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs`, `avx2.rs`
 //! and `avx512.rs` compile the same bodies for their instruction set. Work is split over threads in [`matmul()`],
-//! [`attention()`] and [`kv_write`].
+//! [`attention()`] and [`kv_write()`].
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
 mod attention;
@@ -14,6 +14,7 @@ mod scratch;
 pub mod threads;
 
 mod scalar;
+mod scalar_matmul;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -24,9 +25,11 @@ use rayon::prelude::*;
 use crate::gguf::GgmlType;
 use crate::{Error, Result};
 
-pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile, attention};
+pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as AttentionTile, attention};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
-pub use matmul::matmul;
+pub use matmul::{
+    Activations, CHUNK, DotRows, Int8Ops, Layout, PackRows, QuantizeTile, RowChunk, Tile, Word, matmul, panel_group,
+};
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.
 ///
@@ -53,6 +56,8 @@ pub struct Kernels {
     pub quick_gelu: fn(&mut [f32]),
     /// Attention and the cache write.
     pub attend: AttentionOps,
+    /// Products with quantized weights.
+    pub int8: Int8Ops,
 }
 
 /// The operands of a `gemm_nt`: x(m, k) and w(n, k) in rows of `ldx`, `ldw`, into rows of `ldo`.
@@ -88,8 +93,7 @@ pub fn supported() -> Vec<&'static Kernels> {
     #[allow(unused_mut)]
     let mut tables = vec![&scalar::TABLE];
     #[cfg(target_arch = "x86_64")]
-    tables
-        .extend([x86_64::avx2::detect(), x86_64::avx512::detect(), x86_64::avx512vnni::detect()].into_iter().flatten());
+    tables.extend(x86_64::detect());
     tables
 }
 

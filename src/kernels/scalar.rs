@@ -2,6 +2,7 @@
 
 use super::attention::SCALAR as ATTEND;
 use super::body::{Isa, dot_tile_lanes, table};
+use super::scalar_matmul::INT8;
 
 pub struct Scalar;
 

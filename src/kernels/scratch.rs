@@ -56,3 +56,12 @@ impl<'a> Carve<'a> {
         &mut piece[..n]
     }
 }
+
+/// Lends `n` floats that begin at a cache line (content arbitrary).
+pub fn with_aligned<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    const LINE: usize = 64;
+    with(n + LINE / size_of::<f32>(), |buffer| {
+        let skip = buffer.as_ptr().align_offset(LINE);
+        work(&mut buffer[skip..][..n])
+    })
+}

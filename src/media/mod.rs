@@ -1,15 +1,25 @@
 //! Media: image and video files become frames, frames become the patch rows that the vision tower eats.
 //! In: paths. Out: [`Rgb`] frames one at a time, then `pixel_values` rows and a [`Grid`].
 //! Start reading at [`open_video`] and [`patch::pixel_values`]. Every cap stands in [`limits`].
-//! On purpose absent here: the model, threads, any network.
+//! One file per decoder; what each decides about odd files stands at its top.
+//! On purpose absent here: the model, any network, threads (except those that watch an external decoder).
 #![forbid(unsafe_code)]
 
 pub mod limits;
 pub mod image_file;
-pub mod patch;
 pub mod resize;
+pub mod patch;
 pub mod sample;
+pub mod yuv;
+mod timeline;
 pub mod video;
+pub mod y4m;
+pub mod mp4;
+mod mp4_index;
+mod h264;
+pub mod gif;
+pub mod folder;
+pub mod ffmpeg;
 
 pub use image_file::load_image;
 pub use patch::Grid;

@@ -1,11 +1,20 @@
 //! Video files: one trait for every decoder.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use super::Rgb;
-use crate::Result;
+use super::ffmpeg::{FfmpegSource, Tools};
+use super::folder::FolderSource;
+use super::gif::GifSource;
+use super::image_file;
+use super::mp4::Mp4Source;
+use super::y4m::{self, Y4mSource};
+use crate::error::Context;
+use crate::{Error, ErrorKind, Result};
 
-/// What is known of a video before any frame is decoded.
+/// What is known of a video before its frames are asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VideoInfo {
     /// Frames in display order that the source will yield.
@@ -22,6 +31,9 @@ pub struct VideoInfo {
 }
 
 /// A stream of frames in display order, one at a time.
+///
+/// Frame `i` of `n` is the picture on screen at `i/n` of the running time: for a constant rate simply the `i`-th one, for an
+/// irregular one maybe the same picture several times. Sources hold a few frames at most, whatever the video's length.
 pub trait FrameSource: Send {
     fn info(&self) -> &VideoInfo;
 
@@ -41,7 +53,72 @@ pub trait FrameSource: Send {
 }
 
 /// Opens a video file, an animated GIF, a Y4M file, or a folder of images (its frames, sorted by name).
+///
+/// What a file is follows from its first bytes. H.264 in MP4, GIF and Y4M are decoded by this program; everything else, and
+/// the kinds of H.264 that the built-in decoder does not do, by `ffmpeg` and `ffprobe` when they are on the `PATH`.
+///
+/// # Errors
+/// `Io` for an unreadable file, `Format` for a damaged one, `Limit` beyond the caps, `Unsupported` when ffmpeg is needed but
+/// not there: the message then says what to install.
 pub fn open_video(path: &Path) -> Result<Box<dyn FrameSource>> {
-    let _ = path;
-    todo!()
+    open_video_with(path, Tools::on_path().as_ref())
+}
+
+/// [`open_video`] with the external decoder at `tools`, or with none.
+///
+/// # Errors
+/// Those of [`open_video`].
+pub fn open_video_with(path: &Path, tools: Option<&Tools>) -> Result<Box<dyn FrameSource>> {
+    if std::fs::metadata(path).at(|| path.display().to_string())?.is_dir() {
+        return Ok(Box::new(FolderSource::open(path)?));
+    }
+    let built_in = match sniff(path)? {
+        Some(Kind::Mp4) => Mp4Source::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
+        Some(Kind::Y4m) => Y4mSource::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
+        Some(Kind::Gif) => GifSource::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
+        None => {
+            Err(Error::unsupported("not an MP4, GIF or Y4M file, which are built in").at(path.display().to_string()))
+        }
+    };
+    match (built_in, tools) {
+        (Err(err), Some(tools)) if err.kind() == ErrorKind::Unsupported => {
+            Ok(Box::new(FfmpegSource::open(path, tools)?))
+        }
+        (Err(err), None) if err.kind() == ErrorKind::Unsupported => Err(Error::unsupported(format!(
+            "{}; install ffmpeg (with ffprobe) so that it is on the PATH, or convert the video to H.264 in MP4 \
+             (8 bits, 4:2:0, progressive)",
+            err.message()
+        ))
+        .at(path.display().to_string())),
+        (result, _) => result,
+    }
+}
+
+/// Containers that are built in.
+enum Kind {
+    Mp4,
+    Y4m,
+    Gif,
+}
+
+/// Looks at the first bytes.
+fn sniff(path: &Path) -> Result<Option<Kind>> {
+    let mut head = Vec::new();
+    let file = File::open(path).at(|| path.display().to_string())?;
+    file.take(16).read_to_end(&mut head).at(|| path.display().to_string())?;
+    if head.is_empty() {
+        return Err(Error::format("the file is empty").at(path.display().to_string()));
+    }
+    // QuickTime files may begin with any of these boxes instead of a file type.
+    let first_box = head.get(4..8).unwrap_or_default();
+    Ok(match first_box {
+        b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip" | b"pnot" => Some(Kind::Mp4),
+        _ if head.starts_with(y4m::MAGIC) => Some(Kind::Y4m),
+        _ if head.starts_with(b"GIF8") => Some(Kind::Gif),
+        _ if image_file::sniff(&head).is_some() => {
+            let err = Error::bad_input("a still image, expected a video; give it as an image instead");
+            return Err(err.at(path.display().to_string()));
+        }
+        _ => None,
+    })
 }

@@ -1,10 +1,11 @@
 //! A conversation ready for the model: token ids and planned media in order.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan};
+use crate::media::folder::FolderSource;
 use crate::text::template::{Piece, RenderOptions};
-use crate::text::{Content, Message, Part};
+use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
 
 /// One step of a sequence as the cache remembers it.
@@ -46,7 +47,19 @@ impl Prompt {
                 }
                 Part::Video { source, options } => {
                     let options = part_options(options, defaults)?;
-                    videos.push(MediaPlan::video(Path::new(source), &options, engine.need_vision()?)?);
+                    let tower = engine.need_vision()?;
+                    videos.push(match source {
+                        MediaSource::Path(path) => MediaPlan::video(Path::new(path), &options, tower)?,
+                        MediaSource::Frames(paths) => {
+                            let label = format!("{} frames", paths.len());
+                            MediaPlan::frames(
+                                Box::new(FolderSource::from_files(paths.iter().map(PathBuf::from).collect())?),
+                                label,
+                                &options,
+                                tower,
+                            )?
+                        }
+                    });
                 }
             }
         }
@@ -121,7 +134,7 @@ fn part_options(given: &serde_json::Map<String, serde_json::Value>, defaults: &M
         let wrong = || Error::bad_input(format!("media option `{key}` is `{value}`, expected a non-negative number"));
         let number = || value.as_f64().filter(|v| v.is_finite()).ok_or_else(wrong);
         // Pixel bounds are sometimes written as floats (`256*28*28.0`).
-        let count = || number().and_then(|v| if v >= 0.0 && v < 9e15 { Ok(v as u64) } else { Err(wrong()) });
+        let count = || number().and_then(|v| if (0.0..9e15).contains(&v) { Ok(v as u64) } else { Err(wrong()) });
         match key.as_str() {
             "fps" => sample.fps = Some(number()?),
             "nframes" => sample.nframes = Some(count()? as usize),

@@ -9,7 +9,13 @@ pub mod sampler;
 pub mod template;
 pub mod tokenizer;
 
-pub use message::{Content, Message, Part};
+mod bytes;
+mod mask;
+mod sandbox;
+mod stream;
+
+pub use message::{Content, MediaSource, Message, Part};
 pub use sampler::{Sampler, SamplerOptions};
-pub use template::ChatTemplate;
-pub use tokenizer::{StreamDecoder, Tokenizer};
+pub use stream::StreamDecoder;
+pub use template::{ChatTemplate, Piece, RenderOptions};
+pub use tokenizer::Tokenizer;

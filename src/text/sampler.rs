@@ -1,4 +1,12 @@
-//! Picking the next token from logits.
+//! Picking the next token from logits: llama.cpp's chain of penalties, top-k, top-p, min-p, temperature, in this order.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use crate::{Error, Result};
+
+/// Longest memory for the penalties, in tokens.
+pub const MAX_REPEAT_LAST_N: usize = 1 << 20;
 
 /// llama.cpp's sampling flags and their meaning.
 #[derive(Debug, Clone, PartialEq)]
@@ -8,38 +16,429 @@ pub struct SamplerOptions {
     pub temp: f32,
     /// 0: all.
     pub top_k: usize,
+    /// 1: all.
     pub top_p: f32,
+    /// 0: all.
     pub min_p: f32,
+    /// 1: none.
     pub repeat_penalty: f32,
+    /// How many recent tokens the penalties look at; 0 switches all of them off.
     pub repeat_last_n: usize,
     pub presence_penalty: f32,
     pub frequency_penalty: f32,
 }
 
-/// A sampler with its random state and its memory of recent tokens.
+impl Default for SamplerOptions {
+    /// llama.cpp's defaults, with seed 0.
+    fn default() -> SamplerOptions {
+        SamplerOptions {
+            seed: 0,
+            temp: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+        }
+    }
+}
+
+impl SamplerOptions {
+    /// # Errors
+    /// `BadInput`, naming the option, its value and its range.
+    fn check(&self) -> Result<()> {
+        let rows: [(&str, f32, bool, &str); 6] = [
+            ("temp", self.temp, self.temp.is_finite(), "a finite number"),
+            ("top_p", self.top_p, (0.0..=1.0).contains(&self.top_p), "0 to 1"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1"),
+            // The upper bounds keep penalized logits finite.
+            (
+                "repeat_penalty",
+                self.repeat_penalty,
+                self.repeat_penalty > 0.0 && self.repeat_penalty <= 1e3,
+                "above 0, up to 1000",
+            ),
+            ("presence_penalty", self.presence_penalty, (0.0..=1e3).contains(&self.presence_penalty), "0 to 1000"),
+            ("frequency_penalty", self.frequency_penalty, (0.0..=1e3).contains(&self.frequency_penalty), "0 to 1000"),
+        ];
+        for (name, value, good, range) in rows {
+            if !good {
+                return Err(Error::bad_input(format!("{name} is `{value}`, expected {range}")));
+            }
+        }
+        if self.repeat_last_n > MAX_REPEAT_LAST_N {
+            let n = self.repeat_last_n;
+            return Err(Error::bad_input(format!("repeat_last_n is `{n}`, expected 0 to {MAX_REPEAT_LAST_N}")));
+        }
+        Ok(())
+    }
+
+    fn has_penalties(&self) -> bool {
+        self.repeat_last_n > 0
+            && (self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0)
+    }
+}
+
+/// A sampler with its random state and its memory of recent tokens. Its buffers grow with the first call and are reused:
+/// later tokens ask for no memory. The same options, tokens and logits give the same choices on every machine.
 pub struct Sampler {
-    _options: SamplerOptions,
+    options: SamplerOptions,
+    rng: SplitMix64,
+    recent: Recent,
+    /// What is left to choose from: best first once sorted.
+    candidates: Vec<Candidate>,
+    /// Weights of the candidates, relative to the best one's.
+    weights: Vec<f64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    id: u32,
+    logit: f32,
 }
 
 impl Sampler {
     /// # Errors
     /// NaN or out-of-range options.
-    pub fn new(options: SamplerOptions) -> crate::Result<Sampler> {
-        Ok(Sampler { _options: options })
+    pub fn new(options: SamplerOptions) -> Result<Sampler> {
+        options.check()?;
+        let n = if options.has_penalties() { options.repeat_last_n } else { 0 };
+        let rng = SplitMix64(options.seed);
+        Ok(Sampler { options, rng, recent: Recent::new(n), candidates: Vec::new(), weights: Vec::new() })
     }
 
     /// Counts `id` as seen, for the penalties (prompt and generated tokens).
     pub fn accept(&mut self, id: u32) {
-        let _ = id;
-        todo!()
+        self.recent.push(id);
     }
 
     /// The next token. Ties go to the lowest id.
     ///
     /// # Errors
-    /// All logits NaN or infinite in a way that leaves nothing to choose.
-    pub fn sample(&mut self, logits: &[f32]) -> crate::Result<u32> {
-        let _ = logits;
-        todo!()
+    /// No logits; a logit that is NaN or positive infinity; all of them negative infinity, so that nothing is left.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
+        self.load(logits)?;
+        if self.options.temp <= 0.0 {
+            // Top-k, top-p and min-p always keep the best token, so greedy need not look at them.
+            return Ok(self.candidates.iter().copied().min_by(best_first).map_or(0, |c| c.id));
+        }
+        self.keep_top_k();
+        self.keep_top_p();
+        self.keep_min_p();
+        Ok(self.draw())
+    }
+
+    /// Fills the candidates from `logits` and applies the penalties.
+    fn load(&mut self, logits: &[f32]) -> Result<()> {
+        if let Some((id, logit)) = logits.iter().enumerate().find(|(_, l)| l.is_nan() || **l == f32::INFINITY) {
+            return Err(Error::format(format!("the logit of token `{id}` is `{logit}`, expected a finite number")));
+        }
+        if logits.len() > u32::MAX as usize || logits.iter().all(|l| *l == f32::NEG_INFINITY) {
+            return Err(Error::format(format!("`{}` logits leave no token to choose", logits.len())));
+        }
+        self.candidates.clear();
+        self.candidates.extend((0u32..).zip(logits).map(|(id, logit)| Candidate { id, logit: *logit }));
+        let o = &self.options;
+        for (id, n) in &self.recent.counts {
+            let Some(candidate) = self.candidates.get_mut(*id as usize) else { continue };
+            let logit = candidate.logit;
+            // Dividing a negative logit would make it more likely.
+            let repeated = if logit <= 0.0 { logit * o.repeat_penalty } else { logit / o.repeat_penalty };
+            // The clamp stops a logit near the end of the range from overflowing.
+            let penalized = repeated - *n as f32 * o.frequency_penalty - o.presence_penalty;
+            candidate.logit = if logit.is_finite() { penalized.clamp(f32::MIN, f32::MAX) } else { logit };
+        }
+        Ok(())
+    }
+
+    /// Keeps the `top_k` best candidates and sorts them, best first.
+    fn keep_top_k(&mut self) {
+        let k = self.options.top_k;
+        if k > 0 && k < self.candidates.len() {
+            self.candidates.select_nth_unstable_by(k - 1, best_first);
+            self.candidates.truncate(k);
+        }
+        self.candidates.sort_unstable_by(best_first);
+    }
+
+    /// Keeps the fewest best candidates whose probabilities reach `top_p` together; at least one.
+    fn keep_top_p(&mut self) {
+        if self.options.top_p >= 1.0 {
+            return;
+        }
+        let total = self.weigh(1.0);
+        let mut sum = 0.0;
+        let reached = self.weights.iter().position(|w| {
+            sum += w / total;
+            sum >= f64::from(self.options.top_p)
+        });
+        self.candidates.truncate(reached.map_or(self.candidates.len(), |i| i + 1));
+    }
+
+    /// Keeps the candidates that are at least `min_p` times as likely as the best one.
+    fn keep_min_p(&mut self) {
+        if self.options.min_p > 0.0 {
+            let least = self.candidates[0].logit + self.options.min_p.ln();
+            let n = self.candidates.partition_point(|c| c.logit >= least).max(1);
+            self.candidates.truncate(n);
+        }
+    }
+
+    /// Draws one candidate with its probability at the temperature.
+    fn draw(&mut self) -> u32 {
+        let total = self.weigh(f64::from(self.options.temp));
+        let wanted = self.rng.next_unit() * total;
+        let mut sum = 0.0;
+        let hit = self.weights.iter().position(|w| {
+            sum += w;
+            wanted < sum
+        });
+        // Rounding may leave the sum a hair below the total; then the last candidate with any weight is meant.
+        let last = || self.weights.iter().rposition(|w| *w > 0.0);
+        self.candidates[hit.or_else(last).unwrap_or(0)].id
+    }
+
+    /// Sets the weights `exp((logit - best) / temp)` and returns their sum, at least 1.
+    fn weigh(&mut self, temp: f64) -> f64 {
+        let best = f64::from(self.candidates[0].logit);
+        self.weights.clear();
+        self.weights.extend(self.candidates.iter().map(|c| ((f64::from(c.logit) - best) / temp).exp()));
+        self.weights.iter().sum()
+    }
+}
+
+/// Higher logits first, then lower ids. No logit is NaN here.
+fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
+}
+
+/// The last `n` tokens as a ring, and how often each occurs in it.
+struct Recent {
+    ring: Vec<u32>,
+    n: usize,
+    /// Where the oldest token is once the ring is full.
+    oldest: usize,
+    counts: HashMap<u32, u32>,
+}
+
+impl Recent {
+    fn new(n: usize) -> Recent {
+        // Twice the room for the counts: a table that is at most half full never has to move for removed entries.
+        Recent { ring: Vec::with_capacity(n), n, oldest: 0, counts: HashMap::with_capacity(2 * n) }
+    }
+
+    fn push(&mut self, id: u32) {
+        if self.n == 0 {
+            return;
+        }
+        if self.ring.len() < self.n {
+            self.ring.push(id);
+        } else {
+            let gone = std::mem::replace(&mut self.ring[self.oldest], id);
+            self.oldest = (self.oldest + 1) % self.n;
+            if let Some(count) = self.counts.get_mut(&gone) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&gone);
+                }
+            }
+        }
+        *self.counts.entry(id).or_insert(0) += 1;
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014): a counter that is stepped by an
+/// odd constant and scrambled. Every seed is good, and the sequence is the same everywhere.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from 0 (included) to 1 (excluded), from the upper 53 bits.
+    fn next_unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    /// Everything off: plain sampling from the softmax.
+    fn plain() -> SamplerOptions {
+        SamplerOptions { temp: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerOptions::default() }
+    }
+
+    /// Draws often and compares the frequencies with `probs` (chi-square, at most 3 degrees of freedom; 16.3 is the
+    /// 0.1 % point, and the seed is fixed). A token of probability 0 must never come.
+    fn check_distribution(options: SamplerOptions, logits: &[f32], probs: &[f64], case: &str) {
+        const N: usize = 20_000;
+        let mut sampler = Sampler::new(SamplerOptions { seed: 42, ..options }).unwrap();
+        let mut counts = vec![0usize; logits.len()];
+        for _ in 0..N {
+            counts[sampler.sample(logits).unwrap() as usize] += 1;
+        }
+        let mut chi2 = 0.0;
+        for (id, (count, p)) in counts.iter().zip(probs).enumerate() {
+            if *p == 0.0 {
+                assert_eq!(*count, 0, "{case}: token {id} should never be drawn");
+            } else {
+                let expected = p * N as f64;
+                chi2 += (*count as f64 - expected).powi(2) / expected;
+            }
+        }
+        assert!(chi2 < 16.3, "{case}: chi-square {chi2}, counts {counts:?}, expected {probs:?}");
+    }
+
+    /// Logits whose softmax is 0.5, 0.25, 0.15, 0.1.
+    fn logits() -> Vec<f32> {
+        [0.5f32, 0.25, 0.15, 0.1].iter().map(|p| p.ln()).collect()
+    }
+
+    #[test]
+    fn distributions_match_hand_computed_ones() {
+        let l = logits();
+        check_distribution(plain(), &l, &[0.5, 0.25, 0.15, 0.1], "plain");
+        // Temperature 0.5 squares the probabilities: 0.25, 0.0625, 0.0225, 0.01 over their sum 0.345.
+        let squared = [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345];
+        check_distribution(SamplerOptions { temp: 0.5, ..plain() }, &l, &squared, "temp");
+        check_distribution(SamplerOptions { top_k: 2, ..plain() }, &l, &[2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0], "top_k");
+        // 0.5 + 0.25 passes 0.7, so two stay; with 0.76 a third is needed.
+        check_distribution(
+            SamplerOptions { top_p: 0.7, ..plain() },
+            &l,
+            &[2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0],
+            "top_p 0.7",
+        );
+        check_distribution(
+            SamplerOptions { top_p: 0.76, ..plain() },
+            &l,
+            &[0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0.0],
+            "top_p 0.76",
+        );
+        check_distribution(SamplerOptions { top_p: 0.0, ..plain() }, &l, &[1.0, 0.0, 0.0, 0.0], "top_p 0");
+        // 0.4 of the best is 0.2: the first two.
+        check_distribution(SamplerOptions { min_p: 0.4, ..plain() }, &l, &[2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0], "min_p");
+        check_distribution(SamplerOptions { min_p: 1.0, ..plain() }, &l, &[1.0, 0.0, 0.0, 0.0], "min_p 1");
+        // Top-p looks at what top-k left (2/3, 1/3): 0.6 is reached by the first alone.
+        check_distribution(
+            SamplerOptions { top_k: 2, top_p: 0.6, ..plain() },
+            &l,
+            &[1.0, 0.0, 0.0, 0.0],
+            "top_k, top_p",
+        );
+        // The filters come before the temperature: a high one does not bring tokens back.
+        let hot = SamplerOptions { top_p: 0.7, temp: 1e6, ..plain() };
+        check_distribution(hot, &l, &[0.5, 0.5, 0.0, 0.0], "top_p before temp");
+        let masked = [l[0], f32::NEG_INFINITY, l[2], f32::NEG_INFINITY];
+        check_distribution(plain(), &masked, &[0.5 / 0.65, 0.0, 0.15 / 0.65, 0.0], "masked");
+        check_distribution(SamplerOptions { temp: f32::MIN_POSITIVE, ..plain() }, &l, &[1.0, 0.0, 0.0, 0.0], "cold");
+    }
+
+    #[test]
+    fn penalties_follow_the_last_tokens() {
+        let options = SamplerOptions { repeat_penalty: 2.0, repeat_last_n: 3, temp: 0.0, ..plain() };
+        let mut sampler = Sampler::new(options.clone()).unwrap();
+        let logits = [3.0, 2.0, -1.0, -1.5];
+        assert_eq!(sampler.sample(&logits).unwrap(), 0);
+        sampler.accept(0); // 1.5, 2.0, -1.0, -1.5
+        assert_eq!(sampler.sample(&logits).unwrap(), 1);
+        sampler.accept(1); // 1.5, 1.0, -1.0, -1.5
+        assert_eq!(sampler.sample(&logits).unwrap(), 0);
+        assert_eq!(sampler.sample(&[-9.0, -9.0, -1.0, -1.5]).unwrap(), 2);
+        sampler.accept(2); // negative logits move down: -2.0 against -1.5
+        assert_eq!(sampler.sample(&[-9.0, -9.0, -1.0, -1.5]).unwrap(), 3);
+        sampler.accept(2);
+        assert_eq!(sampler.sample(&[3.0, 2.5, -1.0, -1.5]).unwrap(), 0, "token 0 left the window of three");
+        sampler.accept(u32::MAX); // an id outside the vocabulary is harmless
+
+        let mut sampler = Sampler::new(SamplerOptions {
+            repeat_penalty: 1.0,
+            frequency_penalty: 0.5,
+            presence_penalty: 0.25,
+            ..options
+        })
+        .unwrap();
+        sampler.accept(0);
+        sampler.accept(0); // 3 - 2 * 0.5 - 0.25 = 1.75
+        assert_eq!(sampler.sample(&[3.0, 1.7, 0.0, 0.0]).unwrap(), 0);
+        assert_eq!(sampler.sample(&[3.0, 1.8, 0.0, 0.0]).unwrap(), 1);
+        assert_eq!(sampler.sample(&[f32::MIN, f32::NEG_INFINITY]).unwrap(), 0, "penalties do not overflow");
+        let mut off =
+            Sampler::new(SamplerOptions { repeat_last_n: 0, repeat_penalty: 2.0, temp: 0.0, ..plain() }).unwrap();
+        off.accept(0);
+        assert_eq!(off.sample(&logits).unwrap(), 0);
+    }
+
+    #[test]
+    fn ties_go_to_the_lowest_id_and_seeds_repeat() {
+        let mut greedy = Sampler::new(SamplerOptions { temp: 0.0, ..plain() }).unwrap();
+        assert_eq!(greedy.sample(&[0.0, 7.0, 7.0, -1.0]).unwrap(), 1);
+        assert_eq!(greedy.sample(&[0.0, -0.0]).unwrap(), 0);
+        let mut one = Sampler::new(SamplerOptions { top_k: 1, ..plain() }).unwrap();
+        assert_eq!(one.sample(&vec![1.0; 1000]).unwrap(), 0);
+        let draw = |seed| {
+            let mut sampler = Sampler::new(SamplerOptions { seed, ..plain() }).unwrap();
+            (0..64).map(|_| sampler.sample(&[0.0; 100]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+        // The first outputs of SplitMix64 for seed 0, as published with the generator.
+        let mut rng = SplitMix64(0);
+        assert_eq!([rng.next(), rng.next()], [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
+    }
+
+    #[test]
+    fn hostile_options_and_logits_are_errors() {
+        let bad = |f: fn(&mut SamplerOptions)| {
+            let mut options = plain();
+            f(&mut options);
+            let err = Sampler::new(options.clone()).err().unwrap_or_else(|| panic!("accepted {options:?}"));
+            assert_eq!(err.kind(), ErrorKind::BadInput);
+        };
+        bad(|o| o.temp = f32::NAN);
+        bad(|o| o.temp = f32::INFINITY);
+        bad(|o| o.top_p = 2.0);
+        bad(|o| o.top_p = -0.1);
+        bad(|o| o.top_p = f32::NAN);
+        bad(|o| o.min_p = 1.1);
+        bad(|o| o.repeat_penalty = 0.0);
+        bad(|o| o.repeat_penalty = -1.0);
+        bad(|o| o.repeat_penalty = f32::NAN);
+        bad(|o| o.presence_penalty = -1.0);
+        bad(|o| o.frequency_penalty = f32::INFINITY);
+        bad(|o| o.repeat_last_n = usize::MAX);
+        for temp in [0.0, 1.0] {
+            let mut sampler = Sampler::new(SamplerOptions { temp, ..plain() }).unwrap();
+            for logits in [&[][..], &[0.0, f32::NAN], &[f32::INFINITY, 0.0], &[f32::NEG_INFINITY; 3]] {
+                assert_eq!(sampler.sample(logits).unwrap_err().kind(), ErrorKind::Format, "{logits:?}");
+            }
+            assert_eq!(sampler.sample(&[1.0]).unwrap(), 0, "an error leaves the sampler usable");
+        }
+    }
+
+    #[test]
+    fn later_tokens_allocate_nothing() {
+        let options = SamplerOptions { repeat_penalty: 1.1, repeat_last_n: 16, ..SamplerOptions::default() };
+        let mut sampler = Sampler::new(options).unwrap();
+        let logits: Vec<f32> = (0..5000).map(|i| ((i * 37) % 101) as f32 / 10.0).collect();
+        sampler.sample(&logits).unwrap();
+        let room = |s: &Sampler| {
+            (s.candidates.capacity(), s.weights.capacity(), s.recent.ring.capacity(), s.recent.counts.capacity())
+        };
+        let before = room(&sampler);
+        for i in 0..2000 {
+            sampler.accept(i);
+            sampler.sample(&logits).unwrap();
+        }
+        assert_eq!(room(&sampler), before);
     }
 }

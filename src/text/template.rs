@@ -1,8 +1,46 @@
 //! Chat templates: minijinja with limits on steps, depth and output, and nothing of the host in reach.
 
-use super::{Message, Tokenizer};
-use crate::Result;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use minijinja::{Environment, Value};
+
+use super::mask::{Mask, unused_mark};
+use super::tokenizer::Span;
+use super::{Content, MediaSource, Message, Part, Tokenizer, message, sandbox};
+use crate::error::Context;
 use crate::gguf::Metadata;
+use crate::{Error, Result};
+
+/// The Qwen2-VL conversation format, for files that store no template.
+const DEFAULT: &str = "\
+{%- set seen = namespace(images=0, videos=0) -%}
+{%- if messages and messages[0]['role'] != 'system' -%}
+    {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {{- '<|im_start|>' + message['role'] + '\\n' -}}
+    {%- if message['content'] is string -%}
+        {{- message['content'] -}}
+    {%- else -%}
+        {%- for part in message['content'] -%}
+            {%- if part['type'] == 'image' -%}
+                {%- set seen.images = seen.images + 1 -%}
+                {{- 'Picture ' ~ seen.images ~ ': ' if add_vision_id else '' -}}
+                {{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
+            {%- elif part['type'] == 'video' -%}
+                {%- set seen.videos = seen.videos + 1 -%}
+                {{- 'Video ' ~ seen.videos ~ ': ' if add_vision_id else '' -}}
+                {{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
+            {%- else -%}
+                {{- part['text'] -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' -}}
+";
 
 /// A piece of a rendered and tokenized conversation, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,13 +48,18 @@ pub enum Piece {
     Tokens(Vec<u32>),
     /// Where the `n`-th image of the conversation goes (in place of one `<|image_pad|>`).
     Image(usize),
-    /// Where the `n`-th video goes.
+    /// Where the `n`-th video goes (in place of one `<|video_pad|>`).
     Video(usize),
 }
 
 /// A compiled template.
 pub struct ChatTemplate {
-    _private: (),
+    env: Environment<'static>,
+    source: String,
+    /// Tokens that templates know by name (`bos_token`, `eos_token`, `pad_token`).
+    named: BTreeMap<&'static str, String>,
+    /// Set once the template had to be given up while running: it still runs, and another run would join it.
+    stuck: AtomicBool,
 }
 
 /// How to render.
@@ -28,27 +71,195 @@ pub struct RenderOptions {
 
 impl ChatTemplate {
     /// The template stored in the file, or the Qwen2-VL one when it stores none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
     pub fn from_metadata(meta: &Metadata) -> Result<ChatTemplate> {
-        let _ = meta;
-        todo!()
+        const KEY: &str = "tokenizer.chat_template";
+        let mut template = ChatTemplate::new(meta.str(KEY)?.unwrap_or(DEFAULT)).at(|| format!("key `{KEY}`"))?;
+        let tokens = meta.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
+        for (name, key) in [
+            ("bos_token", "tokenizer.ggml.bos_token_id"),
+            ("eos_token", "tokenizer.ggml.eos_token_id"),
+            ("pad_token", "tokenizer.ggml.padding_token_id"),
+        ] {
+            let id = meta.uint(key)?.and_then(|id| usize::try_from(id).ok());
+            if let Some(token) = id.and_then(|id| tokens.get(id)) {
+                template.named.insert(name, token.clone());
+            }
+        }
+        Ok(template)
     }
 
     /// Compiles `source`.
+    ///
+    /// # Errors
+    /// `Format` for a template that is no Jinja; `Limit` for one that is too long.
     pub fn new(source: &str) -> Result<ChatTemplate> {
-        let _ = source;
-        todo!()
+        let env = sandbox::compile(source)?;
+        Ok(ChatTemplate { env, source: source.to_string(), named: BTreeMap::new(), stuck: AtomicBool::new(false) })
     }
 
     /// The conversation as one string, exactly as the reference renders it.
+    ///
+    /// # Errors
+    /// `BadInput` for a conversation that the template refuses; `Limit` for a conversation beyond the caps of
+    /// [`message`], and for a template beyond its limits; `Format` for a template that fails.
+    ///
+    /// [`message`]: super::message
     pub fn render(&self, messages: &[Message], options: RenderOptions) -> Result<String> {
-        let _ = (messages, options);
-        todo!()
+        self.run(messages, options, &|text| Value::from(text))
     }
 
     /// The conversation as tokens and media slots. Special tokens written by the user inside message text stay text; only
     /// those that the template writes become special. Errors when slots and media parts do not match one to one.
+    ///
+    /// Everything else that users type, noncharacters included, arrives unchanged. A token that the template puts together
+    /// around user text (`'<|' + role + '|>'`) counts as written by the template.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`] and [`Tokenizer::encode`]; `Mismatch` for media that the template leaves out or adds.
     pub fn tokenize(&self, tokenizer: &Tokenizer, messages: &[Message], options: RenderOptions) -> Result<Vec<Piece>> {
-        let _ = (tokenizer, messages, options);
-        todo!()
+        let mask = Mask::new(tokenizer.control_tokens());
+        let texts: Vec<&str> = messages.iter().flat_map(strings).collect();
+        if let Some(c) = texts.iter().find_map(|text| mask.single_in(text)) {
+            return Err(Error::bad_input(format!("messages: {c:?} is a control token of this model")));
+        }
+        let mark = unused_mark(texts.iter().copied().chain([self.source.as_str()]))
+            .ok_or_else(|| Error::bad_input("messages: the text uses every noncharacter of Unicode"))?;
+        let rendered = self.run(messages, options, &|text| Value::from(mask.apply(text, mark)))?;
+
+        let mut pieces = Pieces::new(tokenizer);
+        for span in tokenizer.split_special(&rendered) {
+            match span {
+                Span::Token(id) => pieces.push_token(id),
+                Span::Text(text) => pieces.push_tokens(tokenizer.encode(&text.replace(mark, ""), false)?),
+            }
+        }
+        pieces.finish(messages)
+    }
+
+    /// Renders; `string` turns each string of the conversation into the value that the template sees.
+    fn run(&self, messages: &[Message], options: RenderOptions, string: &dyn Fn(&str) -> Value) -> Result<String> {
+        if self.stuck.load(Ordering::Relaxed) {
+            return Err(Error::limit("chat template: it was given up before, while it was running"));
+        }
+        let size = message::check_size(messages)?;
+        let mut context: BTreeMap<&str, Value> = BTreeMap::new();
+        // Known to the reference, and none there unless tools are in use.
+        context.insert("tools", Value::from(()));
+        context.insert("documents", Value::from(()));
+        context.insert("add_generation_prompt", options.add_generation_prompt.into());
+        context.insert("add_vision_id", options.add_vision_id.into());
+        context.extend(self.named.iter().map(|(name, token)| (*name, Value::from(token.as_str()))));
+        let messages: Vec<Value> = messages.iter().map(|message| message_value(message, string)).collect();
+        context.insert("messages", messages.into());
+
+        let rendered = sandbox::render(&self.env, context.into(), size.n_messages + size.n_parts, size.text_bytes);
+        if rendered.as_ref().is_err_and(sandbox::is_stuck) {
+            self.stuck.store(true, Ordering::Relaxed);
+        }
+        rendered
+    }
+}
+
+/// A message as templates know it from the reference: a map with `role` and `content`.
+fn message_value(message: &Message, string: &dyn Fn(&str) -> Value) -> Value {
+    let content = match &message.content {
+        Content::Text(text) => string(text),
+        Content::Parts(parts) => parts.iter().map(|part| part_value(part, string)).collect::<Vec<_>>().into(),
+    };
+    BTreeMap::from([("role", string(&message.role)), ("content", content)]).into()
+}
+
+/// A part as templates know it: a map with `type` and the key of that name.
+fn part_value(part: &Part, string: &dyn Fn(&str) -> Value) -> Value {
+    let (kind, value) = match part {
+        Part::Text(text) => ("text", string(text)),
+        Part::Image { source, .. } => ("image", string(source)),
+        Part::Video { source: MediaSource::Path(path), .. } => ("video", string(path)),
+        Part::Video { source: MediaSource::Frames(frames), .. } => {
+            ("video", frames.iter().map(|frame| string(frame)).collect::<Vec<_>>().into())
+        }
+    };
+    BTreeMap::from([("type", Value::from(kind)), (kind, value)]).into()
+}
+
+/// All strings of a message that come from the user.
+fn strings(message: &Message) -> Vec<&str> {
+    let mut all = vec![message.role.as_str()];
+    match &message.content {
+        Content::Text(text) => all.push(text),
+        Content::Parts(parts) => {
+            for part in parts {
+                match part {
+                    Part::Text(text) => all.push(text),
+                    Part::Image { source, .. } => all.push(source),
+                    Part::Video { source: MediaSource::Path(path), .. } => all.push(path),
+                    Part::Video { source: MediaSource::Frames(frames), .. } => {
+                        all.extend(frames.iter().map(String::as_str))
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// Collects tokens and media slots.
+struct Pieces {
+    done: Vec<Piece>,
+    image_pad: Option<u32>,
+    video_pad: Option<u32>,
+    n_images: usize,
+    n_videos: usize,
+}
+
+impl Pieces {
+    fn new(tokenizer: &Tokenizer) -> Pieces {
+        let pad = |token| tokenizer.token_id(token);
+        let (image_pad, video_pad) = (pad("<|image_pad|>"), pad("<|video_pad|>"));
+        Pieces { done: Vec::new(), image_pad, video_pad, n_images: 0, n_videos: 0 }
+    }
+
+    fn push_token(&mut self, id: u32) {
+        if Some(id) == self.image_pad {
+            self.done.push(Piece::Image(self.n_images));
+            self.n_images += 1;
+        } else if Some(id) == self.video_pad {
+            self.done.push(Piece::Video(self.n_videos));
+            self.n_videos += 1;
+        } else {
+            self.push_tokens(vec![id]);
+        }
+    }
+
+    fn push_tokens(&mut self, ids: Vec<u32>) {
+        match self.done.last_mut() {
+            _ if ids.is_empty() => {}
+            Some(Piece::Tokens(tokens)) => tokens.extend(ids),
+            _ => self.done.push(Piece::Tokens(ids)),
+        }
+    }
+
+    /// The pieces, if there is one slot for each image and video.
+    fn finish(self, messages: &[Message]) -> Result<Vec<Piece>> {
+        let parts = messages.iter().flat_map(|m| if let Content::Parts(parts) = &m.content { &parts[..] } else { &[] });
+        let (mut n_images, mut n_videos) = (0, 0);
+        for part in parts {
+            match part {
+                Part::Image { .. } => n_images += 1,
+                Part::Video { .. } => n_videos += 1,
+                Part::Text(_) => {}
+            }
+        }
+        for (slots, given, what) in [(self.n_images, n_images, "images"), (self.n_videos, n_videos, "videos")] {
+            if slots != given {
+                let message =
+                    format!("chat template: it makes room for `{slots}` {what}, the conversation has {given}");
+                return Err(Error::mismatch(message));
+            }
+        }
+        Ok(self.done)
     }
 }

@@ -31,7 +31,11 @@ pub struct Arrays {
 
 impl Arrays {
     pub fn open(path: &str) -> Arrays {
-        let path = golden().join(path);
+        Arrays::at(&golden().join(path))
+    }
+
+    pub fn at(path: &std::path::Path) -> Arrays {
+        let path = path.to_path_buf();
         Arrays { bytes: std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display())), path }
     }
 

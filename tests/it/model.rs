@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use longtake::cache::{CacheShape, KvCache};
+use longtake::convert::{ConvertOptions, FileType, OutputFile, QuantizeOptions, convert, quantize};
 use longtake::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
+use longtake::media::patch::PatchSpec;
+use longtake::media::{Rgb, resize};
 use longtake::model::{Batch, Scratch, TextModel, Trace, VisionTower, architecture_of};
 use longtake::position::{Layout, Placer, Pos};
 use serde_json::Value;
@@ -149,8 +152,34 @@ impl Case {
 
 /// `pixel_values` as stored, or from the stored RGB where the selection leaves them out.
 fn pixel_values(inputs: &Arrays, kind: &str, tower: &VisionTower) -> Vec<f32> {
-    let _ = tower;
-    inputs.f32(&format!("{kind}_pixel_values"))
+    let name = format!("{kind}_pixel_values");
+    if inputs.has(&name) {
+        return inputs.f32(&name);
+    }
+    let hp = tower.hparams();
+    let spec = PatchSpec { patch: hp.patch_size, merge: hp.merge, mean: hp.image_mean, std: hp.image_std };
+    let mut rgb: Vec<String> =
+        inputs.names().into_iter().filter(|n| n.starts_with("rgb_") && n.ends_with(kind)).collect();
+    rgb.sort_by_key(|n| n.split('_').nth(1).unwrap().parse::<usize>().unwrap());
+    let grids = inputs.i64(&format!("{kind}_grid_thw"));
+    let mut out = Vec::new();
+    for (name, grid) in rgb.iter().zip(grids.chunks_exact(3)) {
+        let shape = inputs.shape(name);
+        let (h, w) = (shape[shape.len() - 3], shape[shape.len() - 2]);
+        let data = inputs.u8(name);
+        let (height, width) = (grid[1] as usize * spec.patch, grid[2] as usize * spec.patch);
+        let mut frames: Vec<Rgb> = data
+            .chunks_exact(h * w * 3)
+            .map(|data| resize::bicubic(&Rgb { height: h, width: w, data: data.to_vec() }, height, width))
+            .collect();
+        if frames.len() % 2 == 1 {
+            frames.push(frames.last().unwrap().clone());
+        }
+        frames
+            .chunks_exact(2)
+            .for_each(|pair| longtake::media::patch::pixel_values([&pair[0], &pair[1]], &spec, &mut out));
+    }
+    out
 }
 
 /// What a run of a prompt and 16 greedy steps gives.
@@ -171,11 +200,16 @@ fn cache_shape(model: &TextModel, n_ctx: usize, ty: GgmlType) -> CacheShape {
 
 /// Prefill in chunks of `chunk` tokens, then greedy decoding.
 fn run(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usize, steps: usize) -> Run {
+    run_with(model, case, scale, merge, chunk, steps, GgmlType::F32)
+}
+
+/// The same with a cache of type `ty`.
+fn run_with(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usize, steps: usize, ty: GgmlType) -> Run {
     let hp = model.hparams();
     let (pos, mut placer) = case.positions(hp.layout, scale, merge);
     let embd = case.embeddings(model);
     let n = pos.len();
-    let mut cache = KvCache::new(cache_shape(model, n + steps, GgmlType::F32)).unwrap();
+    let mut cache = KvCache::new(cache_shape(model, n + steps, ty)).unwrap();
     let mut scratch = Scratch::new(hp, chunk.min(n));
     let mut trace = Trace::default();
     let mut logits_last4 = Vec::new();
@@ -214,19 +248,18 @@ fn pads(meta: &Metadata) -> (u32, u32) {
     (id("<|image_pad|>"), id("<|video_pad|>"))
 }
 
-/// Walks every case and variant of `model` through `pair`.
-fn check_model(model: &str, pair: &Pair) {
+/// Walks every case and variant of `model` through the files that `pair` gives for its layout.
+fn check_model<'p>(model: &str, pair: impl Fn(Layout) -> &'p Pair) {
     let index = golden_json(&format!("model/{model}/index.json"));
-    let (tower, unused) = VisionTower::load(&pair.mmproj).unwrap();
+    let (tower, unused) = VisionTower::load(&pair(Layout::Mrope).mmproj).unwrap();
     assert!(unused.is_empty(), "{unused:?}");
     let merge = tower.hparams().merge;
     let mut models = std::collections::HashMap::new();
     for (name, entry) in index["cases"].as_object().unwrap() {
-        let case = Case::load(model, name, entry, &tower, pads(pair.text.meta()), TOLERANCE);
+        let case = Case::load(model, name, entry, &tower, pads(pair(Layout::Mrope).text.meta()), TOLERANCE);
         for (label, info) in entry["variants"].as_object().unwrap() {
             let layout = Layout::from_name(info["variant"].as_str().unwrap()).unwrap();
-            let text =
-                models.entry(layout).or_insert_with(|| TextModel::load(&with_layout(&pair.text, layout)).unwrap().0);
+            let text = models.entry(layout).or_insert_with(|| TextModel::load(&pair(layout).text).unwrap().0);
             let want = Arrays::open(&format!("model/{model}/{name}.{label}.safetensors"));
             let scale = info["scale"].as_f64().unwrap();
             let safe = info["safe_steps"].as_u64().unwrap() as usize;
@@ -254,7 +287,197 @@ fn check_model(model: &str, pair: &Pair) {
     }
 }
 
+/// A checkpoint converted by our own converter, as files in a folder that lives as long as the models.
+fn convert_checkpoint(dir: &std::path::Path, name: &str, layout: Layout, outtype: &str) -> Pair {
+    let input = golden().join("checkpoints").join(name);
+    let mut options = ConvertOptions::new(input, dir.join(format!("{name}-{layout}-{outtype}.gguf")));
+    options.outtype = Some(FileType::from_name(outtype).unwrap());
+    options.layout = layout;
+    let report = convert(&options, &mut ()).unwrap();
+    let open = |file: &OutputFile| Arc::new(Gguf::open(&file.path).unwrap());
+    Pair { text: open(&report.text), mmproj: open(&report.mmproj) }
+}
+
+/// Whether the golden folder holds a checkpoint; says so when not.
+fn has_checkpoint(name: &str) -> bool {
+    let found = golden().join("checkpoints").join(name).is_dir();
+    if !found {
+        eprintln!("skipped: checkpoints/{name} is not in the committed selection, set LONGTAKE_GOLDEN to a whole set");
+    }
+    found
+}
+
+/// Converts `name` to F32 under every layout that its goldens name and walks all of them.
+fn check_converted(name: &str) {
+    if !has_checkpoint(name) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pairs = Layout::ALL.map(|layout| (layout, convert_checkpoint(dir.path(), name, layout, "f32")));
+    check_model(name, |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
+}
+
 #[test]
 fn tiny_c_bf16_file_from_another_writer_gives_the_reference_numbers() {
-    check_model("tiny-c", &open_pair("tiny-c"));
+    let pair = open_pair("tiny-c");
+    let pairs = Layout::ALL.map(|layout| {
+        let pair = Pair { text: with_layout(&pair.text, layout), mmproj: Arc::clone(&pair.mmproj) };
+        (layout, pair)
+    });
+    check_model("tiny-c", |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
+}
+
+#[test]
+fn tiny_a_converted_to_f32_gives_the_reference_numbers() {
+    check_converted("tiny-a");
+}
+
+#[test]
+fn tiny_b_converted_to_f32_gives_the_reference_numbers() {
+    check_converted("tiny-b");
+}
+
+#[test]
+fn tiny_c_converted_to_f32_gives_the_reference_numbers() {
+    check_converted("tiny-c");
+}
+
+/// Normalised mean squared error.
+fn nmse(got: &[f32], want: &[f32]) -> f64 {
+    let sum = |terms: &mut dyn Iterator<Item = f64>| terms.sum::<f64>();
+    let error = sum(&mut got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)));
+    error / sum(&mut want.iter().map(|b| f64::from(*b).powi(2)))
+}
+
+/// Smaller weights: how far the logits of every golden prompt move. The bounds are about three times what was measured, so
+/// that a broken format shows and rounding does not.
+#[test]
+fn smaller_weights_and_caches_stay_within_their_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = open_pair("tiny-c");
+    let index = golden_json("model/tiny-c/index.json");
+    let (tower, _) = VisionTower::load(&whole.mmproj).unwrap();
+    for (outtype, cache, bound) in [
+        ("BF16", GgmlType::F16, 1e-5),
+        ("F16", GgmlType::F16, 1e-5),
+        ("BF16", GgmlType::BF16, 1e-3),
+        ("BF16", GgmlType::Q8_0, 1e-3),
+        ("BF16", GgmlType::Q4_0, 2e-1),
+        ("Q8_0", GgmlType::F32, 5e-3),
+        ("Q6_K", GgmlType::F32, 4e-2),
+        ("Q4_K_M", GgmlType::F32, 4e-1),
+    ] {
+        let path = dir.path().join(format!("{outtype}.gguf"));
+        let options = QuantizeOptions::new(whole.text.path(), &path, FileType::from_name(outtype).unwrap());
+        quantize(&options, &mut ()).unwrap();
+        let (model, _) = TextModel::load(&Arc::new(Gguf::open(&path).unwrap())).unwrap();
+        let mut worst = 0f64;
+        for (name, entry) in index["cases"].as_object().unwrap() {
+            let case = Case::load("tiny-c", name, entry, &tower, pads(whole.text.meta()), TOLERANCE);
+            let want = Arrays::open(&format!("model/tiny-c/{name}.m_rope.safetensors"));
+            let got = run_with(&model, &case, 1.0, 2, 4096, 0, cache);
+            worst = worst.max(nmse(&got.logits_last4, &want.f32("logits_last4")));
+        }
+        println!("{outtype} weights, {cache} cache: worst logit NMSE {worst:.2e}");
+        assert!(worst <= bound, "{outtype} weights, {cache} cache: logit NMSE {worst:.2e} above {bound:.0e}");
+    }
+}
+
+/// D9 of the specification: layouts interleaved in one process do not influence each other.
+#[test]
+fn interleaved_layouts_do_not_touch_each_other() {
+    let pair = open_pair("tiny-c");
+    let (tower, _) = VisionTower::load(&pair.mmproj).unwrap();
+    let index = golden_json("model/tiny-c/index.json");
+    let (name, entry) = index["cases"].as_object().unwrap().iter().find(|(name, _)| *name == "video").unwrap();
+    let case = Case::load("tiny-c", name, entry, &tower, pads(pair.text.meta()), TOLERANCE);
+    let models =
+        [Layout::Hope, Layout::Mrope].map(|layout| TextModel::load(&with_layout(&pair.text, layout)).unwrap().0);
+    let alone = models.each_ref().map(|m| run(m, &case, 0.75, 2, 64, 2).logits_after);
+    std::thread::scope(|scope| {
+        let together = models.each_ref().map(|m| scope.spawn(|| run(m, &case, 0.75, 2, 64, 2).logits_after));
+        for (handle, alone) in together.into_iter().zip(&alone) {
+            assert_eq!(&handle.join().unwrap(), alone);
+        }
+    });
+}
+
+/// Faults 15 to 17: every mismatch is named, nothing is computed.
+#[test]
+fn files_that_do_not_fit_are_refused_with_reasons() {
+    let pair = open_pair("tiny-c");
+    let edit = |change: &dyn Fn(&mut Metadata), skip: &[&str]| {
+        let mut meta = pair.text.meta().clone();
+        change(&mut meta);
+        let mut writer = GgufWriter::new(meta);
+        let kept: Vec<_> = pair.text.tensors().iter().filter(|t| !skip.contains(&t.name.as_str())).collect();
+        for t in &kept {
+            writer.tensor(t.name.clone(), t.ty, &t.ne).unwrap();
+        }
+        let bytes = writer.to_bytes(|i, out| {
+            out.extend_from_slice(pair.text.data(kept[i]));
+            Ok(())
+        });
+        let file = Arc::new(Gguf::from_vec("edited", bytes.unwrap()).unwrap());
+        TextModel::load(&file).err().map(|err| err.to_string())
+    };
+    assert_eq!(edit(&|_| {}, &[]), None);
+    let missing = edit(&|_| {}, &["blk.0.attn_q.weight", "blk.1.ffn_down.weight", "output_norm.weight"]).unwrap();
+    for name in ["blk.0.attn_q.weight", "blk.1.ffn_down.weight", "output_norm.weight"] {
+        assert!(missing.contains(name), "{missing}");
+    }
+    type Change<'a> = &'a dyn Fn(&mut Metadata);
+    let rows: [(Change<'_>, &str); 14] = [
+        (&|m| m.set("qwen2vl.attention.head_count", 0u32), "head_count"),
+        (&|m| m.set("qwen2vl.attention.head_count", 3u32), "heads"),
+        (&|m| m.set("qwen2vl.attention.head_count_kv", 3u32), "KV heads"),
+        (&|m| m.set("qwen2vl.block_count", 1_000_000_000u32), "block_count"),
+        (&|m| m.set("qwen2vl.block_count", 3u32), "blk.2."),
+        (&|m| m.set("qwen2vl.attention.layer_norm_rms_epsilon", 0f32), "epsilon"),
+        (&|m| m.set("qwen2vl.attention.layer_norm_rms_epsilon", f32::NAN), "epsilon"),
+        (&|m| m.set("qwen2vl.rope.freq_base", 0f32), "freq_base"),
+        (&|m| m.set("qwen2vl.rope.freq_base", f32::NAN), "freq_base"),
+        (&|m| m.set("qwen2vl.rope.dimension_sections", vec![16i32, 24, 23, 0]), "sections"),
+        (&|m| m.set("qwen2vl.rope.dimension_sections", vec![-16i32, 56, 24, 0]), "sections"),
+        (&|m| m.set("qwen2vl.embedding_length", u64::MAX), "embedding_length"),
+        (&|m| m.set("qwen2vl.rope.scaling.type", "yarn"), "yarn"),
+        (&|m| m.set("general.architecture", "llama"), "llama"),
+    ];
+    for (change, word) in rows {
+        let err = edit(change, &[]).unwrap_or_else(|| panic!("{word}: accepted"));
+        assert!(err.contains(word), "expected `{word}` in: {err}");
+    }
+    let err = TextModel::load(&pair.mmproj).err().unwrap().to_string();
+    assert!(err.contains("projector"), "{err}");
+    let err = VisionTower::load(&pair.text).err().unwrap().to_string();
+    assert!(err.contains("expected a projector"), "{err}");
+}
+
+/// Fault 19: weights that are not numbers end the request, not the process.
+#[test]
+fn broken_weights_end_in_an_error() {
+    let pair = open_pair("tiny-c");
+    let mut writer = GgufWriter::new(pair.text.meta().clone());
+    for t in pair.text.tensors() {
+        writer.tensor(t.name.clone(), t.ty, &t.ne).unwrap();
+    }
+    let bytes = writer.to_bytes(|i, out| {
+        let t = &pair.text.tensors()[i];
+        out.extend_from_slice(pair.text.data(t));
+        if t.name == "blk.0.attn_k.weight" {
+            out[..2].copy_from_slice(&0x7FC0u16.to_le_bytes()); // a NaN in BF16
+        }
+        Ok(())
+    });
+    let (model, _) = TextModel::load(&Arc::new(Gguf::from_vec("nan", bytes.unwrap()).unwrap())).unwrap();
+    let hp = model.hparams();
+    let mut cache = KvCache::new(cache_shape(&model, 8, GgmlType::F16)).unwrap();
+    let mut scratch = Scratch::new(hp, 4);
+    let (mut embd, mut pos) = (vec![0.0; hp.n_embd], Vec::new());
+    model.embed(&[5], &mut embd).unwrap();
+    Placer::new(hp.layout).text(1, &mut pos);
+    let err =
+        model.forward(&Batch { embd: &embd, pos: &pos, n_logits: 1 }, &mut cache, &mut scratch, None).unwrap_err();
+    assert!(err.to_string().contains("layer 0") && err.to_string().contains("not finite"), "{err}");
+    assert_eq!(cache.len(), 0);
 }

@@ -61,6 +61,7 @@ pub struct AttentionShape {
 }
 
 /// The operations of attention and of the cache write, per instruction set.
+#[derive(Clone, Copy)]
 pub struct AttentionOps {
     /// Attention of a tile of queries over a range of keys, not yet divided by the sum.
     pub tile: fn(&Tile<'_>, Partial<'_>),

@@ -8,7 +8,7 @@ use crate::kernels::attention::{AttentionOps, Partial, Tile, tile};
 use crate::kernels::{kv_write, scratch};
 
 // SAFETY (of every call below): the operations leave the room only with the tables of `avx512::detect` and
-// `avx512vnni::detect`, which have checked the features that they are compiled with.
+// `matmul_avx512::detect`, which have checked the features that they are compiled with.
 pub const OPS: AttentionOps = AttentionOps {
     tile: |t, out| {
         scratch::with(tile::room::<Avx512<false>>(t, out.max.len()), |buffer| unsafe { tile_avx512(t, out, buffer) });

@@ -1,6 +1,7 @@
-"""Small pictures in every flavour, and what Pillow makes of them: pictures.json with the expected RGB bytes in hex.
+"""Small pictures in every flavour and what Pillow makes of them (pictures.json), and resized patterns (resize.json); the
+expected RGB bytes are in hex.
 
-Usage: python -P media_pictures.py OUT_FOLDER   (needs Pillow and NumPy)
+Usage: python media_pictures.py OUT_FOLDER   (needs Pillow 13 and NumPy)
 """
 import json
 import sys
@@ -83,6 +84,20 @@ def main(out):
     frames[0].save(f"{out}/two.apng.png", save_all=True, append_images=frames[1:], duration=100)
     add("two.apng.png", image)
     json.dump(rows, open(f"{out}/pictures.json", "w"), indent=0)
+    resized(f"{out}/resize.json")
+
+
+def resized(path):
+    """Bicubic resizing of a noisy pattern, in the shapes for which Pillow 13 takes either axis first."""
+    rows = []
+    for h, w, nh, nw in [(40, 12, 10, 14), (40, 12, 10, 12), (40, 12, 20, 4), (40, 20, 20, 10), (41, 20, 20, 10),
+                         (12, 40, 14, 10), (24, 20, 12, 15), (24, 20, 12, 14), (9, 7, 30, 20), (20, 20, 19, 21),
+                         (20, 20, 17, 19), (20, 20, 18, 19)]:
+        y, x, c = np.mgrid[0:h, 0:w, 0:3]
+        rgb = ((y * 37 + x * 101 + c * 59 + x * y * 7) % 256).astype(np.uint8)
+        got = np.asarray(Image.fromarray(rgb).resize((nw, nh), Image.Resampling.BICUBIC))
+        rows.append({"from": [h, w], "to": [nh, nw], "rgb": got.tobytes().hex()})
+    json.dump(rows, open(path, "w"), indent=0)
 
 
 if __name__ == "__main__":

@@ -432,24 +432,3 @@ proptest! {
         survive([&b"GGUF\x03\0\0\0"[..], &noise].concat());
     }
 }
-
-/// Run with `cargo test --release --test it opening_a_large_vocabulary -- --ignored --nocapture`.
-#[test]
-#[ignore = "a timing: run it alone, in release"]
-fn opening_a_large_vocabulary_is_quick() {
-    let n = 151_936;
-    let mut meta = Metadata::default();
-    meta.set("tokenizer.ggml.tokens", (0..n).map(|i| format!("token{i}")).collect::<Vec<String>>());
-    meta.set("tokenizer.ggml.merges", (0..n).map(|i| format!("to ken{i}")).collect::<Vec<String>>());
-    meta.set("tokenizer.ggml.token_type", vec![1i32; n]);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("v.gguf");
-    GgufWriter::new(meta).write(&path, |_, _| Ok(())).unwrap();
-    for _ in 0..5 {
-        let start = std::time::Instant::now();
-        let gguf = Gguf::open(&path).unwrap();
-        let took = start.elapsed();
-        println!("{} keys in {took:?}", gguf.meta().len());
-        assert!(took.as_millis() < 100, "{took:?}");
-    }
-}

@@ -29,11 +29,13 @@ pub fn assert_clean(err: &Error) {
     assert!(!address && !text.contains('\n') && text.len() < 400, "{text}");
 }
 
+/// Bytes written in hex.
+pub fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+}
+
 fn pictures() -> Vec<(String, usize, usize, u8, Vec<u8>)> {
     let rows = media_json("pictures.json");
-    let hex = |text: &str| -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
-    };
     let count = |v: &serde_json::Value| v.as_u64().unwrap() as usize;
     rows.as_array()
         .unwrap()

@@ -2,3 +2,6 @@
 
 mod image_file;
 mod preprocess;
+mod faults;
+mod ffmpeg;
+mod video;

@@ -7,6 +7,7 @@ use longtake::media::sample::{SampleOptions, check_options, frame_indices, frame
 use longtake::media::{FrameSource, Rgb, VideoInfo};
 use serde_json::Value;
 
+use super::image_file::{hex, media_json};
 use crate::common::{Arrays, golden_json, max_abs_diff};
 
 pub fn qwen_spec() -> PatchSpec {
@@ -71,6 +72,21 @@ fn images_agree_byte_for_byte() {
         assert_eq!(thw, arrays.i64("grid_thw"), "{item}");
         assert_eq!(rows.len(), grid.n_patches() * qwen_spec().row_len());
         check_values(&rows, &arrays.f32("pixel_values"), item);
+    }
+}
+
+/// Shapes for which Pillow 13 resizes columns first, rows first, or where it makes no difference.
+#[test]
+fn bicubic_agrees_byte_for_byte_in_every_shape() {
+    let rows = media_json("resize.json");
+    let rows = rows.as_array().unwrap();
+    assert!(rows.len() >= 12);
+    for row in rows {
+        let ((h, w), (new_h, new_w)) = (pair(&row["from"]), pair(&row["to"]));
+        let at = |y, x, c| ((y * 37 + x * 101 + c * 59 + x * y * 7) % 256) as u8;
+        let data = (0..h * w * 3).map(|i| at(i / 3 / w, i / 3 % w, i % 3)).collect();
+        let got = bicubic(&Rgb { height: h, width: w, data }, new_h, new_w);
+        assert!(got.data == hex(row["rgb"].as_str().unwrap()), "{h}x{w} to {new_h}x{new_w}");
     }
 }
 

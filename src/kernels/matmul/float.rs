@@ -1,9 +1,9 @@
-//! Matrix products against packed weights: unpack a few rows, use them for the whole batch, move on.
+//! Float weights: unpack a few rows, use them for the whole batch, move on.
 
 use rayon::prelude::*;
 
-use super::disjoint::SharedMat;
-use super::{Kernels, Nt, scratch};
+use crate::kernels::disjoint::SharedMat;
+use crate::kernels::{Kernels, Nt, scratch};
 use crate::tensor::MatView;
 
 /// Weight rows per task: unpacked to f32 they stay in the second-level cache.
@@ -11,7 +11,7 @@ const TILE_ROWS: usize = 16;
 /// Columns per pass, so that a group of activation rows stays in the first-level cache.
 const TILE_COLS: usize = 2048;
 
-/// out(n_tokens, w.n_rows) = x(n_tokens, w.n_cols) · wᵀ, for weights of any type with a decoder.
+/// out(n_tokens, w.n_rows) = x(n_tokens, w.n_cols) · wᵀ.
 ///
 /// # Panics
 /// When the lengths disagree.

@@ -1,6 +1,6 @@
 """Copies a selection of a whole golden folder that is small enough for the repository.
 
-Usage: select.py WHOLE_FOLDER OUT_FOLDER
+Usage: selection.py WHOLE_FOLDER OUT_FOLDER
 
 Every kind of golden stays, with fewer cases: index files are cut down to what is there, so a test that walks an index
 works on the whole set and on the selection. `pixel_values` and raw arrays that another golden already judges are left out

@@ -1,0 +1,308 @@
+//! Matrix products with every weight type at the shapes of a 2B model, as a share of what this machine can do: the bench
+//! first measures the peaks itself, on the same threads and in the same run.
+//!
+//! `cargo bench --bench matmul -- [--tokens N] [--kernels NAME] [--types Q4_K,Q8_0] [--quick]`
+//!
+//! Prefill rows give GOP/s (two per weight and token) and the share of the peak of the dot-product instruction that the
+//! kernels use; decode rows give the weights read per second and the share of the read bandwidth. Every number is the best
+//! of several runs: what else the machine does only makes them slower.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use longtake::gguf::GgmlType;
+use longtake::kernels::{Activations, Kernels, panel_group, supported, threads};
+use longtake::tensor::MatView;
+use rayon::prelude::*;
+
+/// (n_cols, n_rows) of the matrices, without the output layer.
+const SHAPES: [(usize, usize); 4] = [(1536, 1536), (1536, 8960), (8960, 1536), (1536, 256)];
+/// (n_cols, n_rows) of the output layer.
+const OUTPUT: (usize, usize) = (1536, 151_936);
+
+const TYPES: [GgmlType; 15] = [
+    GgmlType::Q4_K,
+    GgmlType::Q6_K,
+    GgmlType::Q5_K,
+    GgmlType::Q3_K,
+    GgmlType::Q2_K,
+    GgmlType::Q8_0,
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
+    GgmlType::IQ4_NL,
+    GgmlType::IQ4_XS,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::F32,
+];
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let after = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
+    let n_tokens = after("--tokens").map_or(512, |n| n.parse().expect("--tokens takes a number"));
+    let quick = args.iter().any(|a| a == "--quick");
+    let types: Vec<GgmlType> = match after("--types") {
+        None => TYPES.to_vec(),
+        Some(names) => {
+            let find = |name: &str| TYPES.into_iter().find(|ty| ty.to_string().eq_ignore_ascii_case(name));
+            names.split(',').map(|name| find(name).unwrap_or_else(|| panic!("no type `{name}`"))).collect()
+        }
+    };
+    let tables = supported();
+    let kernels = match after("--kernels") {
+        None => tables.last().expect("there is always a table"),
+        Some(name) => tables.iter().find(|k| k.name == name).unwrap_or_else(|| panic!("no kernels `{name}` here")),
+    };
+    let time = if quick { Duration::from_millis(150) } else { Duration::from_millis(600) };
+
+    let read = read_bandwidth(time);
+    println!("kernels {}, {} threads, {n_tokens} tokens; best of several runs", kernels.name, threads::count());
+    println!("read bandwidth {read:.1} GB/s");
+    let peaks = peaks::all(time);
+    for (name, gops) in &peaks {
+        println!("{name} {gops:.0} GOP/s");
+    }
+    let peak = |name: &str| peaks.iter().find(|p| p.0.starts_with(name)).map_or(f64::NAN, |p| p.1);
+    let int8 = match kernels.name {
+        "avx512vnni" => peak("vpdpbusd zmm"),
+        "avxvnni" => peak("vpdpbusd ymm"),
+        _ => peak("vpmaddwd ymm"),
+    };
+    let f32 = if kernels.name.starts_with("avx512") { peak("f32 fma zmm") } else { peak("f32 fma ymm") };
+
+    println!(
+        "\n{:<7} {:>12} {:>8} {:>9} {:>6}   {:>8} {:>9} {:>6}",
+        "type", "n_cols x n_rows", "prefill", "GOP/s", "share", "decode", "GB/s", "share"
+    );
+    for ty in types {
+        let peak = if panel_group(ty).is_some() { int8 } else { f32 };
+        let (mut prefill_total, mut decode_total, mut ops_total, mut bytes_total) = (0.0, 0.0, 0.0, 0.0);
+        for (n_cols, n_rows) in SHAPES.into_iter().chain([OUTPUT]) {
+            let weights = Weights::new(ty, n_cols, n_rows);
+            let ops = 2.0 * (n_cols * n_rows * n_tokens) as f64;
+            let bytes = weights.row_bytes as f64 * n_rows as f64;
+            // The output layer meets one token only.
+            let prefill = if n_rows == OUTPUT.1 { None } else { Some(weights.prefill(kernels, n_tokens, time)) };
+            let decode = weights.decode(kernels, time);
+            print!("{:<7} {:>15}", ty.to_string(), format!("{n_cols} x {n_rows}"));
+            match prefill {
+                None => print!(" {:>8} {:>9} {:>6}", "", "", ""),
+                Some(secs) => {
+                    (prefill_total, ops_total) = (prefill_total + secs, ops_total + ops);
+                    print!(" {:>6.2}ms {:>9.0} {:>5.0}%", secs * 1e3, ops / secs / 1e9, ops / secs / 1e7 / peak);
+                }
+            }
+            (decode_total, bytes_total) = (decode_total + decode, bytes_total + bytes);
+            let gbs = bytes / decode / 1e9;
+            println!("   {:>6.0}us {gbs:>9.1} {:>5.0}%", decode * 1e6, 100.0 * gbs / read);
+        }
+        let (gops, gbs) = (ops_total / prefill_total / 1e9, bytes_total / decode_total / 1e9);
+        println!(
+            "{ty:<7} {:>15} {:>8} {gops:>9.0} {:>5.0}%   {:>8} {gbs:>9.1} {:>5.0}%\n",
+            "all",
+            "",
+            100.0 * gops / peak,
+            "",
+            100.0 * gbs / read
+        );
+    }
+}
+
+/// The shortest time of `work`, repeated for about `time` but at least three times.
+fn best(time: Duration, mut work: impl FnMut()) -> f64 {
+    let (start, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
+    while runs < 3 || start.elapsed() < time {
+        let one = Instant::now();
+        work();
+        best = best.min(one.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best
+}
+
+/// As many copies of a random matrix as it takes to outgrow the caches.
+struct Weights {
+    ty: GgmlType,
+    n_cols: usize,
+    n_rows: usize,
+    row_bytes: usize,
+    copies: usize,
+    data: Vec<u8>,
+}
+
+impl Weights {
+    fn new(ty: GgmlType, n_cols: usize, n_rows: usize) -> Weights {
+        const COLD: usize = 512 << 20;
+        let row_bytes = ty.row_bytes(n_cols).expect("whole blocks");
+        let copies = COLD.div_ceil(row_bytes * n_rows).min(64);
+        let mut data = vec![0u8; copies * row_bytes * n_rows];
+        // Any bytes do: kernels have no branches on them. Small ones keep f16 scales finite.
+        data.par_chunks_mut(row_bytes).enumerate().for_each(|(i, row)| {
+            let mut state = i as u64 + 1;
+            for byte in row {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *byte = (state >> 40) as u8 & 0x3b;
+            }
+        });
+        Weights { ty, n_cols, n_rows, row_bytes, copies, data }
+    }
+
+    fn copy(&self, i: usize) -> MatView<'_> {
+        let bytes = self.row_bytes * self.n_rows;
+        let data = &self.data[i % self.copies * bytes..][..bytes];
+        MatView::new(self.ty, self.n_cols, self.n_rows, data).expect("whole rows")
+    }
+
+    fn prefill(&self, kernels: &Kernels, n_tokens: usize, time: Duration) -> f64 {
+        let x: Vec<f32> = (0..n_tokens * self.n_cols).map(|i| (i % 251) as f32 - 125.0).collect();
+        let mut out = vec![0.0; n_tokens * self.n_rows];
+        let mut i = 0;
+        best(time, || {
+            i += 1;
+            Activations::new(kernels, &x, self.n_cols).matmul(self.copy(i), &mut out);
+            black_box(&mut out);
+        })
+    }
+
+    /// Seconds per product with one token.
+    fn decode(&self, kernels: &Kernels, time: Duration) -> f64 {
+        let x: Vec<f32> = (0..self.n_cols).map(|i| (i % 251) as f32 - 125.0).collect();
+        let mut out = vec![0.0; self.n_rows];
+        let mut i = 0;
+        let many = (4 << 20) / (self.row_bytes * self.n_rows) + 1;
+        best(time, || {
+            for _ in 0..many {
+                i += 1;
+                Activations::new(kernels, &x, self.n_cols).matmul(self.copy(i), &mut out);
+                black_box(&mut out);
+            }
+        }) / many as f64
+    }
+}
+
+/// Reading memory that no cache holds, on all threads; GB/s.
+fn read_bandwidth(time: Duration) -> f64 {
+    let data = vec![1u64; (1 << 30) / 8];
+    let part = data.len() / threads::count() / 4;
+    let secs = best(time * 3, || {
+        let sum = data.par_chunks(part).map(|part| {
+            part.chunks_exact(32).fold([0u64; 32], |mut sums, v| {
+                sums.iter_mut().zip(v).for_each(|(sum, v)| *sum ^= v);
+                sums
+            })
+        });
+        black_box(sum.map(|sums| sums.iter().fold(0, |a, b| a ^ b)).reduce(|| 0, |a, b| a ^ b));
+    });
+    data.len() as f64 * 8.0 / secs / 1e9
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod peaks {
+    pub fn all(_time: std::time::Duration) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod peaks {
+    //! Loops of independent instructions, on all threads.
+
+    use std::arch::x86_64::*;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Steps per run.
+    const STEPS: usize = 1 << 20;
+
+    pub fn all(time: Duration) -> Vec<(&'static str, f64)> {
+        let mut peaks = Vec::new();
+        let mut measure = |name, found: bool, ops_per_step: usize, work: fn()| {
+            if found {
+                let secs = best(time, || (0..threads::count()).into_par_iter().for_each(|_| work()));
+                peaks.push((name, (ops_per_step * STEPS * threads::count()) as f64 / secs / 1e9));
+            }
+        };
+        let (avx2, fma) = (is_x86_feature_detected!("avx2"), is_x86_feature_detected!("fma"));
+        let (avx512, vnni) = (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx512vnni"));
+        // SAFETY: each is called where the features it is compiled with were found.
+        measure("f32 fma ymm", avx2 && fma, 12 * 8 * 2, || unsafe { fma_ymm() });
+        measure("f32 fma zmm", avx512, 24 * 16 * 2, || unsafe { fma_zmm() });
+        measure("vpmaddwd ymm", avx2, 12 * 16 * 2, || unsafe { maddwd_ymm() });
+        measure("vpmaddubsw ymm", avx2, 10 * 32 * 2, || unsafe { maddubsw_ymm() });
+        measure("vpdpbusd ymm", is_x86_feature_detected!("avxvnni"), 12 * 32 * 2, || unsafe { dpbusd_ymm() });
+        measure("vpdpbusd zmm", avx512 && vnni, 24 * 64 * 2, || unsafe { dpbusd_zmm() });
+        peaks
+    }
+
+    /// A loop of one instruction, or two by way of a register, on many accumulators. The instructions are spelled out so
+    /// that no compiler takes them together.
+    macro_rules! peak_loop {
+        ($name:ident, $features:literal, $n:literal, $register:ident, $zero:expr, $first:literal $(, $second:literal)?) => {
+            #[target_feature(enable = $features)]
+            fn $name() {
+                let (mut acc, operand) = ([$zero; $n], black_box($zero));
+                for _ in 0..STEPS {
+                    for acc in acc.iter_mut() {
+                        let mut by_way = operand;
+                        // SAFETY: arithmetic on registers.
+                        unsafe {
+                            std::arch::asm!(
+                                $first, $($second,)?
+                                acc = inout($register) *acc, x = in($register) operand, t = inout($register) by_way,
+                                options(pure, nomem, nostack, preserves_flags),
+                            );
+                        }
+                        let _ = by_way;
+                    }
+                }
+                black_box(acc);
+            }
+        };
+    }
+
+    peak_loop!(fma_ymm, "avx2,fma", 12, ymm_reg, _mm256_setzero_ps(), "vfmadd231ps {acc}, {x}, {x} // {t}");
+    peak_loop!(fma_zmm, "avx512f", 24, zmm_reg, _mm512_setzero_ps(), "vfmadd231ps {acc}, {x}, {x} // {t}");
+    peak_loop!(
+        maddwd_ymm,
+        "avx2",
+        12,
+        ymm_reg,
+        _mm256_setzero_si256(),
+        "vpmaddwd {t}, {x}, {x}",
+        "vpaddd {acc}, {acc}, {t}"
+    );
+    peak_loop!(dpbusd_ymm, "avxvnni", 12, ymm_reg, _mm256_setzero_si256(), "{{vex}} vpdpbusd {acc}, {x}, {x} // {t}");
+    peak_loop!(
+        dpbusd_zmm,
+        "avx512f,avx512vnni",
+        24,
+        zmm_reg,
+        _mm512_setzero_si512(),
+        "vpdpbusd {acc}, {x}, {x} // {t}"
+    );
+
+    /// Bytes to 16 bits, to 32 bits, to the sum.
+    #[target_feature(enable = "avx2")]
+    fn maddubsw_ymm() {
+        let (mut acc, operand, ones) =
+            ([_mm256_setzero_si256(); 10], black_box(_mm256_setzero_si256()), _mm256_set1_epi16(1));
+        for _ in 0..STEPS {
+            for acc in acc.iter_mut() {
+                let mut by_way = operand;
+                // SAFETY: arithmetic on registers.
+                unsafe {
+                    std::arch::asm!(
+                        "vpmaddubsw {t}, {x}, {x}", "vpmaddwd {t}, {t}, {ones}", "vpaddd {acc}, {acc}, {t}",
+                        acc = inout(ymm_reg) *acc, x = in(ymm_reg) operand, ones = in(ymm_reg) ones,
+                        t = inout(ymm_reg) by_way, options(pure, nomem, nostack, preserves_flags),
+                    );
+                }
+                let _ = by_way;
+            }
+        }
+        black_box(acc);
+    }
+}

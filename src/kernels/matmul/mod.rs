@@ -1,0 +1,36 @@
+//! Matrix products against packed weights.
+//! In: rows of f32 activations, packed rows of weights. Out: rows of f32.
+//! Start reading at [`matmul`]. Quantized weights meet activations that are quantized once per input ([`Activations`]),
+//! since several matrices share one input. Few tokens take the weights as they lie in memory (`dot.rs`, decode); many
+//! tokens first bring a tile of rows into an interleaved panel, once for the whole batch (`panel.rs`, prefill). Float
+//! weights keep float activations (`float.rs`). A format is one function in `codes.rs`; an instruction set is one
+//! [`Int8Isa`].
+
+mod activations;
+pub(super) mod codes;
+pub(super) mod dot;
+mod float;
+pub(super) mod lanes;
+mod ops;
+pub(super) mod panel;
+
+pub use activations::Activations;
+pub use codes::{CHUNK, Chunk};
+pub use dot::{DotRows, RowChunk};
+pub(super) use ops::{Int8Isa, int8_ops};
+pub use ops::{Int8Ops, Layout, PackRows, QuantizeTile, Tile, Word, panel_group};
+
+use super::Kernels;
+use crate::tensor::MatView;
+
+/// Up to this many tokens the weights are used as they lie; beyond, unpacking them into a panel pays.
+pub(super) const MAX_DOT_TOKENS: usize = 8;
+
+/// out(n_tokens, w.n_rows) = x(n_tokens, w.n_cols) · wᵀ, for weights of any type with a decoder. Several products of one
+/// input share its quantized form through [`Activations`].
+///
+/// # Panics
+/// When the lengths disagree.
+pub fn matmul(kernels: &Kernels, w: MatView<'_>, x: &[f32], out: &mut [f32]) {
+    Activations::new(kernels, x, w.n_cols()).matmul(w, out);
+}

@@ -1,0 +1,183 @@
+//! A folder of images as a video: its frames, sorted by name.
+//!
+//! Decisions: names are ordered as people count (`frame2` before `frame10`). Hidden files (a leading dot) and the two files
+//! that Windows hides in folders are left out; every other entry must be a png, jpeg, webp or gif image by its content, all
+//! of one size, or the folder is refused before anything is decoded, naming the entry. The rate is nominal: two frames a
+//! second, as the reference assumes for lists.
+
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
+
+use super::Rgb;
+use super::image_file::{image_size, load_image, read_file};
+use super::limits::MAX_FOLDER_FRAMES;
+use super::sample::FPS;
+use super::video::{FrameSource, VideoInfo};
+use crate::error::Context;
+use crate::{Error, Result};
+
+/// A folder of images.
+pub struct FolderSource {
+    info: VideoInfo,
+    paths: Vec<PathBuf>,
+}
+
+impl FolderSource {
+    /// Lists a folder and reads the header of every image.
+    ///
+    /// # Errors
+    /// `BadInput` for an empty folder, `Mismatch` for a picture of another size, `Limit` beyond the caps, and whatever is
+    /// wrong with a single entry.
+    pub fn open(folder: &Path) -> Result<FolderSource> {
+        FolderSource::open_unnamed(folder).at(|| folder.display().to_string())
+    }
+
+    fn open_unnamed(folder: &Path) -> Result<FolderSource> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if is_hidden(&path) {
+                continue;
+            }
+            if paths.len() == MAX_FOLDER_FRAMES {
+                return Err(Error::limit(format!("the folder has more than {MAX_FOLDER_FRAMES} entries")));
+            }
+            paths.push(path);
+        }
+        paths.sort_by(|a, b| natural_order(&file_name(a), &file_name(b)));
+        FolderSource::from_files(paths)
+    }
+
+    /// Pictures as frames, in the order given; reads the header of every one.
+    ///
+    /// # Errors
+    /// Those of [`FolderSource::open`].
+    pub fn from_files(paths: Vec<PathBuf>) -> Result<FolderSource> {
+        if paths.len() > MAX_FOLDER_FRAMES {
+            return Err(Error::limit(format!("`{}` frames are more than {MAX_FOLDER_FRAMES}", paths.len())));
+        }
+        let mut first = None;
+        for (i, path) in paths.iter().enumerate() {
+            let place = || format!("frame {i} (`{}`)", file_name(path));
+            let size = read_file(path).and_then(|bytes| image_size(&bytes)).at(place)?;
+            let (height, width) = *first.get_or_insert(size);
+            if size != (height, width) {
+                return Err(Error::mismatch(format!(
+                    "a picture of `{}x{}` among pictures of {width}x{height}",
+                    size.1, size.0
+                ))
+                .at(place()));
+            }
+        }
+        let (height, width) = first.ok_or_else(|| Error::bad_input("there are no images"))?;
+        let info = VideoInfo {
+            n_frames: paths.len(),
+            fps: FPS,
+            duration: paths.len() as f64 / FPS,
+            height,
+            width,
+            decoder: "images".into(),
+        };
+        Ok(FolderSource { info, paths })
+    }
+}
+
+impl FrameSource for FolderSource {
+    fn info(&self) -> &VideoInfo {
+        &self.info
+    }
+
+    fn frame(&mut self, index: usize) -> Result<Rgb> {
+        let path = self
+            .paths
+            .get(index)
+            .ok_or_else(|| Error::bad_input(format!("frame `{index}` of a folder of {}", self.paths.len())))?;
+        let rgb = load_image(path).at(|| format!("frame {index}"))?;
+        if (rgb.height, rgb.width) != (self.info.height, self.info.width) {
+            return Err(Error::mismatch("the picture has another size than when the folder was opened")
+                .at(format!("frame {index} (`{}`)", file_name(path))));
+        }
+        Ok(rgb)
+    }
+
+    fn is_frame_list(&self) -> bool {
+        true
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn is_hidden(path: &Path) -> bool {
+    let name = file_name(path).to_ascii_lowercase();
+    name.starts_with('.') || name == "thumbs.db" || name == "desktop.ini"
+}
+
+/// Runs of digits compare as numbers of any length, everything else by character; equal numbers with different leading zeros
+/// are told apart by the plain order at the end.
+fn natural_order(a: &str, b: &str) -> Ordering {
+    let (mut x, mut y) = (a, b);
+    loop {
+        let (run_x, run_y) = (digits(x), digits(y));
+        if !run_x.is_empty() && !run_y.is_empty() {
+            let (number_x, number_y) = (run_x.trim_start_matches('0'), run_y.trim_start_matches('0'));
+            let order = number_x.len().cmp(&number_y.len()).then_with(|| number_x.cmp(number_y));
+            if order != Ordering::Equal {
+                return order;
+            }
+            (x, y) = (&x[run_x.len()..], &y[run_y.len()..]);
+            continue;
+        }
+        let (mut chars_x, mut chars_y) = (x.chars(), y.chars());
+        match (chars_x.next(), chars_y.next()) {
+            (Some(p), Some(q)) if p == q => (x, y) = (chars_x.as_str(), chars_y.as_str()),
+            (None, None) => return a.cmp(b),
+            (p, q) => return p.cmp(&q),
+        }
+    }
+}
+
+/// The digits that a text begins with.
+fn digits(text: &str) -> &str {
+    &text[..text.bytes().take_while(u8::is_ascii_digit).count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_as_people_count() {
+        let mut names = vec![
+            "f10.png",
+            "f2.png",
+            "f1.png",
+            "F1.png",
+            "f02.png",
+            "f.png",
+            "a9999999999999999999999.png",
+            "a10000000000000000000000.png",
+            "f1b.png",
+            "ü2.png",
+            "ü10.png",
+        ];
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(
+            names,
+            [
+                "F1.png",
+                "a9999999999999999999999.png",
+                "a10000000000000000000000.png",
+                "f.png",
+                "f1.png",
+                "f1b.png",
+                "f02.png",
+                "f2.png",
+                "f10.png",
+                "ü2.png",
+                "ü10.png"
+            ]
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! Y4M (YUV4MPEG2): uncompressed video with a line of text before each frame.
+//!
+//! 8-bit 4:2:0, 4:2:2, 4:4:4 and mono. Only the header lines are read at first, to find the frames; pixels are read one
+//! frame at a time. A frame that is cut off at the end of the file is left out and counted.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::Rgb;
+use super::image_file::check_size;
+use super::limits::{MAX_FPS, MAX_FRAMES, MAX_Y4M_LINE};
+use super::video::{FrameSource, VideoInfo};
+use super::yuv::{Color, Plane, Planes, to_rgb};
+use crate::error::Context;
+use crate::{Error, Result};
+
+/// How every such file begins.
+pub(super) const MAGIC: &[u8] = b"YUV4MPEG2 ";
+/// How every frame begins.
+const FRAME: &[u8] = b"FRAME";
+
+/// A Y4M file being read.
+pub struct Y4mSource {
+    info: VideoInfo,
+    name: String,
+    file: File,
+    layout: Layout,
+    /// Where the pixels of each frame begin.
+    offsets: Vec<u64>,
+    buffer: Vec<u8>,
+    skipped: usize,
+}
+
+/// What the first line says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Layout {
+    height: usize,
+    width: usize,
+    fps: f64,
+    /// Luma samples per chroma sample as powers of two, vertically and horizontally; `None` for mono.
+    shift: Option<(u32, u32)>,
+    full_range: bool,
+}
+
+impl Y4mSource {
+    /// Opens a file and finds its frames.
+    ///
+    /// # Errors
+    /// `Format` for a damaged header or no whole frame, `Unsupported` for other than 8-bit layouts, `Limit` beyond the caps.
+    pub fn open(path: &Path) -> Result<Y4mSource> {
+        Y4mSource::open_unnamed(path).at(|| path.display().to_string())
+    }
+
+    fn open_unnamed(path: &Path) -> Result<Y4mSource> {
+        let file = File::open(path)?;
+        let file_len = file.metadata()?.len();
+        let mut reader = BufReader::new(file);
+        let layout = Layout::parse(&read_line(&mut reader)?)?;
+        let frame_len = layout.frame_len();
+        let mut offsets = Vec::new();
+        let mut skipped = 0;
+        while reader.stream_position()? < file_len {
+            let line = read_line(&mut reader).at(|| format!("frame {}", offsets.len()))?;
+            if !line.starts_with(FRAME) {
+                return Err(Error::format(format!("frame `{}` does not begin with `FRAME`", offsets.len())));
+            }
+            let at = reader.stream_position()?;
+            if file_len - at < frame_len {
+                skipped += 1;
+                break;
+            }
+            if offsets.len() == MAX_FRAMES {
+                return Err(Error::limit(format!("the video has more than {MAX_FRAMES} frames")));
+            }
+            offsets.push(at);
+            reader.seek_relative(frame_len as i64)?;
+        }
+        if offsets.is_empty() {
+            return Err(Error::format("the file holds no whole frame"));
+        }
+        let info = VideoInfo {
+            n_frames: offsets.len(),
+            fps: layout.fps,
+            duration: offsets.len() as f64 / layout.fps,
+            height: layout.height,
+            width: layout.width,
+            decoder: "y4m (built-in)".into(),
+        };
+        let name = path.display().to_string();
+        Ok(Y4mSource { info, name, file: reader.into_inner(), layout, offsets, buffer: Vec::new(), skipped })
+    }
+
+    fn read(&mut self, index: usize) -> Result<Rgb> {
+        let offset = *self
+            .offsets
+            .get(index)
+            .ok_or_else(|| Error::bad_input(format!("frame `{index}` of a video of {}", self.info.n_frames)))?;
+        self.buffer.resize(self.layout.frame_len() as usize, 0);
+        self.file.seek(SeekFrom::Start(offset))?;
+        self.file.read_exact(&mut self.buffer)?;
+        Ok(self.layout.to_rgb(&self.buffer))
+    }
+}
+
+impl FrameSource for Y4mSource {
+    fn info(&self) -> &VideoInfo {
+        &self.info
+    }
+
+    fn frame(&mut self, index: usize) -> Result<Rgb> {
+        self.read(index).at(|| format!("frame {index}")).at(|| self.name.clone())
+    }
+
+    fn skipped(&self) -> usize {
+        self.skipped
+    }
+}
+
+impl Layout {
+    fn parse(line: &[u8]) -> Result<Layout> {
+        let text = std::str::from_utf8(line).map_err(|_| Error::format("the Y4M header is not text"))?;
+        let mut layout = Layout { height: 0, width: 0, fps: 25.0, shift: Some((1, 1)), full_range: false };
+        let mut words = text.split(' ').filter(|word| !word.is_empty());
+        if words.next().map(str::as_bytes) != Some(MAGIC.trim_ascii_end()) {
+            return Err(Error::format("the file does not begin with `YUV4MPEG2`"));
+        }
+        for word in words {
+            let bad = || Error::format(format!("the Y4M header field `{}` makes no sense", word.escape_debug()));
+            let Some(kind) = word.chars().next() else { continue };
+            let value = &word[kind.len_utf8()..];
+            match kind {
+                'W' => layout.width = value.parse().map_err(|_| bad())?,
+                'H' => layout.height = value.parse().map_err(|_| bad())?,
+                'F' => layout.fps = rate(value).ok_or_else(bad)?,
+                'C' => layout.shift = chroma(value)?,
+                'X' if value == "COLORRANGE=FULL" => layout.full_range = true,
+                // Field order, pixel shape and comments do not matter here.
+                _ => {}
+            }
+        }
+        check_size(layout.height as u64, layout.width as u64)?;
+        Ok(layout)
+    }
+
+    /// Samples of one chroma plane, per column and per row.
+    fn chroma_size(&self) -> (usize, usize) {
+        self.shift.map_or((0, 0), |(v, h)| (self.height.div_ceil(1 << v), self.width.div_ceil(1 << h)))
+    }
+
+    /// Bytes of a frame; sizes are capped, so this cannot overflow.
+    fn frame_len(&self) -> u64 {
+        let (height, width) = self.chroma_size();
+        (self.height * self.width + 2 * height * width) as u64
+    }
+
+    fn to_rgb(self, frame: &[u8]) -> Rgb {
+        let (height, width) = self.chroma_size();
+        let (y, chroma) = frame.split_at(self.height * self.width);
+        let (cb, cr) = chroma.split_at(height * width);
+        let planes = Planes {
+            height: self.height,
+            width: self.width,
+            y: Plane { data: y, stride: self.width },
+            chroma: self.shift.map(|_| [cb, cr].map(|data| Plane { data, stride: width })),
+            shift: self.shift.unwrap_or_default(),
+        };
+        to_rgb(&planes, Color { matrix: 2, full_range: self.full_range })
+    }
+}
+
+/// `N:D` frames a second; `0:0` is unknown and read as 25.
+fn rate(value: &str) -> Option<f64> {
+    let (n, d) = value.split_once(':')?;
+    let (n, d) = (n.parse::<u32>().ok()?, d.parse::<u32>().ok()?);
+    if (n, d) == (0, 0) {
+        return Some(25.0);
+    }
+    Some(f64::from(n) / f64::from(d)).filter(|fps| *fps > 0.0 && *fps <= MAX_FPS)
+}
+
+fn chroma(value: &str) -> Result<Option<(u32, u32)>> {
+    match value {
+        "420" | "420jpeg" | "420mpeg2" | "420paldv" => Ok(Some((1, 1))),
+        "422" => Ok(Some((0, 1))),
+        "444" => Ok(Some((0, 0))),
+        "mono" => Ok(None),
+        other => Err(Error::unsupported(format!(
+            "Y4M colour layout `{}`, expected 420, 422, 444 or mono with 8 bits",
+            other.escape_debug()
+        ))),
+    }
+}
+
+/// Reads up to a line feed, which is not returned.
+fn read_line(reader: &mut impl BufRead) -> Result<Vec<u8>> {
+    let mut line = Vec::new();
+    reader.take(MAX_Y4M_LINE as u64).read_until(b'\n', &mut line)?;
+    match line.pop() {
+        Some(b'\n') => Ok(line),
+        _ => Err(Error::format(format!("a Y4M header line is cut off or longer than {MAX_Y4M_LINE} bytes"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers() {
+        let parse = |text: &str| Layout::parse(text.as_bytes());
+        let plain = parse("YUV4MPEG2 W4 H2 F30000:1001 Ip A1:1 C420jpeg XYSCSS=420JPEG").unwrap();
+        assert_eq!((plain.width, plain.height, plain.shift, plain.frame_len()), (4, 2, Some((1, 1)), 12));
+        assert!((plain.fps - 29.97).abs() < 0.001);
+        assert_eq!(parse("YUV4MPEG2 W5 H3 C422").unwrap().frame_len(), 15 + 2 * 9);
+        assert_eq!(parse("YUV4MPEG2 W5 H3 Cmono XCOLORRANGE=FULL").unwrap().frame_len(), 15);
+        for bad in [
+            "",
+            "YUV4MPEG W1 H1",
+            "YUV4MPEG2",
+            "YUV4MPEG2 W4",
+            "YUV4MPEG2 W-4 H2",
+            "YUV4MPEG2 W0 H9",
+            "YUV4MPEG2 W4 H2 F1:0",
+            "YUV4MPEG2 W4 H2 F-1:1",
+            "YUV4MPEG2 W4 H2 Fx",
+            "YUV4MPEG2 W99999999 H99999999",
+            "YUV4MPEG2 W18446744073709551615 H2",
+            "YUV4MPEG2 W4 H2 C420p10",
+            "YUV4MPEG2 W4 H2 C444alpha",
+            "YUV4MPEG2 W4 H2 F9999:1",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}
