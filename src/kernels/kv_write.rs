@@ -137,8 +137,7 @@ pub unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mut [u8])
         _ => f32::MAX,
     };
     // Not `all`, which would stop early and so not vectorize. No comparison holds for a NaN.
-    let bad = src.iter().fold(false, |bad, x| bad | !(x.abs() <= largest));
-    if bad {
+    if !src.iter().fold(true, |fits, x| fits & (x.abs() <= largest)) {
         return false;
     }
     match ty {
@@ -162,12 +161,14 @@ pub unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mut [u8])
         }
         GgmlType::Q8_0 => {
             for (to, x) in dst.as_chunks_mut::<34>().0.iter_mut().zip(src.as_chunks::<32>().0) {
-                q8_0(x, to);
+                // SAFETY: checked above.
+                unsafe { q8_0(x, to) };
             }
         }
         GgmlType::Q4_0 => {
             for (to, x) in dst.as_chunks_mut::<18>().0.iter_mut().zip(src.as_chunks::<32>().0) {
-                q4_0(x, to);
+                // SAFETY: checked above.
+                unsafe { q4_0(x, to) };
             }
         }
         _ => return encode(ty, src, dst),
@@ -193,8 +194,10 @@ fn largest(x: &[f32; 32]) -> f32 {
     lanes.iter().fold(0.0, |max, x| if *x > max { *x } else { max })
 }
 
+/// # Safety
+/// All elements are finite.
 #[inline(always)]
-fn q8_0(x: &[f32; 32], to: &mut [u8; 34]) {
+unsafe fn q8_0(x: &[f32; 32], to: &mut [u8; 34]) {
     /// The largest f32 below a half: added, it never carries a fraction below a half to the next integer.
     const BELOW_HALF: f32 = 0.499_999_97;
     let d = largest(x) / 127.0;
@@ -202,14 +205,18 @@ fn q8_0(x: &[f32; 32], to: &mut [u8; 34]) {
     let (scale, codes) = to.split_at_mut(2);
     scale.copy_from_slice(&f16::from_f32(d).to_le_bytes());
     for (code, x) in codes.iter_mut().zip(x) {
-        // Half away from zero. A block with an inverse of 0 is all zeros; the others stay within 127.
+        // Half away from zero.
         let x = x * inverse;
-        *code = (x + BELOW_HALF.copysign(x)) as i32 as u8;
+        // SAFETY: elements are finite, and none is larger than 127 / inverse, give or take a rounding.
+        let code_i32: i32 = unsafe { (x + BELOW_HALF.copysign(x)).to_int_unchecked() };
+        *code = code_i32 as u8;
     }
 }
 
+/// # Safety
+/// All elements are finite.
 #[inline(always)]
-fn q4_0(x: &[f32; 32], to: &mut [u8; 18]) {
+unsafe fn q4_0(x: &[f32; 32], to: &mut [u8; 18]) {
     let top = largest(x);
     // The definition starts from zero, which is positive.
     let extreme = if top == 0.0 { 0.0 } else { x.iter().copied().find(|x| x.abs() == top).unwrap_or(0.0) };
@@ -218,8 +225,14 @@ fn q4_0(x: &[f32; 32], to: &mut [u8; 18]) {
     let (scale, codes) = to.split_at_mut(2);
     scale.copy_from_slice(&f16::from_f32(d).to_le_bytes());
     // As in the definition, the product is exact before it is rounded down.
-    let code = |x: f32| ((f64::from(x) * f64::from(inverse) + 8.5) as i32).min(15) as u8;
+    let mut wide = [0i32; 32];
+    for (code, x) in wide.iter_mut().zip(x) {
+        let x = f64::from(*x) * f64::from(inverse) + 8.5;
+        // SAFETY: elements are finite, and none is larger than 8 / inverse, give or take a rounding.
+        let code_i32: i32 = unsafe { x.to_int_unchecked() };
+        *code = code_i32.min(15);
+    }
     for i in 0..16 {
-        codes[i] = code(x[i]) | code(x[i + 16]) << 4;
+        codes[i] = (wide[i] | wide[i + 16] << 4) as u8;
     }
 }

@@ -10,6 +10,9 @@
 //! leaves room for. Where there is a byte dot product, quantized keys keep their own bytes and queries get one byte per
 //! element, with a scale per 32.
 
+// Loops over a register block run over several arrays at once, and have to be unrolled.
+#![allow(clippy::needless_range_loop)]
+
 use super::keys::Keys;
 use super::simd::Simd;
 use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};

@@ -205,7 +205,7 @@ impl Codes for Q8 {
     #[inline(always)]
     unsafe fn bytes(block: *const u8, i: usize) -> u64 {
         let word = unsafe { block.add(2 + 8 * i).cast::<[u8; 8]>().read() };
-        u64::from_le_bytes(word) ^ EACH * 128
+        u64::from_le_bytes(word) ^ (EACH * 128)
     }
 }
 
@@ -224,7 +224,7 @@ impl Codes for Q4 {
     unsafe fn bytes(block: *const u8, i: usize) -> u64 {
         let word = u64::from_le_bytes(unsafe { block.add(2 + 8 * (i % 2)).cast::<[u8; 8]>().read() });
         // A code is 8 less than its nibble. No byte carries into its neighbour.
-        (word >> (4 * (i / 2)) & EACH * 15) + EACH * 120
+        ((word >> (4 * (i / 2))) & (EACH * 15)) + EACH * 120
     }
 }
 

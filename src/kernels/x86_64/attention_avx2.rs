@@ -38,7 +38,7 @@ fn encode_avx2(ty: crate::gguf::GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
 pub struct Avx2;
 
 // SAFETY (of every block): the caller has the features and, where there are pointers, vouches for L elements.
-#[allow(clippy::undocumented_unsafe_blocks)]
+#[allow(clippy::needless_range_loop)]
 impl Simd for Avx2 {
     const L: usize = 8;
     const DOT_I8: bool = false;

@@ -8,7 +8,7 @@ use crate::kernels::attention::{AttentionOps, Partial, Tile, tile};
 use crate::kernels::{kv_write, scratch};
 
 // SAFETY (of every call below): the operations leave the room only with the tables of `avx512::detect` and
-// `avx512vnni::detect`, which have checked the features that they are compiled with.
+// `matmul_avx512::detect`, which have checked the features that they are compiled with.
 pub const OPS: AttentionOps = AttentionOps {
     tile: |t, out| {
         scratch::with(tile::room::<Avx512<false>>(t, out.max.len()), |buffer| unsafe { tile_avx512(t, out, buffer) });
@@ -71,7 +71,7 @@ fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
 pub struct Avx512<const VNNI: bool>;
 
 // SAFETY (of every block): the caller has the features and, where there are pointers, vouches for L elements.
-#[allow(clippy::undocumented_unsafe_blocks)]
+#[allow(clippy::needless_range_loop)]
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const L: usize = 16;
     const DOT_I8: bool = VNNI;
