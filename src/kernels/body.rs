@@ -1,7 +1,7 @@
 //! The operations, each written once in plain Rust that a compiler can vectorize. The tables compile these bodies for
 //! their instruction sets; everything here is `inline(always)` so that it takes on the features of its caller.
 
-use super::{Nn, Nt};
+use super::Nt;
 use crate::gguf::GgmlType;
 use crate::tensor::block::{dequantize_blocks, with_block};
 
@@ -89,37 +89,6 @@ fn nt_tile<I: Isa, const MR: usize, const NR: usize>(
     NR
 }
 
-/// out(m, d) += p(m, n) · v(n, d): four rows of p at a time, each row of v read once for them.
-#[inline(always)]
-pub fn gemm_nn<I: Isa>(a: Nn<'_>, out: &mut [f32]) {
-    let Nn { p, ldp, v, n, d } = a;
-    for (i, rows) in out.chunks_mut(4 * d).enumerate() {
-        let p = &p[i * 4 * ldp..];
-        if rows.len() == 4 * d {
-            let (r0, rest) = rows.split_at_mut(d);
-            let (r1, rest) = rest.split_at_mut(d);
-            let (r2, r3) = rest.split_at_mut(d);
-            for (j, v) in v.chunks_exact(d).take(n).enumerate() {
-                let [p0, p1, p2, p3] = [p[j], p[ldp + j], p[2 * ldp + j], p[3 * ldp + j]];
-                for c in 0..d {
-                    r0[c] = mul_add::<I>(p0, v[c], r0[c]);
-                    r1[c] = mul_add::<I>(p1, v[c], r1[c]);
-                    r2[c] = mul_add::<I>(p2, v[c], r2[c]);
-                    r3[c] = mul_add::<I>(p3, v[c], r3[c]);
-                }
-            }
-        } else {
-            for (r, row) in rows.chunks_exact_mut(d).enumerate() {
-                for (j, v) in v.chunks_exact(d).take(n).enumerate() {
-                    for c in 0..d {
-                        row[c] = mul_add::<I>(p[r * ldp + j], v[c], row[c]);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// e^x to within 2 ulp for x <= 0 (softmax) and in the range of f32; below -87.3 it is 0. Cody-Waite reduction and a
 /// polynomial of degree 6, without branches, so that it vectorizes.
 #[inline(always)]
@@ -137,25 +106,6 @@ pub fn exp<I: Isa>(x: f32) -> f32 {
     let p = mul_add::<I>(p * r, r, r) + 1.0;
     let scaled = f32::from_bits(((n as i32 + 127) as u32) << 23) * p;
     if x < -87.33 { 0.0 } else { scaled }
-}
-
-#[inline(always)]
-pub fn softmax_step<I: Isa>(scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
-    let top = scores.iter().fold(*max, |m, s| if *s > m { *s } else { m });
-    let factor = if *max == f32::NEG_INFINITY { 0.0 } else { exp::<I>(*max - top) };
-    for s in scores.iter_mut() {
-        *s = exp::<I>(*s - top);
-    }
-    let mut lanes = [0f32; 16];
-    let (whole, tail) = scores.as_chunks::<16>();
-    for c in whole {
-        for l in 0..16 {
-            lanes[l] += c[l];
-        }
-    }
-    *sum = *sum * factor + lanes.iter().sum::<f32>() + tail.iter().sum::<f32>();
-    *max = top;
-    factor
 }
 
 #[inline(always)]
@@ -217,7 +167,7 @@ macro_rules! table {
         mod compiled {
             use super::*;
             use $crate::gguf::GgmlType;
-            use $crate::kernels::{Nn, Nt, body};
+            use $crate::kernels::{Nt, body};
 
             $(#[target_feature(enable = $features)])?
             pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
@@ -226,14 +176,6 @@ macro_rules! table {
             $(#[target_feature(enable = $features)])?
             pub fn gemm_nt(a: Nt<'_>, out: &mut [f32]) {
                 body::gemm_nt::<$isa>(a, out)
-            }
-            $(#[target_feature(enable = $features)])?
-            pub fn gemm_nn(a: Nn<'_>, out: &mut [f32]) {
-                body::gemm_nn::<$isa>(a, out)
-            }
-            $(#[target_feature(enable = $features)])?
-            pub fn softmax_step(scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
-                body::softmax_step::<$isa>(scores, max, sum)
             }
             $(#[target_feature(enable = $features)])?
             pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
@@ -260,8 +202,6 @@ macro_rules! table {
             name: $name,
             dequantize: |ty, src, dst| unsafe { compiled::dequantize(ty, src, dst) },
             gemm_nt: |a, out| unsafe { compiled::gemm_nt(a, out) },
-            gemm_nn: |a, out| unsafe { compiled::gemm_nn(a, out) },
-            softmax_step: |scores, max, sum| unsafe { compiled::softmax_step(scores, max, sum) },
             rms_norm: |x, w, eps, out| unsafe { compiled::rms_norm(x, w, eps, out) },
             layer_norm: |x, w, b, eps, out| unsafe { compiled::layer_norm(x, w, b, eps, out) },
             silu_mul: |gate, up| unsafe { compiled::silu_mul(gate, up) },

@@ -41,11 +41,6 @@ pub struct Kernels {
     pub dequantize: fn(GgmlType, &[u8], &mut [f32]),
     /// out(m, n) = [out +] x(m, k) · w(n, k)ᵀ; see [`Nt`].
     pub gemm_nt: fn(Nt<'_>, &mut [f32]),
-    /// out(m, d) += p(m, n) · v(n, d); see [`Nn`].
-    pub gemm_nn: fn(Nn<'_>, &mut [f32]),
-    /// One step of the online softmax over a row of scores: replaces them by exp(score - max), updates max and sum, and
-    /// returns the factor for what was accumulated under the old max.
-    pub softmax_step: fn(&mut [f32], &mut f32, &mut f32) -> f32,
     /// out = x / sqrt(mean(x²) + eps) * weight.
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// out = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -73,16 +68,6 @@ pub struct Nt<'a> {
     pub ldo: usize,
     /// Add to `out` instead of replacing it.
     pub accumulate: bool,
-}
-
-/// The operands of a `gemm_nn`: p(m, n) in rows of `ldp` and v(n, d), into dense rows.
-#[derive(Clone, Copy)]
-pub struct Nn<'a> {
-    pub p: &'a [f32],
-    pub ldp: usize,
-    pub v: &'a [f32],
-    pub n: usize,
-    pub d: usize,
 }
 
 /// (x, weight, bias, eps, out)

@@ -8,7 +8,9 @@ use super::Trace;
 use super::hparams::{positive, sized};
 use super::weights::{Loader, Mat};
 use crate::gguf::{GgmlType, Gguf};
-use crate::kernels::{self, Activations, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, matmul, rotate_rows};
+use crate::kernels::{
+    self, Activations, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, matmul, rotate_rows,
+};
 use crate::position::RotaryTable;
 use crate::tensor::MatView;
 use crate::{Error, Result, error::Context};
@@ -184,7 +186,8 @@ impl VisionTower {
                     stride_k: stride,
                     stride_v: stride,
                 };
-                let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: self.exact };
+                let shape =
+                    AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: self.exact };
                 attention(self.kernels, shape, kv, &q[rows.clone()], &mut xb[rows]);
             }
             self.add_linear(&block.attn_out, &xb, &mut q, &mut x);

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::ymm::Ymm;
 use super::matmul_avx2;
+use super::ymm::Ymm;
 use crate::kernels::matmul::{CHUNK, Chunk, Int8Isa, Layout, RowChunk, Tile, Word, int8_ops};
 
 /// AVX-512 with VNNI: 24 accumulators of 16 rows each.
