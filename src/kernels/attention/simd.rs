@@ -67,7 +67,7 @@ pub trait Simd: Copy {
     /// Asks for the line at `p`, without reading it.
     unsafe fn prefetch(p: *const u8);
 
-    /// dst[i][j] = src[j][i] for L x L elements in rows of `lds` and `ldd`.
+    /// `dst[i][j] = src[j][i]` for L x L elements in rows of `lds` and `ldd`.
     unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize);
 
     /// 2^x for x <= 0, within 4 ulp; 0 below -126.
