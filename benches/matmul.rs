@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use longtake::gguf::GgmlType;
-use longtake::kernels::{Activations, Kernels, panel_group, supported, threads};
+use longtake::kernels::{Activations, Kernels, Number, Panel, supported, threads};
 use longtake::tensor::MatView;
 use rayon::prelude::*;
 
@@ -65,19 +65,25 @@ fn main() {
         println!("{name} {gops:.0} GOP/s");
     }
     let peak = |name: &str| peaks.iter().find(|p| p.0.starts_with(name)).map_or(f64::NAN, |p| p.1);
-    let int8 = match kernels.name {
-        "avx512vnni" => peak("vpdpbusd zmm"),
-        "avxvnni" => peak("vpdpbusd ymm"),
-        _ => peak("vpmaddwd ymm"),
+    // The instructions that the kernels multiply 8-bit and 16-bit integers and floats with.
+    let instructions = match kernels.name {
+        "avx512vnni" => ["vpdpbusd zmm", "vpdpwssd zmm", "f32 fma zmm"],
+        "avx512" => ["vpmaddwd zmm", "vpmaddwd zmm", "f32 fma zmm"],
+        "avxvnni" => ["vpdpbusd ymm", "vpdpwssd ymm", "f32 fma ymm"],
+        _ => ["vpmaddwd ymm", "vpmaddwd ymm", "f32 fma ymm"],
     };
-    let f32 = if kernels.name.starts_with("avx512") { peak("f32 fma zmm") } else { peak("f32 fma ymm") };
+    let [int8, int16, f32] = instructions.map(peak);
 
     println!(
         "\n{:<7} {:>12} {:>8} {:>9} {:>6}   {:>8} {:>9} {:>6}",
         "type", "n_cols x n_rows", "prefill", "GOP/s", "share", "decode", "GB/s", "share"
     );
     for ty in types {
-        let peak = if panel_group(ty).is_some() { int8 } else { f32 };
+        let peak = match Panel::of(ty).expect("has a decoder").number {
+            Number::Int8 => int8,
+            Number::Int16 => int16,
+            Number::F32 => f32,
+        };
         let (mut prefill_total, mut decode_total, mut ops_total, mut bytes_total) = (0.0, 0.0, 0.0, 0.0);
         for (n_cols, n_rows) in SHAPES.into_iter().chain([OUTPUT]) {
             let weights = Weights::new(ty, n_cols, n_rows);
@@ -138,13 +144,17 @@ impl Weights {
         let row_bytes = ty.row_bytes(n_cols).expect("whole blocks");
         let copies = COLD.div_ceil(row_bytes * n_rows).min(64);
         let mut data = vec![0u8; copies * row_bytes * n_rows];
-        // Any bytes do: kernels have no branches on them. Small ones keep f16 scales finite.
+        // Any bytes do: kernels have no branches on them. Small ones keep f16 scales finite; but floats must not be so small
+        // that arithmetic with them is slow.
+        let float = Panel::of(ty).is_some_and(|panel| panel.number != Number::Int8);
+        let element = if float { ty.row_bytes(1).expect("one element") } else { usize::MAX };
         data.par_chunks_mut(row_bytes).enumerate().for_each(|(i, row)| {
             let mut state = i as u64 + 1;
-            for byte in row {
+            for byte in row.iter_mut() {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 *byte = (state >> 40) as u8 & 0x3b;
             }
+            row.chunks_exact_mut(element).for_each(|float| float[element - 1] |= 0x38);
         });
         Weights { ty, n_cols, n_rows, row_bytes, copies, data }
     }
@@ -234,9 +244,12 @@ mod peaks {
         measure("f32 fma ymm", avx2 && fma, 12 * 8 * 2, || unsafe { fma_ymm() });
         measure("f32 fma zmm", avx512, 24 * 16 * 2, || unsafe { fma_zmm() });
         measure("vpmaddwd ymm", avx2, 12 * 16 * 2, || unsafe { maddwd_ymm() });
+        measure("vpmaddwd zmm", avx512 && is_x86_feature_detected!("avx512bw"), 12 * 32 * 2, || unsafe { maddwd_zmm() });
         measure("vpmaddubsw ymm", avx2, 10 * 32 * 2, || unsafe { maddubsw_ymm() });
         measure("vpdpbusd ymm", is_x86_feature_detected!("avxvnni"), 12 * 32 * 2, || unsafe { dpbusd_ymm() });
         measure("vpdpbusd zmm", avx512 && vnni, 24 * 64 * 2, || unsafe { dpbusd_zmm() });
+        measure("vpdpwssd ymm", is_x86_feature_detected!("avxvnni"), 12 * 16 * 2, || unsafe { dpwssd_ymm() });
+        measure("vpdpwssd zmm", avx512 && vnni, 24 * 32 * 2, || unsafe { dpwssd_zmm() });
         peaks
     }
 
@@ -276,6 +289,24 @@ mod peaks {
         _mm256_setzero_si256(),
         "vpmaddwd {t}, {x}, {x}",
         "vpaddd {acc}, {acc}, {t}"
+    );
+    peak_loop!(
+        maddwd_zmm,
+        "avx512f,avx512bw",
+        12,
+        zmm_reg,
+        _mm512_setzero_si512(),
+        "vpmaddwd {t}, {x}, {x}",
+        "vpaddd {acc}, {acc}, {t}"
+    );
+    peak_loop!(dpwssd_ymm, "avxvnni", 12, ymm_reg, _mm256_setzero_si256(), "{{vex}} vpdpwssd {acc}, {x}, {x} // {t}");
+    peak_loop!(
+        dpwssd_zmm,
+        "avx512f,avx512vnni",
+        24,
+        zmm_reg,
+        _mm512_setzero_si512(),
+        "vpdpwssd {acc}, {x}, {x} // {t}"
     );
     peak_loop!(dpbusd_ymm, "avxvnni", 12, ymm_reg, _mm256_setzero_si256(), "{{vex}} vpdpbusd {acc}, {x}, {x} // {t}");
     peak_loop!(

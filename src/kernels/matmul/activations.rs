@@ -50,6 +50,12 @@ struct Tiles {
     ready: bool,
 }
 
+/// What happens to the sums of a token: `before(token, row, n_rows)` they are final and `after(token, row, sums)`.
+struct Finish<B, A> {
+    before: B,
+    after: A,
+}
+
 thread_local! {
     static KEPT: Cell<Option<Box<Forms>>> = const { Cell::new(None) };
 }
@@ -148,25 +154,26 @@ impl<'a> Activations<'a> {
             scratch::with(Carve::room(&lengths), |buffer| {
                 let mut carve = Carve::new(buffer);
                 let [sums, words, scales] = lengths.map(|n| carve.take(n));
-                sums.fill(0.0);
-                self.add_products(w.rows(rows.clone()), x, tokens.clone(), (words, scales), (sums, ldo));
-                for (it, sums) in tokens.zip(sums.chunks_exact(ldo)) {
+                let finish = Finish {
+                    before: |it, row, n| out.prefetch(it, rows.start + row, n),
                     // SAFETY: tasks own disjoint rectangles of weight rows and tokens.
-                    unsafe { out.write(it, rows.start, &sums[..rows.len()]) };
-                }
+                    after: |it, row, sums: &mut [f32]| unsafe { out.write(it, rows.start + row, sums) },
+                };
+                self.products(w.rows(rows.clone()), x, tokens, (words, scales), (sums, ldo), finish);
             });
         });
     }
 
-    /// Adds the products of all rows of `w` with the tokens of whole tiles to `sums`, in rows of `ldo`. `buffers` are for
-    /// the words and the scales of a tile of rows.
-    fn add_products(
+    /// The products of all rows of `w` with the tokens of whole tiles, in rows of `ldo` in `sums`. `buffers` are for the
+    /// words and the scales of a tile of rows.
+    fn products(
         &self,
         w: MatView<'_>,
         x: &Tiles,
         tokens: Range<usize>,
         (words, scales): (&mut [f32], &mut [f32]),
         (sums, ldo): (&mut [f32], usize),
+        finish: Finish<impl Fn(usize, usize, usize), impl Fn(usize, usize, &mut [f32])>,
     ) {
         let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, x.panel);
         let (n_chunks, steps) = (self.n_chunks(), layout.steps(panel.number));
@@ -175,8 +182,12 @@ impl<'a> Activations<'a> {
             let words = &mut bytemuck::cast_slice_mut(words)[..chunks.len() * steps * layout.rows];
             let scales = &mut scales[..chunks.len() * panel.groups() * layout.rows];
             for r0 in (0..w.n_rows()).step_by(layout.rows) {
-                let rows = w.rows(r0..w.n_rows().min(r0 + layout.rows)).data();
-                let p = PackRows { rows, row_bytes: w.row_bytes(), chunks: chunks.clone() };
+                let n_rows = layout.rows.min(w.n_rows() - r0);
+                let p = PackRows {
+                    rows: w.rows(r0..r0 + n_rows).data(),
+                    row_bytes: w.row_bytes(),
+                    chunks: chunks.clone(),
+                };
                 (ops.pack)(w.ty(), p, words, scales);
                 for first in tokens.clone().step_by(layout.tokens) {
                     let width = layout.tokens.min(self.n_tokens - first);
@@ -194,7 +205,19 @@ impl<'a> Activations<'a> {
                         width,
                         ldo,
                     };
-                    (ops.tile)(tile, &mut sums[(first - tokens.start) * ldo + r0..]);
+                    let sums = &mut sums[(first - tokens.start) * ldo + r0..];
+                    if chunks.start == 0 {
+                        sums.chunks_mut(ldo).take(width).for_each(|sums| sums[..layout.rows].fill(0.0));
+                    }
+                    if chunks.end < n_chunks {
+                        (ops.tile)(tile, sums);
+                    } else {
+                        (0..width).for_each(|it| (finish.before)(first + it, r0, n_rows));
+                        (ops.tile)(tile, sums);
+                        for (it, sums) in sums.chunks_mut(ldo).take(width).enumerate() {
+                            (finish.after)(first + it, r0, &mut sums[..n_rows]);
+                        }
+                    }
                 }
             }
         }

@@ -194,8 +194,9 @@ pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
         }
     }
     let mut wide = [0i16; CHUNK];
-    for (i, words) in q.words.chunks_exact_mut(steps).enumerate() {
-        let (c, t) = (i / n, i % n);
+    // Token by token, as they lie in memory.
+    for (t, c) in (0..n).flat_map(|t| (0..n_chunks).map(move |c| (t, c))) {
+        let words = &mut q.words[(c * n + t) * steps..][..steps];
         let mut padded = [0.0; CHUNK];
         let x = whole_chunk(chunk_of(&q.x[t * q.n_cols..][..q.n_cols], c * CHUNK, CHUNK), &mut padded);
         let place = |g: usize| (c * panel.groups() + g) * n + t;
