@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::flags::cache_type;
 use crate::cache::{CacheShape, KvCache};
 use crate::gguf::GgmlType;
-use crate::kernels::{self, kv_write, threads};
+use crate::kernels::{self, threads};
 use crate::model::{Batch, Scratch, TextModel, VisionTower};
 use crate::position::Placer;
-use crate::stream::{Engine, EngineOptions, MmprojChoice};
+use crate::stream::{Engine, EngineOptions, MmprojChoice, fill};
 use crate::{Error, Result};
 
 /// Measure prefill, decoding and encoding speed.
@@ -156,29 +156,6 @@ fn text_test(
         }
     }
     Ok(seconds)
-}
-
-/// Puts `depth` tokens of synthetic keys and values into an empty cache.
-fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
-    const CHUNK: usize = 256;
-    let CacheShape { n_layer, n_head_kv, d, .. } = *cache.shape();
-    let kernels = kernels::select()?;
-    let mut state = 1u64;
-    let mut noise = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let rows: Vec<f32> = (0..CHUNK * n_head_kv * d).map(|_| noise()).collect();
-    while cache.len() < depth {
-        let n = CHUNK.min(depth - cache.len());
-        for il in 0..n_layer {
-            let (k, v) = cache.rows_mut(il);
-            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
-            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;
-        }
-        cache.advance(n);
-    }
-    Ok(())
 }
 
 fn encode_test(tower: &VisionTower, w: usize, h: usize, repetitions: usize) -> Result<Vec<f64>> {

@@ -94,6 +94,13 @@ impl Scratch {
         }
     }
 
+    /// Bytes that batches of up to `n_batch` tokens take, with what their quantized forms take besides.
+    pub fn n_bytes(hp: &HParams, n_batch: usize) -> usize {
+        let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
+        let floats = n_batch * (2 * hp.n_embd + 2 * q + 2 * kv + 2 * hp.n_ff) + hp.n_vocab;
+        floats * size_of::<f32>() + n_batch * (hp.n_embd + q + hp.n_ff) * 2
+    }
+
     /// The largest batch.
     pub fn n_batch(&self) -> usize {
         self.n_batch

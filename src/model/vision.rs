@@ -220,6 +220,13 @@ impl VisionTower {
         Ok(out)
     }
 
+    /// Bytes that [`VisionTower::encode`] takes for `pairs` frame pairs of `h` x `w` patches.
+    pub fn n_bytes(&self, pairs: usize, h: usize, w: usize) -> usize {
+        let (n, hp) = (pairs * h * w, &self.hp);
+        let floats = n * (5 * hp.n_embd + hp.n_ff + hp.n_embd) + 2 * h * w * hp.n_embd;
+        floats * size_of::<f32>() + n * (hp.n_embd + hp.n_ff) * 2
+    }
+
     fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], eps: f32) {
         let d = norm.weight.len();
         kernels::for_rows(out, d, |it, out| {
