@@ -107,6 +107,21 @@ impl KvCache {
         Ok(KvCache { shape, row_k, row_v, len, k, v })
     }
 
+    /// A copy that shares no memory with any file.
+    ///
+    /// # Errors
+    /// See [`KvCache::new`].
+    pub fn to_memory(&self) -> Result<KvCache> {
+        let mut copy = KvCache::new(self.shape)?;
+        // Slots that hold nothing are not touched, so they take no memory.
+        for (part, at, bytes) in self.runs(0..self.len) {
+            let to = if part == Part::K { &mut copy.k } else { &mut copy.v };
+            to[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        copy.len = self.len;
+        Ok(copy)
+    }
+
     /// The stored rows of slots `slots`: first all of K, then all of V, layer by layer and head by head, each with its
     /// place in bytes from the start of K or V.
     ///

@@ -7,9 +7,7 @@ use std::time::Instant;
 use super::flags::{ComputeFlags, SamplingFlags};
 use super::known_models;
 use super::run::{Request, respond};
-use super::watch::conversation;
-use crate::stream::{Engine, EngineOptions, MediaPlan, MmprojChoice, Prompt, Session, Take};
-use crate::text::template::RenderOptions;
+use crate::stream::{Engine, EngineOptions, MmprojChoice, Session, Take, question};
 use crate::{Error, Result};
 
 /// Ask about a video that was watched into a take: answers start in seconds, the video itself is not needed.
@@ -52,7 +50,6 @@ pub fn run(args: Args) -> Result<()> {
     if !args.quiet {
         eprintln!("{}: {} ({} tokens)", args.take.display(), take.header.source, take.n_done());
     }
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
     let media = super::flags::MediaFlags::default();
     let request = Request {
         compute: &compute,
@@ -63,13 +60,10 @@ pub fn run(args: Args) -> Result<()> {
         quiet: args.quiet,
         dump: None,
     };
-    for question in &args.questions {
-        let system_prompt = take.header.system_prompt.as_deref();
-        let messages = conversation(system_prompt, Path::new(&take.header.source), question);
-        let units = Prompt::units(&engine, &messages, render)?;
-        let mut prompt = Prompt { units, images: Vec::new(), videos: vec![MediaPlan::watched(&take.header)] };
+    for text in &args.questions {
+        let mut prompt = question(&engine, &take.header, text)?;
         if args.questions.len() > 1 && !args.json && !args.quiet {
-            eprintln!("> {question}");
+            eprintln!("> {text}");
         }
         let answer = respond(&mut session, &mut prompt, &request, load_time)?;
         if args.json {

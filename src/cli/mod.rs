@@ -68,7 +68,10 @@ impl Command {
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
     // clap prints usage errors itself and exits with 2.
-    let matches = Cli::command().get_matches_from(flags::expand_short_words(std::env::args_os()));
+    // A take knows its model.
+    let optional = |arg: clap::Arg| arg.required(false).required_unless_present("take");
+    let cli = Cli::command().mut_subcommand("chat", |chat| chat.mut_arg("model", optional));
+    let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
     match cli.command.run(sub) {

@@ -15,6 +15,7 @@ mod media_plan;
 mod prompt;
 mod session;
 pub mod take;
+mod watch;
 
 pub use budget::{Budget, Cost, Limits, Seconds, fill};
 pub use dump::Dump;
@@ -24,3 +25,4 @@ pub use media_plan::{MediaKind, MediaOptions, MediaPlan};
 pub use prompt::{Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Session, SessionOptions};
 pub use take::{Take, TakeHeader, TakeWriter};
+pub use watch::{Around, Watch, question};

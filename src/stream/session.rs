@@ -150,6 +150,10 @@ impl<'e> Session<'e> {
         self.recorder = Some(writer);
     }
 
+    pub(super) fn recorder_mut(&mut self) -> Option<&mut TakeWriter> {
+        self.recorder.as_mut()
+    }
+
     /// Frame pairs that go through the vision tower together, for frames of `h` x `w` patches.
     pub fn pairs_at_once(h: usize, w: usize) -> usize {
         (ENCODE_PATCHES / (h * w)).max(1)

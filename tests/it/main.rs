@@ -13,5 +13,6 @@ mod media;
 mod model;
 mod position;
 mod stream;
+mod take;
 mod tensor;
 mod text;

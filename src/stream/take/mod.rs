@@ -151,12 +151,15 @@ impl Take {
         Ok(())
     }
 
-    /// The cache with everything watched so far, ready to go on in memory of its own; the file stays as it is.
+    /// The cache with everything watched so far. That of a complete take is mapped: it costs the pages that are written to,
+    /// and nobody can write into the file while it lives. One that will be continued is a copy in memory.
     ///
     /// # Errors
     /// `Io` when the system refuses the memory.
     pub fn cache(&self) -> Result<KvCache> {
-        let (k, v) = (self.file.data_copy(self.tensor(CACHE_K)?)?, self.file.data_copy(self.tensor(CACHE_V)?)?);
-        KvCache::from_memory(self.header.shape, self.n_done(), k, v)
+        let (k, v) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?);
+        let mapped =
+            KvCache::from_memory(self.header.shape, self.n_done(), self.file.data_copy(k)?, self.file.data_copy(v)?)?;
+        if self.is_complete() { Ok(mapped) } else { mapped.to_memory() }
     }
 }
