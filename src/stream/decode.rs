@@ -12,10 +12,9 @@ const WAITING: usize = 1;
 
 /// What the decoding stage says; after a failure it says nothing more.
 pub enum Decoded {
-    /// The patch rows of the `n` pairs from `first` on.
+    /// The patch rows of the next pairs, from `first` on.
     Pixels {
         first: usize,
-        n: usize,
         pixels: Vec<f32>,
     },
     Failed(Error),
@@ -40,7 +39,7 @@ pub fn decode<R>(
                 let n = group.min(n_pairs - first);
                 let stopped = || cancel.load(Ordering::Relaxed) || gone.load(Ordering::Relaxed);
                 let decoded = match pixels(plan, first, n, &stopped) {
-                    Ok(Some(pixels)) => Decoded::Pixels { first, n, pixels },
+                    Ok(Some(pixels)) => Decoded::Pixels { first, pixels },
                     Ok(None) => return,
                     Err(error) => Decoded::Failed(error),
                 };

@@ -6,6 +6,7 @@ use super::decode::{Decoded, decode};
 use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
+use crate::media::Grid;
 use crate::model::{Batch, Scratch, Trace};
 use crate::position::{Placer, Pos};
 use crate::text::{Sampler, StreamDecoder};
@@ -276,33 +277,9 @@ impl<'e> Session<'e> {
         let start = self.skip / per_pair / group * group;
         self.placer.frames(start, &mut Vec::new());
         self.skip -= start * per_pair;
-        let n_total = plan.n_pairs();
+        let medium = Medium { item, kind, grid, per_pair, start, n_pairs: plan.n_pairs() };
         decode(plan, start, group, events.cancel(), |stage| {
-            let mut n_done = start;
-            for decoded in stage {
-                let (first, n, pixels) = match decoded {
-                    Decoded::Pixels { first, n, pixels } => (first, n, pixels),
-                    Decoded::Failed(error) => return Err(error),
-                };
-                events.check()?;
-                let mut trace = dump.is_some().then(Trace::default);
-                let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
-                if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
-                    dump.add_media(kind, &pixels, trace.vit_stages, &rows);
-                }
-                drop(pixels);
-                // A slice at a time, so that the waiting rows never outgrow a batch by much.
-                for (i, rows) in rows.chunks_exact(per_pair * self.engine.text.hparams().n_embd).enumerate() {
-                    self.embd.extend_from_slice(rows);
-                    self.placer.frames(1, &mut self.pos);
-                    self.drop_known(per_pair);
-                    events.send(Event::Encoded { item, n_done: first + i + 1, n_total });
-                    self.drain(steps, false, events, dump.as_deref_mut())?;
-                }
-                n_done = first + n;
-            }
-            // The stage ends early only when it is told to.
-            if n_done < n_total { events.check() } else { Ok(()) }
+            self.take_pairs(stage, medium, steps, events, dump.as_deref_mut())
         })?;
         self.placer.end_visual();
         if let Some(dump) = dump {
@@ -313,6 +290,52 @@ impl<'e> Session<'e> {
         }
         let unit = Unit::Media { kind, index };
         self.log.push(Fed { unit, grid: Some(([merged.t, merged.h, merged.w], scale)) });
+        Ok(())
+    }
+
+    /// Takes decoded pairs as they come: vision tower, positions, prefill.
+    fn take_pairs(
+        &mut self,
+        stage: &mut dyn Iterator<Item = Decoded>,
+        medium: Medium,
+        steps: Steps,
+        events: &mut Events<'_>,
+        mut dump: Option<&mut Dump>,
+    ) -> Result<()> {
+        let Medium { item, kind, grid, per_pair, n_pairs, .. } = medium;
+        let tower = self.engine.need_vision()?;
+        let n_embd = self.engine.text.hparams().n_embd;
+        let mut next = medium.start;
+        for decoded in stage {
+            let pixels = match decoded {
+                Decoded::Pixels { first, pixels } if first == next => pixels,
+                Decoded::Pixels { first, .. } => {
+                    return Err(Error::mismatch(format!("frame pair {first} came instead of {next}")));
+                }
+                Decoded::Failed(error) => return Err(error),
+            };
+            events.check()?;
+            let mut trace = dump.is_some().then(Trace::default);
+            let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
+            if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
+                dump.add_media(kind, &pixels, trace.vit_stages, &rows);
+            }
+            drop(pixels);
+            // A slice at a time, so that the waiting rows never outgrow a batch by much.
+            for rows in rows.chunks_exact(per_pair * n_embd) {
+                self.embd.extend_from_slice(rows);
+                self.placer.frames(1, &mut self.pos);
+                self.drop_known(per_pair);
+                next += 1;
+                events.send(Event::Encoded { item, n_done: next, n_total: n_pairs });
+                self.drain(steps, false, events, dump.as_deref_mut())?;
+            }
+        }
+        // The stage ends early only when it is told to.
+        if next < n_pairs {
+            events.check()?;
+            return Err(Error::mismatch(format!("decoding ended after {next} of {n_pairs} frame pairs")));
+        }
         Ok(())
     }
 
@@ -446,9 +469,81 @@ impl<'e> Session<'e> {
     }
 }
 
+/// A medium on its way into the cache.
+#[derive(Clone, Copy)]
+struct Medium {
+    /// Its number among all media, for events.
+    item: usize,
+    kind: MediaKind,
+    /// In patches.
+    grid: Grid,
+    /// Tokens per frame pair.
+    per_pair: usize,
+    /// The first pair that is wanted, of so many.
+    start: usize,
+    n_pairs: usize,
+}
+
 /// The size of the prompt being fed, and how many of its last rows want logits.
 #[derive(Clone, Copy)]
 struct Steps {
     total: usize,
     n_logits: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::gguf::Gguf;
+
+    const GRID: Grid = Grid { t: 3, h: 4, w: 6 };
+    const MEDIUM: Medium = Medium { item: 0, kind: MediaKind::Video, grid: GRID, per_pair: 6, start: 0, n_pairs: 3 };
+
+    fn pairs(engine: &Engine, first: usize, n: usize) -> Decoded {
+        let n_values = engine.need_vision().unwrap().hparams().n_patch_values();
+        let pixels = (0..n * GRID.h * GRID.w * n_values).map(|i| (i % 97) as f32 / 50.0 - 1.0).collect();
+        Decoded::Pixels { first, pixels }
+    }
+
+    /// Feeds a list of what the decoding stage may say to the loop, without any thread.
+    fn feed(engine: &Engine, said: Vec<Decoded>, cancelled: bool) -> (Result<()>, Vec<Event>, usize) {
+        let ty = GgmlType::F32;
+        let options = SessionOptions { n_ctx: 64, n_batch: 4, type_k: ty, type_v: ty, temporal_scale: None };
+        let mut session = Session::new(engine, options).unwrap();
+        session.placer.begin_visual(2, 3, None).unwrap();
+        let (cancel, mut seen) = (AtomicBool::new(cancelled), Vec::new());
+        let mut sink = |event| seen.push(event);
+        let steps = Steps { total: 18, n_logits: 1 };
+        let mut events = Events::new(&mut sink, &cancel);
+        let result = session.take_pairs(&mut said.into_iter(), MEDIUM, steps, &mut events, None);
+        (result, seen, session.n_past())
+    }
+
+    #[test]
+    fn the_loop_takes_what_the_decoder_says_in_order_or_not_at_all() {
+        let open = |name: &str| {
+            Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name)).unwrap())
+        };
+        let engine = Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap();
+
+        let (result, seen, n_past) = feed(&engine, vec![pairs(&engine, 0, 2), pairs(&engine, 2, 1)], false);
+        result.unwrap();
+        // 18 tokens in steps of 4: the last two wait for what follows.
+        assert_eq!(n_past, 16);
+        let encoded = |n_done| Event::Encoded { item: 0, n_done, n_total: 3 };
+        let read = |n_done| Event::Prefilled { n_done, n_total: 18 };
+        assert_eq!(seen, [encoded(1), read(4), encoded(2), read(8), read(12), encoded(3), read(16)]);
+
+        let failed = || Decoded::Failed(Error::format("a torn packet"));
+        let error = |said, cancelled| feed(&engine, said, cancelled).0.unwrap_err().to_string();
+        assert!(error(vec![pairs(&engine, 0, 2), failed()], false).contains("a torn packet"));
+        assert!(error(vec![pairs(&engine, 1, 2)], false).contains("pair 1 came instead of 0"));
+        assert!(error(vec![pairs(&engine, 0, 2)], false).contains("after 2 of 3"));
+        assert!(error(vec![], false).contains("after 0 of 3"));
+        assert!(error(vec![pairs(&engine, 0, 3)], true).contains("stopped"));
+    }
 }

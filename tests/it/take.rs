@@ -135,7 +135,7 @@ fn damage_is_refused_wherever_it_is() {
     let counted = content(&take.cache().unwrap());
     let damaged = dir.path().join("damaged.take");
     drop(take);
-    let mut check = |what: String, content: &[u8]| {
+    let check = |what: String, content: &[u8]| {
         std::fs::write(&damaged, content).unwrap();
         match Take::open(&damaged, false) {
             Err(err) => assert!(err.to_string().contains("damaged.take"), "{what}: {err}"),
