@@ -1,5 +1,6 @@
 //! `longtake bench --peer`: both programs on the same work.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -7,7 +8,10 @@ use serde_json::Value;
 use crate::common::golden;
 
 fn bench(args: &[&str]) -> Output {
-    let model = golden().join("gguf_models/tiny-c.gguf");
+    bench_of(&golden().join("gguf_models/tiny-c.gguf"), args)
+}
+
+fn bench_of(model: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
     command.args(["bench", "-e", "none", "-r", "3", "-p", "20", "-n", "3", "-t", "2", "-m"]).arg(model);
     command.args(args).output().unwrap()
@@ -47,12 +51,11 @@ fn the_peer_runs_every_text_test_beside_us() {
 
 #[test]
 fn what_the_peer_cannot_do_is_one_line() {
-    for (args, word) in [
-        (&["--peer=quickly"][..], "quickly"),
-        (&["--peer=no-fa", "-ctv", "q8_0"], "llama.cpp"),
-        (&["--peer", "-m", "no/such.gguf"], "no/such.gguf"),
+    for (out, word) in [
+        (bench(&["--peer=quickly"]), "quickly"),
+        (bench(&["--peer=no-fa", "-ctv", "q8_0"]), "llama.cpp"),
+        (bench_of(Path::new("no/such.gguf"), &["--peer"]), "no/such.gguf"),
     ] {
-        let out = bench(args);
         let err = String::from_utf8(out.stderr).unwrap();
         let lines = err.lines().filter(|line| !line.starts_with("warning: ggml was built without")).collect::<Vec<_>>();
         assert!(!out.status.success() && out.stdout.is_empty(), "{err}");
