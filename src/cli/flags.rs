@@ -217,7 +217,7 @@ impl SamplingFlags {
 }
 
 /// How frames are chosen, sized and placed.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct MediaFlags {
     /// Frames per second to sample (default 2).
     #[arg(long, allow_hyphen_values = true)]

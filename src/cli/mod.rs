@@ -9,15 +9,20 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::{ErrorKind, Result};
 
 mod analyze;
+mod ask;
 mod bench;
+mod budget;
 mod chat;
 mod convert;
 mod demo;
 mod flags;
 mod inspect;
+mod known_models;
+mod plan;
 mod progress;
 mod quantize;
 mod run;
+mod watch;
 
 /// Answers questions about hours of video on your own machine.
 #[derive(Parser)]
@@ -32,6 +37,9 @@ enum Command {
     Demo(Box<demo::Args>),
     Run(Box<run::Args>),
     Chat(Box<chat::Args>),
+    Watch(Box<watch::Args>),
+    Ask(Box<ask::Args>),
+    Plan(Box<plan::Args>),
     Analyze(analyze::Args),
     Bench(bench::Args),
     Convert(convert::Args),
@@ -45,6 +53,9 @@ impl Command {
             Command::Demo(args) => demo::run(*args),
             Command::Run(args) => run::run(*args, matches),
             Command::Chat(args) => chat::run(*args),
+            Command::Watch(args) => watch::run(*args),
+            Command::Ask(args) => ask::run(*args),
+            Command::Plan(args) => plan::run(*args),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),

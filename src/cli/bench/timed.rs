@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::Work;
 use crate::cache::{CacheShape, KvCache};
-use crate::kernels::{self, kv_write};
 use crate::model::{Batch, Scratch, TextModel, VisionTower};
 use crate::position::Placer;
+use crate::stream::fill;
 use crate::{Error, Result};
 
 /// The tokens that are read: the same in every repetition, and in llama.cpp.
@@ -66,29 +66,6 @@ impl<'m> TextTest<'m> {
         }
         Ok(started.elapsed().as_secs_f64())
     }
-}
-
-/// Puts `depth` tokens of synthetic keys and values into an empty cache.
-fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
-    const CHUNK: usize = 256;
-    let CacheShape { n_layer, n_head_kv, d, .. } = *cache.shape();
-    let kernels = kernels::select()?;
-    let mut state = 1u64;
-    let mut noise = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let rows: Vec<f32> = (0..CHUNK * n_head_kv * d).map(|_| noise()).collect();
-    while cache.len() < depth {
-        let n = CHUNK.min(depth - cache.len());
-        for il in 0..n_layer {
-            let (k, v) = cache.rows_mut(il);
-            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
-            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;
-        }
-        cache.advance(n);
-    }
-    Ok(())
 }
 
 /// Seconds per repetition of encoding a frame pair of `w` x `h`, after one warm-up.
