@@ -8,10 +8,10 @@ use longtake::kernels::{
 use longtake::tensor::{MatView, dequantize_row, quantize_row};
 
 /// A small generator (splitmix64) of roughly normal numbers: seeds appear in every message.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
-    fn uniform(&mut self) -> f32 {
+    pub fn uniform(&mut self) -> f32 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -20,15 +20,15 @@ impl Rng {
     }
 
     /// Variance 1: the sum of twelve numbers of variance 1/3, halved.
-    fn normal(&mut self) -> f32 {
+    pub fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.uniform()).sum::<f32>() / 2.0
     }
 
-    fn vec(&mut self, n: usize) -> Vec<f32> {
+    pub fn vec(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.normal()).collect()
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         ((self.uniform() + 1.0) / 2.0 * n as f32) as usize % n
     }
 }

@@ -5,6 +5,10 @@ mod common;
 mod cli;
 
 mod convert;
+#[cfg(feature = "ggml")]
+mod ggml;
+#[cfg(not(feature = "ggml"))]
+mod ggml_absent;
 mod gguf;
 mod kernels;
 mod kernels_matmul;
