@@ -195,17 +195,15 @@ macro_rules! table {
             }
         }
 
-        // SAFETY (of every call below): this table leaves the module only through `detect`, which has checked the
-        // features that the functions are compiled with; the scalar table needs none.
-        #[allow(unused_unsafe)]
+        use $crate::kernels::vector_fns::detected;
         pub(in $crate::kernels) static TABLE: $crate::kernels::Kernels = $crate::kernels::Kernels {
             name: $name,
-            dequantize: |ty, src, dst| unsafe { compiled::dequantize(ty, src, dst) },
-            gemm_nt: |a, out| unsafe { compiled::gemm_nt(a, out) },
-            rms_norm: |x, w, eps, out| unsafe { compiled::rms_norm(x, w, eps, out) },
-            layer_norm: |x, w, b, eps, out| unsafe { compiled::layer_norm(x, w, b, eps, out) },
-            silu_mul: |gate, up| unsafe { compiled::silu_mul(gate, up) },
-            quick_gelu: |x| unsafe { compiled::quick_gelu(x) },
+            dequantize: |ty, src, dst| detected!(compiled::dequantize(ty, src, dst)),
+            gemm_nt: |a, out| detected!(compiled::gemm_nt(a, out)),
+            rms_norm: |x, w, eps, out| detected!(compiled::rms_norm(x, w, eps, out)),
+            layer_norm: |x, w, b, eps, out| detected!(compiled::layer_norm(x, w, b, eps, out)),
+            silu_mul: |gate, up| detected!(compiled::silu_mul(gate, up)),
+            quick_gelu: |x| detected!(compiled::quick_gelu(x)),
             int8: INT8,
             attend: ATTEND,
         };

@@ -12,6 +12,7 @@ mod kv_write;
 mod matmul;
 mod scratch;
 pub mod threads;
+mod vector_fns;
 
 mod scalar;
 mod scalar_matmul;

@@ -157,10 +157,10 @@ struct Scaled<T>(std::marker::PhantomData<T>);
 struct Fractions<C>(std::marker::PhantomData<C>);
 struct Bytes<C>(std::marker::PhantomData<C>);
 
-// SAFETY (of all implementations): the caller's promise on `src` and `row`.
 impl<S: Simd> Convert<S> for Floats {
     #[inline(always)]
     unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, _: usize) {
+        // SAFETY: the caller's promise on `src` and `row`.
         unsafe { copy_floats::<S>(src, row, keys.d) }
     }
 }
@@ -171,6 +171,7 @@ impl<S: Simd, T: Float> Convert<S> for Scaled<T> {
     unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, j: usize) {
         let d = keys.d;
         let whole = d / (2 * S::L) * (2 * S::L);
+        // SAFETY: the caller's promise on `src` and `row`.
         unsafe {
             let mut top = S::splat(0.0);
             for c in (0..whole).step_by(S::L) {
@@ -203,6 +204,7 @@ impl<S: Simd, C: Codes> Convert<S> for Fractions<C> {
     #[inline(always)]
     unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, j: usize) {
         let fractions = keys.fractions.as_ptr().cast::<i32>();
+        // SAFETY: the caller's promise on `src` and `row`.
         unsafe {
             for block in 0..keys.d / 32 {
                 let fraction = S::splat_i(*fractions.add(block * BLOCK + j));
@@ -220,6 +222,7 @@ impl<S: Simd, C: Codes> Convert<S> for Fractions<C> {
 impl<S: Simd, C: Codes> Convert<S> for Bytes<C> {
     #[inline(always)]
     unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, _: usize) {
+        // SAFETY: the caller's promise on `src` and `row`.
         unsafe {
             for block in 0..keys.d / 32 {
                 for i in 0..4 {

@@ -92,3 +92,43 @@ pub trait Simd: Copy {
         }
     }
 }
+
+/// Builds the [`AttentionOps`](super::AttentionOps) of a [`Simd`]: `attention_ops!(module: Simd, "features")` gives
+/// `module::OPS`.
+macro_rules! attention_ops {
+    ($module:ident: $simd:ty, $features:literal) => {
+        pub mod $module {
+            use super::*;
+            use $crate::gguf::GgmlType;
+            use $crate::kernels::attention::{AttentionOps, Partial, Tile, tile};
+            use $crate::kernels::vector_fns::detected;
+            use $crate::kernels::{kv_write, scratch};
+
+            #[target_feature(enable = $features)]
+            fn run_tile(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
+                // SAFETY: this function has the features.
+                unsafe { tile::tile::<$simd>(t, out, buffer) }
+            }
+
+            #[target_feature(enable = $features)]
+            fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+                kv_write::rotate(head, cos, sin);
+            }
+
+            #[target_feature(enable = $features)]
+            fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
+                // SAFETY: this function has the features.
+                unsafe { kv_write::encode_vectors::<$simd>(ty, src, dst) }
+            }
+
+            pub const OPS: AttentionOps = AttentionOps {
+                tile: |t, out| {
+                    scratch::with(tile::room::<$simd>(t, out.max.len()), |buffer| detected!(run_tile(t, out, buffer)));
+                },
+                rotate: |head, cos, sin| detected!(rotate(head, cos, sin)),
+                encode: |ty, src, dst| detected!(encode(ty, src, dst)),
+            };
+        }
+    };
+}
+pub(in crate::kernels) use attention_ops;

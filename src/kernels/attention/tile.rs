@@ -375,16 +375,17 @@ struct InF32;
 /// Two 16-bit integers.
 struct InI16;
 
-// SAFETY (of both implementations): register operations; the caller has the features.
 impl<S: Simd> Unit<S> for InF32 {
     type Acc = S::F;
     const SCALED: bool = false;
     #[inline(always)]
     unsafe fn zero() -> S::F {
+        // SAFETY: the caller has the features of `S`.
         unsafe { S::splat(0.0) }
     }
     #[inline(always)]
     unsafe fn mac(acc: S::F, a: S::I, b: S::I) -> S::F {
+        // SAFETY: the caller has the features of `S`.
         unsafe { S::fma(S::as_f(a), S::as_f(b), acc) }
     }
     #[inline(always)]
@@ -398,14 +399,17 @@ impl<S: Simd> Unit<S> for InI16 {
     const SCALED: bool = true;
     #[inline(always)]
     unsafe fn zero() -> S::I {
+        // SAFETY: the caller has the features of `S`.
         unsafe { S::zero_i() }
     }
     #[inline(always)]
     unsafe fn mac(acc: S::I, a: S::I, b: S::I) -> S::I {
+        // SAFETY: the caller has the features of `S`.
         unsafe { S::dot_i16(acc, a, b) }
     }
     #[inline(always)]
     unsafe fn to_f(acc: S::I) -> S::F {
+        // SAFETY: the caller has the features of `S`.
         unsafe { S::to_f(acc) }
     }
 }

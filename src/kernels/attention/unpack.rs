@@ -196,14 +196,17 @@ impl Codes for Q8 {
     const UNIT: f32 = 32768.0 / ONE / 32.0;
     #[inline(always)]
     unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+        // SAFETY: the caller's promises.
         unsafe { S::load_i8(block.add(2 + e)) }
     }
     #[inline(always)]
     unsafe fn widen<S: Simd>(x: S::I) -> S::I {
+        // SAFETY: the caller's promises.
         unsafe { S::shl16::<5>(x) }
     }
     #[inline(always)]
     unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+        // SAFETY: the caller's promises.
         let word = unsafe { block.add(2 + 8 * i).cast::<[u8; 8]>().read() };
         u64::from_le_bytes(word) ^ (EACH * 128)
     }
@@ -214,14 +217,17 @@ impl Codes for Q4 {
     const UNIT: f32 = 32768.0 / ONE / 512.0;
     #[inline(always)]
     unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+        // SAFETY: the caller's promises.
         unsafe { if e < 16 { S::load_low(block.add(2 + e)) } else { S::load_high(block.add(2 + e - 16)) } }
     }
     #[inline(always)]
     unsafe fn widen<S: Simd>(x: S::I) -> S::I {
+        // SAFETY: the caller's promises.
         unsafe { S::shl16::<9>(x) }
     }
     #[inline(always)]
     unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+        // SAFETY: the caller's promises.
         let word = u64::from_le_bytes(unsafe { block.add(2 + 8 * (i % 2)).cast::<[u8; 8]>().read() });
         // A code is 8 less than its nibble. No byte carries into its neighbour.
         ((word >> (4 * (i / 2))) & (EACH * 15)) + EACH * 120

@@ -182,16 +182,14 @@ macro_rules! int8_ops {
             }
         }
 
-        // SAFETY (of every call below): as for the tables, these leave `kernels` only inside a table whose `detect` has
-        // checked the features that the functions are compiled with; the scalar ones need none.
-        #[allow(unused_unsafe)]
+        use $crate::kernels::vector_fns::detected;
         pub(in $crate::kernels) const INT8: $crate::kernels::Int8Ops = $crate::kernels::Int8Ops {
             layout: <$isa as $crate::kernels::matmul::Int8Isa>::LAYOUT,
-            quantize_rows: |x, n_cols, out| unsafe { int8_compiled::quantize_rows(x, n_cols, out) },
-            dot_rows: |ty, d, out| unsafe { int8_compiled::dot_rows(ty, d, out) },
-            quantize_tile: |q| unsafe { int8_compiled::quantize_tile(q) },
-            pack: |ty, p, words, scales| unsafe { int8_compiled::pack(ty, p, words, scales) },
-            tile: |t, out| unsafe { int8_compiled::tile(t, out) },
+            quantize_rows: |x, n_cols, out| detected!(int8_compiled::quantize_rows(x, n_cols, out)),
+            dot_rows: |ty, d, out| detected!(int8_compiled::dot_rows(ty, d, out)),
+            quantize_tile: |q| detected!(int8_compiled::quantize_tile(q)),
+            pack: |ty, p, words, scales| detected!(int8_compiled::pack(ty, p, words, scales)),
+            tile: |t, out| detected!(int8_compiled::tile(t, out)),
         };
     };
 }

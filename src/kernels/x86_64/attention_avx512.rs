@@ -2,51 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use crate::gguf::GgmlType;
-use crate::kernels::attention::simd::Simd;
-use crate::kernels::attention::{AttentionOps, Partial, Tile, tile};
-use crate::kernels::{kv_write, scratch};
+use crate::kernels::attention::simd::{Simd, attention_ops};
+use crate::kernels::vector_fns::vector_fns;
 
-// SAFETY (of every call below): the operations leave the room only with the tables of `avx512::detect` and
-// `matmul_avx512::detect`, which have checked the features that they are compiled with.
-pub const OPS: AttentionOps = AttentionOps {
-    tile: |t, out| {
-        scratch::with(tile::room::<Avx512<false>>(t, out.max.len()), |buffer| unsafe { tile_avx512(t, out, buffer) });
-    },
-    rotate: |head, cos, sin| unsafe { rotate_avx512(head, cos, sin) },
-    encode: |ty, src, dst| unsafe { encode_avx512(ty, src, dst) },
-};
-
-/// The same with dot products of 8- and 16-bit integers.
-pub const OPS_VNNI: AttentionOps = AttentionOps {
-    tile: |t, out| {
-        scratch::with(tile::room::<Avx512<true>>(t, out.max.len()), |buffer| unsafe { tile_vnni(t, out, buffer) });
-    },
-    ..OPS
-};
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-fn tile_avx512(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
-    // SAFETY: this function has the features.
-    unsafe { tile::tile::<Avx512<false>>(t, out, buffer) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-fn tile_vnni(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
-    // SAFETY: this function has the features.
-    unsafe { tile::tile::<Avx512<true>>(t, out, buffer) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-fn rotate_avx512(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    kv_write::rotate(head, cos, sin);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-fn encode_avx512(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
-    // SAFETY: this function has the features.
-    unsafe { kv_write::encode_vectors::<Avx512<false>>(ty, src, dst) }
-}
+attention_ops!(plain: Avx512<false>, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");
+attention_ops!(vnni: Avx512<true>, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c");
 
 /// acc + the sum of both products of 16-bit pairs. Not the intrinsic: the compiler takes that apart into a product and a
 /// sum where it believes latency to matter, and the register block then takes twice the instructions.
@@ -70,7 +30,6 @@ fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
 #[derive(Clone, Copy)]
 pub struct Avx512<const VNNI: bool>;
 
-// SAFETY (of every block): the caller has the features and, where there are pointers, vouches for L elements.
 #[allow(clippy::needless_range_loop)]
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const L: usize = 16;
@@ -78,147 +37,61 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = __m512;
     type I = __m512i;
 
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> __m512 {
-        unsafe { _mm512_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> __m512 {
-        unsafe { _mm512_loadu_ps(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(p: *mut f32, x: __m512) {
-        unsafe { _mm512_storeu_ps(p, x) }
-    }
-    #[inline(always)]
-    unsafe fn load_f16(p: *const u8) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn store_f16(p: *mut u8, x: __m512) {
-        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(p: *const u8) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())), 16)) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn div(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_div_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    unsafe fn max(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn abs(a: __m512) -> __m512 {
-        unsafe { _mm512_abs_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn round(a: __m512) -> __m512 {
-        unsafe { _mm512_roundscale_ps::<0>(a) }
-    }
-    #[inline(always)]
-    unsafe fn scale_down(x: __m512, n: __m512) -> __m512 {
-        unsafe { _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(n, _mm512_set1_ps(-126.0)), x, n) }
-    }
-    #[inline(always)]
-    unsafe fn max_of(a: __m512) -> f32 {
-        unsafe { _mm512_reduce_max_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn sum_of(a: __m512) -> f32 {
-        unsafe { _mm512_reduce_add_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn keep_first(a: __m512, n: usize) -> __m512 {
-        unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), ((1u32 << n.min(16)) - 1) as __mmask16, a) }
-    }
-    #[inline(always)]
-    unsafe fn zero_i() -> __m512i {
-        unsafe { _mm512_setzero_si512() }
-    }
-    #[inline(always)]
-    unsafe fn splat_i(x: i32) -> __m512i {
-        unsafe { _mm512_set1_epi32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load_i(p: *const i32) -> __m512i {
-        unsafe { _mm512_loadu_si512(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn store_i(p: *mut i32, x: __m512i) {
-        unsafe { _mm512_storeu_si512(p.cast(), x) }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(p: *const u8) -> __m512i {
-        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn load_low(p: *const u8) -> __m512i {
-        unsafe {
+    vector_fns! { unsafe;
+        fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
+        fn load(p: *const f32) -> __m512 { _mm512_loadu_ps(p) }
+        fn store(p: *mut f32, x: __m512) { _mm512_storeu_ps(p, x) }
+        fn load_f16(p: *const u8) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+        fn store_f16(p: *mut u8, x: __m512) {
+            _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x))
+        }
+        fn load_bf16(p: *const u8) -> __m512 {
+            _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())), 16))
+        }
+        fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+        fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        fn div(a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+        fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
+        fn abs(a: __m512) -> __m512 { _mm512_abs_ps(a) }
+        fn round(a: __m512) -> __m512 { _mm512_roundscale_ps::<0>(a) }
+        fn scale_down(x: __m512, n: __m512) -> __m512 {
+            _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(n, _mm512_set1_ps(-126.0)), x, n)
+        }
+        fn max_of(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
+        fn sum_of(a: __m512) -> f32 { _mm512_reduce_add_ps(a) }
+        fn keep_first(a: __m512, n: usize) -> __m512 {
+            _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), ((1u32 << n.min(16)) - 1) as __mmask16, a)
+        }
+        fn zero_i() -> __m512i { _mm512_setzero_si512() }
+        fn splat_i(x: i32) -> __m512i { _mm512_set1_epi32(x) }
+        fn load_i(p: *const i32) -> __m512i { _mm512_loadu_si512(p.cast()) }
+        fn store_i(p: *mut i32, x: __m512i) { _mm512_storeu_si512(p.cast(), x) }
+        fn load_i8(p: *const u8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
+        fn load_low(p: *const u8) -> __m512i {
             let x = _mm_and_si128(_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
             _mm512_cvtepi8_epi32(_mm_sub_epi8(x, _mm_set1_epi8(8)))
         }
-    }
-    #[inline(always)]
-    unsafe fn load_high(p: *const u8) -> __m512i {
-        unsafe {
+        fn load_high(p: *const u8) -> __m512i {
             let x = _mm_and_si128(_mm_srli_epi16(_mm_loadu_si128(p.cast()), 4), _mm_set1_epi8(15));
             _mm512_cvtepi8_epi32(_mm_sub_epi8(x, _mm_set1_epi8(8)))
         }
-    }
-    #[inline(always)]
-    unsafe fn to_i(a: __m512) -> __m512i {
-        unsafe { _mm512_cvtps_epi32(a) }
-    }
-    #[inline(always)]
-    unsafe fn to_f(a: __m512i) -> __m512 {
-        unsafe { _mm512_cvtepi32_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn as_f(a: __m512i) -> __m512 {
-        unsafe { _mm512_castsi512_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn pair(low: __m512i, high: __m512i) -> __m512i {
-        unsafe { _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32(high, 16)) }
-    }
-    #[inline(always)]
-    unsafe fn shl16<const N: u32>(a: __m512i) -> __m512i {
-        unsafe { _mm512_slli_epi16::<N>(a) }
-    }
-    #[inline(always)]
-    unsafe fn mul_fraction(a: __m512i, b: __m512i) -> __m512i {
-        unsafe { _mm512_mulhrs_epi16(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn dot_i16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        unsafe { if VNNI { dpwssd(acc, a, b) } else { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) } }
-    }
-    #[inline(always)]
-    unsafe fn dot_i8(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        unsafe { if VNNI { _mm512_dpbusd_epi32(acc, a, b) } else { unreachable!("DOT_I8 is false") } }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
-        unsafe {
+        fn to_i(a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
+        fn to_f(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
+        fn as_f(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
+        fn pair(low: __m512i, high: __m512i) -> __m512i {
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32(high, 16))
+        }
+        fn shl16<const N: u32>(a: __m512i) -> __m512i { _mm512_slli_epi16::<N>(a) }
+        fn mul_fraction(a: __m512i, b: __m512i) -> __m512i { _mm512_mulhrs_epi16(a, b) }
+        fn dot_i16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+            if VNNI { dpwssd(acc, a, b) } else { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) }
+        }
+        fn dot_i8(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+            if VNNI { _mm512_dpbusd_epi32(acc, a, b) } else { unreachable!("DOT_I8 is false") }
+        }
+        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
             let mut r = [_mm512_setzero_ps(); 16];
             for i in 0..16 {
                 r[i] = _mm512_loadu_ps(src.add(i * lds).cast());

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps};
 
-use super::attention_avx2::OPS as ATTEND;
+use super::attention_avx2::avx2::OPS as ATTEND;
 use super::matmul_avx2::INT8;
 use crate::kernels::Kernels;
 use crate::kernels::body::{Isa, table};

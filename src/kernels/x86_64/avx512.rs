@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_reduce_add_ps, _mm512_setzero_ps};
 
-use super::attention_avx512::OPS as ATTEND;
+use super::attention_avx512::plain::OPS as ATTEND;
 use super::matmul_avx2::INT8;
 use crate::kernels::Kernels;
 use crate::kernels::body::{Isa, table};
