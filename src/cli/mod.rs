@@ -12,6 +12,7 @@ mod analyze;
 mod bench;
 mod chat;
 mod convert;
+mod cpu;
 mod demo;
 mod flags;
 mod inspect;

@@ -2,14 +2,58 @@
 //! their instruction sets; everything here is `inline(always)` so that it takes on the features of its caller.
 
 use super::Nt;
+use super::attention::simd::Simd;
 use crate::gguf::GgmlType;
 use crate::tensor::block::{dequantize_blocks, with_block};
 
-/// What differs between instruction sets: the number of f32 lanes, and whether multiply-add is one instruction.
+/// What differs between instruction sets: how rows are multiplied, and whether multiply-add is one instruction.
 pub trait Isa {
     const FMA: bool;
     /// Sum over k of `x[i][k] * w[j][k]` for MR rows of x and NR rows of w, all at least `k` long.
     fn dot_tile<const MR: usize, const NR: usize>(x: [&[f32]; MR], w: [&[f32]; NR], k: usize) -> [[f32; NR]; MR];
+}
+
+/// Every instruction set with vectors.
+// Loops over a register block run over several arrays at once, and have to be unrolled.
+#[allow(clippy::needless_range_loop)]
+impl<S: Simd> Isa for S {
+    const FMA: bool = true;
+
+    #[inline(always)]
+    fn dot_tile<const MR: usize, const NR: usize>(x: [&[f32]; MR], w: [&[f32]; NR], k: usize) -> [[f32; NR]; MR] {
+        assert!(x.iter().chain(&w).all(|row| row.len() >= k));
+        let whole = k / S::L * S::L;
+        let mut out = [[0f32; NR]; MR];
+        // SAFETY: every row is at least `k` long and `at + L <= k`; only code compiled for the instruction set inlines this.
+        unsafe {
+            let mut acc = [[S::splat(0.0); NR]; MR];
+            for at in (0..whole).step_by(S::L) {
+                let mut b = [S::splat(0.0); NR];
+                for j in 0..NR {
+                    b[j] = S::load(w[j].as_ptr().add(at));
+                }
+                for i in 0..MR {
+                    let a = S::load(x[i].as_ptr().add(at));
+                    for j in 0..NR {
+                        acc[i][j] = S::fma(a, b[j], acc[i][j]);
+                    }
+                }
+            }
+            for i in 0..MR {
+                for j in 0..NR {
+                    out[i][j] = S::sum_of(acc[i][j]);
+                }
+            }
+        }
+        for at in whole..k {
+            for i in 0..MR {
+                for j in 0..NR {
+                    out[i][j] += x[i][at] * w[j][at];
+                }
+            }
+        }
+        out
+    }
 }
 
 #[inline(always)]
@@ -198,6 +242,7 @@ macro_rules! table {
         use $crate::kernels::vector_fns::detected;
         pub(in $crate::kernels) static TABLE: $crate::kernels::Kernels = $crate::kernels::Kernels {
             name: $name,
+            features: concat!($($features)?),
             dequantize: |ty, src, dst| detected!(compiled::dequantize(ty, src, dst)),
             gemm_nt: |a, out| detected!(compiled::gemm_nt(a, out)),
             rms_norm: |x, w, eps, out| detected!(compiled::rms_norm(x, w, eps, out)),

@@ -121,15 +121,53 @@ fn every_table_agrees_with_scalar() {
     }
 }
 
+/// Around the sizes at which each table changes its ways: whole tiles, one more, one less, and nothing at all.
+#[test]
+fn products_at_the_edges_of_tiles() {
+    for (seed, (ty, n_cols)) in
+        [(GgmlType::Q4_K, 256), (GgmlType::Q6_K, 512), (GgmlType::Q8_0, 288), (GgmlType::Q5_0, 32)]
+            .into_iter()
+            .enumerate()
+    {
+        for k in supported() {
+            let layout = k.int8.layout;
+            let near = |n: usize| [n - 1, n, n + 1];
+            let mut tokens = [near(1), near(8), near(layout.tokens), near(2 * layout.tokens)].concat();
+            tokens.push(layout.tokens + layout.token_step);
+            for n_rows in [near(layout.rows), near(1), near(2 * layout.rows)].concat() {
+                let mut rng = Rng(seed as u64 + 600);
+                let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+                for n_tokens in tokens.iter().copied() {
+                    let x = rng.vec(n_tokens * n_cols);
+                    let (mut got, mut want) = (vec![f32::NAN; n_tokens * n_rows], vec![f32::NAN; n_tokens * n_rows]);
+                    matmul(k, w.view(), &x, &mut got);
+                    matmul(scalar(), w.view(), &x, &mut want);
+                    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let (it, r) = (i / n_rows, i % n_rows);
+                        let terms = x[it * n_cols..][..n_cols].iter().zip(&w.decoded[r * n_cols..][..n_cols]);
+                        let scale = terms.map(|(a, b)| (a * b).abs()).sum::<f32>();
+                        let case = format!("{} {ty} seed {seed} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
+                        assert!((got - want).abs() <= 1e-5 * scale, "{case} at ({it}, {r}): {got} instead of {want}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The integers (n, n_cols padded) in the words of a panel or of a tile of tokens with `width` lanes per step.
 fn integers(words: &[u32], width: usize, n: usize, word: Word, excess: i32) -> Vec<Vec<i32>> {
     let lane = |i: usize| {
-        let words = words.chunks_exact(width).map(move |step| step[i]);
-        words.flat_map(|w| match word {
+        // Of octets, two steps lie side by side.
+        let side_by_side = if word == Word::Octets { 2 } else { 1 };
+        let words =
+            words.chunks_exact(side_by_side * width).flat_map(move |steps| &steps[side_by_side * i..][..side_by_side]);
+        words.flat_map(move |w| match word {
             Word::Bytes => {
                 w.to_le_bytes().map(|b| if excess == 0 { b as i8 as i32 } else { b as i32 - excess }).to_vec()
             }
-            Word::Pairs => vec![w as i16 as i32, (w >> 16) as i16 as i32],
+            Word::Signed | Word::Octets => w.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
+            Word::Pairs => vec![*w as i16 as i32, (*w >> 16) as i16 as i32],
         })
     };
     (0..n).map(|i| lane(i).collect()).collect()

@@ -7,6 +7,8 @@ use crate::gguf::GgmlType;
 
 /// The integer operations of one instruction set.
 pub struct Int8Ops {
+    /// See [`Kernels::features`](crate::kernels::Kernels::features).
+    pub features: &'static str,
     /// How `pack`, `quantize_tile` and `tile` lay out their words.
     pub layout: Layout,
     /// Quantizes rows of activations for `dot_rows`: (x, n_cols) into ceil(n_cols / 256) chunks per row.
@@ -39,6 +41,11 @@ pub enum Word {
     /// Four columns: weights as unsigned bytes, 128 too large; activations as signed bytes. Their products' excess is
     /// taken off through the sums of the activations.
     Bytes,
+    /// Four columns, both as signed bytes.
+    Signed,
+    /// The same, and the words of steps 2i and 2i + 1 of a row (or token) lie side by side: eight columns that one
+    /// instruction takes.
+    Octets,
     /// Two columns as i16.
     Pairs,
 }
@@ -47,7 +54,7 @@ impl Layout {
     /// Columns per word.
     pub const fn cols_per_word(&self) -> usize {
         match self.word {
-            Word::Bytes => 4,
+            Word::Bytes | Word::Signed | Word::Octets => 4,
             Word::Pairs => 2,
         }
     }
@@ -184,6 +191,7 @@ macro_rules! int8_ops {
 
         use $crate::kernels::vector_fns::detected;
         pub(in $crate::kernels) const INT8: $crate::kernels::Int8Ops = $crate::kernels::Int8Ops {
+            features: concat!($($features)?),
             layout: <$isa as $crate::kernels::matmul::Int8Isa>::LAYOUT,
             quantize_rows: |x, n_cols, out| detected!(int8_compiled::quantize_rows(x, n_cols, out)),
             dot_rows: |ty, d, out| detected!(int8_compiled::dot_rows(ty, d, out)),

@@ -122,9 +122,14 @@ pub fn interleave_plain(word: Word, rows: &[[u8; CHUNK]], words: &mut [u32]) {
     let width = rows.len();
     for (t, row) in rows.iter().enumerate() {
         match word {
-            Word::Bytes => {
+            Word::Bytes | Word::Signed => {
                 for (step, q) in row.as_chunks::<4>().0.iter().enumerate() {
                     words[step * width + t] = u32::from_le_bytes(*q);
+                }
+            }
+            Word::Octets => {
+                for (step, q) in row.as_chunks::<4>().0.iter().enumerate() {
+                    words[(step / 2 * width + t) * 2 + step % 2] = u32::from_le_bytes(*q);
                 }
             }
             Word::Pairs => {
