@@ -72,6 +72,9 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             vmlal_s16(acc, vshrn_n_s32::<16>(a), vshrn_n_s32::<16>(b))
         }
         fn dot_i8(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            if !DOT {
+                unreachable!("DOT_I8 is false");
+            }
             sdot(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b))
         }
         fn prefetch(p: *const u8) { prfm(p) }
