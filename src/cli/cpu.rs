@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Result;
 use crate::error::Context;
-use crate::kernels::threads::{self, Limit};
+use crate::kernels::cpus::{self, CpuCount, Limit};
 use crate::kernels::{self, Candidate};
 
 /// Prints the report, as text or as one JSON object.
@@ -21,7 +21,7 @@ pub fn run(json: bool) -> Result<()> {
         candidates: kernels::candidates(),
         chosen: chosen.as_ref().ok().map(|table| table.name),
         wanted: kernels::wanted(),
-        threads: threads::default(),
+        cpus: cpus::count(),
     };
     let text = if json { format!("{}\n", report.json()) } else { report.text() };
     match io::stdout().write_all(text.as_bytes()) {
@@ -37,7 +37,7 @@ struct Report {
     candidates: Vec<Candidate>,
     chosen: Option<&'static str>,
     wanted: Option<String>,
-    threads: threads::DefaultCount,
+    cpus: CpuCount,
 }
 
 impl Report {
@@ -60,7 +60,7 @@ impl Report {
         }
         let chosen = self.chosen.unwrap_or("none");
         out += &format!("chosen    {chosen}: {}\n", self.why());
-        out + &format!("\nthreads   {}: {}\n", self.threads.n, why_threads(&self.threads))
+        out + &format!("\nthreads   {}: {}\n", self.cpus.n, why_threads(&self.cpus))
     }
 
     fn json(&self) -> Value {
@@ -69,7 +69,7 @@ impl Report {
             .candidates
             .iter()
             .map(|candidate| json!({ "name": candidate.name, "needs": candidate.needs, "missing": candidate.missing }));
-        let threads = &self.threads;
+        let cpus = &self.cpus;
         json!({
             "arch": std::env::consts::ARCH,
             "features": features.collect::<serde_json::Map<_, _>>(),
@@ -77,7 +77,7 @@ impl Report {
             "chosen": self.chosen,
             "why": self.why(),
             "threads": {
-                "default": threads.n, "why": why_threads(threads), "allowed": threads.allowed, "online": threads.online,
+                "default": cpus.n, "why": why_threads(cpus), "cpus_bound": cpus.bound, "cpus_online": cpus.online,
             },
         })
     }
@@ -90,14 +90,12 @@ impl Report {
     }
 }
 
-fn why_threads(threads: &threads::DefaultCount) -> String {
+fn why_threads(cpus: &CpuCount) -> String {
     let count = |n: Option<usize>| n.map_or("an unknown number of".to_string(), |n| n.to_string());
-    let (allowed, online) = (count(threads.allowed), count(threads.online));
-    match threads.limit {
-        Limit::Variable => "RAYON_NUM_THREADS says so".to_string(),
-        Limit::Quota => format!("a cgroup quota allows no more, of {allowed} CPUs that this process may run on"),
-        Limit::Affinity => format!("this process is bound to {allowed} of {online} CPUs"),
-        Limit::Machine => "the CPUs of this machine".to_string(),
+    match cpus.limit {
+        Limit::Quota => format!("a cgroup quota allows no more, of {} CPUs", count(cpus.bound)),
+        Limit::Affinity => format!("this process is bound to that many of {} CPUs", count(cpus.online)),
+        Limit::Machine => "all CPUs of this machine".to_string(),
     }
 }
 

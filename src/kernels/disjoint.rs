@@ -1,6 +1,43 @@
-//! Letting tasks fill one matrix together, each its own rectangle.
+//! Letting tasks fill one matrix together, each its own rectangle, or one slice, each its own range.
 
 use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A slice of which several tasks change a part each.
+pub struct SharedSlice<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `get` is the only access, and its contract keeps concurrent calls on disjoint ranges.
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+
+impl<'a, T> SharedSlice<'a, T> {
+    /// Takes the slice over while tasks change it.
+    pub fn new(data: &'a mut [T]) -> SharedSlice<'a, T> {
+        SharedSlice { ptr: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The elements of `range`.
+    ///
+    /// # Panics
+    /// When the range leaves the slice.
+    ///
+    /// # Safety
+    /// Ranges whose results live at the same time may not overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn get(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: checked to lie inside the borrowed slice; the caller keeps ranges apart.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
+    }
+}
 
 /// A matrix (n_rows, n_cols) that several tasks write at once, each its own rectangle.
 pub struct SharedMat<'a> {
@@ -36,6 +73,7 @@ impl<'a> SharedMat<'a> {
         // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len()) };
     }
+
     /// Asks for the cache lines of a range that will soon be written; outside the matrix nothing happens.
     #[inline(always)]
     pub fn prefetch(&self, row: usize, col: usize, n: usize) {

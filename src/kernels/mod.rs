@@ -7,10 +7,12 @@
 
 mod attention;
 mod body;
+pub mod cpus;
 mod detect;
 mod disjoint;
 mod kv_write;
 mod matmul;
+mod prefetch;
 mod scratch;
 pub mod threads;
 mod vector_fns;
@@ -21,8 +23,6 @@ mod scalar;
 mod scalar_matmul;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-
-use rayon::prelude::*;
 
 use crate::gguf::GgmlType;
 
@@ -85,15 +85,20 @@ pub fn gelu_erf(x: &mut [f32]) {
     }
 }
 
+/// Elements of simple work that are worth a task.
+const TASK: usize = 1 << 15;
+
 /// x += y, on all threads where they are long.
 pub fn add(x: &mut [f32], y: &[f32]) {
-    const TASK: usize = 1 << 15;
-    let part = |x: &mut [f32], y: &[f32]| x.iter_mut().zip(y).for_each(|(a, b)| *a += b);
-    if x.len() <= TASK {
-        part(x, y);
-    } else {
-        x.par_chunks_mut(TASK).zip(y.par_chunks(TASK)).for_each(|(x, y)| part(x, y));
-    }
+    threads::for_chunks(x, TASK, |i, x| x.iter_mut().zip(&y[i * TASK..]).for_each(|(a, b)| *a += b));
+}
+
+/// Calls `work` with every row of `width` elements and its number, on all threads where there are many.
+pub fn for_rows(rows: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let at_once = (TASK / width).max(1);
+    threads::for_chunks(rows, at_once * width, |task, rows| {
+        rows.chunks_exact_mut(width).enumerate().for_each(|(i, row)| work(task * at_once + i, row));
+    });
 }
 
 /// Adds `bias` to every row of `x`.

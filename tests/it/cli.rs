@@ -446,7 +446,7 @@ fn bad_input_gives_one_clear_error() {
 fn inspect_cpu(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
     command.args(["inspect", "--cpu"]).args(args).stdin(Stdio::null());
-    command.env_remove("LONGTAKE_KERNELS").env_remove("RAYON_NUM_THREADS").envs(variables.iter().copied());
+    command.env_remove("LONGTAKE_KERNELS").envs(variables.iter().copied());
     command.output().unwrap()
 }
 
@@ -485,11 +485,10 @@ fn inspect_cpu_says_what_can_run_and_why_it_was_chosen() {
 }
 
 #[test]
-fn inspect_cpu_tells_what_variables_decide() {
-    let out = inspect_cpu(&[], &[("LONGTAKE_KERNELS", "SCALAR"), ("RAYON_NUM_THREADS", "3")]);
+fn inspect_cpu_tells_what_the_variable_decides() {
+    let out = inspect_cpu(&[], &[("LONGTAKE_KERNELS", "SCALAR")]);
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(text.contains("chosen    scalar: LONGTAKE_KERNELS is `SCALAR`"), "{text}");
-    assert!(text.contains("threads   3: RAYON_NUM_THREADS says so"), "{text}");
 
     // The report comes all the same, for that is what it is for.
     let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
