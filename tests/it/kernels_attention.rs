@@ -308,7 +308,7 @@ fn encoded_bytes_are_those_of_the_definition() {
                     assert!((kernels.attend.encode)(ty, &row, &mut got), "{} {ty} row {i}", kernels.name);
                     assert_eq!(got, want, "{} {ty} d {d} row {i}: {row:?}", kernels.name);
                 }
-                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().filter(|_| d > 0) {
                     let mut row = rng.vec(d);
                     row[d - 1] = bad;
                     let mut to = vec![0u8; ty.row_bytes(d).unwrap()];
