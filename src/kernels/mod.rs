@@ -24,28 +24,21 @@ mod scalar_matmul;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-use crate::gguf::GgmlType;
-
 pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as AttentionTile, attention};
 pub use detect::{Candidate, VARIABLE, candidates, cpu_features, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
-    Activations, CHUNK, DotRows, Int8Ops, Layout, PackRows, QuantizeTile, RowChunk, Tile, Word, matmul, panel_group,
+    Activations, CHUNK, DotRows, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk, Tile,
+    Word, matmul, panel_group,
 };
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.
-///
-/// Matrices are row-major f32; `ld*` is the distance between rows in elements.
 pub struct Kernels {
     /// The instruction set, as `LONGTAKE_KERNELS` spells it.
     pub name: &'static str,
     /// The CPU features, separated by commas, that its functions are compiled with; those of `int8` and `attend` have
     /// lists of their own.
     pub features: &'static str,
-    /// Decodes whole blocks of a type that has a decoder.
-    pub dequantize: fn(GgmlType, &[u8], &mut [f32]),
-    /// out(m, n) = [out +] x(m, k) · w(n, k)ᵀ; see [`Nt`].
-    pub gemm_nt: fn(Nt<'_>, &mut [f32]),
     /// out = x / sqrt(mean(x²) + eps) * weight.
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// out = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -54,25 +47,10 @@ pub struct Kernels {
     pub silu_mul: fn(&mut [f32], &[f32]),
     /// x = x * sigmoid(1.702 x).
     pub quick_gelu: fn(&mut [f32]),
-    /// Products with quantized weights.
+    /// Products with packed weights.
     pub int8: Int8Ops,
     /// Attention and the cache write.
     pub attend: AttentionOps,
-}
-
-/// The operands of a `gemm_nt`: x(m, k) and w(n, k) in rows of `ldx`, `ldw`, into rows of `ldo`.
-#[derive(Clone, Copy)]
-pub struct Nt<'a> {
-    pub x: &'a [f32],
-    pub ldx: usize,
-    pub w: &'a [f32],
-    pub ldw: usize,
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    pub ldo: usize,
-    /// Add to `out` instead of replacing it.
-    pub accumulate: bool,
 }
 
 /// (x, weight, bias, eps, out)

@@ -47,20 +47,6 @@ pub unsafe fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t 
     acc
 }
 
-/// The same with lane `LANE` of `b` for all lanes (dotprod).
-///
-/// # Safety
-/// The CPU has dotprod.
-#[inline(always)]
-pub unsafe fn sdot_lane<const LANE: u32>(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    // SAFETY: registers only; the caller's promise.
-    unsafe {
-        asm!("sdot {acc:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]", acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b,
-            lane = const LANE, options(pure, nomem, nostack, preserves_flags));
-    }
-    acc
-}
-
 /// acc(2, 2) + a(2, 8) · b(2, 8)ᵀ of signed bytes (i8mm).
 ///
 /// # Safety

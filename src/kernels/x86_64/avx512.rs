@@ -2,7 +2,7 @@
 
 use super::attention_avx512::Avx512;
 use super::attention_avx512::plain::OPS as ATTEND;
-use super::matmul_avx2::INT8;
+use super::matmul_avx512::plain::INT8;
 use crate::kernels::body::table;
 
 table!("avx512", Avx512<false>, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");
