@@ -14,6 +14,7 @@ mod bench;
 mod budget;
 mod chat;
 mod convert;
+mod cpu;
 mod demo;
 mod flags;
 mod inspect;

@@ -1,92 +1,21 @@
 //! The operations, each written once in plain Rust that a compiler can vectorize. The tables compile these bodies for
 //! their instruction sets; everything here is `inline(always)` so that it takes on the features of its caller.
 
-use super::Nt;
-use crate::gguf::GgmlType;
-use crate::tensor::block::{dequantize_blocks, with_block};
+use super::attention::simd::Simd;
 
-/// What differs between instruction sets: the number of f32 lanes, and whether multiply-add is one instruction.
+/// What differs between instruction sets: whether multiply-add is one instruction.
 pub trait Isa {
     const FMA: bool;
-    /// Sum over k of `x[i][k] * w[j][k]` for MR rows of x and NR rows of w, all at least `k` long.
-    fn dot_tile<const MR: usize, const NR: usize>(x: [&[f32]; MR], w: [&[f32]; NR], k: usize) -> [[f32; NR]; MR];
+}
+
+/// Every instruction set with vectors.
+impl<S: Simd> Isa for S {
+    const FMA: bool = true;
 }
 
 #[inline(always)]
 pub fn mul_add<I: Isa>(a: f32, b: f32, c: f32) -> f32 {
     if I::FMA { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// `Isa::dot_tile` for L lanes, in plain Rust.
-#[inline(always)]
-pub fn dot_tile_lanes<I: Isa, const L: usize, const MR: usize, const NR: usize>(
-    x: [&[f32]; MR],
-    w: [&[f32]; NR],
-    k: usize,
-) -> [[f32; NR]; MR] {
-    let mut acc = [[[0f32; L]; NR]; MR];
-    let whole = k / L * L;
-    for at in (0..whole).step_by(L) {
-        for i in 0..MR {
-            let a: &[f32; L] = x[i][at..at + L].try_into().expect("L long");
-            for j in 0..NR {
-                let b: &[f32; L] = w[j][at..at + L].try_into().expect("L long");
-                for l in 0..L {
-                    acc[i][j][l] = mul_add::<I>(a[l], b[l], acc[i][j][l]);
-                }
-            }
-        }
-    }
-    let mut out = [[0f32; NR]; MR];
-    for i in 0..MR {
-        for j in 0..NR {
-            let tail: f32 = (whole..k).map(|at| x[i][at] * w[j][at]).sum();
-            out[i][j] = acc[i][j].iter().sum::<f32>() + tail;
-        }
-    }
-    out
-}
-
-/// Calls a closure-like macro with MR x NR tiles covering (m, n).
-#[inline(always)]
-pub fn gemm_nt<I: Isa>(a: Nt<'_>, out: &mut [f32]) {
-    let mut i = 0;
-    while i < a.m {
-        i += match a.m - i {
-            1 => nt_rows::<I, 1>(a, i, out),
-            2 | 3 => nt_rows::<I, 2>(a, i, out),
-            _ => nt_rows::<I, 4>(a, i, out),
-        };
-    }
-}
-
-#[inline(always)]
-fn nt_rows<I: Isa, const MR: usize>(a: Nt<'_>, i: usize, out: &mut [f32]) -> usize {
-    let x: [&[f32]; MR] = std::array::from_fn(|r| &a.x[(i + r) * a.ldx..][..a.k]);
-    let mut j = 0;
-    while j < a.n {
-        j += if a.n - j >= 4 { nt_tile::<I, MR, 4>(a, x, i, j, out) } else { nt_tile::<I, MR, 1>(a, x, i, j, out) };
-    }
-    MR
-}
-
-#[inline(always)]
-fn nt_tile<I: Isa, const MR: usize, const NR: usize>(
-    a: Nt<'_>,
-    x: [&[f32]; MR],
-    i: usize,
-    j: usize,
-    out: &mut [f32],
-) -> usize {
-    let w: [&[f32]; NR] = std::array::from_fn(|c| &a.w[(j + c) * a.ldw..][..a.k]);
-    let tile = I::dot_tile(x, w, a.k);
-    for (r, sums) in tile.iter().enumerate() {
-        let row = &mut out[(i + r) * a.ldo + j..][..NR];
-        for (o, s) in row.iter_mut().zip(sums) {
-            *o = if a.accumulate { *o + s } else { *s };
-        }
-    }
-    NR
 }
 
 /// e^x to within 2 ulp for x <= 0 (softmax) and in the range of f32; below -87.3 it is 0. Cody-Waite reduction and a
@@ -154,29 +83,14 @@ pub fn quick_gelu<I: Isa>(x: &mut [f32]) {
     }
 }
 
-/// Decodes whole blocks of `ty`; types without a decoder were refused when the model was loaded.
-#[inline(always)]
-pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
-    with_block!(ty, B => dequantize_blocks::<B>(src, dst)).expect("the loader accepts only types with a decoder");
-}
-
 /// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`. The module has its integer
 /// products in scope as `INT8` and its attention as `ATTEND`.
 macro_rules! table {
     ($name:literal, $isa:ty $(, $features:literal)?) => {
         mod compiled {
             use super::*;
-            use $crate::gguf::GgmlType;
-            use $crate::kernels::{Nt, body};
+            use $crate::kernels::body;
 
-            $(#[target_feature(enable = $features)])?
-            pub fn dequantize(ty: GgmlType, src: &[u8], dst: &mut [f32]) {
-                body::dequantize(ty, src, dst)
-            }
-            $(#[target_feature(enable = $features)])?
-            pub fn gemm_nt(a: Nt<'_>, out: &mut [f32]) {
-                body::gemm_nt::<$isa>(a, out)
-            }
             $(#[target_feature(enable = $features)])?
             pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
                 body::rms_norm::<$isa>(x, weight, eps, out)
@@ -198,8 +112,7 @@ macro_rules! table {
         use $crate::kernels::vector_fns::detected;
         pub(in $crate::kernels) static TABLE: $crate::kernels::Kernels = $crate::kernels::Kernels {
             name: $name,
-            dequantize: |ty, src, dst| detected!(compiled::dequantize(ty, src, dst)),
-            gemm_nt: |a, out| detected!(compiled::gemm_nt(a, out)),
+            features: concat!($($features)?),
             rms_norm: |x, w, eps, out| detected!(compiled::rms_norm(x, w, eps, out)),
             layer_norm: |x, w, b, eps, out| detected!(compiled::layer_norm(x, w, b, eps, out)),
             silu_mul: |gate, up| detected!(compiled::silu_mul(gate, up)),

@@ -73,34 +73,4 @@ impl<'a> SharedMat<'a> {
         // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len()) };
     }
-
-    /// Asks for the cache lines of a range that will soon be written; outside the matrix nothing happens.
-    #[inline(always)]
-    pub fn prefetch(&self, row: usize, col: usize, n: usize) {
-        #[cfg(target_arch = "x86_64")]
-        if row < self.n_rows && col < self.n_cols && n <= self.n_cols - col {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            const LINE: usize = 64 / size_of::<f32>();
-            for at in (0..n).step_by(LINE) {
-                // SAFETY: checked above to lie inside the matrix; a prefetch neither reads nor writes.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.ptr.add(row * self.n_cols + col + at).cast()) };
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (row, col, n);
-    }
-
-    /// Adds `values` to row `row`, starting at column `col`.
-    ///
-    /// # Panics
-    /// When the range leaves the matrix.
-    ///
-    /// # Safety
-    /// No two concurrent calls may name overlapping ranges.
-    pub unsafe fn add(&self, row: usize, col: usize, values: &[f32]) {
-        assert!(row < self.n_rows && col <= self.n_cols && values.len() <= self.n_cols - col);
-        // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
-        let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(row * self.n_cols + col), values.len()) };
-        super::add(out, values);
-    }
 }

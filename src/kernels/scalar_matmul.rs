@@ -1,14 +1,14 @@
-//! Integer products in plain Rust: the definition that other instruction sets are compared with.
+//! Products in plain Rust: the definition that other instruction sets are compared with.
 
 use super::matmul::lanes::Plain;
-use super::matmul::{CHUNK, Chunk, Int8Isa, Layout, RowChunk, Tile, Word, int8_ops};
+use super::matmul::{Chunk, Int8Isa, Layout, Number, RowChunk, Tile, Word, int8_ops};
 
 pub struct Scalar;
 
 const ROWS: usize = 8;
 
 impl Int8Isa for Scalar {
-    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 4, token_step: 1, word: Word::Pairs };
+    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 4, int8: Word::Pairs };
     type Lanes = Plain;
     type Acc = f32;
 
@@ -33,20 +33,29 @@ impl Int8Isa for Scalar {
     }
 
     #[inline(always)]
-    fn interleave(rows: &[[u8; CHUNK]], words: &mut [u32]) {
-        interleave_pairs(rows, words);
-    }
-
-    #[inline(always)]
     fn tile(t: Tile<'_>, out: &mut [f32]) {
-        let n_groups = t.check(&Self::LAYOUT, out);
-        for g in 0..n_groups {
-            for (it, out) in out.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+        let n_chunks = t.check(&Self::LAYOUT, out);
+        let (steps, groups) = (Self::LAYOUT.steps(t.panel.number), t.panel.groups());
+        let group_steps = steps / groups;
+        for (it, out) in out.chunks_mut(t.ldo).take(t.width).enumerate() {
+            for g in 0..n_chunks * groups {
+                let at = (g / groups * t.width + it) * steps + g % groups * group_steps;
+                let (x, w) = (&t.x[at..][..group_steps], &t.w[g * group_steps * ROWS..][..group_steps * ROWS]);
+                if t.panel.number == Number::F32 {
+                    let mut sums = [0.0; ROWS];
+                    for (x, w) in x.iter().zip(w.as_chunks::<ROWS>().0) {
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum += f32::from_bits(*w) * f32::from_bits(*x);
+                        }
+                    }
+                    (0..ROWS).for_each(|r| out[r] += sums[r]);
+                    continue;
+                }
                 let mut sums = [0i32; ROWS];
-                for step in g * t.group_steps..(g + 1) * t.group_steps {
-                    let (x0, x1) = pair(t.x[step * t.width + it]);
-                    for (r, sum) in sums.iter_mut().enumerate() {
-                        let (w0, w1) = pair(t.w[step * ROWS + r]);
+                for (x, w) in x.iter().zip(w.as_chunks::<ROWS>().0) {
+                    let (x0, x1) = pair(*x);
+                    for (sum, w) in sums.iter_mut().zip(w) {
+                        let (w0, w1) = pair(*w);
                         *sum += w0 * x0 + w1 * x1;
                     }
                 }
@@ -54,17 +63,6 @@ impl Int8Isa for Scalar {
                     out[r] += t.w_scales[g * ROWS + r] * t.x_scales[g * t.width + it] * sums[r] as f32;
                 }
             }
-        }
-    }
-}
-
-/// Words of pairs from rows of bytes that are 128 too large.
-#[inline(always)]
-pub fn interleave_pairs(rows: &[[u8; CHUNK]], words: &mut [u32]) {
-    for (step, words) in words.chunks_exact_mut(rows.len()).enumerate() {
-        for (word, row) in words.iter_mut().zip(rows) {
-            let [w0, w1] = [row[2 * step], row[2 * step + 1]].map(|w| (w as i16 - 128) as u16 as u32);
-            *word = w0 | w1 << 16;
         }
     }
 }

@@ -17,15 +17,6 @@ pub fn with<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
-/// Lends `n` floats that begin at a cache line (content arbitrary).
-pub fn with_aligned<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    const LINE: usize = 64;
-    with(n + LINE / size_of::<f32>(), |buffer| {
-        let skip = buffer.as_ptr().align_offset(LINE);
-        work(&mut buffer[skip..][..n])
-    })
-}
-
 /// The same for results of several tasks: a second buffer, which `work` may share out to other threads. Where a task that
 /// runs on this thread asks for it again meanwhile, it gets a fresh one.
 pub fn with_shared<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {

@@ -1,8 +1,10 @@
 //! Every table that this machine can run against plain f64 arithmetic, at odd sizes.
 
+use std::io::Write;
+
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    AttentionShape, CacheRows, Kernels, KvView, Nt, attention, kv_write, matmul, panel_group, supported,
+    AttentionShape, CacheRows, Kernels, KvView, Number, Panel, attention, candidates, kv_write, matmul, supported,
 };
 use longtake::tensor::{MatView, can_quantize, dequantize_row, quantize_row};
 
@@ -42,44 +44,25 @@ fn dot(x: &[f32], y: &[f32]) -> (f64, f64) {
     })
 }
 
+/// Tests run the tables that they find: this one says aloud which those are, past the harness, which keeps to itself what
+/// passing tests print.
 #[test]
-fn gemm_nt_at_odd_sizes() {
-    each(|k| {
-        for (seed, (m, n, kk)) in
-            [(1, 1, 1), (1, 4, 15), (2, 3, 16), (3, 5, 17), (4, 4, 64), (5, 7, 31), (7, 9, 33), (9, 16, 129), (6, 0, 8)]
-                .into_iter()
-                .enumerate()
-        {
-            let case = format!("{} seed {seed} m {m} n {n} k {kk}", k.name);
-            let mut rng = Rng(seed as u64);
-            let (ldx, ldw, ldo) = (kk + 3, kk + 1, n + 2);
-            let (x, w, before) = (rng.vec(m * ldx), rng.vec(n * ldw + 1), rng.vec(m * ldo));
-            for accumulate in [false, true] {
-                let mut out = before.clone();
-                (k.gemm_nt)(Nt { x: &x, ldx, w: &w, ldw, m, n, k: kk, ldo, accumulate }, &mut out);
-                for i in 0..m {
-                    for j in 0..ldo {
-                        let got = out[i * ldo + j];
-                        if j >= n {
-                            assert_eq!(got, before[i * ldo + j], "{case}: wrote outside its columns");
-                            continue;
-                        }
-                        let (mut want, scale) = dot(&x[i * ldx..][..kk], &w[j * ldw..][..kk]);
-                        if accumulate {
-                            want += f64::from(before[i * ldo + j]);
-                        }
-                        close(got, want, scale, &case);
-                    }
-                }
-            }
-        }
-    });
+fn tables_that_are_tested_here() {
+    let mut lines = String::new();
+    for table in candidates() {
+        let missing = table.missing.join(", ");
+        let verdict =
+            if missing.is_empty() { "tested".into() } else { format!("not tested, this CPU has no {missing}") };
+        lines += &format!("\nkernels {}: {verdict}", table.name);
+    }
+    writeln!(std::io::stderr(), "{lines}").unwrap();
+    assert_eq!(lines.matches(": tested").count(), supported().len());
 }
 
 #[test]
 fn row_operations_at_odd_sizes() {
     each(|k| {
-        for n in [1usize, 2, 7, 15, 16, 17, 31, 64, 129] {
+        for n in [0usize, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 64, 129, 1536] {
             let case = format!("{} n {n}", k.name);
             let mut rng = Rng(n as u64);
             let (x, w, b) = (rng.vec(n), rng.vec(n), rng.vec(n));
@@ -116,7 +99,7 @@ fn matmul_agrees_with_decoded_weights_for_every_type() {
     assert!(types.len() >= 15);
     for ty in types {
         for (seed, (n_tokens, n_rows, blocks)) in
-            [(1, 1, 1), (2, 17, 2), (5, 33, 1), (9, 40, 3)].into_iter().enumerate()
+            [(1, 1, 1), (2, 17, 2), (5, 33, 1), (9, 40, 3), (0, 3, 1)].into_iter().enumerate()
         {
             let n_cols = blocks * ty.block_len().max(32);
             let mut rng = Rng(seed as u64);
@@ -131,12 +114,16 @@ fn matmul_agrees_with_decoded_weights_for_every_type() {
                 let mut out = vec![f32::NAN; n_tokens * n_rows];
                 matmul(k, MatView::new(ty, n_cols, n_rows, &packed).unwrap(), &x, &mut out);
                 let case = format!("{} {ty} seed {seed} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
+                // Many tokens meet weights of 16 bits in 16-bit fixed point.
+                let number = Panel::of(ty).unwrap().number;
+                let exact = number == Number::F32 || number == Number::Int16 && n_tokens <= 8;
+                let bound = if number == Number::Int16 { 1e-7 } else { 5e-4 };
                 let (mut error, mut total) = (0.0, 0.0);
                 for it in 0..n_tokens {
                     for r in 0..n_rows {
                         let (want, scale) = dot(&x[it * n_cols..][..n_cols], &weights[r * n_cols..][..n_cols]);
                         let got = out[it * n_rows + r];
-                        if panel_group(ty).is_none() {
+                        if exact {
                             close(got, want, scale, &case);
                         }
                         error += (f64::from(got) - want).powi(2);
@@ -144,7 +131,7 @@ fn matmul_agrees_with_decoded_weights_for_every_type() {
                         total += scale * scale / n_cols as f64;
                     }
                 }
-                assert!(error <= 5e-4 * total, "{case}: NMSE {}", error / total);
+                assert!(error <= bound * total, "{case}: NMSE {}", error / total);
             });
         }
     }

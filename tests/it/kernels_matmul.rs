@@ -1,9 +1,9 @@
-//! Products with quantized weights: every table against the scalar definition at odd sizes, integers exactly, and the
+//! Products with packed weights: every table against the scalar definition at odd sizes, integers exactly, and the
 //! definition against exact products of the decoded weights.
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    Activations, CHUNK, Kernels, PackRows, QuantizeTile, RowChunk, Word, matmul, panel_group, supported,
+    Activations, CHUNK, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, matmul, supported,
 };
 use longtake::tensor::{MatView, dequantize_row, quantize_row};
 
@@ -33,9 +33,13 @@ impl Rng {
     }
 }
 
-/// Every type whose products are integer, with the NMSE that its products may have against exact ones of the decoded
-/// weights: activations alone cost about 2.3e-5 with scales per 32 and 4.6e-5 with scales per 256.
-const TYPES: [(GgmlType, f64); 12] = [
+/// Every type, with the NMSE that its products may have against exact ones of the decoded weights: for quantized types,
+/// activations alone cost about 2.3e-5 with scales per 32 and 4.6e-5 with scales per 256; 16-bit integers cost about
+/// 1.5e-8 for activations and as much for weights.
+const TYPES: [(GgmlType, f64); 15] = [
+    (GgmlType::F32, 1e-12),
+    (GgmlType::F16, 4e-8),
+    (GgmlType::BF16, 4e-8),
     (GgmlType::Q4_0, 1.2e-4),
     (GgmlType::Q4_1, 1.2e-4),
     (GgmlType::Q5_0, 1e-4),
@@ -49,6 +53,9 @@ const TYPES: [(GgmlType, f64); 12] = [
     (GgmlType::IQ4_NL, 1.2e-4),
     (GgmlType::IQ4_XS, 1.2e-4),
 ];
+
+/// The types that a few tokens meet in f32.
+const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 
 /// Packed weights of one matrix, and what they decode to.
 struct Weights {
@@ -84,14 +91,18 @@ fn scalar() -> &'static Kernels {
 }
 
 fn sizes(ty: GgmlType, rng: &mut Rng) -> (usize, usize, usize) {
-    let n_cols = ty.block_len() * (1 + rng.below(if ty.block_len() == 256 { 3 } else { 20 }));
-    (1 + rng.below(19), n_cols, 1 + rng.below(67))
+    let blocks = match ty.block_len() {
+        256 => 1 + rng.below(3),
+        32 => 1 + rng.below(20),
+        _ => 1 + rng.below(700),
+    };
+    (1 + rng.below(39), ty.block_len() * blocks, 1 + rng.below(167))
 }
 
 #[test]
 fn the_list_of_types_is_complete() {
-    let integer = (0..64).filter_map(|id| GgmlType::from_id(id).ok()).filter(|ty| panel_group(*ty).is_some());
-    assert_eq!(integer.count(), TYPES.len());
+    let known = (0..64).filter_map(|id| GgmlType::from_id(id).ok()).filter(|ty| Panel::of(*ty).is_some());
+    assert_eq!(known.count(), TYPES.len());
 }
 
 #[test]
@@ -121,54 +132,108 @@ fn every_table_agrees_with_scalar() {
     }
 }
 
-/// The integers (n, n_cols padded) in the words of a panel or of a tile of tokens with `width` lanes per step.
-fn integers(words: &[u32], width: usize, n: usize, word: Word, excess: i32) -> Vec<Vec<i32>> {
-    let lane = |i: usize| {
-        let words = words.chunks_exact(width).map(move |step| step[i]);
-        words.flat_map(|w| match word {
-            Word::Bytes => {
-                w.to_le_bytes().map(|b| if excess == 0 { b as i8 as i32 } else { b as i32 - excess }).to_vec()
+/// Around the sizes at which each table changes its ways: whole tiles, one more, one less, and nothing at all.
+#[test]
+fn products_at_the_edges_of_tiles() {
+    let types = [(GgmlType::Q4_K, 256), (GgmlType::Q6_K, 512), (GgmlType::Q8_0, 288), (GgmlType::F16, 31)];
+    for (seed, (ty, n_cols)) in types.into_iter().enumerate() {
+        for k in supported() {
+            let layout = k.int8.layout;
+            let near = |n: usize| [n - 1, n, n + 1];
+            let tokens = [near(1), near(8), near(layout.tokens), near(layout.tokens + layout.tokens / 2)].concat();
+            for n_rows in [near(layout.rows), near(1), near(2 * layout.rows)].concat() {
+                let mut rng = Rng(seed as u64 + 600);
+                let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+                for n_tokens in tokens.iter().copied() {
+                    let x = rng.vec(n_tokens * n_cols);
+                    let (mut got, mut want) = (vec![f32::NAN; n_tokens * n_rows], vec![f32::NAN; n_tokens * n_rows]);
+                    matmul(k, w.view(), &x, &mut got);
+                    matmul(scalar(), w.view(), &x, &mut want);
+                    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let (it, r) = (i / n_rows, i % n_rows);
+                        let terms = x[it * n_cols..][..n_cols].iter().zip(&w.decoded[r * n_cols..][..n_cols]);
+                        let scale = terms.map(|(a, b)| (a * b).abs()).sum::<f32>();
+                        let case = format!("{} {ty} seed {seed} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
+                        assert!((got - want).abs() <= 1e-5 * scale, "{case} at ({it}, {r}): {got} instead of {want}");
+                    }
+                }
             }
-            Word::Pairs => vec![w as i16 as i32, (w >> 16) as i16 as i32],
-        })
-    };
-    (0..n).map(|i| lane(i).collect()).collect()
+        }
+    }
+}
+
+/// The numbers in a word; bytes are `excess` too large.
+fn numbers(word: u32, of: Word, excess: i32) -> Vec<i32> {
+    match of {
+        Word::Bytes if excess == 0 => word.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
+        Word::Bytes => word.to_le_bytes().map(|b| b as i32 - excess).to_vec(),
+        Word::Signed | Word::Octets => word.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
+        Word::Pairs => vec![word as i16 as i32, (word >> 16) as i16 as i32],
+        Word::Float => vec![word as i32],
+    }
+}
+
+/// The words of row `r` out of a panel of `rows`.
+fn words_of_row(words: &[u32], rows: usize, r: usize, of: Word) -> Vec<u32> {
+    // Of octets, two steps lie side by side.
+    let n = if of == Word::Octets { 2 } else { 1 };
+    words.chunks_exact(n * rows).flat_map(|steps| steps[n * r..][..n].to_vec()).collect()
+}
+
+/// The words of every chunk of every token, (n_chunks * n_tokens) rows of `steps`.
+fn words_of_tokens(words: &[u32], n_tokens: usize, steps: usize, of: Word) -> Vec<Vec<u32>> {
+    let mut rows: Vec<Vec<u32>> = words.chunks_exact(steps).map(<[u32]>::to_vec).collect();
+    if of == Word::Octets {
+        for chunk in rows.chunks_mut(n_tokens) {
+            for pair in chunk.chunks_exact_mut(2) {
+                let mixed = pair.concat();
+                (0..2 * steps).for_each(|i| pair[i / 2 % 2][i / 4 * 2 + i % 2] = mixed[i]);
+            }
+        }
+    }
+    rows
 }
 
 #[test]
-fn panels_hold_the_same_integers_and_scales_in_every_table() {
+fn panels_hold_the_same_numbers_and_scales_in_every_table() {
     for (ty, _) in TYPES {
         for seed in 0..6 {
             let mut rng = Rng(seed + 100);
             let (_, n_cols, n_rows) = sizes(ty, &mut rng);
             let w = Weights::random(ty, n_cols, n_rows.min(16), &mut rng);
             let n_chunks = n_cols.div_ceil(CHUNK);
-            let groups = CHUNK / panel_group(ty).unwrap();
+            let panel = Panel::of(ty).unwrap();
+            let groups = panel.groups();
             let pack = |k: &Kernels| {
                 let layout = k.int8.layout;
+                let (word, steps) = (layout.word(panel.number), layout.steps(panel.number));
                 let (mut all, mut scales) = (Vec::new(), Vec::new());
                 for rows in w.packed.chunks(layout.rows * w.row_bytes()) {
-                    let mut words = vec![7; n_chunks * layout.steps() * layout.rows];
+                    let mut words = vec![7; n_chunks * steps * layout.rows];
                     let mut out = vec![f32::NAN; n_chunks * groups * layout.rows];
                     let p = PackRows { rows, row_bytes: w.row_bytes(), chunks: 0..n_chunks };
                     (k.int8.pack)(ty, p, &mut words, &mut out);
-                    let n = rows.len() / w.row_bytes();
-                    all.extend(integers(&words, layout.rows, n, layout.word, 128));
-                    scales.extend((0..n).map(|r| out[r..].iter().step_by(layout.rows).map(|s| s.to_bits()).collect()));
+                    for r in 0..rows.len() / w.row_bytes() {
+                        let words = words_of_row(&words, layout.rows, r, word);
+                        all.push(words.into_iter().flat_map(|w| numbers(w, word, 128)).collect());
+                        scales.push(out[r..].iter().step_by(layout.rows).map(|s| s.to_bits()).collect());
+                    }
                 }
                 (all, scales)
             };
             let want: (Vec<Vec<i32>>, Vec<Vec<u32>>) = pack(scalar());
-            // The definition itself: scale times integer is the weight, within half a step and what 16-bit numbers with
-            // eight bits for the fraction lose.
-            for (r, (integers, scales)) in want.0.iter().zip(&want.1).enumerate() {
+            // The definition itself: scale times integer is the weight, within half a step and, for bytes, what 16-bit
+            // numbers with eight bits for the fraction lose; floats are the weights.
+            for (r, (numbers, scales)) in want.0.iter().zip(&want.1).enumerate() {
                 for c in 0..n_cols {
-                    let step = f32::from_bits(scales[c * groups / CHUNK]);
-                    let error = integers[c] as f32 * step - w.decoded[r * n_cols + c];
-                    assert!(
-                        error.abs() <= 0.76 * step,
-                        "{ty} seed {seed} row {r} column {c}: off by {error} of {step}"
-                    );
+                    let (step, exact) = (f32::from_bits(scales[c * groups / CHUNK]), w.decoded[r * n_cols + c]);
+                    let case = format!("{ty} seed {seed} row {r} column {c}");
+                    let error = (numbers[c] as f32 * step - exact).abs();
+                    match panel.number {
+                        Number::F32 => assert_eq!((numbers[c] as u32, step), (exact.to_bits(), 1.0), "{case}"),
+                        Number::Int16 => assert!(error <= 0.501 * step, "{case}: off by {error} of {step}"),
+                        Number::Int8 => assert!(error <= 0.76 * step, "{case}: off by {error} of {step}"),
+                    }
                 }
             }
             for k in supported() {
@@ -180,6 +245,8 @@ fn panels_hold_the_same_integers_and_scales_in_every_table() {
 
 #[test]
 fn activations_have_the_same_integers_and_scales_in_every_table() {
+    let eight = [32, 64, 128, 256].map(|group| Panel { number: Number::Int8, group });
+    let others = [GgmlType::F16, GgmlType::F32].map(|ty| Panel::of(ty).unwrap());
     for seed in 0..20 {
         let mut rng = Rng(seed + 200);
         let (n_tokens, n_cols) = (1 + rng.below(4), 32 * (1 + rng.below(20)));
@@ -199,43 +266,80 @@ fn activations_have_the_same_integers_and_scales_in_every_table() {
             let error = chunk.0[at] as f32 * d - x;
             assert!(error.abs() <= 0.501 * d, "seed {seed} activation {i}: {error}");
         }
-        for group in [32, 64, 128, 256] {
+        for panel in eight.into_iter().chain(others) {
+            // Every table has another number of tokens per tile: all fit into the smallest.
             let tile = |k: &Kernels| {
-                let layout = k.int8.layout;
-                let width = layout.tokens;
-                let n = n_tokens.min(width);
-                let mut words = vec![7; n_chunks * layout.steps() * width];
-                let n_scales = n_chunks * (CHUNK / group) * width;
+                let (word, steps) = (k.int8.layout.word(panel.number), k.int8.layout.steps(panel.number));
+                let mut words = vec![7; n_chunks * steps * n_tokens];
+                let n_scales = n_chunks * panel.groups() * n_tokens;
                 let (mut scales, mut sums) = (vec![f32::NAN; n_scales], vec![7; n_scales]);
-                let x = &x[..n * n_cols];
                 let (words_of, scales_of, sums_of) = (&mut words[..], &mut scales[..], &mut sums[..]);
-                let q = QuantizeTile { x, n_cols, width, group, words: words_of, scales: scales_of, sums: sums_of };
+                let q = QuantizeTile { x: &x, n_cols, panel, words: words_of, scales: scales_of, sums: sums_of };
                 (k.int8.quantize_tile)(q);
-                let all = integers(&words, width, width, layout.word, 0);
-                assert!(all[n..].iter().flatten().all(|q| *q == 0), "{} pads with {:?}", k.name, all[n]);
-                for (it, row) in all.iter().enumerate() {
-                    for (g, group) in row.chunks_exact(group).enumerate() {
-                        let factor = if layout.word == Word::Bytes { -128 } else { 0 };
-                        assert_eq!(sums[g * width + it], factor * group.iter().sum::<i32>(), "{} seed {seed}", k.name);
+                let all: Vec<Vec<i32>> = words_of_tokens(&words, n_tokens, steps, word)
+                    .iter()
+                    .map(|w| w.iter().flat_map(|w| numbers(*w, word, 0)).collect())
+                    .collect();
+                for (i, row) in all.iter().enumerate() {
+                    for (g, group) in row.chunks_exact(panel.group).enumerate() {
+                        let at = (i / n_tokens * panel.groups() + g) * n_tokens + i % n_tokens;
+                        let factor = if word == Word::Bytes { -128 } else { 0 };
+                        let sum = if factor == 0 { 0 } else { factor * group.iter().sum::<i32>() };
+                        assert_eq!(sums[at], sum, "{} seed {seed} {panel:?}", k.name);
                     }
                 }
-                let bits = |it: usize| scales[it..].iter().step_by(width).map(|s| s.to_bits()).collect::<Vec<_>>();
-                (all[..n].to_vec(), (0..n).map(bits).collect::<Vec<_>>())
+                (all, scales)
             };
             let want = tile(scalar());
+            for (i, row) in want.0.iter().enumerate() {
+                for (j, q) in row.iter().enumerate() {
+                    let (it, c) = (i % n_tokens, i / n_tokens * CHUNK + j);
+                    let exact = if c < n_cols { x[it * n_cols + c] } else { 0.0 };
+                    let step = want.1[(c / panel.group) * n_tokens + it];
+                    if panel.number == Number::F32 {
+                        assert_eq!(
+                            (f32::from_bits(*q as u32), step),
+                            (exact, 1.0),
+                            "seed {seed} token {it} column {c}"
+                        );
+                    } else {
+                        let error = (*q as f32 * step - exact).abs();
+                        assert!(error <= 0.501 * step, "seed {seed} {panel:?} token {it} column {c}: off by {error}");
+                    }
+                }
+            }
             for k in supported() {
                 assert!(rows(k) == rows(scalar()), "{} rows, seed {seed}", k.name);
-                assert!(tile(k) == want, "{} seed {seed} group {group} ({n_tokens}, {n_cols})", k.name);
+                assert!(tile(k) == want, "{} seed {seed} {panel:?} ({n_tokens}, {n_cols})", k.name);
             }
         }
     }
 }
 
-/// The error that integer products add, for many and for few tokens.
+/// Groups whose sums are as large as they can be: an i32 holds them.
+#[test]
+fn the_largest_sums_fit() {
+    for ty in [GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0] {
+        let (n_cols, n_rows, n_tokens) = (512, 5, 13);
+        for sign in [1.0, -1.0] {
+            let mut packed = vec![0; n_rows * ty.row_bytes(n_cols).unwrap()];
+            quantize_row(ty, &vec![0.75 * sign; n_rows * n_cols], &mut packed, None).unwrap();
+            for k in supported() {
+                let mut out = vec![f32::NAN; n_tokens * n_rows];
+                matmul(k, MatView::new(ty, n_cols, n_rows, &packed).unwrap(), &vec![3.0; n_tokens * n_cols], &mut out);
+                let want = 0.75 * 3.0 * sign * n_cols as f32;
+                assert!(out.iter().all(|v| (v / want - 1.0).abs() < 1e-3), "{} {ty}: {out:?} not {want}", k.name);
+            }
+        }
+    }
+}
+
+/// The error that products add, for many and for few tokens.
 #[test]
 fn products_stay_close_to_exact_ones() {
     for (ty, most) in TYPES {
         for (seed, n_tokens) in [(1, 24), (2, 4)] {
+            let most = if n_tokens == 4 && FLOATS.contains(&ty) { 1e-12 } else { most };
             let (n_cols, n_rows) = (2048, 64);
             let mut rng = Rng(seed + 300);
             let w = Weights::random(ty, n_cols, n_rows, &mut rng);
@@ -292,6 +396,32 @@ fn what_is_not_finite_stays_visible() {
                     let case = format!("{} {ty} {n_tokens} tokens with {bad}", k.name);
                     assert!(out[..3].iter().all(|v| !v.is_finite()), "{case}: {:?}", &out[..3]);
                     assert!(out[3..].iter().all(|v| v.is_finite()), "{case}: reaches other tokens");
+                }
+            }
+        }
+    }
+}
+
+/// The same for weights, of which only the float types can be so.
+#[test]
+fn weights_that_are_not_finite_stay_visible() {
+    let mut rng = Rng(600);
+    for ty in FLOATS {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let (n_cols, n_rows) = (600, 5);
+            let mut floats = rng.vec(n_rows * n_cols);
+            floats[2 * n_cols + 300] = bad;
+            let mut packed = vec![0; n_rows * ty.row_bytes(n_cols).unwrap()];
+            quantize_row(ty, &floats, &mut packed, None).unwrap();
+            for n_tokens in [1, 13] {
+                let x = rng.vec(n_tokens * n_cols);
+                for k in supported() {
+                    let mut out = vec![0.0; n_tokens * n_rows];
+                    matmul(k, MatView::new(ty, n_cols, n_rows, &packed).unwrap(), &x, &mut out);
+                    for (i, v) in out.iter().enumerate() {
+                        let case = format!("{} {ty} {n_tokens} tokens with {bad} at {i}: {v}", k.name);
+                        assert_eq!(v.is_finite(), i % n_rows != 2, "{case}");
+                    }
                 }
             }
         }

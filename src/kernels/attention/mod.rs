@@ -5,16 +5,16 @@
 //! share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
 //! On purpose absent here: masks other than causal and full, positions.
 
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod keys;
 mod scalar;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub mod simd;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub mod tile;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod unpack;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod values;
 
 pub use scalar::OPS as SCALAR;
@@ -59,6 +59,8 @@ pub struct AttentionShape {
 /// The operations of attention and of the cache write, per instruction set.
 #[derive(Clone, Copy)]
 pub struct AttentionOps {
+    /// See [`Kernels::features`].
+    pub features: &'static str,
     /// Attention of a tile of queries over a range of keys, not yet divided by the sum.
     pub tile: fn(&Tile<'_>, Partial<'_>),
     /// Rotates a head in place: pairs (i, i + n/2) by the cosines and sines of the leading pairs.

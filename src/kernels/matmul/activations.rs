@@ -1,21 +1,26 @@
-//! One input of several matrix products, quantized once in each form that they ask for.
+//! One input of several matrix products, brought once into each form that they ask for.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::MAX_DOT_TOKENS;
 use super::codes::CHUNK;
 use super::dot::{DotRows, RowChunk};
-use super::ops::{PackRows, QuantizeTile, Tile, panel_group};
-use super::{MAX_DOT_TOKENS, float};
+use super::float::FloatRows;
+use super::ops::{Number, PackRows, Panel, QuantizeTile, Tile};
 use crate::kernels::disjoint::SharedMat;
+use crate::kernels::scratch::Carve;
 use crate::kernels::{Kernels, scratch, threads};
 use crate::tensor::MatView;
 
-/// Weight rows per panel: with [`BLOCK_CHUNKS`] the panel stays in the second-level cache.
-const PANEL_ROWS: usize = 128;
-/// Chunks of columns per pass: a tile of tokens stays in the first-level cache while the panel goes by.
-const BLOCK_CHUNKS: usize = 8;
+/// Weight rows per task: their sums for all tokens of the task stay in the second-level cache.
+const TASK_ROWS: usize = 128;
+/// Tokens per task. Each task unpacks its rows anew, so this many tokens share that work.
+const TASK_TOKENS: usize = 512;
+/// Steps per pass: a tile of rows then stays in the first-level cache while the tokens go by.
+const PASS_STEPS: usize = 256;
 /// Bytes of weights that are worth a task of their own.
 const TASK_BYTES: usize = 64 << 10;
 
@@ -28,18 +33,17 @@ pub struct Activations<'a> {
     forms: Box<Forms>,
 }
 
-/// The quantized forms. A thread keeps their memory for its next input.
+/// The forms that products want. A thread keeps their memory for its next input.
 #[derive(Default)]
 struct Forms {
     rows: Vec<RowChunk>,
     rows_ready: bool,
-    /// For groups of 32, 64, 128 and 256 columns.
-    tiles: [Tiles; 4],
+    tiles: Vec<Tiles>,
 }
 
 /// Tiles of `layout.tokens` tokens one after another, the last one narrower.
-#[derive(Default)]
 struct Tiles {
+    panel: Panel,
     words: Vec<u32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
@@ -73,10 +77,11 @@ impl<'a> Activations<'a> {
         if out.is_empty() {
             return;
         }
-        match panel_group(w.ty()) {
-            None => float::matmul(self.kernels, w, self.x, out),
-            Some(_) if self.n_tokens <= MAX_DOT_TOKENS => self.matmul_dot(w, out),
-            Some(group) => self.matmul_panels(w, group, out),
+        let panel = Panel::of(w.ty()).expect("the loader accepts only types with a decoder");
+        if self.n_tokens <= MAX_DOT_TOKENS {
+            self.matmul_dot(w, panel, out);
+        } else {
+            self.matmul_panels(w, panel, out);
         }
     }
 
@@ -84,16 +89,16 @@ impl<'a> Activations<'a> {
         self.n_cols.div_ceil(CHUNK)
     }
 
-    fn matmul_dot(&mut self, w: MatView<'_>, out: &mut [f32]) {
+    fn matmul_dot(&mut self, w: MatView<'_>, panel: Panel, out: &mut [f32]) {
         let ops = &self.kernels.int8;
         let n_chunks = self.n_chunks();
-        let Forms { rows, rows_ready, .. } = &mut *self.forms;
-        if !*rows_ready {
-            rows.resize(self.n_tokens * n_chunks, RowChunk::ZERO);
-            (ops.quantize_rows)(self.x, self.n_cols, rows);
+        let Forms { rows: x, rows_ready, .. } = &mut *self.forms;
+        if panel.number == Number::Int8 && !*rows_ready {
+            x.resize(self.n_tokens * n_chunks, RowChunk::ZERO);
+            (ops.quantize_rows)(self.x, self.n_cols, x);
             *rows_ready = true;
         }
-        let (x, n_rows) = (&rows[..], w.n_rows());
+        let (x, n_rows) = (&x[..], w.n_rows());
         // A few tasks per thread even out what else the machine does; small matrices are not worth a task each.
         let tasks = (threads::TASKS_PER_THREAD * threads::count()).min(w.data().len() / TASK_BYTES).max(1);
         let per_task = n_rows.div_ceil(tasks);
@@ -102,8 +107,12 @@ impl<'a> Activations<'a> {
             let first = task * per_task;
             let n = per_task.min(n_rows - first);
             let rows = w.rows(first..first + n).data();
+            let (row_bytes, n_cols) = (w.row_bytes(), self.n_cols);
             scratch::with(n * self.n_tokens, |sums| {
-                (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes: w.row_bytes(), n_cols: self.n_cols, x }, sums);
+                match panel.number {
+                    Number::Int8 => (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes, n_cols, x }, sums),
+                    _ => (ops.dot_floats)(w.ty(), FloatRows { rows, row_bytes, n_cols, x: self.x }, sums),
+                }
                 for (it, sums) in sums.chunks_exact(n).enumerate() {
                     // SAFETY: tasks own disjoint rows of the weights, which are disjoint columns here.
                     unsafe { out.write(it, first, sums) };
@@ -113,106 +122,106 @@ impl<'a> Activations<'a> {
         threads::for_each(n_rows.div_ceil(per_task), run);
     }
 
-    fn matmul_panels(&mut self, w: MatView<'_>, group: usize, out: &mut [f32]) {
-        self.quantize_tiles(group);
-        let tiles = &self.forms.tiles[form(group)];
-        let (ops, layout) = (&self.kernels.int8, self.kernels.int8.layout);
-        let (n_rows, n_chunks, n_tokens) = (w.n_rows(), self.n_chunks(), self.n_tokens);
-        let (steps, groups) = (layout.steps(), CHUNK / group);
-        // One task unpacks its rows for all tokens; where rows are too few for the threads, tokens are split as well.
-        let row_tasks = n_rows.div_ceil(PANEL_ROWS);
+    fn matmul_panels(&mut self, w: MatView<'_>, panel: Panel, out: &mut [f32]) {
+        let form = self.quantize_tiles(panel);
+        let x = &self.forms.tiles[form];
+        let layout = self.kernels.int8.layout;
+        let (n_rows, n_tokens) = (w.n_rows(), self.n_tokens);
+        // One task unpacks its rows for many tokens; where rows are too few for the threads, tokens are split further.
+        let row_tasks = n_rows.div_ceil(TASK_ROWS);
         let n_tiles = n_tokens.div_ceil(layout.tokens);
-        let token_tasks = (3 * threads::count()).div_ceil(row_tasks).min(n_tiles.div_ceil(8));
-        let tiles_per_task = n_tiles.div_ceil(token_tasks);
+        let splits = (3 * threads::count()).div_ceil(row_tasks).min(n_tiles.div_ceil(4));
+        let tiles_per_task = n_tiles.div_ceil(splits.max(n_tokens.div_ceil(TASK_TOKENS)));
+        let token_tasks = n_tiles.div_ceil(tiles_per_task);
         let out = &SharedMat::new(out, n_rows);
         (0..row_tasks * token_tasks).into_par_iter().for_each(|task| {
-            let first_row = task / token_tasks * PANEL_ROWS;
-            let rows = PANEL_ROWS.min(n_rows - first_row);
-            let first_tile = task % token_tasks * tiles_per_task;
-            let last_tile = n_tiles.min(first_tile + tiles_per_task);
-            let subtiles = rows.div_ceil(layout.rows);
-            let (words_len, scales_len) = (BLOCK_CHUNKS * steps * layout.rows, BLOCK_CHUNKS * groups * layout.rows);
-            let sums_len = layout.tokens * layout.rows;
-            scratch::with_aligned(subtiles * (words_len + scales_len) + sums_len, |buffer| {
-                let (words, buffer) = buffer.split_at_mut(subtiles * words_len);
-                let words: &mut [u32] = bytemuck::cast_slice_mut(words);
-                let (sums, w_scales) = buffer.split_at_mut(sums_len);
-                for c0 in (0..n_chunks).step_by(BLOCK_CHUNKS) {
-                    let chunks = c0..n_chunks.min(c0 + BLOCK_CHUNKS);
-                    let (n_words, n_scales) = (chunks.len() * steps * layout.rows, chunks.len() * groups * layout.rows);
-                    let subtile_rows = |s: usize| {
-                        let first = s * layout.rows;
-                        first_row + first..first_row + rows.min(first + layout.rows)
-                    };
-                    for s in 0..subtiles {
-                        let p = PackRows {
-                            rows: w.rows(subtile_rows(s)).data(),
-                            row_bytes: w.row_bytes(),
-                            chunks: chunks.clone(),
-                        };
-                        let words = &mut words[s * words_len..][..n_words];
-                        (ops.pack)(w.ty(), p, words, &mut w_scales[s * scales_len..][..n_scales]);
-                    }
-                    for tile in first_tile..last_tile {
-                        let first_token = tile * layout.tokens;
-                        let n = layout.tokens.min(n_tokens - first_token);
-                        let width = n.next_multiple_of(layout.token_step);
-                        let words_at = first_token * n_chunks * steps + c0 * steps * width;
-                        let scales_at = first_token * n_chunks * groups + c0 * groups * width;
-                        let n_x_scales = chunks.len() * groups * width;
-                        for s in 0..subtiles {
-                            let sums = &mut sums[..width * layout.rows];
-                            sums.fill(0.0);
-                            let rows = subtile_rows(s);
-                            (0..n).for_each(|it| out.prefetch(first_token + it, rows.start, rows.len()));
-                            let operands = Tile {
-                                w: &words[s * words_len..][..n_words],
-                                w_scales: &w_scales[s * scales_len..][..n_scales],
-                                x: &tiles.words[words_at..][..chunks.len() * steps * width],
-                                x_scales: &tiles.scales[scales_at..][..n_x_scales],
-                                x_sums: &tiles.sums[scales_at..][..n_x_scales],
-                                width,
-                                group_steps: steps / groups,
-                            };
-                            (ops.tile)(operands, sums);
-                            for (it, sums) in sums.chunks_exact(layout.rows).take(n).enumerate() {
-                                let (it, sums) = (first_token + it, &sums[..rows.len()]);
-                                // SAFETY: tasks own disjoint rectangles of weight rows and tokens.
-                                unsafe {
-                                    if c0 == 0 {
-                                        out.write(it, rows.start, sums);
-                                    } else {
-                                        out.add(it, rows.start, sums);
-                                    }
-                                }
-                            }
-                        }
-                    }
+            let first = task / token_tasks * TASK_ROWS;
+            let rows = first..n_rows.min(first + TASK_ROWS);
+            let first = task % token_tasks * tiles_per_task * layout.tokens;
+            let tokens = first..n_tokens.min(first + tiles_per_task * layout.tokens);
+            let ldo = rows.len().next_multiple_of(layout.rows);
+            let (words_len, scales_len) = (PASS_STEPS * layout.rows, PASS_STEPS * layout.rows);
+            let lengths = [tokens.len() * ldo, words_len, scales_len];
+            scratch::with(Carve::room(&lengths), |buffer| {
+                let mut carve = Carve::new(buffer);
+                let [sums, words, scales] = lengths.map(|n| carve.take(n));
+                sums.fill(0.0);
+                self.add_products(w.rows(rows.clone()), x, tokens.clone(), (words, scales), (sums, ldo));
+                for (it, sums) in tokens.zip(sums.chunks_exact(ldo)) {
+                    // SAFETY: tasks own disjoint rectangles of weight rows and tokens.
+                    unsafe { out.write(it, rows.start, &sums[..rows.len()]) };
                 }
             });
         });
     }
 
-    fn quantize_tiles(&mut self, group: usize) {
+    /// Adds the products of all rows of `w` with the tokens of whole tiles to `sums`, in rows of `ldo`. `buffers` are for
+    /// the words and the scales of a tile of rows.
+    fn add_products(
+        &self,
+        w: MatView<'_>,
+        x: &Tiles,
+        tokens: Range<usize>,
+        (words, scales): (&mut [f32], &mut [f32]),
+        (sums, ldo): (&mut [f32], usize),
+    ) {
+        let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, x.panel);
+        let (n_chunks, steps) = (self.n_chunks(), layout.steps(panel.number));
+        for c0 in (0..n_chunks).step_by(PASS_STEPS / steps) {
+            let chunks = c0..n_chunks.min(c0 + PASS_STEPS / steps);
+            let words = &mut bytemuck::cast_slice_mut(words)[..chunks.len() * steps * layout.rows];
+            let scales = &mut scales[..chunks.len() * panel.groups() * layout.rows];
+            for r0 in (0..w.n_rows()).step_by(layout.rows) {
+                let rows = w.rows(r0..w.n_rows().min(r0 + layout.rows)).data();
+                let p = PackRows { rows, row_bytes: w.row_bytes(), chunks: chunks.clone() };
+                (ops.pack)(w.ty(), p, words, scales);
+                for first in tokens.clone().step_by(layout.tokens) {
+                    let width = layout.tokens.min(self.n_tokens - first);
+                    let of_chunks = |per_chunk: usize| {
+                        let at = (first * n_chunks + c0 * width) * per_chunk;
+                        at..at + chunks.len() * width * per_chunk
+                    };
+                    let tile = Tile {
+                        panel,
+                        w: words,
+                        w_scales: scales,
+                        x: &x.words[of_chunks(steps)],
+                        x_scales: &x.scales[of_chunks(panel.groups())],
+                        x_sums: &x.sums[of_chunks(panel.groups())],
+                        width,
+                        ldo,
+                    };
+                    (ops.tile)(tile, &mut sums[(first - tokens.start) * ldo + r0..]);
+                }
+            }
+        }
+    }
+
+    /// Brings the activations into the form of `panel`, unless they are in it; which of the forms that is.
+    fn quantize_tiles(&mut self, panel: Panel) -> usize {
         let (ops, layout) = (&self.kernels.int8, self.kernels.int8.layout);
         let (n_chunks, n_cols) = (self.n_chunks(), self.n_cols);
-        let form = &mut self.forms.tiles[form(group)];
+        let tiles = &mut self.forms.tiles;
+        let index = tiles.iter().position(|t| t.panel == panel).unwrap_or_else(|| {
+            tiles.push(Tiles { panel, words: Vec::new(), scales: Vec::new(), sums: Vec::new(), ready: false });
+            tiles.len() - 1
+        });
+        let form = &mut tiles[index];
         if std::mem::replace(&mut form.ready, true) {
-            return;
+            return index;
         }
-        let (words_per_token, scales_per_token) = (n_chunks * layout.steps(), n_chunks * (CHUNK / group));
-        let padded = self.n_tokens.next_multiple_of(layout.token_step);
-        form.words.resize(padded * words_per_token, 0);
-        form.scales.resize(padded * scales_per_token, 0.0);
-        form.sums.resize(padded * scales_per_token, 0);
+        let (words_per_token, scales_per_token) = (n_chunks * layout.steps(panel.number), n_chunks * panel.groups());
+        form.words.resize(self.n_tokens * words_per_token, 0);
+        form.scales.resize(self.n_tokens * scales_per_token, 0.0);
+        form.sums.resize(self.n_tokens * scales_per_token, 0);
         let x = self.x.par_chunks(layout.tokens * n_cols);
         let words = form.words.par_chunks_mut(layout.tokens * words_per_token);
         let scales = form.scales.par_chunks_mut(layout.tokens * scales_per_token);
         let sums = form.sums.par_chunks_mut(layout.tokens * scales_per_token);
         x.zip(words).zip(scales.zip(sums)).for_each(|((x, words), (scales, sums))| {
-            let width = words.len() / words_per_token;
-            (ops.quantize_tile)(QuantizeTile { x, n_cols, width, group, words, scales, sums });
+            (ops.quantize_tile)(QuantizeTile { x, n_cols, panel, words, scales, sums });
         });
+        index
     }
 }
 
@@ -220,10 +229,4 @@ impl Drop for Activations<'_> {
     fn drop(&mut self) {
         KEPT.set(Some(std::mem::take(&mut self.forms)));
     }
-}
-
-/// Where the form for groups of `group` columns is kept.
-fn form(group: usize) -> usize {
-    debug_assert!(matches!(group, 32 | 64 | 128 | 256));
-    (group / 32).ilog2() as usize
 }

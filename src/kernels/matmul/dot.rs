@@ -61,9 +61,9 @@ pub fn quantize_rows<I: Int8Isa>(x: &[f32], n_cols: usize, out: &mut [RowChunk])
 /// makes the scale so.
 pub(super) const STEP: f32 = 1.0 / 127.0;
 
-/// `x`, or where it is shorter than a chunk, `x` with zeros behind it.
+/// `x`, or where it is shorter than a chunk, `x` with the zeros of `padded` behind it.
 #[inline(always)]
-pub(super) fn whole_chunk<'a>(x: &'a [f32], padded: &'a mut [f32; CHUNK]) -> &'a [f32; CHUNK] {
+pub(super) fn whole_chunk<'a, T: Copy, const N: usize>(x: &'a [T], padded: &'a mut [T; N]) -> &'a [T; N] {
     match x.try_into() {
         Ok(x) => x,
         Err(_) => {

@@ -204,7 +204,13 @@ pub const ROUND: f32 = 12_582_912.0;
 /// 127 / x, or 0 where that is not finite.
 #[inline(always)]
 pub fn inverse_of(x: f32) -> f32 {
-    let inverse = 127.0 / x;
+    ratio(127.0, x)
+}
+
+/// a / x, or 0 where that is not finite.
+#[inline(always)]
+pub fn ratio(a: f32, x: f32) -> f32 {
+    let inverse = a / x;
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 

@@ -9,16 +9,18 @@
 mod activations;
 pub(super) mod codes;
 pub(super) mod dot;
-mod float;
+pub(super) mod float;
 pub(super) mod lanes;
 mod ops;
 pub(super) mod panel;
+pub(super) mod tile;
 
 pub use activations::Activations;
 pub use codes::{CHUNK, Chunk};
 pub use dot::{DotRows, RowChunk};
+pub use float::FloatRows;
 pub(super) use ops::{Int8Isa, int8_ops};
-pub use ops::{Int8Ops, Layout, PackRows, QuantizeTile, Tile, Word, panel_group};
+pub use ops::{Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, Tile, Word, panel_group};
 
 use super::Kernels;
 use crate::tensor::MatView;

@@ -1,46 +1,94 @@
-//! Prefill: tiles of weight rows become panels of small integers, once for a whole batch.
+//! Prefill: tiles of weight rows become panels of numbers that a product takes as they are, once for a whole batch, and so
+//! do tiles of activations.
 //!
-//! A panel has one f32 scale per row and group of 32 to 256 columns, so that products of whole groups add up as integers.
-//! For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats are rounded to the 255 steps of their
-//! group: the error of that is far below their own; `tests/it/kernels_matmul.rs` bounds it per format.
+//! - Quantized weights become 8-bit integers with one f32 scale per row and group of 32 to 256 columns, so that products of
+//!   whole groups add up as integers. For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats
+//!   are rounded to the 255 steps of their group: the error of that is far below their own;
+//!   `tests/it/kernels_matmul.rs` bounds it per format.
+//! - F16 and BF16 weights become 16-bit integers up to [`MAX_16`] in groups of 64 columns: a group's sum then is at most
+//!   64 * 5790² = 2,145,542,400, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
+//! - F32 weights stay what they are.
 
-use super::codes::{CHUNK, Chunk, Codes, SUB};
+use super::codes::{CHUNK, Chunk, Codes, SUB, with_codes};
 use super::dot::{STEP, unpack_chunk, whole_chunk};
-use super::lanes::{Lanes, inverse_of};
-use super::ops::{Int8Isa, PackRows, QuantizeTile, Word};
+use super::lanes::{Lanes, ROUND, inverse_of, ratio};
+use super::ops::{Int8Isa, Number, PackRows, Panel, QuantizeTile, Word};
+use crate::gguf::GgmlType;
 
 /// The most rows that a tile of any instruction set has.
 const MAX_ROWS: usize = 32;
-/// The most tokens that a tile has.
-const MAX_TOKENS: usize = 16;
 
 /// Zero as weights are stored: 128 too large.
 const ZERO: u8 = 128;
 
+/// The largest 16-bit integer: the largest number of which 64 squares stay below 2^31.
+pub const MAX_16: f32 = 5790.0;
+
+/// The scale of a group of 16-bit integers is its largest magnitude times this.
+const STEP_16: f32 = 1.0 / MAX_16;
+
+/// Brings rows of `ty` into their panel, see [`Panel::of`].
+///
+/// # Panics
+/// When lengths disagree, and for a type without a decoder.
 #[inline(always)]
-pub fn pack<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
-    let rows = I::LAYOUT.rows;
-    let (n, n_chunks, n_groups) = (p.rows.len() / p.row_bytes, p.chunks.len(), CHUNK / F::GROUP);
-    let steps = I::LAYOUT.steps();
+pub fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+    let panel = Panel::of(ty).expect("the loader accepts only types with a decoder");
+    let (n, rows, n_chunks) = (p.rows.len() / p.row_bytes, I::LAYOUT.rows, p.chunks.len());
+    let steps = I::LAYOUT.steps(panel.number);
     assert!(rows <= MAX_ROWS && n <= rows && p.rows.len() == n * p.row_bytes);
-    assert!(words.len() == n_chunks * steps * rows && scales.len() == n_chunks * n_groups * rows);
-    let mut integers = [[ZERO; CHUNK]; MAX_ROWS];
-    scales.fill(0.0);
+    assert!(words.len() == n_chunks * steps * rows && scales.len() == n_chunks * panel.groups() * rows);
+    // Rows that are not there count as zeros.
+    scales.fill(if panel.number == Number::F32 { 1.0 } else { 0.0 });
+    match panel.number {
+        Number::F32 => pack_floats::<I>(p, words),
+        Number::Int16 => pack_16::<I>(ty, p, words, scales),
+        Number::Int8 => with_codes!(ty, F => pack_8::<I, F>(p, words, scales)).expect("the type has a group"),
+    }
+}
+
+#[inline(always)]
+fn pack_8<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+    let (rows, n_groups, steps) = (I::LAYOUT.rows, CHUNK / F::GROUP, I::LAYOUT.steps(Number::Int8));
+    // Where words hold signed bytes, the top bit changes.
+    let flip = if matches!(I::LAYOUT.int8, Word::Signed | Word::Octets) { ZERO } else { 0 };
+    let mut integers = [[ZERO ^ flip; CHUNK]; MAX_ROWS];
     let words = words.chunks_exact_mut(steps * rows);
     for (c, (words, scales)) in p.chunks.zip(words.zip(scales.chunks_exact_mut(n_groups * rows))) {
         for (r, row) in p.rows.chunks_exact(p.row_bytes).enumerate() {
-            let of_groups = requantize::<I::Lanes, F>(unpack_chunk::<I::Lanes, F>(row, c), &mut integers[r]);
+            let of_groups = requantize::<I::Lanes, F>(unpack_chunk::<I::Lanes, F>(row, c), flip, &mut integers[r]);
             for (g, scale) in of_groups.into_iter().take(n_groups).enumerate() {
                 scales[g * rows + r] = scale;
             }
         }
-        I::interleave(&integers[..rows], words);
+        match I::LAYOUT.int8 {
+            Word::Octets => interleave_octets(&integers[..rows], words),
+            Word::Bytes | Word::Signed => I::transpose(bytemuck::cast_slice(&integers[..rows]), steps, words),
+            _ => {
+                let mut wide = [[0; CHUNK]; MAX_ROWS];
+                for (wide, integers) in wide.iter_mut().zip(&integers[..rows]) {
+                    widen(integers, wide, ZERO);
+                }
+                I::transpose(bytemuck::cast_slice(&wide[..rows]), steps, words);
+            }
+        }
     }
 }
 
-/// A chunk as integers, 128 too large, and the scales of its groups.
+/// Eight columns of every row in turn.
 #[inline(always)]
-fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) -> [f32; CHUNK / 32] {
+fn interleave_octets(rows: &[[u8; CHUNK]], words: &mut [u32]) {
+    let words = words.as_chunks_mut::<2>().0;
+    for (r, row) in rows.iter().enumerate() {
+        for (j, octet) in row.as_chunks::<8>().0.iter().enumerate() {
+            words[j * rows.len() + r] = bytemuck::cast(*octet);
+        }
+    }
+}
+
+/// A chunk as integers, 128 too large but for the bits of `flip`, and the scales of its groups.
+#[inline(always)]
+fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, flip: u8, out: &mut [u8; CHUNK]) -> [f32; CHUNK / 32] {
     let mut scales = [[0.0; 8]; 2];
     let exact = F::MAX_CODE == u8::MAX && F::GROUP == 32;
     if exact {
@@ -61,7 +109,7 @@ fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) ->
         }
     }
     for (codes, out) in chunk.codes.into_iter().zip(out.as_chunks_mut::<32>().0) {
-        L::put_bytes(codes, out);
+        L::put_bytes(L::xor(codes, flip), out);
     }
     let mut of_groups = [0.0; CHUNK / 32];
     for (g, scale) in of_groups.iter_mut().take(CHUNK / F::GROUP).enumerate() {
@@ -71,68 +119,165 @@ fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) ->
 }
 
 #[inline(always)]
+fn pack_16<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+    const BYTES: usize = 2;
+    let (rows, steps) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::Int16));
+    let group = Panel::of(ty).map_or(CHUNK, |panel| panel.group);
+    let mut integers = [[0i16; CHUNK]; MAX_ROWS];
+    let words = words.chunks_exact_mut(steps * rows);
+    for (c, (words, scales)) in p.chunks.zip(words.zip(scales.chunks_exact_mut(CHUNK / group * rows))) {
+        for (r, row) in p.rows.chunks_exact(p.row_bytes).enumerate() {
+            let (mut floats, mut padded) = ([0.0; CHUNK], [0; CHUNK * BYTES]);
+            let bytes = whole_chunk(chunk_of(row, c * CHUNK * BYTES, CHUNK * BYTES), &mut padded);
+            decode_16::<I::Lanes>(ty, bytes, &mut floats);
+            let groups = floats.chunks_exact(group).zip(integers[r].chunks_exact_mut(group));
+            for (g, (floats, integers)) in groups.enumerate() {
+                scales[g * rows + r] = quantize_16::<I::Lanes>(floats, integers);
+            }
+        }
+        I::transpose(bytemuck::cast_slice(&integers[..rows]), steps, words);
+    }
+}
+
+/// F16 or BF16 numbers.
+#[inline(always)]
+fn decode_16<L: Lanes>(ty: GgmlType, src: &[u8; 2 * CHUNK], dst: &mut [f32; CHUNK]) {
+    for (src, dst) in src.as_chunks::<16>().0.iter().zip(dst.as_chunks_mut::<8>().0) {
+        let mut bits = [0; 8];
+        for (bits, src) in bits.iter_mut().zip(src.as_chunks::<2>().0) {
+            *bits = u16::from_le_bytes(*src);
+        }
+        if ty == GgmlType::F16 {
+            L::put_floats(L::f16s(bits), dst);
+        } else {
+            *dst = bits.map(|bits| f32::from_bits((bits as u32) << 16));
+        }
+    }
+}
+
+/// The integers of a group, and their scale. What is not finite makes the scale so.
+#[inline(always)]
+fn quantize_16<L: Lanes>(x: &[f32], out: &mut [i16]) -> f32 {
+    let top = f32::from_bits(L::top(x.as_chunks::<32>().0));
+    let inverse = ratio(MAX_16, top);
+    for (x, out) in x.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<32>().0) {
+        for (x, out) in x.iter().zip(out) {
+            *out = (*x * inverse + ROUND).to_bits() as i16;
+        }
+    }
+    top * STEP_16
+}
+
+#[inline(always)]
+fn pack_floats<I: Int8Isa>(p: PackRows<'_>, words: &mut [u32]) {
+    const BYTES: usize = 4;
+    let (rows, steps) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::F32));
+    let mut floats = [[0u8; CHUNK * BYTES]; MAX_ROWS];
+    for (c, words) in p.chunks.zip(words.chunks_exact_mut(steps * rows)) {
+        for (row, floats) in p.rows.chunks_exact(p.row_bytes).zip(&mut floats) {
+            let src = chunk_of(row, c * CHUNK * BYTES, CHUNK * BYTES);
+            floats[..src.len()].copy_from_slice(src);
+            floats[src.len()..].fill(0);
+        }
+        I::transpose(bytemuck::cast_slice(&floats[..rows]), steps, words);
+    }
+}
+
+/// Up to `n` elements from the one at `at` on.
+#[inline(always)]
+fn chunk_of<T>(row: &[T], at: usize, n: usize) -> &[T] {
+    &row[at..row.len().min(at + n)]
+}
+
+/// Brings a tile of activations into the form of `q.panel`.
+///
+/// # Panics
+/// When lengths disagree.
+#[inline(always)]
 pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
-    match q.group {
-        32 => quantize_groups::<I, 32>(q),
-        64 => quantize_groups::<I, 64>(q),
-        128 => quantize_groups::<I, 128>(q),
-        256 => quantize_groups::<I, 256>(q),
-        n => panic!("groups of `{n}` columns"),
+    let (panel, n, n_chunks) = (q.panel, q.x.len() / q.n_cols, q.n_cols.div_ceil(CHUNK));
+    let steps = I::LAYOUT.steps(panel.number);
+    assert!(q.x.len() == n * q.n_cols && q.words.len() == n_chunks * n * steps);
+    assert!(q.scales.len() == n_chunks * n * panel.groups() && q.sums.len() == q.scales.len());
+    match panel.number {
+        Number::Int8 => {}
+        Number::Int16 => q.sums.fill(0),
+        Number::F32 => {
+            q.scales.fill(1.0);
+            q.sums.fill(0);
+        }
+    }
+    let mut wide = [0i16; CHUNK];
+    for (i, words) in q.words.chunks_exact_mut(steps).enumerate() {
+        let (c, t) = (i / n, i % n);
+        let mut padded = [0.0; CHUNK];
+        let x = whole_chunk(chunk_of(&q.x[t * q.n_cols..][..q.n_cols], c * CHUNK, CHUNK), &mut padded);
+        let place = |g: usize| (c * panel.groups() + g) * n + t;
+        match (panel.number, I::LAYOUT.int8) {
+            (Number::Int8, Word::Bytes | Word::Signed | Word::Octets) => {
+                let out = bytemuck::cast_slice_mut(words).try_into().expect("a word holds four");
+                quantize_8::<I>(x, panel.group, out, place, q.scales, q.sums);
+            }
+            (Number::Int8, _) => {
+                let mut integers = [0; CHUNK];
+                quantize_8::<I>(x, panel.group, &mut integers, place, q.scales, q.sums);
+                // The integers are signed already.
+                for (wide, q) in wide.iter_mut().zip(integers) {
+                    *wide = q as i8 as i16;
+                }
+                words.copy_from_slice(bytemuck::cast_slice(&wide));
+            }
+            (Number::Int16, _) => {
+                for (g, (x, wide)) in x.chunks_exact(panel.group).zip(wide.chunks_exact_mut(panel.group)).enumerate() {
+                    q.scales[place(g)] = quantize_16::<I::Lanes>(x, wide);
+                }
+                words.copy_from_slice(bytemuck::cast_slice(&wide));
+            }
+            (Number::F32, _) => words.copy_from_slice(bytemuck::cast_slice(x)),
+        }
+    }
+    if (panel.number, I::LAYOUT.int8) == (Number::Int8, Word::Octets) {
+        for words in q.words.chunks_exact_mut(n * steps) {
+            words.chunks_exact_mut(2 * steps).for_each(pair_tokens);
+        }
     }
 }
 
+/// The chunks of two tokens, one behind the other, take turns of eight columns.
 #[inline(always)]
-fn quantize_groups<I: Int8Isa, const GROUP: usize>(q: QuantizeTile<'_>) {
-    let QuantizeTile { x, n_cols, width, words, scales, sums, .. } = q;
-    let (n, n_chunks, steps) = (x.len() / n_cols, n_cols.div_ceil(CHUNK), I::LAYOUT.steps());
-    let n_groups = n_chunks * (CHUNK / GROUP);
-    assert!(x.len() == n * n_cols && n <= width && width <= MAX_TOKENS && words.len() == n_chunks * steps * width);
-    assert!(scales.len() == n_groups * width && sums.len() == scales.len());
-    if n < width {
-        scales.fill(0.0);
-        sums.fill(0);
-    }
-    let excess = if I::LAYOUT.word == Word::Bytes { -(ZERO as i32) } else { 0 };
-    let mut integers = [[0u8; CHUNK]; MAX_TOKENS];
-    for c in 0..n_chunks {
-        for (t, integers) in integers.iter_mut().enumerate().take(n) {
-            let mut padded = [0.0; CHUNK];
-            let x = &x[t * n_cols..][..n_cols][c * CHUNK..];
-            let x = whole_chunk(&x[..std::cmp::min(x.len(), CHUNK)], &mut padded);
-            let groups = x.as_chunks::<GROUP>().0.iter().zip(integers.as_chunks_mut::<GROUP>().0);
-            for (g, (x, q)) in groups.enumerate() {
-                let (x, q) = (x.as_chunks::<32>().0, q.as_chunks_mut::<32>().0);
-                let top = f32::from_bits(I::Lanes::top(x));
-                let inverse = inverse_of(top);
-                for (x, q) in x.iter().zip(q.iter_mut()) {
-                    I::Lanes::put_bytes(I::Lanes::quantize(x, inverse), q);
-                }
-                let at = (c * (CHUNK / GROUP) + g) * width + t;
-                scales[at] = top * STEP;
-                sums[at] = excess * I::Lanes::total(q);
-            }
+fn pair_tokens(words: &mut [u32]) {
+    const OCTETS: usize = CHUNK / 8;
+    let words: &mut [[u32; 2]; 2 * OCTETS] = words.as_chunks_mut::<2>().0.try_into().expect("the chunks of two tokens");
+    *words = std::array::from_fn(|i| words[i % 2 * OCTETS + i / 2]);
+}
+
+/// The signed bytes of a chunk; `place` says where the scale and the sum of each group go.
+#[inline(always)]
+fn quantize_8<I: Int8Isa>(
+    x: &[f32; CHUNK],
+    group: usize,
+    out: &mut [u8; CHUNK],
+    place: impl Fn(usize) -> usize,
+    scales: &mut [f32],
+    sums: &mut [i32],
+) {
+    let excess = if I::LAYOUT.int8 == Word::Bytes { -(ZERO as i32) } else { 0 };
+    for (g, (x, out)) in x.chunks_exact(group).zip(out.chunks_exact_mut(group)).enumerate() {
+        let (x, out) = (x.as_chunks::<32>().0, out.as_chunks_mut::<32>().0);
+        let top = f32::from_bits(I::Lanes::top(x));
+        let inverse = inverse_of(top);
+        for (x, out) in x.iter().zip(out.iter_mut()) {
+            I::Lanes::put_bytes(I::Lanes::quantize(x, inverse), out);
         }
-        I::interleave_tokens(&integers[..width], &mut words[c * steps * width..][..steps * width]);
+        scales[place(g)] = top * STEP;
+        sums[place(g)] = excess * I::Lanes::total(out);
     }
 }
 
-/// Words (steps, rows) of rows of signed bytes.
+/// Bytes that are `zero` too large as 16-bit integers.
 #[inline(always)]
-pub fn interleave_plain(word: Word, rows: &[[u8; CHUNK]], words: &mut [u32]) {
-    let width = rows.len();
-    for (t, row) in rows.iter().enumerate() {
-        match word {
-            Word::Bytes => {
-                for (step, q) in row.as_chunks::<4>().0.iter().enumerate() {
-                    words[step * width + t] = u32::from_le_bytes(*q);
-                }
-            }
-            Word::Pairs => {
-                for (step, q) in row.as_chunks::<2>().0.iter().enumerate() {
-                    let [first, second] = q.map(|q| q as i8 as i16 as u16 as u32);
-                    words[step * width + t] = first | second << 16;
-                }
-            }
-        }
+fn widen(integers: &[u8; CHUNK], wide: &mut [i16; CHUNK], zero: u8) {
+    for (wide, byte) in wide.iter_mut().zip(integers) {
+        *wide = *byte as i16 - zero as i16;
     }
 }

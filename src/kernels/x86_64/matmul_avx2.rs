@@ -1,11 +1,14 @@
-//! Integer products with AVX2, and with AVX-VNNI where the CPU has it.
+//! Products with AVX2, and with AVX-VNNI where the CPU has it.
 
 use std::arch::x86_64::*;
 
+use super::attention_avx2::Avx2 as V;
 use super::avx2;
 use super::ymm::Ymm;
+use crate::gguf::GgmlType;
 use crate::kernels::Kernels;
-use crate::kernels::matmul::{CHUNK, Chunk, Int8Isa, Layout, RowChunk, Tile, Word, int8_ops};
+use crate::kernels::matmul::tile::{self, Dot, Floats, Integers, Pairs};
+use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
 
 /// AVX2: panels of 16-bit pairs for `vpmaddwd`, which cannot overflow; decode with `vpmaddubsw` on codes that cannot
 /// saturate it.
@@ -14,10 +17,11 @@ pub struct Avx2;
 /// AVX2 with the VEX forms of the VNNI instructions.
 pub struct AvxVnni;
 
-const ROWS: usize = 16;
+/// Tokens of which two vectors of rows fill twelve of the sixteen registers.
+const TOKENS: usize = 6;
 
 impl Int8Isa for Avx2 {
-    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 6, token_step: 2, word: Word::Pairs };
+    const LAYOUT: Layout = Layout { rows: 16, tokens: 2 * TOKENS, int8: Word::Pairs };
     type Lanes = Ymm;
     type Acc = [__m256; 2];
 
@@ -52,52 +56,32 @@ impl Int8Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn interleave(rows: &[[u8; CHUNK]], words: &mut [u32]) {
-        assert!(rows.len() == ROWS && words.len() == CHUNK / 2 * ROWS);
-        // SAFETY: lengths as checked; only code compiled for AVX2 inlines this.
-        unsafe {
-            let ones = _mm256_set1_epi8(-128);
-            // Bytes 0 and 1 (2 and 3) of a word into the upper halves of its 16-bit numbers, from where a shift brings
-            // them down with their signs.
-            let first = _mm256_set1_epi32(0x0180_0080u32 as i32);
-            let first = _mm256_or_si256(first, offsets());
-            let second = _mm256_set1_epi32(0x0380_0280u32 as i32);
-            let second = _mm256_or_si256(second, offsets());
-            for half in 0..2 {
-                for k in (0..CHUNK).step_by(32) {
-                    let quads = transpose(&rows[half * 8..][..8], k);
-                    for (i, quad) in quads.into_iter().enumerate() {
-                        let quad = _mm256_xor_si256(quad, ones);
-                        for (j, order) in [first, second].into_iter().enumerate() {
-                            let pairs = _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(quad, order));
-                            let at = (k / 2 + 2 * i + j) * ROWS + half * 8;
-                            _mm256_storeu_si256(words.as_mut_ptr().add(at).cast(), pairs);
-                        }
-                    }
-                }
-            }
-        }
+    fn transpose(rows: &[u32], len: usize, out: &mut [u32]) {
+        // SAFETY: only code compiled for AVX2 inlines this.
+        unsafe { tile::transpose::<V>(rows, len, out) }
+    }
+
+    #[inline(always)]
+    fn dot_floats(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
+        // SAFETY: only code compiled for AVX2, FMA and F16C inlines this.
+        unsafe { float::dot::<V>(ty, d, out) }
     }
 
     #[inline(always)]
     fn tile(t: Tile<'_>, out: &mut [f32]) {
-        let n_groups = t.check(&Self::LAYOUT, out);
-        // SAFETY: `check` has compared all lengths for `width` tokens, and each arm has that width; only code compiled
-        // for AVX2 inlines this.
+        let n = t.check(&Self::LAYOUT, out);
+        // SAFETY: checked for these products; only code compiled for AVX2 and FMA inlines this.
         unsafe {
-            let madd = |acc, w, x| _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
-            match t.width {
-                2 => tile::<2>(t, n_groups, out, madd),
-                4 => tile::<4>(t, n_groups, out, madd),
-                6 => tile::<6>(t, n_groups, out, madd),
-                n => panic!("a tile of `{n}` tokens"),
+            match t.panel.number {
+                Number::F32 => tile::tile::<V, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
+                _ => tile::tile::<V, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
             }
         }
     }
 }
 
 impl Int8Isa for AvxVnni {
-    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 6, token_step: 2, word: Word::Bytes };
+    const LAYOUT: Layout = Layout { int8: Word::Bytes, ..Avx2::LAYOUT };
     type Lanes = Ymm;
     type Acc = [__m256; 2];
 
@@ -118,36 +102,71 @@ impl Int8Isa for AvxVnni {
     }
 
     #[inline(always)]
-    fn interleave(rows: &[[u8; CHUNK]], words: &mut [u32]) {
-        assert!(rows.len() == ROWS && words.len() == CHUNK / 4 * ROWS);
-        // SAFETY: lengths as checked; only code compiled for AVX2 inlines this.
-        unsafe {
-            for half in 0..2 {
-                for k in (0..CHUNK).step_by(32) {
-                    for (i, quad) in transpose(&rows[half * 8..][..8], k).into_iter().enumerate() {
-                        let at = (k / 4 + i) * ROWS + half * 8;
-                        _mm256_storeu_si256(words.as_mut_ptr().add(at).cast(), quad);
-                    }
-                }
-            }
-        }
+    fn transpose(rows: &[u32], len: usize, out: &mut [u32]) {
+        Avx2::transpose(rows, len, out);
+    }
+
+    #[inline(always)]
+    fn dot_floats(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
+        Avx2::dot_floats(ty, d, out);
     }
 
     #[inline(always)]
     fn tile(t: Tile<'_>, out: &mut [f32]) {
-        let n_groups = t.check(&Self::LAYOUT, out);
-        // SAFETY: `check` has compared all lengths for `width` tokens, and each arm has that width; only code compiled
-        // for AVX-VNNI inlines this.
+        let n = t.check(&Self::LAYOUT, out);
+        // SAFETY: checked for these products; only code compiled for AVX-VNNI, AVX2 and FMA inlines this.
         unsafe {
-            let dpbusd = |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x);
-            match t.width {
-                2 => tile::<2>(t, n_groups, out, dpbusd),
-                4 => tile::<4>(t, n_groups, out, dpbusd),
-                6 => tile::<6>(t, n_groups, out, dpbusd),
-                n => panic!("a tile of `{n}` tokens"),
+            match t.panel.number {
+                Number::F32 => tile::tile::<V, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Int16 => tile::tile::<V, Integers<VnniPairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Int8 => tile::tile::<V, Integers<VnniBytes>, TOKENS, { TOKENS / 2 }>(t, n, out),
             }
         }
     }
+}
+
+/// `vpdpbusd`.
+struct VnniBytes;
+
+/// `vpdpwssd`.
+struct VnniPairs;
+
+impl Dot<V> for VnniBytes {
+    const COLS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: as the caller promises.
+        unsafe { _mm256_dpbusd_avx_epi32(acc, w, x) }
+    }
+}
+
+impl Dot<V> for VnniPairs {
+    const COLS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: as the caller promises.
+        unsafe { dpwssd(acc, w, x) }
+    }
+}
+
+/// acc + the sum of both products of 16-bit pairs. Not the intrinsic: the compiler takes that apart into a product and a
+/// sum where it believes latency to matter.
+#[inline]
+#[target_feature(enable = "avxvnni,avx2")]
+fn dpwssd(mut acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: registers only, and the instruction belongs to the features of this function.
+    unsafe {
+        std::arch::asm!(
+            "{{vex}} vpdpwssd {acc}, {w}, {x}",
+            acc = inout(ymm_reg) acc,
+            w = in(ymm_reg) w,
+            x = in(ymm_reg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
 }
 
 /// acc += chunk · x, with `products` for the sums of four neighbouring products of 32 columns.
@@ -194,106 +213,13 @@ pub unsafe fn sum(v: __m256) -> f32 {
     }
 }
 
-/// The word offsets of a byte shuffle within 16 bytes, in its places 1 and 3 of each word.
-///
-/// # Safety
-/// - The caller is compiled for AVX2.
-#[inline(always)]
-unsafe fn offsets() -> __m256i {
-    // SAFETY: the caller is compiled for AVX2.
-    unsafe { _mm256_setr_epi32(0, 0x0400_0400, 0x0800_0800, 0x0c00_0c00, 0, 0x0400_0400, 0x0800_0800, 0x0c00_0c00) }
-}
-
-/// 32 bytes, from column `k` on, of each of eight rows: vector `i` of the result holds word `i` of every row.
-///
-/// # Safety
-/// - `rows` are eight and `k + 32 <= CHUNK`.
-/// - The caller is compiled for AVX2.
-#[inline(always)]
-unsafe fn transpose(rows: &[[u8; CHUNK]], k: usize) -> [__m256i; 8] {
-    // SAFETY: the caller's promises.
-    unsafe {
-        let mut v = [_mm256_setzero_si256(); 8];
-        for (v, row) in v.iter_mut().zip(rows) {
-            *v = _mm256_loadu_si256(row.as_ptr().add(k).cast());
-        }
-        let mut t = v;
-        for i in 0..4 {
-            t[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-            t[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-        }
-        let mut u = t;
-        for i in 0..2 {
-            u[4 * i] = _mm256_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-            u[4 * i + 1] = _mm256_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-            u[4 * i + 2] = _mm256_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-            u[4 * i + 3] = _mm256_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-        }
-        for i in 0..4 {
-            v[i] = _mm256_permute2x128_si256::<0x20>(u[i], u[i + 4]);
-            v[i + 4] = _mm256_permute2x128_si256::<0x31>(u[i], u[i + 4]);
-        }
-        v
-    }
-}
-
-/// out(N, 16) += x · wᵀ, with 2 N accumulators. `step` adds the products of a word of eight rows with one of a token.
-///
-/// # Safety
-/// - `t.check` has passed, with `n_groups` for its result, and `t.width` is N.
-/// - The caller is compiled for AVX2 and what `step` needs.
-#[inline(always)]
-unsafe fn tile<const N: usize>(
-    t: Tile<'_>,
-    n_groups: usize,
-    out: &mut [f32],
-    step: impl Fn(__m256i, __m256i, __m256i) -> __m256i,
-) {
-    let (mut w, mut x) = (t.w.as_ptr(), t.x.as_ptr());
-    // SAFETY: `w` and `x` advance by ROWS and N words per step, `group_steps` times per group, which `check` has compared
-    // with their lengths, like those of the scales and of `out`.
-    unsafe {
-        for g in 0..n_groups {
-            let mut acc = [[_mm256_setzero_si256(); 2]; N];
-            for (it, acc) in acc.iter_mut().enumerate() {
-                *acc = [_mm256_set1_epi32(*t.x_sums.as_ptr().add(g * N + it)); 2];
-            }
-            for _ in 0..t.group_steps {
-                let w0 = _mm256_loadu_si256(w.cast());
-                let w1 = _mm256_loadu_si256(w.add(8).cast());
-                for (it, acc) in acc.iter_mut().enumerate() {
-                    let x = _mm256_set1_epi32(*x.add(it) as i32);
-                    acc[0] = step(acc[0], w0, x);
-                    acc[1] = step(acc[1], w1, x);
-                }
-                w = w.add(ROWS);
-                x = x.add(N);
-            }
-            let s0 = _mm256_loadu_ps(t.w_scales.as_ptr().add(g * ROWS));
-            let s1 = _mm256_loadu_ps(t.w_scales.as_ptr().add(g * ROWS + 8));
-            for (it, acc) in acc.iter().enumerate() {
-                let scale = _mm256_set1_ps(*t.x_scales.as_ptr().add(g * N + it));
-                for (half, s) in [s0, s1].into_iter().enumerate() {
-                    let at = out.as_mut_ptr().add(it * ROWS + half * 8);
-                    let sum = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[half]), _mm256_mul_ps(s, scale));
-                    _mm256_storeu_ps(at, _mm256_add_ps(_mm256_loadu_ps(at), sum));
-                }
-            }
-        }
-    }
-}
-
 int8_ops!(Avx2, "avx2,fma,f16c");
 
-mod vnni {
+/// The AVX2 table with AVX-VNNI products.
+pub mod vnni {
     use super::*;
 
     int8_ops!(AvxVnni, "avxvnni,avx2,fma,f16c");
 
     pub static TABLE: Kernels = Kernels { name: "avxvnni", int8: INT8, ..avx2::TABLE };
-}
-
-/// The AVX2 table with AVX-VNNI products, where the CPU has them.
-pub fn detect_vnni() -> Option<&'static Kernels> {
-    (avx2::detect().is_some() && is_x86_feature_detected!("avxvnni")).then_some(&vnni::TABLE)
 }
