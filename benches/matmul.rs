@@ -5,7 +5,9 @@
 //!
 //! Prefill rows give GOP/s (two per weight and token) and the share of the peak of the dot-product instruction that the
 //! kernels use; decode rows give the weights read per second and the share of the read bandwidth. Every number is the best
-//! of several runs: what else the machine does only makes them slower.
+//! of several runs: what else the machine does only makes them slower. Built with the feature `ggml`, it also runs the same
+//! products in ggml, with plain and with repacked weights, and prints the better of the two and how many times faster ours
+//! is (`RUSTFLAGS=-Ctarget-cpu=native`, or ggml uses AVX2 only).
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -75,8 +77,17 @@ fn main() {
     let [int8, int16, f32] = instructions.map(peak);
 
     println!(
-        "\n{:<7} {:>12} {:>8} {:>9} {:>6}   {:>8} {:>9} {:>6}",
-        "type", "n_cols x n_rows", "prefill", "GOP/s", "share", "decode", "GB/s", "share"
+        "\n{:<7} {:>12} {:>8} {:>9} {:>6}{}   {:>8} {:>9} {:>6}{}",
+        "type",
+        "n_cols x n_rows",
+        "prefill",
+        "GOP/s",
+        "share",
+        peer::HEAD,
+        "decode",
+        "GB/s",
+        "share",
+        peer::HEAD
     );
     for ty in types {
         let peak = match Panel::of(ty).expect("has a decoder").number {
@@ -85,6 +96,7 @@ fn main() {
             Number::F32 => f32,
         };
         let (mut prefill_total, mut decode_total, mut ops_total, mut bytes_total) = (0.0, 0.0, 0.0, 0.0);
+        let mut peer_totals = [Some(0.0), Some(0.0)];
         for (n_cols, n_rows) in SHAPES.into_iter().chain([OUTPUT]) {
             let weights = Weights::new(ty, n_cols, n_rows);
             let ops = 2.0 * (n_cols * n_rows * n_tokens) as f64;
@@ -92,26 +104,34 @@ fn main() {
             // The output layer meets one token only.
             let prefill = if n_rows == OUTPUT.1 { None } else { Some(weights.prefill(kernels, n_tokens, time)) };
             let decode = weights.decode(kernels, time);
+            let peers = peer::seconds(&weights, n_tokens, time);
+            let peers = if prefill.is_none() { [None, peers[1]] } else { peers };
             print!("{:<7} {:>15}", ty.to_string(), format!("{n_cols} x {n_rows}"));
             match prefill {
-                None => print!(" {:>8} {:>9} {:>6}", "", "", ""),
+                None => print!(" {:>8} {:>9} {:>6}{}", "", "", "", peer::column(None, 0.0, 0.0)),
                 Some(secs) => {
                     (prefill_total, ops_total) = (prefill_total + secs, ops_total + ops);
+                    peer_totals[0] = peer_totals[0].zip(peers[0]).map(|(total, secs)| total + secs);
                     print!(" {:>6.2}ms {:>9.0} {:>5.0}%", secs * 1e3, ops / secs / 1e9, ops / secs / 1e7 / peak);
+                    print!("{}", peer::column(peers[0], ops, secs));
                 }
             }
             (decode_total, bytes_total) = (decode_total + decode, bytes_total + bytes);
             let gbs = bytes / decode / 1e9;
-            println!("   {:>6.0}us {gbs:>9.1} {:>5.0}%", decode * 1e6, 100.0 * gbs / read);
+            print!("   {:>6.0}us {gbs:>9.1} {:>5.0}%", decode * 1e6, 100.0 * gbs / read);
+            println!("{}", peer::column(peers[1], bytes, decode));
+            peer_totals[1] = peer_totals[1].zip(peers[1]).map(|(total, secs)| total + secs);
         }
         let (gops, gbs) = (ops_total / prefill_total / 1e9, bytes_total / decode_total / 1e9);
         println!(
-            "{ty:<7} {:>15} {:>8} {gops:>9.0} {:>5.0}%   {:>8} {gbs:>9.1} {:>5.0}%\n",
+            "{ty:<7} {:>15} {:>8} {gops:>9.0} {:>5.0}%{}   {:>8} {gbs:>9.1} {:>5.0}%{}\n",
             "all",
             "",
             100.0 * gops / peak,
+            peer::column(peer_totals[0], ops_total, prefill_total),
             "",
-            100.0 * gbs / read
+            100.0 * gbs / read,
+            peer::column(peer_totals[1], bytes_total, decode_total)
         );
     }
 }
@@ -189,6 +209,68 @@ impl Weights {
                 black_box(&mut out);
             }
         }) / many as f64
+    }
+}
+
+/// Without ggml there is nothing beside our numbers.
+#[cfg(not(feature = "ggml"))]
+mod peer {
+    pub const HEAD: &str = "";
+
+    pub fn seconds(_: &super::Weights, _: usize, _: std::time::Duration) -> [Option<f64>; 2] {
+        [None, None]
+    }
+
+    pub fn column(_: Option<f64>, _: f64, _: f64) -> String {
+        String::new()
+    }
+}
+
+#[cfg(feature = "ggml")]
+mod peer {
+    //! The same products through a ggml graph.
+
+    use ggml_sys::MatMul;
+
+    use super::*;
+
+    pub const HEAD: &str = "      ggml  ratio";
+
+    /// Seconds per product with all tokens, where the output layer is left out, and with one.
+    pub fn seconds(weights: &Weights, n_tokens: usize, time: Duration) -> [Option<f64>; 2] {
+        let many = if weights.n_rows == OUTPUT.1 { None } else { best_way(weights, n_tokens, time) };
+        [many, best_way(weights, 1, time)]
+    }
+
+    /// The better of plain and repacked weights.
+    fn best_way(weights: &Weights, n_tokens: usize, time: Duration) -> Option<f64> {
+        let x: Vec<f32> = (0..n_tokens * weights.n_cols).map(|i| (i % 251) as f32 - 125.0).collect();
+        let bytes = weights.row_bytes * weights.n_rows;
+        let run = |repack: bool| {
+            let shape = (weights.n_cols, weights.n_rows);
+            let made = MatMul::new(weights.ty.id(), shape, n_tokens, weights.copies, threads::count(), repack);
+            let mut products = made.expect("memory for ggml's copies")?;
+            (0..weights.copies).for_each(|i| products.set_weights(i, &weights.data[i * bytes..][..bytes]));
+            products.set_input(&x);
+            let many = if n_tokens == 1 { (4 << 20) / bytes + 1 } else { 1 };
+            let mut i = 0;
+            let secs = best(time, || {
+                for _ in 0..many {
+                    i += 1;
+                    products.compute(i % weights.copies);
+                }
+            });
+            Some(secs / many as f64)
+        };
+        [run(false), run(true)].into_iter().flatten().reduce(f64::min)
+    }
+
+    /// ggml's operations or bytes per second, and how many times faster ours is.
+    pub fn column(theirs: Option<f64>, work: f64, ours: f64) -> String {
+        match theirs {
+            None => format!("{:>17}", ""),
+            Some(secs) => format!(" {:>9.1} {:>5.2}x", work / secs / 1e9, secs / ours),
+        }
     }
 }
 

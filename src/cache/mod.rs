@@ -4,6 +4,8 @@
 //! On purpose absent here: positions (keys arrive with theirs rotated in), sampling, threads.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
+
 use memmap2::MmapMut;
 
 use crate::gguf::GgmlType;
@@ -55,6 +57,13 @@ impl CacheShape {
     }
 }
 
+/// Keys or values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    K,
+    V,
+}
+
 /// Keys and values of every layer, head-major within a layer: row (layer, head, slot) of `d` elements.
 pub struct KvCache {
     shape: CacheShape,
@@ -81,6 +90,53 @@ impl KvCache {
             })
         };
         Ok(KvCache { shape, row_k, row_v, len: 0, k: map(rows * row_k)?, v: map(rows * row_v)? })
+    }
+
+    /// A cache over memory that holds the keys and values of `len` slots already: what [`KvCache::runs`] names, at the
+    /// places that it names.
+    ///
+    /// # Errors
+    /// A shape that a cache cannot have, memory or a length that does not fit it.
+    pub fn from_memory(shape: CacheShape, len: usize, k: MmapMut, v: MmapMut) -> Result<KvCache> {
+        let n_bytes = shape.n_bytes()?;
+        let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
+        let rows = n_bytes / (row_k + row_v);
+        if k.len() != rows * row_k || v.len() != rows * row_v || len > shape.n_ctx {
+            return Err(Error::mismatch(format!("memory of {} bytes is no cache of `{n_bytes}`", k.len() + v.len())));
+        }
+        Ok(KvCache { shape, row_k, row_v, len, k, v })
+    }
+
+    /// A copy that shares no memory with any file.
+    ///
+    /// # Errors
+    /// See [`KvCache::new`].
+    pub fn to_memory(&self) -> Result<KvCache> {
+        let mut copy = KvCache::new(self.shape)?;
+        // Slots that hold nothing are not touched, so they take no memory.
+        for (part, at, bytes) in self.runs(0..self.len) {
+            let to = if part == Part::K { &mut copy.k } else { &mut copy.v };
+            to[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        copy.len = self.len;
+        Ok(copy)
+    }
+
+    /// The stored rows of slots `slots`: first all of K, then all of V, layer by layer and head by head, each with its
+    /// place in bytes from the start of K or V.
+    ///
+    /// # Panics
+    /// When the slots leave the cache.
+    pub fn runs(&self, slots: Range<usize>) -> impl Iterator<Item = (Part, usize, &[u8])> {
+        assert!(slots.end <= self.shape.n_ctx);
+        let n = self.shape.n_layer * self.shape.n_head_kv;
+        [(Part::K, &self.k, self.row_k), (Part::V, &self.v, self.row_v)].into_iter().flat_map(
+            move |(part, memory, row)| {
+                let stride = self.shape.n_ctx * row;
+                let (start, len) = (slots.start * row, slots.len() * row);
+                (0..n).map(move |i| (part, i * stride + start, &memory[i * stride + start..][..len]))
+            },
+        )
     }
 
     /// Its sizes and types.

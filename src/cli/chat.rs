@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use serde_json::Map;
 
+use super::ask::open as open_take;
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
 use super::run::print_piece;
 use crate::gguf::atomic::write_beside;
 use crate::media::Grid;
-use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session};
+use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, Take};
 use crate::text::message::to_json;
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part, Sampler};
@@ -21,6 +22,9 @@ use crate::{ErrorKind, Result};
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
+    /// Talk about the video of a take, which need not be read again.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["system_prompt", "ctx_size", "cache_type_k", "cache_type_v"])]
+    take: Option<PathBuf>,
     /// System prompt [short: -sys]
     #[arg(long, value_name = "TEXT")]
     system_prompt: Option<String>,
@@ -32,24 +36,29 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    let engine = args.model.load(true)?;
-    let hp = engine.text.hparams();
-    let scale = args.media.scale(hp.layout)?;
-    let options = args.model.compute.session(&engine, hp.n_ctx_train, 0, scale)?;
-    let session = Session::new(&engine, options)?;
+    let (take, engine) = match &args.take {
+        None => (None, args.model.load(true)?),
+        Some(take) => {
+            args.model.compute.start()?;
+            let (take, engine) = open_take(take, args.model.model.as_deref(), !args.model.no_mmap)?;
+            (Some(take), engine)
+        }
+    };
     let mut dialogue = Dialogue {
         args: &args,
         engine: &engine,
-        session,
+        session: begin(&args, &engine, take.as_ref())?,
+        take: take.as_ref(),
         messages: Vec::new(),
         waiting: Vec::new(),
         images: Vec::new(),
         videos: Vec::new(),
     };
-    dialogue.clear();
+    dialogue.introduce();
     eprintln!(
         "{} | context {} tokens | /video FILE, /image FILE, /clear, /save FILE, /quit",
-        engine.name, options.n_ctx
+        engine.name,
+        dialogue.session.n_ctx()
     );
     let interactive = std::io::stdin().is_terminal();
     let mut lines = std::io::stdin().lock().lines();
@@ -69,10 +78,23 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// An empty session, or one that has watched the take.
+fn begin<'e>(args: &Args, engine: &'e Engine, take: Option<&Take>) -> Result<Session<'e>> {
+    let hp = engine.text.hparams();
+    match take {
+        Some(take) => Session::from_take(engine, take),
+        None => {
+            let scale = args.media.scale(hp.layout)?;
+            Session::new(engine, args.model.compute.session(engine, hp.n_ctx_train, 0, scale)?)
+        }
+    }
+}
+
 struct Dialogue<'a> {
     args: &'a Args,
     engine: &'a Engine,
     session: Session<'a>,
+    take: Option<&'a Take>,
     messages: Vec<Message>,
     /// Media given since the last question.
     waiting: Vec<Part>,
@@ -89,7 +111,7 @@ impl Dialogue<'_> {
         match command {
             "" => {}
             "/quit" | "/exit" => return Ok(true),
-            "/clear" => self.clear(),
+            "/clear" => self.clear()?,
             "/save" if !rest.is_empty() => self.save(&PathBuf::from(rest))?,
             "/image" | "/video" if !rest.is_empty() => self.add_media(command == "/image", rest)?,
             "/image" | "/video" | "/save" => eprintln!("{command} needs a file"),
@@ -101,13 +123,29 @@ impl Dialogue<'_> {
         Ok(false)
     }
 
-    fn clear(&mut self) {
-        self.session.clear();
+    fn clear(&mut self) -> Result<()> {
+        match self.take {
+            None => self.session.clear(),
+            Some(_) => self.session = begin(self.args, self.engine, self.take)?,
+        }
+        self.introduce();
+        Ok(())
+    }
+
+    /// What is said before the first question: the system prompt, and the video of a take.
+    fn introduce(&mut self) {
         self.waiting.clear();
         self.images.clear();
         self.videos.clear();
+        let header = self.take.map(|take| &take.header);
+        let system_prompt = header.map_or(&self.args.system_prompt, |header| &header.system_prompt);
         let system = |text: &String| Message { role: "system".to_string(), content: Content::Text(text.clone()) };
-        self.messages = self.args.system_prompt.iter().map(system).collect();
+        self.messages = system_prompt.iter().map(system).collect();
+        if let Some(header) = header {
+            let source = MediaSource::Path(header.source.clone());
+            self.waiting.push(Part::Video { source, options: Map::new() });
+            self.videos.push(MediaPlan::watched(header));
+        }
     }
 
     fn add_media(&mut self, image: bool, source: &str) -> Result<()> {

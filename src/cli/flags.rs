@@ -1,6 +1,6 @@
 //! Flags that several commands share, named as llama.cpp names them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -36,8 +36,8 @@ pub fn expand_short_words(args: impl Iterator<Item = std::ffi::OsString>) -> Vec
 #[derive(Args)]
 pub struct ModelFlags {
     /// Text model (GGUF).
-    #[arg(short, long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub model: Option<PathBuf>,
     /// Projector (GGUF); by default the one beside the model.
     #[arg(
         long,
@@ -57,6 +57,14 @@ pub struct ModelFlags {
 }
 
 impl ModelFlags {
+    /// The text model's file.
+    ///
+    /// # Errors
+    /// None given, to a command that can do without but not here.
+    pub fn path(&self) -> Result<&Path> {
+        self.model.as_deref().ok_or_else(|| Error::bad_input("which model? pass --model"))
+    }
+
     /// Starts the threads and loads the model.
     pub fn load(&self, wants_vision: bool) -> Result<Engine> {
         self.compute.start()?;
@@ -66,7 +74,7 @@ impl ModelFlags {
             None if wants_vision => MmprojChoice::Auto,
             None => MmprojChoice::Off,
         };
-        let engine = Engine::load(&EngineOptions { model: self.model.clone(), mmproj, mmap: !self.no_mmap })?;
+        let engine = Engine::load(&EngineOptions { model: self.path()?.to_path_buf(), mmproj, mmap: !self.no_mmap })?;
         engine.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         Ok(engine)
     }
@@ -217,7 +225,7 @@ impl SamplingFlags {
 }
 
 /// How frames are chosen, sized and placed.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct MediaFlags {
     /// Frames per second to sample (default 2).
     #[arg(long, allow_hyphen_values = true)]

@@ -1,4 +1,5 @@
-//! `longtake inspect`: what a GGUF file holds, for people or as JSON, and on request a scan of all its numbers.
+//! `longtake inspect`: what a GGUF file holds, for people or as JSON, and on request a scan of all its numbers. What the CPU
+//! can do is told by `cpu.rs`.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -14,25 +15,30 @@ use crate::gguf::{Array, GgmlType, Gguf, TensorInfo, Value};
 use crate::tensor::dequantize_row;
 use crate::{Error, Result};
 
-/// Show what a GGUF file holds.
+/// Show what a GGUF file holds, or what this CPU can run.
 #[derive(clap::Args)]
 pub struct Args {
     /// The GGUF file; of a split model, the first part
-    file: PathBuf,
-    /// Print one JSON object with all arrays in full; numbers that are not finite appear as strings
+    #[arg(required_unless_present = "cpu")]
+    file: Option<PathBuf>,
+    /// Print one JSON object, for a file with all arrays in full; numbers that are not finite appear as strings
     #[arg(long)]
     json: bool,
     /// Read all tensor data as well and look for NaN and infinity; exit code 1 if there are any
     #[arg(long)]
     check: bool,
+    /// Show instead what this CPU can run, which kernels are used, on how many threads, and why
+    #[arg(long, conflicts_with_all = ["file", "check"])]
+    cpu: bool,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// What [`Gguf::open`] says, and `Format` when `--check` found a number that is not finite.
+/// What [`Gguf::open`] says, and `Format` when `--check` found a number that is not finite; for `--cpu`, see `cpu.rs`.
 pub fn run(args: Args) -> Result<()> {
-    let gguf = Gguf::open(&args.file)?;
+    let Some(file) = args.file else { return super::cpu::run(args.json) };
+    let gguf = Gguf::open(&file)?;
     let report = if args.check { Some(check(&gguf)?) } else { None };
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if args.json {

@@ -9,15 +9,21 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::{ErrorKind, Result};
 
 mod analyze;
+mod ask;
 mod bench;
+mod budget;
 mod chat;
 mod convert;
+mod cpu;
 mod demo;
 mod flags;
 mod inspect;
+mod known_models;
+mod plan;
 mod progress;
 mod quantize;
 mod run;
+mod watch;
 
 /// Answers questions about hours of video on your own machine.
 #[derive(Parser)]
@@ -32,6 +38,9 @@ enum Command {
     Demo(Box<demo::Args>),
     Run(Box<run::Args>),
     Chat(Box<chat::Args>),
+    Watch(Box<watch::Args>),
+    Ask(Box<ask::Args>),
+    Plan(Box<plan::Args>),
     Analyze(analyze::Args),
     Bench(bench::Args),
     Convert(convert::Args),
@@ -45,6 +54,9 @@ impl Command {
             Command::Demo(args) => demo::run(*args),
             Command::Run(args) => run::run(*args, matches),
             Command::Chat(args) => chat::run(*args),
+            Command::Watch(args) => watch::run(*args),
+            Command::Ask(args) => ask::run(*args),
+            Command::Plan(args) => plan::run(*args),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),
@@ -57,7 +69,10 @@ impl Command {
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
     // clap prints usage errors itself and exits with 2.
-    let matches = Cli::command().get_matches_from(flags::expand_short_words(std::env::args_os()));
+    // A take knows its model.
+    let optional = |arg: clap::Arg| arg.required(false).required_unless_present("take");
+    let cli = Cli::command().mut_subcommand("chat", |chat| chat.mut_arg("model", optional));
+    let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
     match cli.command.run(sub) {

@@ -12,7 +12,7 @@ use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
 use crate::error::Context;
 use crate::media::Grid;
-use crate::stream::{Dump, Engine, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session};
+use crate::stream::{Dump, Engine, Event, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session};
 use crate::text::message::parse_messages;
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part, Sampler};
@@ -105,7 +105,6 @@ pub fn answer(
     load_time: Duration,
 ) -> Result<serde_json::Value> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
-    let mut sampler = Sampler::new(args.sampling.options())?;
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id };
     let mut prompt = Prompt::build(engine, messages, render, &args.media.options())?;
     let n_prompt = prompt.n_tokens()?;
@@ -113,15 +112,35 @@ pub fn answer(
         describe(&prompt, n_prompt);
     }
     let mut session = Session::new(engine, args.compute.session(engine, n_prompt, args.sampling.room(), scale)?)?;
+    respond(&mut session, &mut prompt, args, load_time)
+}
+
+/// Feeds `prompt` to a session and generates the answer, as [`answer`] does.
+pub fn respond(
+    session: &mut Session<'_>,
+    prompt: &mut Prompt,
+    args: &Request<'_>,
+    load_time: Duration,
+) -> Result<serde_json::Value> {
+    let engine = session.engine();
+    let n_prompt = prompt.n_tokens()?;
+    let mut sampler = Sampler::new(args.sampling.options())?;
     let mut progress = Progress::new(args.quiet);
-    let mut sink = |event| progress.event(event);
+    // Tokens that the session held already.
+    let mut n_known = 0;
+    let mut sink = |event| {
+        if let Event::PromptStart { cached, .. } = event {
+            n_known = cached;
+        }
+        progress.event(event);
+    };
     let mut events = Events::new(&mut sink, catch_interrupt()?);
     let mut dump = args.dump.map(|_| Dump::default());
     let started = Instant::now();
-    session.feed(&mut prompt, &mut events, dump.as_mut())?;
+    session.feed(prompt, &mut events, dump.as_mut())?;
     let prompt_time = started.elapsed();
     if let Some(dump) = dump.as_mut() {
-        dump.after_prompt(engine, &session, &mut prompt)?;
+        dump.after_prompt(engine, session, prompt)?;
     }
     let started = Instant::now();
     let options = GenerateOptions { n_predict: args.sampling.n_predict(), ignore_eos: args.sampling.ignore_eos };
@@ -138,13 +157,14 @@ pub fn answer(
     if let (Some(dump), Some(path)) = (&dump, args.dump) {
         dump.write(engine, path)?;
     }
+    let n_read = n_prompt - n_known;
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     if !args.quiet {
         eprintln!(
-            "load {:.2} s | prompt {n_prompt} tokens in {:.2} s ({:.1} t/s) | answer {} tokens in {:.2} s ({:.1} t/s)",
+            "load {:.2} s | prompt {n_read} tokens in {:.2} s ({:.1} t/s) | answer {} tokens in {:.2} s ({:.1} t/s)",
             load_time.as_secs_f64(),
             prompt_time.as_secs_f64(),
-            rate(n_prompt, prompt_time),
+            rate(n_read, prompt_time),
             tokens.len(),
             predict_time.as_secs_f64(),
             rate(tokens.len(), predict_time),
@@ -158,7 +178,7 @@ pub fn answer(
         "usage": { "prompt_tokens": n_prompt, "completion_tokens": tokens.len(), "total_tokens": n_prompt + tokens.len() },
         "timings": {
             "load_ms": ms(load_time),
-            "prompt_n": n_prompt, "prompt_ms": ms(prompt_time), "prompt_per_second": rate(n_prompt, prompt_time),
+            "prompt_n": n_read, "prompt_ms": ms(prompt_time), "prompt_per_second": rate(n_read, prompt_time),
             "predicted_n": tokens.len(), "predicted_ms": ms(predict_time), "predicted_per_second": rate(tokens.len(), predict_time),
         },
         "media": prompt.images.iter().chain(&prompt.videos).map(media_json).collect::<Vec<_>>(),

@@ -16,10 +16,11 @@
 //!   ([`OpenOptions::mmap`](super::OpenOptions)).
 
 use std::fs::{File, Metadata, TryLockError};
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use super::storage;
 use crate::{Error, Result};
@@ -56,6 +57,17 @@ impl Mapping {
     /// The bytes of the file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// A private copy of a range of the file: reading shows the file, writing makes copies of the pages written to.
+    ///
+    /// # Errors
+    /// `Io` when the system refuses.
+    pub(super) fn copy(&self, range: Range<usize>) -> Result<MmapMut> {
+        assert!(range.end <= self.map.len());
+        // SAFETY: as in `open`: within the size of the open file, viewed as bytes only. The mapping keeps the file's
+        // content alive by itself; that others do not change it is what the lock in `self` stands for.
+        Ok(unsafe { MmapOptions::new().offset(range.start as u64).len(range.len()).map_copy(&self.file)? })
     }
 
     /// Whether the file still has the size and the time of change that it had at open.

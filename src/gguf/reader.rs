@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use memmap2::MmapMut;
+
 use super::parse::{Tables, parse, shown};
 use super::split::{self, ShardName};
 use super::storage::Storage;
@@ -165,6 +167,30 @@ impl Gguf {
         // Checked at open: fits the file, hence usize.
         let start = (shard.data_start + tensor.offset) as usize;
         &shard.storage.bytes()[start..start + tensor.n_bytes]
+    }
+
+    /// Writable memory that begins as the bytes of a tensor. Of a mapped file it costs only the pages that are written to;
+    /// the file stays as it is.
+    ///
+    /// # Errors
+    /// `Io` when the system refuses.
+    ///
+    /// # Panics
+    /// As [`Gguf::data`]; also for a tensor without elements.
+    pub fn data_copy(&self, tensor: &TensorInfo) -> Result<MmapMut> {
+        let shard = &self.shards[tensor.shard];
+        let start = (shard.data_start + tensor.offset) as usize;
+        shard.storage.copy_of(start..start + tensor.n_bytes).at(|| shard.path.display().to_string())
+    }
+
+    /// Where the bytes of a tensor begin in its file.
+    pub fn file_offset(&self, tensor: &TensorInfo) -> u64 {
+        self.shards[tensor.shard].data_start + tensor.offset
+    }
+
+    /// Header, keys and tensor table of each of its files, as they are stored.
+    pub fn fronts(&self) -> impl Iterator<Item = &[u8]> {
+        self.shards.iter().map(|shard| &shard.storage.bytes()[..shard.data_start as usize])
     }
 
     /// Bytes of all its files together.

@@ -3,7 +3,10 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
+
+use memmap2::MmapMut;
 
 use super::mmap::Mapping;
 use crate::{Error, Result};
@@ -71,6 +74,18 @@ impl Storage {
             Storage::Mapped(map) => map.bytes(),
             Storage::Static(bytes) => bytes,
             Storage::Owned(bytes, start) => &bytes[*start..],
+        }
+    }
+
+    /// Writable memory that begins as the bytes of `range`; of a mapped file, only pages that are written to take memory.
+    pub(super) fn copy_of(&self, range: Range<usize>) -> Result<MmapMut> {
+        match self {
+            Storage::Mapped(map) => map.copy(range),
+            Storage::Static(_) | Storage::Owned(..) => {
+                let mut copy = MmapMut::map_anon(range.len())?;
+                copy.copy_from_slice(&self.bytes()[range]);
+                Ok(copy)
+            }
         }
     }
 

@@ -66,7 +66,30 @@ impl GgufWriter {
     /// `Io` of the operating system. Each names the file and, where there is one, the tensor or key.
     pub fn write(&self, path: &Path, fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>) -> Result<()> {
         let (header, _) = self.header().at(|| path.display().to_string())?;
-        atomic::write_beside(path, |out| self.stream(&header, out, fill))
+        atomic::write_beside(path, |out| self.stream(&header, self.tensors.len(), out, fill))
+    }
+
+    /// Everything before the tensor data, padding included.
+    ///
+    /// # Errors
+    /// A key or value that a reader would refuse.
+    pub fn front(&self) -> Result<Vec<u8>> {
+        self.header().map(|(front, _)| front)
+    }
+
+    /// [`GgufWriter::write`] for the first `n_filled` tensors only; the data of the others is a hole of zeros, to be filled
+    /// in place.
+    ///
+    /// # Errors
+    /// See [`GgufWriter::write`].
+    pub fn write_with_hole(
+        &self,
+        path: &Path,
+        n_filled: usize,
+        fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let (header, file_bytes) = self.header().at(|| path.display().to_string())?;
+        atomic::write_beside_with_hole(path, file_bytes, |out| self.stream(&header, n_filled, out, fill))
     }
 
     /// The whole file as bytes (tests, small files).
@@ -75,7 +98,7 @@ impl GgufWriter {
         let mut out = Vec::new();
         let room = usize::try_from(file_bytes).ok().filter(|n| out.try_reserve_exact(*n).is_ok());
         room.ok_or_else(|| Error::limit(format!("file of `{file_bytes}` bytes does not fit into memory")))?;
-        self.stream(&header, &mut out, fill)?;
+        self.stream(&header, self.tensors.len(), &mut out, fill)?;
         Ok(out)
     }
 
@@ -120,13 +143,14 @@ impl GgufWriter {
     fn stream(
         &self,
         header: &[u8],
+        n_filled: usize,
         out: &mut dyn Write,
         mut fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let alignment = alignment_of(&self.meta)?;
         out.write_all(header)?;
         let mut buf = Vec::new();
-        for (i, tensor) in self.tensors.iter().enumerate() {
+        for (i, tensor) in self.tensors.iter().enumerate().take(n_filled) {
             let place = || format!("tensor `{}`", shown(&tensor.name));
             buf.clear();
             fill(i, &mut buf).at(place)?;

@@ -1,9 +1,16 @@
 //! The operations, each written once in plain Rust that a compiler can vectorize. The tables compile these bodies for
 //! their instruction sets; everything here is `inline(always)` so that it takes on the features of its caller.
 
+use super::attention::simd::Simd;
+
 /// What differs between instruction sets: whether multiply-add is one instruction.
 pub trait Isa {
     const FMA: bool;
+}
+
+/// Every instruction set with vectors.
+impl<S: Simd> Isa for S {
+    const FMA: bool = true;
 }
 
 #[inline(always)]
@@ -105,6 +112,7 @@ macro_rules! table {
         use $crate::kernels::vector_fns::detected;
         pub(in $crate::kernels) static TABLE: $crate::kernels::Kernels = $crate::kernels::Kernels {
             name: $name,
+            features: concat!($($features)?),
             rms_norm: |x, w, eps, out| detected!(compiled::rms_norm(x, w, eps, out)),
             layer_norm: |x, w, b, eps, out| detected!(compiled::layer_norm(x, w, b, eps, out)),
             silu_mul: |gate, up| detected!(compiled::silu_mul(gate, up)),

@@ -1,10 +1,12 @@
 //! The fused cache write: bias, rotation, quantization and store in one pass over the fresh rows.
 
-use half::f16;
-use rayon::prelude::*;
+use std::sync::OnceLock;
 
-use super::Kernels;
+use half::f16;
+
 use super::attention::simd::Simd;
+use super::disjoint::SharedSlice;
+use super::{Kernels, threads};
 use crate::gguf::GgmlType;
 use crate::position::{RotaryTable, rotate_f32};
 use crate::tensor::block::{Block, Q4_0, Q8_0};
@@ -45,6 +47,7 @@ pub fn kv_write(
     let (ty, slot) = (to.ty, to.slot);
     let n_tokens = rows.len() / (n_head_kv * d);
     assert!(rows.len() == n_tokens * n_head_kv * d && to.data.len() >= n_head_kv * to.stride);
+    assert!((slot + n_tokens) * row_bytes <= to.stride);
     let write = |it: usize, ih: usize, dst: &mut [u8]| {
         let mut head = [0f32; MAX_D];
         let head = &mut head[..d];
@@ -58,27 +61,29 @@ pub fn kv_write(
         }
         Err(Error::format(format!("keys or values of token {it} are not finite: the weights are broken")))
     };
-    let heads = to.data.chunks_mut(to.stride).take(n_head_kv).enumerate();
-    if rows.len() <= TASK_ELEMENTS {
-        for (ih, head) in heads {
-            let slots = &mut head[slot * row_bytes..][..n_tokens * row_bytes];
-            for (it, dst) in slots.chunks_exact_mut(row_bytes).enumerate() {
-                write(it, ih, dst)?;
+    // Several tasks per head: there may be fewer heads than threads.
+    let (data, tokens) = (&SharedSlice::new(to.data), (TASK_ELEMENTS / d).max(1));
+    let per_head = n_tokens.div_ceil(tokens);
+    let broken = OnceLock::new();
+    let run = |task: usize| {
+        let (ih, first) = (task / per_head, task % per_head * tokens);
+        let n = tokens.min(n_tokens - first);
+        let start = ih * to.stride + (slot + first) * row_bytes;
+        // SAFETY: tasks write disjoint slots, or slots of different heads, which lie in memory of their own.
+        let part = unsafe { data.get(start..start + n * row_bytes) };
+        for (i, dst) in part.chunks_exact_mut(row_bytes).enumerate() {
+            if let Err(error) = write(first + i, ih, dst) {
+                let _ = broken.set(error); // the first is enough
+                return;
             }
         }
-        return Ok(());
+    };
+    if rows.len() <= TASK_ELEMENTS {
+        (0..n_head_kv * per_head).for_each(run);
+    } else {
+        threads::for_each(n_head_kv * per_head, run);
     }
-    // Several tasks per head: there may be fewer heads than threads.
-    let tokens = (TASK_ELEMENTS / d).max(1);
-    let tasks: Vec<(usize, usize, &mut [u8])> = heads
-        .flat_map(|(ih, head)| {
-            let slots = &mut head[slot * row_bytes..][..n_tokens * row_bytes];
-            slots.chunks_mut(tokens * row_bytes).enumerate().map(move |(i, part)| (i * tokens, ih, part))
-        })
-        .collect();
-    tasks.into_par_iter().try_for_each(|(first, ih, part)| {
-        part.chunks_exact_mut(row_bytes).enumerate().try_for_each(|(i, dst)| write(first + i, ih, dst))
-    })
+    broken.into_inner().map_or(Ok(()), Err)
 }
 
 /// Adds `bias` to and rotates every head of every row of `rows` (n_tokens, n_head * d): what `kv_write` does to keys,
@@ -92,9 +97,11 @@ pub fn rotate_rows(
 ) {
     let width = n_head * d;
     let at_once = (TASK_ELEMENTS / width).max(1);
-    rows.par_chunks_mut(width).enumerate().with_min_len(at_once).for_each(|(it, row)| {
-        for (ih, head) in row.chunks_exact_mut(d).enumerate() {
-            finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), Some(rotary), it);
+    threads::for_chunks(rows, at_once * width, |task, rows| {
+        for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+            for (ih, head) in row.chunks_exact_mut(d).enumerate() {
+                finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), Some(rotary), task * at_once + i);
+            }
         }
     });
 }

@@ -1,31 +1,31 @@
 //! Kernels: meaning gets speed. One list of operations, one table of functions per instruction set.
 //! In: rows of f32 activations, packed weight blocks, cache memory. Out: f32 rows, filled cache slots.
-//! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs`, `avx2.rs`
-//! and `avx512.rs` compile the same bodies for their instruction set. Work is split over threads in [`matmul()`],
-//! [`attention()`] and [`kv_write()`].
+//! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs` and the
+//! folders `x86_64` and `aarch64` compile the same bodies for their instruction sets, and `detect.rs` chooses. Work is
+//! split over threads in [`matmul()`], [`attention()`] and [`kv_write()`].
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
 mod attention;
 mod body;
+pub mod cpus;
+mod detect;
 mod disjoint;
 mod kv_write;
 mod matmul;
+mod prefetch;
 mod scratch;
 pub mod threads;
 mod vector_fns;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod scalar;
 mod scalar_matmul;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-use std::sync::OnceLock;
-
-use rayon::prelude::*;
-
-use crate::{Error, Result};
-
 pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as AttentionTile, attention};
+pub use detect::{Candidate, VARIABLE, candidates, cpu_features, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
     Activations, CHUNK, DotRows, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk, Tile,
@@ -36,6 +36,9 @@ pub use matmul::{
 pub struct Kernels {
     /// The instruction set, as `LONGTAKE_KERNELS` spells it.
     pub name: &'static str,
+    /// The CPU features, separated by commas, that its functions are compiled with; those of `int8` and `attend` have
+    /// lists of their own.
+    pub features: &'static str,
     /// out = x / sqrt(mean(x²) + eps) * weight.
     pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// out = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -53,36 +56,6 @@ pub struct Kernels {
 /// (x, weight, bias, eps, out)
 pub type LayerNorm = fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
-/// Every table that this machine can run, slowest first.
-pub fn supported() -> Vec<&'static Kernels> {
-    #[allow(unused_mut)]
-    let mut tables = vec![&scalar::TABLE];
-    #[cfg(target_arch = "x86_64")]
-    tables.extend(x86_64::detect());
-    tables
-}
-
-/// The table in use: the fastest that this machine can run, or the one named by `LONGTAKE_KERNELS`. Chosen once.
-///
-/// # Errors
-/// A name that this machine or this build does not know.
-pub fn select() -> Result<&'static Kernels> {
-    static CHOSEN: OnceLock<Option<&'static Kernels>> = OnceLock::new();
-    let wanted = std::env::var("LONGTAKE_KERNELS").ok().filter(|name| !name.is_empty());
-    let chosen = CHOSEN.get_or_init(|| {
-        let tables = supported();
-        match &wanted {
-            None => tables.last().copied(),
-            Some(name) => tables.into_iter().find(|k| k.name.eq_ignore_ascii_case(name)),
-        }
-    });
-    chosen.ok_or_else(|| {
-        let known: Vec<_> = supported().iter().map(|k| k.name).collect();
-        let name = wanted.unwrap_or_default();
-        Error::bad_input(format!("LONGTAKE_KERNELS `{name}` cannot run here, expected one of {}", known.join(", ")))
-    })
-}
-
 /// x = 0.5 x (1 + erf(x / sqrt(2))): exact GELU, used once per merged token.
 pub fn gelu_erf(x: &mut [f32]) {
     for v in x {
@@ -90,15 +63,20 @@ pub fn gelu_erf(x: &mut [f32]) {
     }
 }
 
+/// Elements of simple work that are worth a task.
+const TASK: usize = 1 << 15;
+
 /// x += y, on all threads where they are long.
 pub fn add(x: &mut [f32], y: &[f32]) {
-    const TASK: usize = 1 << 15;
-    let part = |x: &mut [f32], y: &[f32]| x.iter_mut().zip(y).for_each(|(a, b)| *a += b);
-    if x.len() <= TASK {
-        part(x, y);
-    } else {
-        x.par_chunks_mut(TASK).zip(y.par_chunks(TASK)).for_each(|(x, y)| part(x, y));
-    }
+    threads::for_chunks(x, TASK, |i, x| x.iter_mut().zip(&y[i * TASK..]).for_each(|(a, b)| *a += b));
+}
+
+/// Calls `work` with every row of `width` elements and its number, on all threads where there are many.
+pub fn for_rows(rows: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let at_once = (TASK / width).max(1);
+    threads::for_chunks(rows, at_once * width, |task, rows| {
+        rows.chunks_exact_mut(width).enumerate().for_each(|(i, row)| work(task * at_once + i, row));
+    });
 }
 
 /// Adds `bias` to every row of `x`.

@@ -18,6 +18,7 @@ macro_rules! vector_fns {
         $($unsafe)? fn $name $(<const $n: u32>)? ($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: only code compiled for the instruction set inlines this, as the trait asks; where there are pointers,
             // the caller vouches for the elements that the trait names, and arrays are loaded and stored whole.
+            #[allow(unused_unsafe)]
             unsafe { $($body)* }
         }
     };

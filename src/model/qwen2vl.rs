@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::weights::{Loader, Mat};
 use super::{HParams, Trace};
 use crate::cache::KvCache;
@@ -94,6 +92,13 @@ impl Scratch {
             up: rows(hp.n_ff),
             logits: Vec::new(),
         }
+    }
+
+    /// Bytes that batches of up to `n_batch` tokens take, with what their quantized forms take besides.
+    pub fn n_bytes(hp: &HParams, n_batch: usize) -> usize {
+        let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
+        let floats = n_batch * (2 * hp.n_embd + 2 * q + 2 * kv + 2 * hp.n_ff) + hp.n_vocab;
+        floats * size_of::<f32>() + n_batch * (hp.n_embd + q + hp.n_ff) * 2
     }
 
     /// The largest batch.
@@ -230,8 +235,9 @@ impl TextModel {
     /// xb = rms_norm(x), row by row.
     fn norm(&self, weight: &[f32], s: &mut Scratch, n: usize) {
         let n_embd = self.hp.n_embd;
-        let rows = s.xb[..n * n_embd].par_chunks_mut(n_embd).zip(s.x.par_chunks(n_embd));
-        rows.for_each(|(out, x)| (self.kernels.rms_norm)(x, weight, self.hp.f_norm_rms_eps, out));
+        kernels::for_rows(&mut s.xb[..n * n_embd], n_embd, |it, out| {
+            (self.kernels.rms_norm)(&s.x[it * n_embd..][..n_embd], weight, self.hp.f_norm_rms_eps, out);
+        });
     }
 
     fn attention(&self, il: usize, layer: &Layer, cache: &mut KvCache, s: &mut Scratch, n: usize) -> Result<()> {
@@ -261,7 +267,7 @@ impl TextModel {
         xb.matmul(layer.ffn_gate.view(), gate);
         xb.matmul(layer.ffn_up.view(), up);
         drop(xb);
-        gate.par_chunks_mut(n_ff).zip(up.par_chunks(n_ff)).for_each(|(g, u)| (self.kernels.silu_mul)(g, u));
+        kernels::for_rows(gate, n_ff, |it, gate| (self.kernels.silu_mul)(gate, &up[it * n_ff..][..n_ff]));
         matmul(self.kernels, layer.ffn_down.view(), gate, &mut s.xb[..n * n_embd]);
         kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);
     }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::Trace;
 use super::hparams::{positive, sized};
 use super::weights::{Loader, Mat};
@@ -193,7 +191,7 @@ impl VisionTower {
             self.add_linear(&block.attn_out, &xb, &mut q, &mut x);
             self.norm(&block.ln2, &x, &mut xb, eps);
             matmul(self.kernels, block.ffn_up.weight.view(), &xb, &mut hidden);
-            hidden.par_chunks_mut(n_ff).for_each(|row| {
+            kernels::for_rows(&mut hidden, n_ff, |_, row| {
                 kernels::add(row, &block.ffn_up.bias);
                 (self.kernels.quick_gelu)(row);
             });
@@ -206,7 +204,7 @@ impl VisionTower {
         let n_out = n / (merge * merge);
         let mut wide = vec![0f32; n_out * merged];
         matmul(self.kernels, self.mm_0.weight.view(), &xb, &mut wide);
-        wide.par_chunks_mut(merged).for_each(|row| {
+        kernels::for_rows(&mut wide, merged, |_, row| {
             kernels::add(row, &self.mm_0.bias);
             kernels::gelu_erf(row);
         });
@@ -222,18 +220,27 @@ impl VisionTower {
         Ok(out)
     }
 
+    /// Bytes that [`VisionTower::encode`] takes for `pairs` frame pairs of `h` x `w` patches.
+    pub fn n_bytes(&self, pairs: usize, h: usize, w: usize) -> usize {
+        let (n, hp) = (pairs * h * w, &self.hp);
+        let floats = n * (5 * hp.n_embd + hp.n_ff + hp.n_embd) + 2 * h * w * hp.n_embd;
+        floats * size_of::<f32>() + n * (hp.n_embd + hp.n_ff) * 2
+    }
+
     fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], eps: f32) {
         let d = norm.weight.len();
-        let rows = out.par_chunks_mut(d).zip(x.par_chunks(d));
-        rows.for_each(|(out, x)| (self.kernels.layer_norm)(x, &norm.weight, &norm.bias, eps, out));
+        kernels::for_rows(out, d, |it, out| {
+            (self.kernels.layer_norm)(&x[it * d..][..d], &norm.weight, &norm.bias, eps, out);
+        });
     }
 
     /// x += linear(input), through `buffer`.
     fn add_linear(&self, linear: &Linear, input: &[f32], buffer: &mut [f32], x: &mut [f32]) {
         matmul(self.kernels, linear.weight.view(), input, buffer);
         let d = linear.bias.len();
-        x.par_chunks_mut(d).zip(buffer.par_chunks(d)).for_each(|(x, y)| {
-            kernels::add(x, y);
+        let y = &*buffer;
+        kernels::for_rows(x, d, |it, x| {
+            kernels::add(x, &y[it * d..][..d]);
             kernels::add(x, &linear.bias);
         });
     }

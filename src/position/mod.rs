@@ -14,4 +14,4 @@ pub use axes::{Axis, axes, default_sections};
 pub use layout::Layout;
 pub use place::{Placer, Pos, Segment, place_all};
 pub use rotary::{Rotary, RotaryTable, rotate_f32, rotate_f64};
-pub use scale::{parse_temporal_scale, scale_warning};
+pub use scale::{check_temporal_scale, parse_temporal_scale, scale_warning};

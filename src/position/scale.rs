@@ -24,7 +24,7 @@ pub fn parse_temporal_scale(text: &str) -> Result<f64> {
 }
 
 /// Refuses scales that place no time: everything that is not positive and finite.
-pub(super) fn check_temporal_scale(value: f64) -> Result<f64> {
+pub fn check_temporal_scale(value: f64) -> Result<f64> {
     if value > 0.0 && value.is_finite() {
         Ok(value)
     } else {

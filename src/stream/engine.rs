@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::gguf::Gguf;
+use super::fingerprint;
+use crate::cache::CacheShape;
+use crate::gguf::{GgmlType, Gguf};
 use crate::model::{TextModel, VisionTower};
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::{Error, Result, error::Context};
@@ -42,6 +44,8 @@ pub struct Engine {
     pub name: String,
     /// Bytes of all files.
     pub n_bytes: u64,
+    text_file: Arc<Gguf>,
+    mmproj_file: Option<Arc<Gguf>>,
 }
 
 impl Engine {
@@ -105,7 +109,23 @@ impl Engine {
         let name = meta.str("general.name")?.map_or(stem, str::to_string);
         let is_f32 = text_file.tensors().iter().all(|t| t.ty == crate::gguf::GgmlType::F32);
         let n_bytes = text_file.file_bytes() + mmproj_file.as_ref().map_or(0, |f| f.file_bytes());
-        Ok(Engine { text, vision, tokenizer, template, warnings, is_f32, name, n_bytes })
+        Ok(Engine { text, vision, tokenizer, template, warnings, is_f32, name, n_bytes, text_file, mmproj_file })
+    }
+
+    /// Identifies the text model's file.
+    pub fn fingerprint(&self) -> String {
+        fingerprint::model(&self.text_file)
+    }
+
+    /// Identifies the projector's file, if there is one.
+    pub fn mmproj_fingerprint(&self) -> Option<String> {
+        self.mmproj_file.as_ref().map(|file| fingerprint::model(file))
+    }
+
+    /// The shape of a cache for this model.
+    pub fn cache_shape(&self, n_ctx: usize, (type_k, type_v): (GgmlType, GgmlType)) -> CacheShape {
+        let hp = self.text.hparams();
+        CacheShape { n_layer: hp.n_layer, n_head_kv: hp.n_head_kv, d: hp.n_embd_head, n_ctx, type_k, type_v }
     }
 
     /// The vision tower.

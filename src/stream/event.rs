@@ -29,6 +29,11 @@ impl<'a> Events<'a> {
         Events { sink, cancel }
     }
 
+    /// The flag that asks to stop.
+    pub(super) fn cancel(&self) -> &'a AtomicBool {
+        self.cancel
+    }
+
     pub(super) fn send(&mut self, event: Event) {
         (self.sink)(event);
     }

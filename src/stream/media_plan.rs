@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::TakeHeader;
 use crate::media::patch::PatchSpec;
 use crate::media::sample::{SampleOptions, check_options, frame_indices, frame_size};
 use crate::media::{FrameSource, Grid, Rgb, VideoInfo, load_image, open_video, resize, smart_resize};
@@ -43,14 +44,15 @@ pub struct MediaPlan {
     /// What the source says of itself (videos).
     pub info: Option<VideoInfo>,
     pub temporal_scale: Option<f64>,
-    spec: PatchSpec,
     source: Source,
 }
 
 enum Source {
     /// Already resized.
-    Image(Rgb),
-    Video(Box<dyn FrameSource>),
+    Image(Rgb, PatchSpec),
+    Video(Box<dyn FrameSource>, PatchSpec),
+    /// A video that is in a take: what it became is known, its frames are not at hand.
+    Watched,
 }
 
 fn patch_spec(hp: &VisionHParams) -> PatchSpec {
@@ -91,8 +93,7 @@ impl MediaPlan {
             frames: vec![0],
             info: None,
             temporal_scale: options.temporal_scale,
-            spec,
-            source: Source::Image(resize::bicubic(&picture, height, width)),
+            source: Source::Image(resize::bicubic(&picture, height, width), spec),
         })
     }
 
@@ -135,9 +136,42 @@ impl MediaPlan {
             frames,
             info: Some(info),
             temporal_scale: options.temporal_scale,
-            spec,
-            source: Source::Video(source),
+            source: Source::Video(source, spec),
         })
+    }
+
+    /// A video of which a part was watched already, opened again to go on just as it was planned.
+    ///
+    /// # Errors
+    /// An unreadable file, one without the planned frames.
+    pub fn again(path: &Path, header: &TakeHeader, tower: &VisionTower) -> Result<MediaPlan> {
+        let source = open_video(path)?;
+        let (info, spec) = (source.info().clone(), patch_spec(tower.hparams()));
+        let last = header.frames.iter().max().copied().unwrap_or(0) as usize;
+        let plan = MediaPlan { info: Some(info), ..MediaPlan::watched(header) };
+        let grid = Grid::of(header.grid[0], header.height, header.width, &spec);
+        if last >= source.info().n_frames || grid != plan.grid {
+            let message = "does not have the frames that were planned, or the projector cuts them otherwise";
+            return Err(Error::mismatch(message).at(path.display().to_string()));
+        }
+        Ok(MediaPlan { source: Source::Video(source, spec), ..plan })
+    }
+
+    /// The video of a take.
+    pub fn watched(header: &TakeHeader) -> MediaPlan {
+        let [t, h, w] = header.grid;
+        MediaPlan {
+            kind: MediaKind::Video,
+            label: header.source.clone(),
+            height: header.height,
+            width: header.width,
+            grid: Grid { t, h: h * header.merge, w: w * header.merge },
+            n_tokens: header.n_media(),
+            frames: header.frames.iter().map(|i| *i as usize).collect(),
+            info: None,
+            temporal_scale: Some(header.temporal_scale),
+            source: Source::Watched,
+        }
     }
 
     /// Frame pairs (1 for a still image).
@@ -148,8 +182,8 @@ impl MediaPlan {
     /// Damaged packets skipped so far.
     pub fn skipped(&self) -> usize {
         match &self.source {
-            Source::Image(_) => 0,
-            Source::Video(source) => source.skipped(),
+            Source::Image(..) | Source::Watched => 0,
+            Source::Video(source, _) => source.skipped(),
         }
     }
 
@@ -158,12 +192,17 @@ impl MediaPlan {
     /// # Errors
     /// A frame that cannot be decoded.
     pub fn pixels(&mut self, pair: usize, out: &mut Vec<f32>) -> Result<()> {
-        let two = match &mut self.source {
-            Source::Image(picture) => {
-                crate::media::patch::pixel_values([picture, picture], &self.spec, out);
+        let (two, spec) = match &mut self.source {
+            Source::Image(picture, spec) => {
+                crate::media::patch::pixel_values([picture, picture], spec, out);
                 return Ok(());
             }
-            Source::Video(source) => {
+            Source::Watched => {
+                let message =
+                    "was watched into a take and cannot be read again: the question asks for another beginning";
+                return Err(Error::mismatch(message).at(self.label.clone()));
+            }
+            Source::Video(source, spec) => {
                 let mut frame = |i: usize| -> Result<Rgb> {
                     let rgb = source.frame(i).at(|| format!("{}: frame {i}", self.label))?;
                     if rgb.height == 0 || rgb.width == 0 {
@@ -171,10 +210,10 @@ impl MediaPlan {
                     }
                     Ok(resize::bicubic(&rgb, self.height, self.width))
                 };
-                [frame(self.frames[2 * pair])?, frame(self.frames[2 * pair + 1])?]
+                ([frame(self.frames[2 * pair])?, frame(self.frames[2 * pair + 1])?], spec)
             }
         };
-        crate::media::patch::pixel_values([&two[0], &two[1]], &self.spec, out);
+        crate::media::patch::pixel_values([&two[0], &two[1]], spec, out);
         Ok(())
     }
 }

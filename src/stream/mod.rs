@@ -5,16 +5,24 @@
 //! On purpose absent here: flags, printing, sockets.
 #![forbid(unsafe_code)]
 
+mod budget;
+mod decode;
 mod dump;
 mod engine;
 mod event;
+pub mod fingerprint;
 mod media_plan;
 mod prompt;
 mod session;
+pub mod take;
+mod watch;
 
+pub use budget::{Budget, Cost, Limits, Seconds, fill};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan};
 pub use prompt::{Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Session, SessionOptions};
+pub use take::{Take, TakeHeader, TakeWriter};
+pub use watch::{Around, Watch, question};

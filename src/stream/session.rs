@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Unit};
-use crate::cache::{CacheShape, KvCache};
+use super::decode::{Decoded, decode};
+use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit};
+use crate::cache::KvCache;
 use crate::gguf::GgmlType;
+use crate::media::Grid;
 use crate::model::{Batch, Scratch, Trace};
 use crate::position::{Placer, Pos};
 use crate::text::{Sampler, StreamDecoder};
@@ -53,6 +55,10 @@ pub struct Session<'e> {
     pos: Vec<Pos>,
     /// Logits after everything fed so far.
     logits: Vec<f32>,
+    /// Tokens in the cache that the log does not count yet: of the unit at which a take was left.
+    skip: usize,
+    /// Where the cache is kept as it fills.
+    recorder: Option<TakeWriter>,
 }
 
 /// Why generation ended.
@@ -81,29 +87,82 @@ impl<'e> Session<'e> {
     /// # Errors
     /// Sizes or types that cannot be had.
     pub fn new(engine: &'e Engine, options: SessionOptions) -> Result<Session<'e>> {
-        let hp = engine.text.hparams();
         if options.n_ctx == 0 || options.n_batch == 0 {
             return Err(Error::bad_input("context and batch size must be at least 1"));
         }
-        let shape = CacheShape {
-            n_layer: hp.n_layer,
-            n_head_kv: hp.n_head_kv,
-            d: hp.n_embd_head,
-            n_ctx: options.n_ctx,
-            type_k: options.type_k,
-            type_v: options.type_v,
-        };
-        Ok(Session {
+        let shape = engine.cache_shape(options.n_ctx, (options.type_k, options.type_v));
+        Ok(Session::with_cache(engine, options, KvCache::new(shape)?))
+    }
+
+    fn with_cache(engine: &'e Engine, options: SessionOptions, cache: KvCache) -> Session<'e> {
+        let hp = engine.text.hparams();
+        Session {
             engine,
             options,
-            cache: KvCache::new(shape)?,
+            cache,
             scratch: Scratch::new(hp, options.n_batch.min(options.n_ctx)),
             placer: Placer::new(hp.layout),
             log: Vec::new(),
             embd: Vec::new(),
             pos: Vec::new(),
             logits: Vec::new(),
-        })
+            skip: 0,
+            recorder: None,
+        }
+    }
+
+    /// A session that holds what a take holds. The take's file is not changed by it.
+    ///
+    /// # Errors
+    /// A take of another model; memory that the system refuses.
+    pub fn from_take(engine: &'e Engine, take: &Take) -> Result<Session<'e>> {
+        take.check_model(engine)?;
+        let TakeHeader { shape, temporal_scale, grid, before, after, .. } = &take.header;
+        let options = SessionOptions {
+            n_ctx: shape.n_ctx,
+            n_batch: take.header.n_batch,
+            type_k: shape.type_k,
+            type_v: shape.type_v,
+            temporal_scale: Some(*temporal_scale),
+        };
+        let mut session = Session::with_cache(engine, options, take.cache()?);
+        let token = |id: &u32| Fed { unit: Unit::Token(*id), grid: None };
+        let video = Unit::Media { kind: MediaKind::Video, index: 0 };
+        session.log.extend(before.iter().map(token));
+        session.log.push(Fed { unit: video, grid: Some((*grid, *temporal_scale)) });
+        session.log.extend(after.iter().map(token));
+        // What is in the cache whole stays in the log; of the next unit a part may be there.
+        let (mut units, mut counted) = (0, 0);
+        for fed in &session.log {
+            if counted + fed.n_tokens() > take.n_done() {
+                break;
+            }
+            counted += fed.n_tokens();
+            units += 1;
+        }
+        session.skip = take.n_done() - counted;
+        session.log.truncate(units);
+        session.rewind(units);
+        Ok(session)
+    }
+
+    /// Keeps the cache in a take as it fills, from the next [`Session::feed`] on.
+    pub fn record(&mut self, writer: TakeWriter) {
+        self.recorder = Some(writer);
+    }
+
+    pub(super) fn recorder_mut(&mut self) -> Option<&mut TakeWriter> {
+        self.recorder.as_mut()
+    }
+
+    /// Frame pairs that go through the vision tower together, for frames of `h` x `w` patches.
+    pub fn pairs_at_once(h: usize, w: usize) -> usize {
+        (ENCODE_PATCHES / (h * w)).max(1)
+    }
+
+    /// The model that it talks with.
+    pub fn engine(&self) -> &'e Engine {
+        self.engine
     }
 
     /// Tokens in the cache.
@@ -139,6 +198,10 @@ impl<'e> Session<'e> {
     /// The session then holds the units that were complete, and goes on from there.
     pub fn feed(&mut self, prompt: &mut Prompt, events: &mut Events<'_>, dump: Option<&mut Dump>) -> Result<()> {
         self.feed_units(prompt, events, dump).inspect_err(|_| {
+            if let Some(recorder) = &mut self.recorder {
+                // What was read is kept; the error that counts is the one that stopped it.
+                let _ = recorder.checkpoint(&self.cache);
+            }
             let (mut units, mut tokens) = (0, 0);
             for fed in &self.log {
                 tokens += fed.n_tokens();
@@ -172,9 +235,12 @@ impl<'e> Session<'e> {
         for at in start..prompt.units.len() {
             match prompt.units[at] {
                 Unit::Token(id) => {
-                    let row = self.grow(1);
-                    self.engine.text.embed(&[id], &mut self.embd[row..])?;
+                    let n_embd = self.engine.text.hparams().n_embd;
+                    let at = self.embd.len();
+                    self.embd.resize(at + n_embd, 0.0);
+                    self.engine.text.embed(&[id], &mut self.embd[at..])?;
                     self.placer.text(1, &mut self.pos);
+                    self.drop_known(1);
                     self.log.push(Fed { unit: Unit::Token(id), grid: None });
                     self.drain(steps, false, events, dump.as_deref_mut())?;
                 }
@@ -205,30 +271,16 @@ impl<'e> Session<'e> {
         let scale =
             plan.temporal_scale.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale);
         self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
-        let group = (ENCODE_PATCHES / (grid.h * grid.w)).max(1);
-        let mut pixels = Vec::new();
-        for first in (0..plan.n_pairs()).step_by(group) {
-            let n = group.min(plan.n_pairs() - first);
-            pixels.clear();
-            for pair in first..first + n {
-                events.check()?;
-                plan.pixels(pair, &mut pixels)?;
-            }
-            let mut trace = dump.is_some().then(Trace::default);
-            let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
-            if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
-                dump.add_media(kind, &pixels, trace.vit_stages, &rows);
-            }
-            // A slice at a time, so that the waiting rows never outgrow a batch by much.
-            let per_pair = merged.h * merged.w;
-            for (i, rows) in rows.chunks_exact(per_pair * self.engine.text.hparams().n_embd).enumerate() {
-                let at = self.grow(per_pair);
-                self.embd[at..].copy_from_slice(rows);
-                self.placer.frames(1, &mut self.pos);
-                events.send(Event::Encoded { item, n_done: first + i + 1, n_total: plan.n_pairs() });
-                self.drain(steps, false, events, dump.as_deref_mut())?;
-            }
-        }
+        let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
+        // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
+        // result is the same to the last bit.
+        let start = self.skip / per_pair / group * group;
+        self.placer.frames(start, &mut Vec::new());
+        self.skip -= start * per_pair;
+        let medium = Medium { item, kind, grid, per_pair, start, n_pairs: plan.n_pairs() };
+        decode(plan, start, group, events.cancel(), |stage| {
+            self.take_pairs(stage, medium, steps, events, dump.as_deref_mut())
+        })?;
         self.placer.end_visual();
         if let Some(dump) = dump {
             dump.add_grid(kind, grid);
@@ -241,11 +293,62 @@ impl<'e> Session<'e> {
         Ok(())
     }
 
-    /// Makes room for `n` waiting rows; returns where they begin in `embd`.
-    fn grow(&mut self, n: usize) -> usize {
-        let at = self.embd.len();
-        self.embd.resize(at + n * self.engine.text.hparams().n_embd, 0.0);
-        at
+    /// Takes decoded pairs as they come: vision tower, positions, prefill.
+    fn take_pairs(
+        &mut self,
+        stage: &mut dyn Iterator<Item = Decoded>,
+        medium: Medium,
+        steps: Steps,
+        events: &mut Events<'_>,
+        mut dump: Option<&mut Dump>,
+    ) -> Result<()> {
+        let Medium { item, kind, grid, per_pair, n_pairs, .. } = medium;
+        let tower = self.engine.need_vision()?;
+        let n_embd = self.engine.text.hparams().n_embd;
+        let mut next = medium.start;
+        for decoded in stage {
+            let pixels = match decoded {
+                Decoded::Pixels { first, pixels } if first == next => pixels,
+                Decoded::Pixels { first, .. } => {
+                    return Err(Error::mismatch(format!("frame pair {first} came instead of {next}")));
+                }
+                Decoded::Failed(error) => return Err(error),
+            };
+            events.check()?;
+            let mut trace = dump.is_some().then(Trace::default);
+            let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
+            if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
+                dump.add_media(kind, &pixels, trace.vit_stages, &rows);
+            }
+            drop(pixels);
+            // A slice at a time, so that the waiting rows never outgrow a batch by much.
+            for rows in rows.chunks_exact(per_pair * n_embd) {
+                self.embd.extend_from_slice(rows);
+                self.placer.frames(1, &mut self.pos);
+                self.drop_known(per_pair);
+                next += 1;
+                events.send(Event::Encoded { item, n_done: next, n_total: n_pairs });
+                self.drain(steps, false, events, dump.as_deref_mut())?;
+            }
+        }
+        // The stage ends early only when it is told to.
+        if next < n_pairs {
+            events.check()?;
+            return Err(Error::mismatch(format!("decoding ended after {next} of {n_pairs} frame pairs")));
+        }
+        Ok(())
+    }
+
+    /// Of the `n` rows that were just added, forgets those that the cache holds already.
+    fn drop_known(&mut self, n: usize) {
+        let known = n.min(self.skip);
+        if known > 0 {
+            let n_embd = self.engine.text.hparams().n_embd;
+            let at = self.pos.len() - n;
+            self.pos.drain(at..at + known);
+            self.embd.drain(at * n_embd..(at + known) * n_embd);
+            self.skip -= known;
+        }
     }
 
     /// Runs full batches of waiting rows; at the end (`all`) also the rest. Collects the logits that the prompt's last
@@ -266,6 +369,9 @@ impl<'e> Session<'e> {
             }
             self.embd.drain(..n * n_embd);
             self.pos.drain(..n);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.after_batch(&self.cache)?;
+            }
             events.send(Event::Prefilled { n_done: end, n_total: steps.total });
         }
         Ok(())
@@ -275,6 +381,9 @@ impl<'e> Session<'e> {
     fn rewind(&mut self, n: usize) {
         self.embd.clear();
         self.pos.clear();
+        if n < self.log.len() {
+            self.skip = 0;
+        }
         self.log.truncate(n);
         // Positions follow from the log alone, so the placer is rebuilt by placing it again.
         self.placer = Placer::new(self.placer.layout());
@@ -290,7 +399,7 @@ impl<'e> Session<'e> {
             }
             placed.clear();
         }
-        self.cache.truncate(self.log.iter().map(Fed::n_tokens).sum());
+        self.cache.truncate(self.log.iter().map(Fed::n_tokens).sum::<usize>() + self.skip);
     }
 
     /// Generates until a stop token, the limit, a full context or the caller's word. `on_text` gets whole characters as they
@@ -360,9 +469,81 @@ impl<'e> Session<'e> {
     }
 }
 
+/// A medium on its way into the cache.
+#[derive(Clone, Copy)]
+struct Medium {
+    /// Its number among all media, for events.
+    item: usize,
+    kind: MediaKind,
+    /// In patches.
+    grid: Grid,
+    /// Tokens per frame pair.
+    per_pair: usize,
+    /// The first pair that is wanted, of so many.
+    start: usize,
+    n_pairs: usize,
+}
+
 /// The size of the prompt being fed, and how many of its last rows want logits.
 #[derive(Clone, Copy)]
 struct Steps {
     total: usize,
     n_logits: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::gguf::Gguf;
+
+    const GRID: Grid = Grid { t: 3, h: 4, w: 6 };
+    const MEDIUM: Medium = Medium { item: 0, kind: MediaKind::Video, grid: GRID, per_pair: 6, start: 0, n_pairs: 3 };
+
+    fn pairs(engine: &Engine, first: usize, n: usize) -> Decoded {
+        let n_values = engine.need_vision().unwrap().hparams().n_patch_values();
+        let pixels = (0..n * GRID.h * GRID.w * n_values).map(|i| (i % 97) as f32 / 50.0 - 1.0).collect();
+        Decoded::Pixels { first, pixels }
+    }
+
+    /// Feeds a list of what the decoding stage may say to the loop, without any thread.
+    fn feed(engine: &Engine, said: Vec<Decoded>, cancelled: bool) -> (Result<()>, Vec<Event>, usize) {
+        let ty = GgmlType::F32;
+        let options = SessionOptions { n_ctx: 64, n_batch: 4, type_k: ty, type_v: ty, temporal_scale: None };
+        let mut session = Session::new(engine, options).unwrap();
+        session.placer.begin_visual(2, 3, None).unwrap();
+        let (cancel, mut seen) = (AtomicBool::new(cancelled), Vec::new());
+        let mut sink = |event| seen.push(event);
+        let steps = Steps { total: 18, n_logits: 1 };
+        let mut events = Events::new(&mut sink, &cancel);
+        let result = session.take_pairs(&mut said.into_iter(), MEDIUM, steps, &mut events, None);
+        (result, seen, session.n_past())
+    }
+
+    #[test]
+    fn the_loop_takes_what_the_decoder_says_in_order_or_not_at_all() {
+        let open = |name: &str| {
+            Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name)).unwrap())
+        };
+        let engine = Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap();
+
+        let (result, seen, n_past) = feed(&engine, vec![pairs(&engine, 0, 2), pairs(&engine, 2, 1)], false);
+        result.unwrap();
+        // 18 tokens in steps of 4: the last two wait for what follows.
+        assert_eq!(n_past, 16);
+        let encoded = |n_done| Event::Encoded { item: 0, n_done, n_total: 3 };
+        let read = |n_done| Event::Prefilled { n_done, n_total: 18 };
+        assert_eq!(seen, [encoded(1), read(4), encoded(2), read(8), read(12), encoded(3), read(16)]);
+
+        let failed = || Decoded::Failed(Error::format("a torn packet"));
+        let error = |said, cancelled| feed(&engine, said, cancelled).0.unwrap_err().to_string();
+        assert!(error(vec![pairs(&engine, 0, 2), failed()], false).contains("a torn packet"));
+        assert!(error(vec![pairs(&engine, 1, 2)], false).contains("pair 1 came instead of 0"));
+        assert!(error(vec![pairs(&engine, 0, 2)], false).contains("after 2 of 3"));
+        assert!(error(vec![], false).contains("after 0 of 3"));
+        assert!(error(vec![pairs(&engine, 0, 3)], true).contains("stopped"));
+    }
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use longtake::kernels::supported;
 use longtake::position::Layout;
 use serde_json::{Value, json};
 
@@ -439,4 +440,74 @@ fn bad_input_gives_one_clear_error() {
         println!("{code}  {}", stderr.lines().find(|l| l.starts_with("error")).unwrap_or_default());
     }
     assert!(!dir.path().join("o.gguf").exists());
+}
+
+/// Runs `inspect --cpu` with variables of its own: nothing that the machine says may change its meaning.
+fn inspect_cpu(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
+    command.args(["inspect", "--cpu"]).args(args).stdin(Stdio::null());
+    command.env_remove("LONGTAKE_KERNELS").envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+#[test]
+fn inspect_cpu_says_what_can_run_and_why_it_was_chosen() {
+    let out = inspect_cpu(&["--json"], &[]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["arch"], std::env::consts::ARCH);
+    let has = |name: &Value| report["features"][name.as_str().unwrap()].as_bool().expect("the feature is in the list");
+    let kernels = report["kernels"].as_array().unwrap();
+    for table in kernels {
+        let needs = table["needs"].as_array().unwrap();
+        let missing: Vec<&Value> = needs.iter().filter(|name| !has(name)).collect();
+        assert_eq!(table["missing"].as_array().unwrap().iter().collect::<Vec<_>>(), missing, "{table}");
+    }
+    let runs = |table: &&Value| table["missing"].as_array().unwrap().is_empty();
+    let runnable: Vec<&str> = kernels.iter().filter(runs).map(|table| table["name"].as_str().unwrap()).collect();
+    assert_eq!(runnable, supported().iter().map(|table| table.name).collect::<Vec<_>>());
+    assert_eq!(report["chosen"], **runnable.last().unwrap());
+    assert_eq!(report["why"], "the fastest that can run here");
+    let available = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(report["threads"]["default"], available);
+
+    let text = String::from_utf8(inspect_cpu(&[], &[]).stdout).unwrap();
+    for table in kernels {
+        let name = table["name"].as_str().unwrap();
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        assert_eq!(line.contains("can run, needs"), runs(&table), "{line}");
+        for feature in table["missing"].as_array().unwrap() {
+            assert!(line.contains("this CPU has no") && line.contains(feature.as_str().unwrap()), "{line}");
+        }
+    }
+    assert!(text.contains(&format!("chosen    {}: the fastest", runnable.last().unwrap())), "{text}");
+    assert!(text.contains(&format!("threads   {available}: ")), "{text}");
+}
+
+#[test]
+fn inspect_cpu_tells_what_the_variable_decides() {
+    let out = inspect_cpu(&[], &[("LONGTAKE_KERNELS", "SCALAR")]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("chosen    scalar: LONGTAKE_KERNELS is `SCALAR`"), "{text}");
+
+    // The report comes all the same, for that is what it is for.
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    for wanted in [foreign, "fast"] {
+        let out = inspect_cpu(&["--json"], &[("LONGTAKE_KERNELS", wanted)]);
+        let (report, err) =
+            (serde_json::from_slice::<Value>(&out.stdout).unwrap(), String::from_utf8_lossy(&out.stderr));
+        assert_eq!((out.status.code(), &report["chosen"]), (Some(2), &Value::Null));
+        assert!(err.contains(&format!("`{wanted}` is no table of this build; expected one of scalar")), "{err}");
+    }
+    for table in serde_json::from_slice::<Value>(&inspect_cpu(&["--json"], &[]).stdout).unwrap()["kernels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|table| !table["missing"].as_array().unwrap().is_empty())
+    {
+        let out = inspect_cpu(&[], &[("LONGTAKE_KERNELS", table["name"].as_str().unwrap())]);
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(2) && err.contains("cannot run here, this CPU has no"), "{err}");
+    }
+    assert_eq!(longtake(&["inspect", "--cpu", "model.gguf"]).status.code(), Some(2));
 }

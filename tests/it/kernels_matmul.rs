@@ -8,10 +8,10 @@ use longtake::kernels::{
 use longtake::tensor::{MatView, dequantize_row, quantize_row};
 
 /// A small generator (splitmix64) of roughly normal numbers: seeds appear in every message.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
-    fn uniform(&mut self) -> f32 {
+    pub fn uniform(&mut self) -> f32 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -20,15 +20,15 @@ impl Rng {
     }
 
     /// Variance 1: the sum of twelve numbers of variance 1/3, halved.
-    fn normal(&mut self) -> f32 {
+    pub fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.uniform()).sum::<f32>() / 2.0
     }
 
-    fn vec(&mut self, n: usize) -> Vec<f32> {
+    pub fn vec(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.normal()).collect()
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         ((self.uniform() + 1.0) / 2.0 * n as f32) as usize % n
     }
 }
@@ -132,14 +132,66 @@ fn every_table_agrees_with_scalar() {
     }
 }
 
+/// Around the sizes at which each table changes its ways: whole tiles, one more, one less, and nothing at all.
+#[test]
+fn products_at_the_edges_of_tiles() {
+    let types = [(GgmlType::Q4_K, 256), (GgmlType::Q6_K, 512), (GgmlType::Q8_0, 288), (GgmlType::F16, 31)];
+    for (seed, (ty, n_cols)) in types.into_iter().enumerate() {
+        for k in supported() {
+            let layout = k.int8.layout;
+            let near = |n: usize| [n - 1, n, n + 1];
+            let tokens = [near(1), near(8), near(layout.tokens), near(layout.tokens + layout.tokens / 2)].concat();
+            for n_rows in [near(layout.rows), near(1), near(2 * layout.rows)].concat() {
+                let mut rng = Rng(seed as u64 + 600);
+                let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+                for n_tokens in tokens.iter().copied() {
+                    let x = rng.vec(n_tokens * n_cols);
+                    let (mut got, mut want) = (vec![f32::NAN; n_tokens * n_rows], vec![f32::NAN; n_tokens * n_rows]);
+                    matmul(k, w.view(), &x, &mut got);
+                    matmul(scalar(), w.view(), &x, &mut want);
+                    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let (it, r) = (i / n_rows, i % n_rows);
+                        let terms = x[it * n_cols..][..n_cols].iter().zip(&w.decoded[r * n_cols..][..n_cols]);
+                        let scale = terms.map(|(a, b)| (a * b).abs()).sum::<f32>();
+                        let case = format!("{} {ty} seed {seed} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
+                        assert!((got - want).abs() <= 1e-5 * scale, "{case} at ({it}, {r}): {got} instead of {want}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The numbers in a word; bytes are `excess` too large.
 fn numbers(word: u32, of: Word, excess: i32) -> Vec<i32> {
     match of {
         Word::Bytes if excess == 0 => word.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
         Word::Bytes => word.to_le_bytes().map(|b| b as i32 - excess).to_vec(),
+        Word::Signed | Word::Octets => word.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
         Word::Pairs => vec![word as i16 as i32, (word >> 16) as i16 as i32],
         Word::Float => vec![word as i32],
     }
+}
+
+/// The words of row `r` out of a panel of `rows`.
+fn words_of_row(words: &[u32], rows: usize, r: usize, of: Word) -> Vec<u32> {
+    // Of octets, two steps lie side by side.
+    let n = if of == Word::Octets { 2 } else { 1 };
+    words.chunks_exact(n * rows).flat_map(|steps| steps[n * r..][..n].to_vec()).collect()
+}
+
+/// The words of every chunk of every token, (n_chunks * n_tokens) rows of `steps`.
+fn words_of_tokens(words: &[u32], n_tokens: usize, steps: usize, of: Word) -> Vec<Vec<u32>> {
+    let mut rows: Vec<Vec<u32>> = words.chunks_exact(steps).map(<[u32]>::to_vec).collect();
+    if of == Word::Octets {
+        for chunk in rows.chunks_mut(n_tokens) {
+            for pair in chunk.chunks_exact_mut(2) {
+                let mixed = pair.concat();
+                (0..2 * steps).for_each(|i| pair[i / 2 % 2][i / 4 * 2 + i % 2] = mixed[i]);
+            }
+        }
+    }
+    rows
 }
 
 #[test]
@@ -162,8 +214,8 @@ fn panels_hold_the_same_numbers_and_scales_in_every_table() {
                     let p = PackRows { rows, row_bytes: w.row_bytes(), chunks: 0..n_chunks };
                     (k.int8.pack)(ty, p, &mut words, &mut out);
                     for r in 0..rows.len() / w.row_bytes() {
-                        let words = words[r..].iter().step_by(layout.rows);
-                        all.push(words.flat_map(|w| numbers(*w, word, 128)).collect());
+                        let words = words_of_row(&words, layout.rows, r, word);
+                        all.push(words.into_iter().flat_map(|w| numbers(w, word, 128)).collect());
                         scales.push(out[r..].iter().step_by(layout.rows).map(|s| s.to_bits()).collect());
                     }
                 }
@@ -224,8 +276,10 @@ fn activations_have_the_same_integers_and_scales_in_every_table() {
                 let (words_of, scales_of, sums_of) = (&mut words[..], &mut scales[..], &mut sums[..]);
                 let q = QuantizeTile { x: &x, n_cols, panel, words: words_of, scales: scales_of, sums: sums_of };
                 (k.int8.quantize_tile)(q);
-                let all: Vec<Vec<i32>> =
-                    words.chunks_exact(steps).map(|w| w.iter().flat_map(|w| numbers(*w, word, 0)).collect()).collect();
+                let all: Vec<Vec<i32>> = words_of_tokens(&words, n_tokens, steps, word)
+                    .iter()
+                    .map(|w| w.iter().flat_map(|w| numbers(*w, word, 0)).collect())
+                    .collect();
                 for (i, row) in all.iter().enumerate() {
                     for (g, group) in row.chunks_exact(panel.group).enumerate() {
                         let at = (i / n_tokens * panel.groups() + g) * n_tokens + i % n_tokens;

@@ -5,6 +5,10 @@ mod common;
 mod cli;
 
 mod convert;
+#[cfg(feature = "ggml")]
+mod ggml;
+#[cfg(not(feature = "ggml"))]
+mod ggml_absent;
 mod gguf;
 mod kernels;
 mod kernels_matmul;
@@ -13,5 +17,6 @@ mod media;
 mod model;
 mod position;
 mod stream;
+mod take;
 mod tensor;
 mod text;

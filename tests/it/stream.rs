@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::media::{FrameSource, Rgb, VideoInfo};
@@ -20,6 +20,8 @@ struct Bars {
     info: VideoInfo,
     /// Decoding fails at this frame.
     fails_at: Option<usize>,
+    /// Frames decoded so far.
+    decoded: Arc<AtomicUsize>,
 }
 
 impl Bars {
@@ -29,7 +31,7 @@ impl Bars {
             VideoInfo { n_frames, fps: 2.0, duration: n_frames as f64 / 2.0, height, width, decoder: "test".into() };
         let mut options = MediaOptions::default();
         (options.sample.min_pixels, options.sample.max_pixels, options.sample.whole) = (Some(3136), Some(4704), true);
-        let source = Box::new(Bars { info, fails_at });
+        let source = Box::new(Bars { info, fails_at, decoded: Arc::default() });
         MediaPlan::frames(source, format!("bars {seed}"), &options, engine.need_vision().unwrap()).unwrap()
     }
 }
@@ -43,6 +45,7 @@ impl FrameSource for Bars {
         if self.fails_at == Some(index) {
             return Err(longtake::Error::format("a torn packet"));
         }
+        self.decoded.fetch_add(1, Ordering::SeqCst);
         let (height, width) = (self.info.height, self.info.width);
         let pixel = |i: usize| if (i / 3 % width) / 7 == index % 12 { 240 } else { (i % 3 * 60) as u8 };
         Ok(Rgb { height, width, data: (0..height * width * 3).map(pixel).collect() })
@@ -200,4 +203,35 @@ fn typed_marks_are_text_and_never_media() {
     let mut with_marks = prompt(&engine, &[typed], 4, None);
     assert_eq!(with_marks.units.iter().filter(|u| matches!(u, longtake::stream::Unit::Media { .. })).count(), 1);
     answer(&mut session(&engine, 400, 64), &mut with_marks);
+}
+
+/// A slow model holds the decoder back: however long the video, only a few groups of frames are ever in memory.
+#[test]
+fn the_decoder_is_never_far_ahead() {
+    let engine = engine();
+    let tower = engine.need_vision().unwrap();
+    // Frames of 42 x 56 patches are too large for two pairs to be encoded together.
+    let (height, width, n_frames) = (42 * 14, 56 * 14, 24);
+    let info = VideoInfo { n_frames, fps: 2.0, duration: 12.0, height, width, decoder: "test".into() };
+    let decoded = Arc::new(AtomicUsize::new(0));
+    let source = Box::new(Bars { info, fails_at: None, decoded: decoded.clone() });
+    let mut options = MediaOptions::default();
+    (options.sample.min_pixels, options.sample.max_pixels, options.sample.whole) = (Some(3136), Some(1 << 20), true);
+    let plan = MediaPlan::frames(source, "bars".to_string(), &options, tower).unwrap();
+    assert_eq!(Session::pairs_at_once(plan.grid.h, plan.grid.w), 1);
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+    let units = Prompt::units(&engine, &messages(&["?"]), render).unwrap();
+    let n_ctx = plan.n_tokens + 200;
+    let mut prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
+    let (cancel, mut furthest) = (AtomicBool::new(false), 0);
+    let mut sink = |event| {
+        if let Event::Encoded { n_done, .. } = event {
+            std::thread::sleep(std::time::Duration::from_millis(40));
+            furthest = furthest.max(decoded.load(Ordering::SeqCst) / 2 - (n_done - 1));
+        }
+    };
+    let mut session = session(&engine, n_ctx, 4096);
+    session.feed(&mut prompt, &mut Events::new(&mut sink, &cancel), None).unwrap();
+    // The pair being encoded, the one that waits, and the one that the decoder holds.
+    assert!(furthest <= 3, "{furthest} pairs in memory");
 }

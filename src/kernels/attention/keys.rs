@@ -3,7 +3,7 @@
 use super::Tile;
 use super::simd::Simd;
 use super::unpack::{
-    BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, float_tail,
+    BF16, BLOCK, Codes, EACH, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, float_tail,
     gather_scales, panel_width, prefetch,
 };
 use crate::gguf::GgmlType;
@@ -218,7 +218,7 @@ impl<S: Simd, C: Codes> Convert<S> for Fractions<C> {
     }
 }
 
-/// Bytes, 128 more than the codes.
+/// Bytes, `EXCESS` more than the codes.
 impl<S: Simd, C: Codes> Convert<S> for Bytes<C> {
     #[inline(always)]
     unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, _: usize) {
@@ -226,7 +226,7 @@ impl<S: Simd, C: Codes> Convert<S> for Bytes<C> {
         unsafe {
             for block in 0..keys.d / 32 {
                 for i in 0..4 {
-                    let word = C::bytes(src.add(block * C::BYTES), i);
+                    let word = C::bytes(src.add(block * C::BYTES), i) ^ (EACH * u64::from(128 - S::EXCESS));
                     row.add(8 * block).cast::<u64>().add(i).write_unaligned(word.to_le());
                 }
             }

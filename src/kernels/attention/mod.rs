@@ -5,21 +5,19 @@
 //! share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
 //! On purpose absent here: masks other than causal and full, positions.
 
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod keys;
 mod scalar;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub mod simd;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub mod tile;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod unpack;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod values;
 
 pub use scalar::OPS as SCALAR;
-
-use rayon::prelude::*;
 
 use super::disjoint::SharedMat;
 use super::{Kernels, scratch, threads};
@@ -28,8 +26,6 @@ use crate::gguf::GgmlType;
 /// Query rows per task: with these, unpacking a block of keys and values is a few percent of the work on them, while
 /// the rows and their sums stay in the second-level cache.
 const TILE_ROWS: usize = 768;
-/// Tasks per thread that even out what the threads get.
-const TASKS_PER_THREAD: usize = 4;
 /// Keys that a task has at least, where keys are split.
 const MIN_KEYS: usize = 256;
 
@@ -63,6 +59,8 @@ pub struct AttentionShape {
 /// The operations of attention and of the cache write, per instruction set.
 #[derive(Clone, Copy)]
 pub struct AttentionOps {
+    /// See [`Kernels::features`].
+    pub features: &'static str,
     /// Attention of a tile of queries over a range of keys, not yet divided by the sum.
     pub tile: fn(&Tile<'_>, Partial<'_>),
     /// Rotates a head in place: pairs (i, i + n/2) by the cosines and sines of the leading pairs.
@@ -137,7 +135,7 @@ struct Cut {
 
 impl Cut {
     fn new(n_tokens: usize, n_kv: usize, n_head_kv: usize, group: usize) -> Cut {
-        let wanted = TASKS_PER_THREAD * threads::count();
+        let wanted = threads::TASKS_PER_THREAD * threads::count();
         // Tiles as large as they may be, unless there are too few of them even at a quarter of that.
         let most = (TILE_ROWS / group).max(1);
         let fair = (n_tokens * n_head_kv).div_ceil(wanted);
@@ -206,7 +204,7 @@ pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[
     };
     let n_whole = cut.n_tiles * n_head_kv;
     if cut.n_splits == 1 {
-        (0..n_whole).into_par_iter().for_each(|task| {
+        threads::for_each(n_whole, |task| {
             let (tile, ih_kv) = (task / n_head_kv, task % n_head_kv);
             scratch::with_shared(task_floats, |memory| {
                 run(tile, ih_kv, 0, memory);
@@ -215,14 +213,13 @@ pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[
         });
     } else {
         scratch::with_shared(n_whole * cut.n_splits * task_floats, |parts| {
-            parts.par_chunks_mut(task_floats).enumerate().for_each(|(task, memory)| {
+            threads::for_chunks(parts, task_floats, |task, memory| {
                 let (whole, split) = (task / cut.n_splits, task % cut.n_splits);
                 run(whole / n_head_kv, whole % n_head_kv, split, memory);
             });
-            // A few tokens are merged faster than threads are woken.
-            let tasks = parts.par_chunks_mut(cut.n_splits * task_floats).enumerate();
-            let min_len = if n_tokens <= 8 { usize::MAX } else { 1 };
-            tasks.with_min_len(min_len).for_each(|(whole, parts)| finish(whole / n_head_kv, whole % n_head_kv, parts));
+            threads::for_chunks(parts, cut.n_splits * task_floats, |whole, parts| {
+                finish(whole / n_head_kv, whole % n_head_kv, parts);
+            });
         });
     }
 }

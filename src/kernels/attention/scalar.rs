@@ -6,7 +6,7 @@ use crate::kernels::{kv_write, scratch};
 use crate::tensor::dequantize_row;
 
 /// The operations for any machine.
-pub const OPS: AttentionOps = AttentionOps { tile, rotate: kv_write::rotate, encode: kv_write::encode };
+pub const OPS: AttentionOps = AttentionOps { features: "", tile, rotate: kv_write::rotate, encode: kv_write::encode };
 
 /// Keys per step.
 const BLOCK: usize = 32;

@@ -9,8 +9,13 @@
 pub trait Simd: Copy {
     /// Lanes.
     const L: usize;
+    /// Vector registers, which a register block has to get by with.
+    const REGISTERS: usize;
     /// Whether `dot_i8` is one instruction.
     const DOT_I8: bool;
+    /// How much larger than what they stand for the bytes of the first operand of `dot_i8` are: 128 where they have no
+    /// sign, else 0.
+    const EXCESS: u8 = 128;
     type F: Copy;
     type I: Copy;
 
@@ -61,7 +66,7 @@ pub trait Simd: Copy {
     unsafe fn mul_fraction(a: Self::I, b: Self::I) -> Self::I;
     /// acc + the sum of both products of the 16-bit pairs.
     unsafe fn dot_i16(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
-    /// acc + the sum of the four products of unsigned bytes of `a` with signed bytes of `b`.
+    /// acc + the sum of the four products of bytes of `a`, unsigned if there is an `EXCESS`, with signed bytes of `b`.
     unsafe fn dot_i8(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
     /// Asks for the line at `p`, without reading it.
@@ -122,6 +127,7 @@ macro_rules! attention_ops {
             }
 
             pub const OPS: AttentionOps = AttentionOps {
+                features: $features,
                 tile: |t, out| {
                     scratch::with(tile::room::<$simd>(t, out.max.len()), |buffer| detected!(run_tile(t, out, buffer)));
                 },

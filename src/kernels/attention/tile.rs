@@ -207,7 +207,7 @@ impl Step<'_> {
             // SAFETY: panel `p` is whole, and so are the columns from `j` on.
             unsafe {
                 let panel = self.keys.panels.as_ptr().cast::<i32>().add(p * width * self.dk);
-                if S::L == 16 {
+                if S::REGISTERS == 32 {
                     self.score_panel::<S, U, MR, 4>(q, panel, j, scores);
                 } else {
                     self.score_panel::<S, U, MR, 2>(q, panel, j, scores);
@@ -307,7 +307,7 @@ impl Step<'_> {
         new: &[f32; MR],
         sums: &mut [f32],
     ) {
-        let most = if S::L == 16 { 4 } else { 2 };
+        let most = if S::REGISTERS == 32 { 4 } else { 2 };
         let mut left = self.dv / S::L;
         let mut at = 0;
         while left > 0 {

@@ -58,11 +58,11 @@ impl ValueUnit {
 
 /// Keys per panel.
 pub fn panel_width<S: Simd>() -> usize {
-    if S::L == 16 { 64 } else { 2 * S::L }
+    if S::REGISTERS == 32 { 4 * S::L } else { 2 * S::L }
 }
 
 /// Rows of queries (rows, d) as dwords: f32; or pairs of 16-bit integers (i, i + L) of each 2L, with a scale per row; or
-/// bytes, with a scale and -128 times their sum per 32. Scales and sums lie in rows of d / 32.
+/// bytes, with a scale and -`EXCESS` times their sum per 32. Scales and sums lie in rows of d / 32.
 #[inline(always)]
 pub fn queries<S: Simd>(unit: KeyUnit, from: &[f32], d: usize, q: &mut [f32], scales: &mut [f32], sums: &mut [f32]) {
     let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
@@ -92,7 +92,7 @@ pub fn queries<S: Simd>(unit: KeyUnit, from: &[f32], d: usize, q: &mut [f32], sc
                         *code = (x * inverse).round_ties_even() as i8;
                     }
                     let sum: i32 = q[block].iter().map(|code| i32::from(*code)).sum();
-                    sums[block] = f32::from_bits((-128 * sum) as u32);
+                    sums[block] = f32::from_bits((-i32::from(S::EXCESS) * sum) as u32);
                 }
             }
         }
@@ -188,7 +188,7 @@ pub struct Q8;
 pub struct Q4;
 
 /// 1 in each byte.
-const EACH: u64 = u64::MAX / 255;
+pub const EACH: u64 = u64::MAX / 255;
 
 // SAFETY (of both implementations): the codes follow the two bytes of the scale, 32 bytes or 16; see `tensor::block`.
 impl Codes for Q8 {

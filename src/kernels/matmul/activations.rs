@@ -106,7 +106,7 @@ impl<'a> Activations<'a> {
         }
         let (x, n_rows) = (&x[..], w.n_rows());
         // A few tasks per thread even out what else the machine does; small matrices are not worth a task each.
-        let tasks = (4 * threads::count()).min(w.data().len() / TASK_BYTES).max(1);
+        let tasks = (threads::TASKS_PER_THREAD * threads::count()).min(w.data().len() / TASK_BYTES).max(1);
         let per_task = n_rows.div_ceil(tasks);
         let out = &SharedMat::new(out, n_rows);
         let run = |task: usize| {
@@ -125,10 +125,7 @@ impl<'a> Activations<'a> {
                 }
             });
         };
-        match n_rows.div_ceil(per_task) {
-            1 => run(0),
-            tasks => (0..tasks).into_par_iter().for_each(run),
-        }
+        threads::for_each(n_rows.div_ceil(per_task), run);
     }
 
     fn matmul_panels(&mut self, w: MatView<'_>, panel: Panel, out: &mut [f32]) {

@@ -4,6 +4,10 @@ use super::MAX_DOT_TOKENS;
 use super::codes::{CHUNK, Chunk, Codes, SUB};
 use super::lanes::{Lanes, inverse_of};
 use super::ops::Int8Isa;
+use crate::kernels::prefetch;
+
+/// How far ahead weights are asked for, in bytes: unpacking keeps the CPU from running ahead by itself.
+const AHEAD: usize = 4096;
 
 /// 256 consecutive activations of a row, quantized per 32: activation `i` is about `d[i / 16] * q[i]`.
 #[repr(C, align(64))]
@@ -82,11 +86,12 @@ pub fn dot_rows<I: Int8Isa, F: Codes>(d: DotRows<'_>, out: &mut [f32]) {
 #[inline(always)]
 fn dot_tokens<I: Int8Isa, F: Codes, const N: usize>(d: DotRows<'_>, n_tokens: usize, out: &mut [f32]) {
     let n_chunks = d.n_cols.div_ceil(CHUNK);
-    let n_rows = d.rows.len() / d.row_bytes;
+    let (n_rows, n_bytes) = (d.rows.len() / d.row_bytes, F::BYTES * (CHUNK / F::LEN));
     for (r, row) in d.rows.chunks_exact(d.row_bytes).enumerate() {
         let mut acc = [I::zero(); N];
         let acc = &mut acc[..n_tokens];
         for c in 0..n_chunks {
+            prefetch::read(row.as_ptr().wrapping_add(c * n_bytes + AHEAD), n_bytes);
             let chunk = unpack_chunk::<I::Lanes, F>(row, c);
             for (acc, x) in acc.iter_mut().zip(d.x.chunks_exact(n_chunks)) {
                 I::dot(acc, &chunk, &x[c], F::CENTERED);

@@ -8,6 +8,8 @@ use crate::gguf::GgmlType;
 
 /// The product operations of one instruction set.
 pub struct Int8Ops {
+    /// See [`Kernels::features`](crate::kernels::Kernels::features).
+    pub features: &'static str,
     /// How `pack`, `quantize_tile` and `tile` lay out their words.
     pub layout: Layout,
     /// Quantizes rows of activations for `dot_rows`: (x, n_cols) into ceil(n_cols / 256) chunks per row.
@@ -78,6 +80,11 @@ pub enum Word {
     /// Four columns: weights as unsigned bytes, 128 too large; activations as signed bytes. Their products' excess is
     /// taken off through the sums of the activations.
     Bytes,
+    /// Four columns, both as signed bytes.
+    Signed,
+    /// The same, for products of two rows with two tokens, eight columns at a time. Weights: two steps of a row lie side by
+    /// side, (n_steps / 2, rows, 2). Activations: pairs of tokens take turns, two steps each; a last one is alone.
+    Octets,
     /// Two columns as i16.
     Pairs,
     /// One column as f32.
@@ -97,7 +104,7 @@ impl Layout {
     /// Steps per 256 columns.
     pub const fn steps(&self, number: Number) -> usize {
         match self.word(number) {
-            Word::Bytes => CHUNK / 4,
+            Word::Bytes | Word::Signed | Word::Octets => CHUNK / 4,
             Word::Pairs => CHUNK / 2,
             Word::Float => CHUNK,
         }
@@ -250,6 +257,7 @@ macro_rules! int8_ops {
 
         use $crate::kernels::vector_fns::detected;
         pub(in $crate::kernels) const INT8: $crate::kernels::Int8Ops = $crate::kernels::Int8Ops {
+            features: concat!($($features)?),
             layout: <$isa as $crate::kernels::matmul::Int8Isa>::LAYOUT,
             quantize_rows: |x, n_cols, out| detected!(int8_compiled::quantize_rows(x, n_cols, out)),
             dot_rows: |ty, d, out| detected!(int8_compiled::dot_rows(ty, d, out)),

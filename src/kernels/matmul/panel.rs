@@ -50,17 +50,20 @@ pub fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales
 #[inline(always)]
 fn pack_8<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
     let (rows, n_groups, steps) = (I::LAYOUT.rows, CHUNK / F::GROUP, I::LAYOUT.steps(Number::Int8));
-    let mut integers = [[ZERO; CHUNK]; MAX_ROWS];
+    // Where words hold signed bytes, the top bit changes.
+    let flip = if matches!(I::LAYOUT.int8, Word::Signed | Word::Octets) { ZERO } else { 0 };
+    let mut integers = [[ZERO ^ flip; CHUNK]; MAX_ROWS];
     let words = words.chunks_exact_mut(steps * rows);
     for (c, (words, scales)) in p.chunks.zip(words.zip(scales.chunks_exact_mut(n_groups * rows))) {
         for (r, row) in p.rows.chunks_exact(p.row_bytes).enumerate() {
-            let of_groups = requantize::<I::Lanes, F>(unpack_chunk::<I::Lanes, F>(row, c), &mut integers[r]);
+            let of_groups = requantize::<I::Lanes, F>(unpack_chunk::<I::Lanes, F>(row, c), flip, &mut integers[r]);
             for (g, scale) in of_groups.into_iter().take(n_groups).enumerate() {
                 scales[g * rows + r] = scale;
             }
         }
         match I::LAYOUT.int8 {
-            Word::Bytes => I::transpose(bytemuck::cast_slice(&integers[..rows]), steps, words),
+            Word::Octets => interleave_octets(&integers[..rows], words),
+            Word::Bytes | Word::Signed => I::transpose(bytemuck::cast_slice(&integers[..rows]), steps, words),
             _ => {
                 let mut wide = [[0; CHUNK]; MAX_ROWS];
                 for (wide, integers) in wide.iter_mut().zip(&integers[..rows]) {
@@ -72,9 +75,20 @@ fn pack_8<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut
     }
 }
 
-/// A chunk as integers, 128 too large, and the scales of its groups.
+/// Eight columns of every row in turn.
 #[inline(always)]
-fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) -> [f32; CHUNK / 32] {
+fn interleave_octets(rows: &[[u8; CHUNK]], words: &mut [u32]) {
+    let words = words.as_chunks_mut::<2>().0;
+    for (r, row) in rows.iter().enumerate() {
+        for (j, octet) in row.as_chunks::<8>().0.iter().enumerate() {
+            words[j * rows.len() + r] = bytemuck::cast(*octet);
+        }
+    }
+}
+
+/// A chunk as integers, 128 too large but for the bits of `flip`, and the scales of its groups.
+#[inline(always)]
+fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, flip: u8, out: &mut [u8; CHUNK]) -> [f32; CHUNK / 32] {
     let mut scales = [[0.0; 8]; 2];
     let exact = F::MAX_CODE == u8::MAX && F::GROUP == 32;
     if exact {
@@ -95,7 +109,7 @@ fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, out: &mut [u8; CHUNK]) ->
         }
     }
     for (codes, out) in chunk.codes.into_iter().zip(out.as_chunks_mut::<32>().0) {
-        L::put_bytes(codes, out);
+        L::put_bytes(L::xor(codes, flip), out);
     }
     let mut of_groups = [0.0; CHUNK / 32];
     for (g, scale) in of_groups.iter_mut().take(CHUNK / F::GROUP).enumerate() {
@@ -201,7 +215,7 @@ pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
         let x = whole_chunk(chunk_of(&q.x[t * q.n_cols..][..q.n_cols], c * CHUNK, CHUNK), &mut padded);
         let place = |g: usize| (c * panel.groups() + g) * n + t;
         match (panel.number, I::LAYOUT.int8) {
-            (Number::Int8, Word::Bytes) => {
+            (Number::Int8, Word::Bytes | Word::Signed | Word::Octets) => {
                 let out = bytemuck::cast_slice_mut(words).try_into().expect("a word holds four");
                 quantize_8::<I>(x, panel.group, out, place, q.scales, q.sums);
             }
@@ -223,6 +237,19 @@ pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
             (Number::F32, _) => words.copy_from_slice(bytemuck::cast_slice(x)),
         }
     }
+    if (panel.number, I::LAYOUT.int8) == (Number::Int8, Word::Octets) {
+        for words in q.words.chunks_exact_mut(n * steps) {
+            words.chunks_exact_mut(2 * steps).for_each(pair_tokens);
+        }
+    }
+}
+
+/// The chunks of two tokens, one behind the other, take turns of eight columns.
+#[inline(always)]
+fn pair_tokens(words: &mut [u32]) {
+    const OCTETS: usize = CHUNK / 8;
+    let words: &mut [[u32; 2]; 2 * OCTETS] = words.as_chunks_mut::<2>().0.try_into().expect("the chunks of two tokens");
+    *words = std::array::from_fn(|i| words[i % 2 * OCTETS + i / 2]);
 }
 
 /// The signed bytes of a chunk; `place` says where the scale and the sum of each group go.

@@ -28,7 +28,7 @@ pub trait Product<V: Simd> {
 
 /// The step of integer products: `acc + w · x`, exactly.
 pub trait Dot<V: Simd> {
-    /// Columns per word: four for bytes (`w` without signs), two for 16-bit numbers.
+    /// Columns per word: four for bytes (`w` with or without signs, see `Simd::EXCESS`), two for 16-bit numbers.
     const COLS: usize;
 
     /// # Safety
@@ -68,7 +68,7 @@ pub struct Integers<D>(PhantomData<D>);
 impl<V: Simd, D: Dot<V>> Product<V> for Integers<D> {
     type Acc = V::I;
     const STEPS: usize = CHUNK / D::COLS;
-    const EXCESS: bool = D::COLS == 4;
+    const EXCESS: bool = D::COLS == 4 && V::EXCESS != 0;
 
     #[inline(always)]
     unsafe fn start(first: i32) -> V::I {

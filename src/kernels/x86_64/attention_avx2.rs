@@ -14,6 +14,7 @@ pub struct Avx2;
 #[allow(clippy::needless_range_loop)]
 impl Simd for Avx2 {
     const L: usize = 8;
+    const REGISTERS: usize = 16;
     const DOT_I8: bool = false;
     type F = __m256;
     type I = __m256i;

@@ -33,6 +33,7 @@ pub struct Avx512<const VNNI: bool>;
 #[allow(clippy::needless_range_loop)]
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const L: usize = 16;
+    const REGISTERS: usize = 32;
     const DOT_I8: bool = VNNI;
     type F = __m512;
     type I = __m512i;

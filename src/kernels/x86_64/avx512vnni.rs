@@ -3,15 +3,9 @@
 use super::{attention_avx512, avx512, matmul_avx512};
 use crate::kernels::Kernels;
 
-static TABLE: Kernels = Kernels {
+pub static TABLE: Kernels = Kernels {
     name: "avx512vnni",
     int8: matmul_avx512::vnni::INT8,
     attend: attention_avx512::vnni::OPS,
     ..avx512::TABLE
 };
-
-/// The table, where the CPU has what its parts are compiled with.
-pub fn detect() -> Option<&'static Kernels> {
-    // `avx512::detect` checks everything but VNNI.
-    (avx512::detect().is_some() && is_x86_feature_detected!("avx512vnni")).then_some(&TABLE)
-}

@@ -215,15 +215,11 @@ pub unsafe fn sum(v: __m256) -> f32 {
 
 int8_ops!(Avx2, "avx2,fma,f16c");
 
-mod vnni {
+/// The AVX2 table with AVX-VNNI products.
+pub mod vnni {
     use super::*;
 
     int8_ops!(AvxVnni, "avxvnni,avx2,fma,f16c");
 
     pub static TABLE: Kernels = Kernels { name: "avxvnni", int8: INT8, ..avx2::TABLE };
-}
-
-/// The AVX2 table with AVX-VNNI products, where the CPU has them.
-pub fn detect_vnni() -> Option<&'static Kernels> {
-    (avx2::detect().is_some() && is_x86_feature_detected!("avxvnni")).then_some(&vnni::TABLE)
 }

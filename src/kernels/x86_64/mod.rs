@@ -2,16 +2,18 @@
 
 mod attention_avx2;
 mod attention_avx512;
-pub mod avx2;
-pub mod avx512;
+mod avx2;
+mod avx512;
 mod avx512vnni;
 mod matmul_avx2;
 mod matmul_avx512;
 mod ymm;
 
 use super::Kernels;
+use super::detect::ask_cpu;
 
-/// Every table that this CPU can run, slowest first.
-pub fn detect() -> impl Iterator<Item = &'static Kernels> {
-    [avx2::detect(), matmul_avx2::detect_vnni(), avx512::detect(), avx512vnni::detect()].into_iter().flatten()
-}
+/// Every table, slowest first.
+pub static TABLES: [&Kernels; 4] = [&avx2::TABLE, &matmul_avx2::vnni::TABLE, &avx512::TABLE, &avx512vnni::TABLE];
+
+ask_cpu!(is_x86_feature_detected:
+    "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");

@@ -1,0 +1,99 @@
+//! `longtake ask`: questions about a video that was watched before.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::flags::{ComputeFlags, SamplingFlags};
+use super::known_models;
+use super::run::{Request, respond};
+use crate::stream::{Engine, EngineOptions, MmprojChoice, Session, Take, question};
+use crate::{Error, Result};
+
+/// Ask about a video that was watched into a take: answers start in seconds, the video itself is not needed.
+///
+/// Every question stands for itself; use `chat --take` for a dialogue.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Take file, as `watch` wrote it.
+    take: PathBuf,
+    /// Questions, each answered as if it were the only one.
+    #[arg(required = true, value_name = "QUESTION")]
+    questions: Vec<String>,
+    /// Text model (GGUF); by default where `watch` last saw it.
+    #[arg(short, long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Threads (0: all that this process may use).
+    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// Read files into memory instead of mapping them (network drives).
+    #[arg(long)]
+    no_mmap: bool,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    /// Print one JSON object per question with text, tokens and timings instead of the text.
+    #[arg(long)]
+    json: bool,
+    /// Print nothing but the answers.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let compute = ComputeFlags { threads: args.threads, ..ComputeFlags::default() };
+    compute.start()?;
+    let started = Instant::now();
+    let (take, engine) = open(&args.take, args.model.as_deref(), !args.no_mmap)?;
+    let mut session = Session::from_take(&engine, &take)?;
+    let load_time = started.elapsed();
+    if !args.quiet {
+        eprintln!("{}: {} ({} tokens)", args.take.display(), take.header.source, take.n_done());
+    }
+    let media = super::flags::MediaFlags::default();
+    let request = Request {
+        compute: &compute,
+        media: &media,
+        sampling: &args.sampling,
+        add_vision_id: false,
+        json: args.json,
+        quiet: args.quiet,
+        dump: None,
+    };
+    for text in &args.questions {
+        let mut prompt = question(&engine, &take.header, text)?;
+        if args.questions.len() > 1 && !args.json && !args.quiet {
+            eprintln!("> {text}");
+        }
+        let answer = respond(&mut session, &mut prompt, &request, load_time)?;
+        if args.json {
+            writeln!(std::io::stdout(), "{answer}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a complete take and the model that it was watched with.
+pub fn open(take: &Path, model: Option<&Path>, mmap: bool) -> Result<(Take, Engine)> {
+    let take = Take::open(take, mmap)?;
+    let place = take.path().display().to_string();
+    if !take.is_complete() {
+        let message = format!(
+            "is not complete: {} of {} tokens are in it; run `longtake watch` again to go on",
+            take.n_done(),
+            take.header.n_tokens()
+        );
+        return Err(Error::bad_input(message).at(place));
+    }
+    let model = match model {
+        Some(path) => path.to_path_buf(),
+        None => known_models::find(&take.header.model_fingerprint).ok_or_else(|| {
+            let message =
+                format!("was watched with `{}`, which is not known here; pass --model", take.header.model_name);
+            Error::bad_input(message).at(place)
+        })?,
+    };
+    let engine = Engine::load(&EngineOptions { model, mmproj: MmprojChoice::Off, mmap })?;
+    take.check_model(&engine)?;
+    Ok((take, engine))
+}

@@ -1,0 +1,171 @@
+//! `longtake bench`: rows in the manner of llama-bench, with rows for the vision tower beside them, and on request
+//! llama.cpp's time for the same work.
+//! Start reading at [`run`]; `timed.rs` holds what is timed, `peer.rs` the same in llama.cpp (cargo feature `ggml`; in other
+//! builds `no_peer.rs` stands in its place), `print.rs` the formats.
+
+#[cfg_attr(not(feature = "ggml"), path = "no_peer.rs")]
+mod peer;
+mod print;
+mod timed;
+
+use std::path::PathBuf;
+
+use super::flags::cache_type;
+use crate::gguf::GgmlType;
+use crate::kernels::threads;
+use crate::stream::{Engine, EngineOptions, MmprojChoice};
+use crate::{Error, Result};
+use peer::Peer;
+use print::print;
+use timed::{TextTest, encode_test};
+
+/// Measure prefill, decoding and encoding speed.
+///
+/// Depths are filled with synthetic keys and values, so a row at 64k tokens does not take the hour of reading them first.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Text model (GGUF).
+    #[arg(short, long, value_name = "FILE")]
+    model: PathBuf,
+    /// Projector (GGUF); by default the one beside the model [short: -mm]
+    #[arg(long, value_name = "FILE")]
+    mmproj: Option<PathBuf>,
+    /// Prompt lengths (comma list; 0: none).
+    #[arg(short = 'p', long, value_delimiter = ',', default_value = "512")]
+    n_prompt: Vec<usize>,
+    /// Generated tokens (comma list; 0: none).
+    #[arg(short = 'n', long, value_delimiter = ',', default_value = "64")]
+    n_gen: Vec<usize>,
+    /// Tokens already in the cache (comma list).
+    #[arg(short = 'd', long, value_delimiter = ',', default_value = "0")]
+    n_depth: Vec<usize>,
+    /// Picture sizes to encode, as WIDTHxHEIGHT (comma list; `none`).
+    #[arg(short = 'e', long, value_delimiter = ',', default_value = "448x252")]
+    encode: Vec<String>,
+    /// Times each test is run.
+    #[arg(short, long, default_value_t = 3)]
+    repetitions: usize,
+    /// Tokens per step of prefill.
+    #[arg(short, long, default_value_t = 512)]
+    batch_size: usize,
+    /// Type of cached keys [short: -ctk]
+    #[arg(long, default_value = "f16")]
+    cache_type_k: String,
+    /// Type of cached values [short: -ctv]
+    #[arg(long, default_value = "f16")]
+    cache_type_v: String,
+    /// Threads (0: all that this process may use).
+    #[arg(short, long, default_value_t = 0)]
+    threads: usize,
+    /// Run each text test in llama.cpp too, on the same file and threads, in turn with ours: a build with the feature `ggml`
+    /// can. Of `repack` or `no-repack` and `fa` or `no-fa` (comma list) whatever is not named is chosen per test by trying.
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "best")]
+    peer: Option<String>,
+    /// md, json or csv.
+    #[arg(short, long, default_value = "md", value_parser = ["md", "json", "csv"])]
+    output: String,
+}
+
+/// One test with the seconds of each repetition.
+struct Row {
+    test: String,
+    /// Tokens (or encodings) per repetition.
+    n: usize,
+    unit: &'static str,
+    seconds: Vec<f64>,
+    peer: Option<PeerSeconds>,
+}
+
+/// What llama.cpp took, repetition by repetition.
+struct PeerSeconds {
+    /// Which of its ways this was.
+    how: String,
+    seconds: Vec<f64>,
+}
+
+impl Row {
+    /// Mean and standard deviation of the rate.
+    fn rate(&self) -> (f64, f64) {
+        let rates: Vec<f64> = self.seconds.iter().map(|s| self.n as f64 / s).collect();
+        let mean = rates.iter().sum::<f64>() / rates.len() as f64;
+        let var = rates.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / rates.len() as f64;
+        (mean, var.sqrt())
+    }
+
+    /// Median rates of both and the median of their ratio, repetition by repetition.
+    fn beside_peer(&self) -> Option<(f64, f64, f64)> {
+        let peer = self.peer.as_ref()?;
+        let rates = |seconds: &[f64]| median(seconds.iter().map(|s| self.n as f64 / s).collect());
+        let ratios = self.seconds.iter().zip(&peer.seconds).map(|(ours, theirs)| theirs / ours);
+        Some((rates(&self.seconds), rates(&peer.seconds), median(ratios.collect())))
+    }
+}
+
+/// The middle of an odd number of values, the mean of the two middle ones of an even number.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    (values[(n - 1) / 2] + values[n / 2]) / 2.0
+}
+
+/// Tokens before, during and per step of a test.
+#[derive(Clone, Copy)]
+struct Work {
+    depth: usize,
+    n: usize,
+    n_batch: usize,
+    types: (GgmlType, GgmlType),
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    threads::start(args.threads)?;
+    let encode = args.encode.iter().filter(|e| *e != "none").map(|e| size(e)).collect::<Result<Vec<_>>>()?;
+    if args.repetitions == 0 || args.batch_size == 0 {
+        return Err(Error::bad_input("repetitions and batch size must be at least 1"));
+    }
+    let mut peer = args.peer.as_deref().map(|how| Peer::load(&args.model, how)).transpose()?;
+    let mmproj = match (&args.mmproj, encode.is_empty()) {
+        (Some(path), _) => MmprojChoice::Path(path.clone()),
+        (None, false) => MmprojChoice::Auto,
+        (None, true) => MmprojChoice::Off,
+    };
+    let engine = Engine::load(&EngineOptions { model: args.model.clone(), mmproj, mmap: true })?;
+    let types = (cache_type(&args.cache_type_k)?, cache_type(&args.cache_type_v)?);
+    let mut rows = Vec::new();
+    for depth in &args.n_depth {
+        let suffix = if *depth == 0 { String::new() } else { format!(" @ d{depth}") };
+        let prefills = args.n_prompt.iter().map(|n| ("pp", *n, args.batch_size));
+        let decodes = args.n_gen.iter().map(|n| ("tg", *n, 1));
+        for (name, n, n_batch) in prefills.chain(decodes).filter(|(_, n, _)| *n > 0) {
+            let work = Work { depth: *depth, n, n_batch: n_batch.min(n), types };
+            let mut row = Row { test: format!("{name}{n}{suffix}"), n, unit: "t/s", seconds: Vec::new(), peer: None };
+            let mut theirs = peer.as_mut().map(|peer| peer.test(work)).transpose()?;
+            row.peer = theirs.as_ref().map(|test| PeerSeconds { how: test.how(), seconds: Vec::new() });
+            let mut ours = TextTest::new(&engine.text, work)?;
+            // The warm-up need not be long.
+            ours.run(work.n_batch)?;
+            for _ in 0..args.repetitions {
+                row.seconds.push(ours.run(n)?);
+                if let (Some(test), Some(peer)) = (&mut theirs, &mut row.peer) {
+                    peer.seconds.push(test.run(n)?);
+                }
+            }
+            rows.push(row);
+        }
+    }
+    if let Some(tower) = &engine.vision {
+        for (w, h) in encode {
+            let seconds = encode_test(tower, w, h, args.repetitions)?;
+            rows.push(Row { test: format!("encode {w}x{h}"), n: 1, unit: "pairs/s", seconds, peer: None });
+        }
+    }
+    print(&args, &engine, &rows)
+}
+
+fn size(text: &str) -> Result<(usize, usize)> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides
+        .filter(|(w, h)| (1..=1 << 14).contains(w) && (1..=1 << 14).contains(h))
+        .ok_or_else(|| Error::bad_input(format!("picture size `{text}` must be WIDTHxHEIGHT, each 1 to {}", 1 << 14)))
+}

@@ -1,0 +1,104 @@
+//! Attention and cache writes with NEON, with and without dot products of bytes: four lanes.
+
+use std::arch::aarch64::*;
+
+use super::asm::{fcvtl, fcvtn, prfm, sdot};
+use super::lanes::transpose;
+use crate::kernels::attention::simd::{Simd, attention_ops};
+use crate::kernels::vector_fns::vector_fns;
+
+attention_ops!(plain: Neon<false>, "neon");
+attention_ops!(dot: Neon<true>, "neon,dotprod");
+
+/// Vectors of 128 bits; DOT says whether there are dot products of bytes.
+#[derive(Clone, Copy)]
+pub struct Neon<const DOT: bool>;
+
+impl<const DOT: bool> Simd for Neon<DOT> {
+    const L: usize = 4;
+    const REGISTERS: usize = 32;
+    const DOT_I8: bool = DOT;
+    const EXCESS: u8 = 0;
+    type F = float32x4_t;
+    type I = int32x4_t;
+
+    vector_fns! { unsafe;
+        fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }
+        fn load(p: *const f32) -> float32x4_t { vld1q_f32(p) }
+        fn store(p: *mut f32, x: float32x4_t) { vst1q_f32(p, x) }
+        fn load_f16(p: *const u8) -> float32x4_t { fcvtl(vld1_u16(p.cast())) }
+        fn store_f16(p: *mut u8, x: float32x4_t) { vst1_u16(p.cast(), fcvtn(x)) }
+        fn load_bf16(p: *const u8) -> float32x4_t {
+            vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(p.cast()))))
+        }
+        fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t { vaddq_f32(a, b) }
+        fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmulq_f32(a, b) }
+        fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t { vdivq_f32(a, b) }
+        fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
+        fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmaxq_f32(a, b) }
+        fn abs(a: float32x4_t) -> float32x4_t { vabsq_f32(a) }
+        fn round(a: float32x4_t) -> float32x4_t { vrndnq_f32(a) }
+        fn scale_down(x: float32x4_t, n: float32x4_t) -> float32x4_t {
+            let fits = vcgeq_f32(n, vdupq_n_f32(-126.0));
+            let power = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127))));
+            vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(vmulq_f32(x, power)), fits))
+        }
+        fn max_of(a: float32x4_t) -> f32 { vmaxvq_f32(a) }
+        fn sum_of(a: float32x4_t) -> f32 { vaddvq_f32(a) }
+        fn keep_first(a: float32x4_t, n: usize) -> float32x4_t {
+            let keep = vcltq_u32(vld1q_u32([0, 1, 2, 3].as_ptr()), vdupq_n_u32(n as u32));
+            vbslq_f32(keep, a, vdupq_n_f32(f32::NEG_INFINITY))
+        }
+        fn zero_i() -> int32x4_t { vdupq_n_s32(0) }
+        fn splat_i(x: i32) -> int32x4_t { vdupq_n_s32(x) }
+        fn load_i(p: *const i32) -> int32x4_t { vld1q_s32(p) }
+        fn store_i(p: *mut i32, x: int32x4_t) { vst1q_s32(p, x) }
+        fn load_i8(p: *const u8) -> int32x4_t { widen(four_bytes(p)) }
+        fn load_low(p: *const u8) -> int32x4_t { widen(vsub_u8(vand_u8(four_bytes(p), vdup_n_u8(15)), vdup_n_u8(8))) }
+        fn load_high(p: *const u8) -> int32x4_t { widen(vsub_u8(vshr_n_u8::<4>(four_bytes(p)), vdup_n_u8(8))) }
+        fn to_i(a: float32x4_t) -> int32x4_t { vcvtnq_s32_f32(a) }
+        fn to_f(a: int32x4_t) -> float32x4_t { vcvtq_f32_s32(a) }
+        fn as_f(a: int32x4_t) -> float32x4_t { vreinterpretq_f32_s32(a) }
+        fn pair(low: int32x4_t, high: int32x4_t) -> int32x4_t { vsliq_n_s32::<16>(low, high) }
+        fn shl16<const N: u32>(a: int32x4_t) -> int32x4_t {
+            vreinterpretq_s32_s16(vshlq_s16(vreinterpretq_s16_s32(a), vdupq_n_s16(N as i16)))
+        }
+        fn mul_fraction(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            vreinterpretq_s32_s16(vqrdmulhq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)))
+        }
+        fn dot_i16(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            // In a register block, the halves of each operand are taken apart once for all products.
+            let acc = vmlal_s16(acc, vmovn_s32(a), vmovn_s32(b));
+            vmlal_s16(acc, vshrn_n_s32::<16>(a), vshrn_n_s32::<16>(b))
+        }
+        fn dot_i8(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+            if !DOT {
+                unreachable!("DOT_I8 is false");
+            }
+            sdot(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b))
+        }
+        fn prefetch(p: *const u8) { prfm(p) }
+        fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
+            let row = |i: usize| vld1q_s32(src.add(i * lds));
+            for (i, column) in transpose([row(0), row(1), row(2), row(3)]).into_iter().enumerate() {
+                vst1q_s32(dst.add(i * ldd), column);
+            }
+        }
+    }
+}
+
+/// The four bytes at `p`, in the first lanes.
+///
+/// # Safety
+/// Four bytes lie ahead.
+#[inline(always)]
+unsafe fn four_bytes(p: *const u8) -> uint8x8_t {
+    // SAFETY: the caller's promise.
+    unsafe { vcreate_u8(u64::from(p.cast::<u32>().read_unaligned())) }
+}
+
+/// The first four bytes as signed numbers.#[inline(always)]
+fn widen(bytes: uint8x8_t) -> int32x4_t {
+    // SAFETY: NEON, which all code for aarch64 has.
+    unsafe { vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)))) }
+}

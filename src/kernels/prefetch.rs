@@ -1,0 +1,31 @@
+//! Asking for memory before it is needed. A prefetch neither reads nor writes, so any address will do.
+
+/// Asks for the `n` bytes at `p`, to be read soon.
+#[inline(always)]
+pub fn read(p: *const u8, n: usize) {
+    for at in (0..n).step_by(LINE) {
+        line(p.wrapping_add(at));
+    }
+}
+
+/// Bytes per cache line.
+const LINE: usize = 64;
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn line(p: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: every x86-64 CPU has the instruction, which accesses nothing.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn line(p: *const u8) {
+    // SAFETY: every ARMv8 CPU has the instruction, which accesses nothing.
+    unsafe { std::arch::asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly)) };
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[inline(always)]
+fn line(_: *const u8) {}

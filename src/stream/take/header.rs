@@ -1,0 +1,180 @@
+//! The keys of a take.
+
+use crate::cache::CacheShape;
+use crate::gguf::{Array, GgmlType, Metadata, Value};
+use crate::position::check_temporal_scale;
+use crate::{Error, Result};
+
+/// What the cache of a take is of. Keys: `docs/gguf-keys.md`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TakeHeader {
+    pub model_name: String,
+    pub model_fingerprint: String,
+    pub mmproj_fingerprint: String,
+    pub layout: String,
+    pub temporal_scale: f64,
+    pub shape: CacheShape,
+    /// Tokens per step of prefill, and frame pairs per step of the vision tower: continuing keeps them.
+    pub n_batch: usize,
+    pub n_encode: usize,
+    /// Token ids before and after the video.
+    pub before: Vec<u32>,
+    pub after: Vec<u32>,
+    /// The video in merged tokens: frame pairs, rows, columns.
+    pub grid: [usize; 3],
+    /// Patches per token and side.
+    pub merge: usize,
+    /// Frame size in pixels, after resizing.
+    pub height: usize,
+    pub width: usize,
+    /// Frames taken, as indices of the source, at so many per second.
+    pub frames: Vec<u32>,
+    pub fps: f64,
+    pub system_prompt: Option<String>,
+    /// Where the video was, how large, and its hash.
+    pub source: String,
+    pub source_bytes: u64,
+    pub source_fingerprint: String,
+}
+
+const ARCH: &str = "general.architecture";
+
+/// Most tokens of a take: keeps every product below well inside 64 bits.
+const MAX_TOKENS: usize = 1 << 28;
+
+impl TakeHeader {
+    /// Tokens when the whole video is in.
+    pub fn n_tokens(&self) -> usize {
+        self.before.len() + self.n_media() + self.after.len()
+    }
+
+    /// Tokens of the video.
+    pub fn n_media(&self) -> usize {
+        self.grid.iter().product()
+    }
+
+    /// # Errors
+    /// Sizes that contradict each other.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::format(what));
+        let media = self.grid.iter().try_fold(1usize, |n, side| n.checked_mul(*side));
+        let total = media.and_then(|n| n.checked_add(self.before.len())?.checked_add(self.after.len()));
+        match total {
+            Some(n) if n <= self.shape.n_ctx && n <= MAX_TOKENS && !self.grid.contains(&0) => {}
+            _ => return wrong(format!("a grid of `{:?}` does not fit {} slots", self.grid, self.shape.n_ctx)),
+        }
+        if self.n_batch == 0 || self.n_encode == 0 || !(1..=64).contains(&self.merge) {
+            return wrong("steps of `0` tokens or pairs, or no patches per token".to_string());
+        }
+        if self.frames.len() != 2 * self.grid[0] {
+            return wrong(format!("`{}` frames do not make {} pairs", self.frames.len(), self.grid[0]));
+        }
+        check_temporal_scale(self.temporal_scale)?;
+        self.shape.n_bytes().map(drop)
+    }
+
+    /// Reads the keys; [`check`](TakeHeader::check) has still to be asked.
+    ///
+    /// # Errors
+    /// Another version, keys that are missing or of another type.
+    pub fn read(meta: &Metadata) -> Result<TakeHeader> {
+        let version = meta.need_uint("take.version")?;
+        if version != super::VERSION {
+            let message = format!("take version `{version}` is not known here, expected {}", super::VERSION);
+            return Err(Error::unsupported(message));
+        }
+        let text = |key: &str| meta.need_str(key).map(str::to_string);
+        let size = |key: &str| -> Result<usize> {
+            let n = meta.need_uint(key)?;
+            usize::try_from(n)
+                .ok()
+                .filter(|n| *n <= MAX_TOKENS)
+                .ok_or_else(|| Error::format(format!("key `{key}` is `{n}`, expected at most {MAX_TOKENS}")))
+        };
+        let list = |key: &str| -> Result<Vec<u32>> {
+            let list = meta.ints(key)?.ok_or_else(|| Error::format(format!("key `{key}` is missing")))?;
+            let ids = list.iter().map(|n| u32::try_from(*n));
+            ids.collect::<std::result::Result<_, _>>()
+                .map_err(|_| Error::format(format!("key `{key}` holds a number beyond 32 bits")))
+        };
+        let ty = |key: &str| -> Result<GgmlType> {
+            let name = meta.need_str(key)?;
+            GgmlType::from_name(name).ok_or_else(|| Error::format(format!("key `{key}` is `{name}`, no known type")))
+        };
+        let grid = list("take.grid")?;
+        let [t, h, w] = grid[..] else {
+            return Err(Error::format(format!("key `take.grid` is `{grid:?}`, expected three numbers")));
+        };
+        Ok(TakeHeader {
+            model_name: text("take.model.name")?,
+            model_fingerprint: text("take.model.fingerprint")?,
+            mmproj_fingerprint: text("take.mmproj.fingerprint")?,
+            layout: text("take.position_layout")?,
+            temporal_scale: meta.need_float("take.temporal_scale")?,
+            shape: CacheShape {
+                n_layer: size("take.cache.n_layer")?,
+                n_head_kv: size("take.cache.n_head_kv")?,
+                d: size("take.cache.n_embd_head")?,
+                n_ctx: size("take.cache.n_ctx")?,
+                type_k: ty("take.cache.type_k")?,
+                type_v: ty("take.cache.type_v")?,
+            },
+            n_batch: size("take.n_batch")?,
+            n_encode: size("take.n_encode")?,
+            before: list("take.tokens_before")?,
+            after: list("take.tokens_after")?,
+            grid: [t as usize, h as usize, w as usize],
+            merge: size("take.merge")?,
+            height: size("take.video.height")?,
+            width: size("take.video.width")?,
+            frames: list("take.video.frames")?,
+            fps: meta.need_float("take.video.fps")?,
+            system_prompt: meta.str("take.system_prompt")?.map(str::to_string),
+            source: text("take.source.name")?,
+            source_bytes: meta.need_uint("take.source.n_bytes")?,
+            source_fingerprint: text("take.source.fingerprint")?,
+        })
+    }
+
+    /// The keys.
+    pub fn to_metadata(&self) -> Metadata {
+        let mut meta = Metadata::default();
+        let ids = |list: &[u32]| Value::Array(Array::U32(list.to_vec()));
+        meta.set(ARCH, super::ARCHITECTURE);
+        meta.set("general.name", self.source.as_str());
+        meta.set("take.version", super::VERSION as u32);
+        meta.set("take.model.name", self.model_name.as_str());
+        meta.set("take.model.fingerprint", self.model_fingerprint.as_str());
+        meta.set("take.mmproj.fingerprint", self.mmproj_fingerprint.as_str());
+        meta.set("take.position_layout", self.layout.as_str());
+        meta.set("take.temporal_scale", self.temporal_scale);
+        let shape = &self.shape;
+        for (key, n) in [
+            ("take.cache.n_layer", shape.n_layer),
+            ("take.cache.n_head_kv", shape.n_head_kv),
+            ("take.cache.n_embd_head", shape.d),
+            ("take.cache.n_ctx", shape.n_ctx),
+            ("take.n_batch", self.n_batch),
+            ("take.n_encode", self.n_encode),
+            ("take.merge", self.merge),
+            ("take.video.height", self.height),
+            ("take.video.width", self.width),
+        ] {
+            meta.set(key, n as u64);
+        }
+        meta.set("take.cache.type_k", shape.type_k.name());
+        meta.set("take.cache.type_v", shape.type_v.name());
+        meta.set("take.tokens_before", ids(&self.before));
+        meta.set("take.grid", ids(&self.grid.map(|n| n as u32)));
+        meta.set("take.tokens_after", ids(&self.after));
+        meta.set("take.video.frames", ids(&self.frames));
+        meta.set("take.video.fps", self.fps);
+        if let Some(text) = &self.system_prompt {
+            meta.set("take.system_prompt", text.as_str());
+        }
+        meta.set("take.source.name", self.source.as_str());
+        meta.set("take.source.n_bytes", self.source_bytes);
+        meta.set("take.source.fingerprint", self.source_fingerprint.as_str());
+        meta
+    }
+}

@@ -1,0 +1,165 @@
+//! Take files: a video that was watched once, kept as the filled cache.
+//!
+//! A take is a GGUF file of three tensors: `take.checkpoints` and the cache itself, `cache.k` and `cache.v`, at their final
+//! size from the start. Watching fills them in place: first the rows of the new slots, then one record that counts them (see
+//! [`record`]). Whoever is killed in between leaves rows that no record counts, which is as good as none, so a take can be
+//! continued from its last record at any moment. The keys say what the cache is of: model, positions, video, sampling.
+//!
+//! A finished take is mapped, not read: pages are shared between processes, and what a conversation adds after the video goes
+//! into pages of its own. Nothing of a take is used before all of it has been checked.
+//! Start reading at [`Take::open`] and [`TakeWriter`].
+
+mod header;
+mod record;
+mod writer;
+
+use std::path::Path;
+
+pub use header::TakeHeader;
+pub use writer::TakeWriter;
+
+use record::{Record, chain_start};
+
+use super::Engine;
+use crate::cache::KvCache;
+use crate::error::Context;
+use crate::gguf::{Gguf, TensorInfo};
+use crate::{Error, ErrorKind, Result};
+
+/// `general.architecture` of a take.
+pub const ARCHITECTURE: &str = "longtake-take";
+/// The version written and read here.
+pub const VERSION: u64 = 1;
+
+const CHECKPOINTS: &str = "take.checkpoints";
+const CACHE_K: &str = "cache.k";
+const CACHE_V: &str = "cache.v";
+
+/// A take that has been opened and checked whole.
+pub struct Take {
+    file: Gguf,
+    pub header: TakeHeader,
+    records: Vec<Record>,
+}
+
+impl Take {
+    /// Maps a take and checks all of it: the tables, the chain of records, and the hash of every counted slot. With
+    /// `mmap` off the file is read instead.
+    ///
+    /// # Errors
+    /// Another kind of file, another version, damage anywhere; the file, and what differs, are named.
+    pub fn open(path: &Path, mmap: bool) -> Result<Take> {
+        let place = || path.display().to_string();
+        let file = Gguf::open_with(path, crate::gguf::OpenOptions { mmap })?;
+        let arch = file.meta().need_str("general.architecture").at(place)?;
+        if arch != ARCHITECTURE {
+            let message = format!("architecture is `{arch}`, expected a take (`{ARCHITECTURE}`), as `watch` writes it");
+            return Err(Error::mismatch(message).at(place()));
+        }
+        let header = TakeHeader::read(file.meta()).at(place)?;
+        let take = Take { records: Vec::new(), header, file };
+        take.checked().at(place)
+    }
+
+    fn checked(mut self) -> Result<Take> {
+        self.header.check()?;
+        let shape = self.header.shape;
+        let (k, v, table) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?, self.tensor(CHECKPOINTS)?);
+        let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
+        for (tensor, ty) in [(k, shape.type_k), (v, shape.type_v)] {
+            if tensor.ne != ne || tensor.ty != ty {
+                let message =
+                    format!("tensor `{}` is {} {:?}, the keys say {ty} {ne:?}", tensor.name, tensor.ty, tensor.ne);
+                return Err(Error::format(message));
+            }
+        }
+        let front = self.file.fronts().next().expect("a file has a front");
+        let records = record::read(self.file.data(table), chain_start(front), self.header.n_tokens() as u64)?;
+        let cache = KvCache::from_memory(shape, 0, self.file.data_copy(k)?, self.file.data_copy(v)?)?;
+        let mut from = 0;
+        for record in &records {
+            if record::hash_slots(&cache, from..record.n_tokens as usize) != record.rows {
+                let message = format!("keys and values of tokens {from} to {} are damaged", record.n_tokens);
+                return Err(Error::format(message));
+            }
+            from = record.n_tokens as usize;
+        }
+        self.records = records;
+        Ok(self)
+    }
+
+    fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        self.file.tensor(name).ok_or_else(|| Error::format(format!("tensor `{name}` is missing")))
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Tokens whose keys and values are in it.
+    pub fn n_done(&self) -> usize {
+        self.last().n_tokens as usize
+    }
+
+    /// Whether the whole video is in it.
+    pub fn is_complete(&self) -> bool {
+        self.n_done() == self.header.n_tokens()
+    }
+
+    /// Checkpoints written so far, the empty first one among them.
+    pub fn n_checkpoints(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Seconds that watching took so far.
+    pub fn seconds(&self) -> f64 {
+        self.last().milliseconds as f64 / 1e3
+    }
+
+    fn last(&self) -> &Record {
+        self.records.last().expect("a take without its first record is refused")
+    }
+
+    /// Checks that it was made by this model, and with what else it will be continued.
+    ///
+    /// # Errors
+    /// `Mismatch` naming the first thing that differs, with both values.
+    pub fn check_model(&self, engine: &Engine) -> Result<()> {
+        let hp = engine.text.hparams();
+        let differs = |what: &str, here: &dyn std::fmt::Display, there: &dyn std::fmt::Display| {
+            let message = format!("the take was watched with {what} `{there}`, this is `{here}`");
+            Err(Error::new(ErrorKind::Mismatch, message).at(self.path().display().to_string()))
+        };
+        let header = &self.header;
+        if header.layout != hp.layout.to_string() {
+            return differs("position layout", &hp.layout, &header.layout);
+        }
+        let model = engine.fingerprint();
+        if header.model_fingerprint != model {
+            let name = |name: &str, hash: &str| format!("{name} ({:.12})", hash);
+            return differs(
+                "the model",
+                &name(&engine.name, &model),
+                &name(&header.model_name, &header.model_fingerprint),
+            );
+        }
+        let made_for = engine.cache_shape(header.shape.n_ctx, (header.shape.type_k, header.shape.type_v));
+        if made_for != header.shape {
+            return differs("cache", &format!("{made_for:?}"), &format!("{:?}", header.shape));
+        }
+        Ok(())
+    }
+
+    /// The cache with everything watched so far. That of a complete take is mapped: it costs the pages that are written to,
+    /// and nobody can write into the file while it lives. One that will be continued is a copy in memory.
+    ///
+    /// # Errors
+    /// `Io` when the system refuses the memory.
+    pub fn cache(&self) -> Result<KvCache> {
+        let (k, v) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?);
+        let mapped =
+            KvCache::from_memory(self.header.shape, self.n_done(), self.file.data_copy(k)?, self.file.data_copy(v)?)?;
+        if self.is_complete() { Ok(mapped) } else { mapped.to_memory() }
+    }
+}

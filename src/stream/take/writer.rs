@@ -1,0 +1,181 @@
+//! Filling a take in place.
+
+use std::fs::{File, TryLockError};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::record::{self, BYTES, Record, WORDS, chain_start};
+use super::{CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
+use crate::cache::{KvCache, Part};
+use crate::error::Context;
+use crate::gguf::{GgmlType, Gguf, GgufWriter};
+use crate::{Error, ErrorKind, Result};
+
+/// Time between checkpoints: each brings the new rows to disk, which takes a fraction of a second.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// A take being written. It holds the file's exclusive lock: nobody else writes or reads it meanwhile.
+pub struct TakeWriter {
+    path: PathBuf,
+    file: File,
+    /// Where the tensors begin in the file.
+    at_records: u64,
+    at_k: u64,
+    at_v: u64,
+    n_total: usize,
+    n_slots: usize,
+    n_records: usize,
+    last: Record,
+    /// Time of earlier runs, and when this one began.
+    before: Duration,
+    started: Instant,
+    written: Instant,
+    every: Duration,
+}
+
+impl TakeWriter {
+    /// Makes a new take at `path`, in its final size but without any slot filled. An existing file is not replaced.
+    ///
+    /// # Errors
+    /// A file that is there already, a folder that cannot be written to, a header that contradicts itself.
+    pub fn create(path: &Path, header: &TakeHeader) -> Result<TakeWriter> {
+        let place = || path.display().to_string();
+        header.check().at(place)?;
+        if path.exists() {
+            return Err(Error::bad_input("exists already").at(place()));
+        }
+        let shape = &header.shape;
+        // A step of prefill may be a checkpoint each, and the end one more.
+        let n_slots = shape.n_ctx.div_ceil(header.n_batch) + 2;
+        let mut meta = header.to_metadata();
+        meta.set("general.alignment", 4096u32);
+        let mut writer = GgufWriter::new(meta);
+        writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, n_slots])?;
+        let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
+        writer.tensor(CACHE_K, shape.type_k, &ne)?;
+        writer.tensor(CACHE_V, shape.type_v, &ne)?;
+        let first = Record::after(chain_start(&writer.front()?), 0, record::hash_of_nothing(), 0);
+        writer.write_with_hole(path, 1, |_, data| {
+            data.extend(first.to_bytes());
+            data.resize(n_slots * BYTES, 0);
+            Ok(())
+        })?;
+        TakeWriter::open(path)
+    }
+
+    /// Opens a take that is to be continued, after [`Take::open`] found it whole.
+    ///
+    /// # Errors
+    /// A take that somebody else is writing or reading, or that has changed since it was checked.
+    pub fn resume(take: Take) -> Result<TakeWriter> {
+        let (path, records) = (take.path().to_path_buf(), take.records.clone());
+        drop(take); // and with it the shared lock
+        let writer = TakeWriter::open(&path)?;
+        if Some(&writer.last) != records.last() {
+            return Err(Error::new(ErrorKind::Mismatch, "changed while it was opened").at(path.display().to_string()));
+        }
+        Ok(writer)
+    }
+
+    fn open(path: &Path) -> Result<TakeWriter> {
+        let place = || path.display().to_string();
+        // The tables first; the lock then keeps them as they are.
+        let (at, records, n_total, n_slots) = {
+            let gguf = Gguf::open(path)?;
+            let header = TakeHeader::read(gguf.meta()).at(place)?;
+            let tensor = |name: &str| {
+                gguf.tensor(name).ok_or_else(|| Error::format(format!("tensor `{name}` is missing")).at(place()))
+            };
+            let table = gguf.data(tensor(CHECKPOINTS)?);
+            let front = gguf.fronts().next().expect("a file has a front");
+            let records = record::read(table, chain_start(front), header.n_tokens() as u64).at(place)?;
+            let at = [CHECKPOINTS, CACHE_K, CACHE_V].map(|name| tensor(name).map(|t| gguf.file_offset(t)));
+            (at, records, header.n_tokens(), table.len() / BYTES)
+        };
+        let [at_records, at_k, at_v] = at;
+        let file = File::options().read(true).write(true).open(path).at(place)?;
+        match file.try_lock() {
+            Ok(()) | Err(TryLockError::Error(_)) => {} // file systems without locks say so
+            Err(TryLockError::WouldBlock) => {
+                let busy = std::io::Error::other("in use: another program is watching into it or asking it");
+                return Err(Error::from(busy).at(place()));
+            }
+        }
+        let last = *records.last().expect("checked to have one");
+        let now = Instant::now();
+        Ok(TakeWriter {
+            path: path.to_path_buf(),
+            file,
+            at_records: at_records?,
+            at_k: at_k?,
+            at_v: at_v?,
+            n_total,
+            n_slots,
+            n_records: records.len(),
+            last,
+            before: Duration::from_millis(last.milliseconds),
+            started: now,
+            written: now,
+            every: EVERY,
+        })
+    }
+
+    /// Sets the time between checkpoints.
+    pub fn set_interval(&mut self, every: Duration) {
+        self.every = every;
+    }
+
+    /// Tokens that the last checkpoint counts.
+    pub fn n_done(&self) -> usize {
+        self.last.n_tokens as usize
+    }
+
+    /// Writes a checkpoint where it is time for one, or the cache holds all of the video.
+    ///
+    /// # Errors
+    /// `Io`, a full disk for instance; the take then stays as of its last checkpoint.
+    pub fn after_batch(&mut self, cache: &KvCache) -> Result<()> {
+        if cache.len() >= self.n_total || self.written.elapsed() >= self.every {
+            self.checkpoint(cache)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes a checkpoint of everything in the cache that belongs to the take.
+    ///
+    /// # Errors
+    /// See [`TakeWriter::after_batch`].
+    pub fn checkpoint(&mut self, cache: &KvCache) -> Result<()> {
+        let (from, to) = (self.n_done(), cache.len().min(self.n_total));
+        if to <= from {
+            return Ok(());
+        }
+        self.write(cache, from, to).at(|| self.path.display().to_string())?;
+        self.written = Instant::now();
+        Ok(())
+    }
+
+    fn write(&mut self, cache: &KvCache, from: usize, to: usize) -> Result<()> {
+        if self.n_records == self.n_slots {
+            return Err(Error::limit(format!("no room for more than {} checkpoints", self.n_slots)));
+        }
+        for (part, at, bytes) in cache.runs(from..to) {
+            let start = if part == Part::K { self.at_k } else { self.at_v };
+            self.file.seek(SeekFrom::Start(start + at as u64))?;
+            self.file.write_all(bytes)?;
+        }
+        // The record may not reach the disk before the rows that it counts.
+        self.file.sync_data()?;
+        let spent = self.before + self.started.elapsed();
+        let rows = record::hash_slots(cache, from..to);
+        let next = Record::after(self.last.chain, to as u64, rows, spent.as_millis() as u64);
+        self.file.seek(SeekFrom::Start(self.at_records + (self.n_records * BYTES) as u64))?;
+        self.file.write_all(&next.to_bytes())?;
+        self.file.sync_data()?;
+        self.n_records += 1;
+        self.last = next;
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Watching a video into a take, and going on where that was left.
+
+use std::path::Path;
+
+use super::{
+    Engine, Events, MediaKind, MediaPlan, Prompt, Session, SessionOptions, Take, TakeHeader, TakeWriter, Unit,
+    fingerprint,
+};
+use crate::error::Context;
+use crate::text::template::RenderOptions;
+use crate::text::{Content, MediaSource, Message, Part};
+use crate::{Error, ErrorKind, Result};
+
+/// A video on its way into a take.
+pub struct Watch<'e> {
+    session: Session<'e>,
+    prompt: Prompt,
+    n_total: usize,
+}
+
+/// Token ids that surround a video, whatever the question.
+pub struct Around {
+    before: Vec<u32>,
+    after: Vec<u32>,
+}
+
+impl Around {
+    /// What the chat template puts around a video under this system prompt.
+    ///
+    /// # Errors
+    /// Template errors; a template that puts the question before the video.
+    pub fn of(engine: &Engine, system_prompt: Option<&str>) -> Result<Around> {
+        let units = |question: &str| question_units(engine, system_prompt, "", question);
+        let (one, other) = (units("Who?")?, units("1 + 1 =")?);
+        let same = one.iter().zip(&other).take_while(|(a, b)| a == b).map(|(unit, _)| *unit);
+        let (mut around, mut seen) = (Around { before: Vec::new(), after: Vec::new() }, false);
+        for unit in same {
+            match unit {
+                Unit::Token(id) if seen => around.after.push(id),
+                Unit::Token(id) => around.before.push(id),
+                Unit::Media { .. } => seen = true,
+            }
+        }
+        if !seen {
+            return Err(Error::unsupported("the chat template puts the question before the video"));
+        }
+        Ok(around)
+    }
+
+    /// Tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.before.len() + self.after.len()
+    }
+}
+
+/// The conversation in which a question about a watched video is asked.
+pub fn conversation(system_prompt: Option<&str>, video: &str, question: &str) -> Vec<Message> {
+    let source = MediaSource::Path(video.to_string());
+    let parts = vec![Part::Video { source, options: serde_json::Map::new() }, Part::Text(question.to_string())];
+    let system = system_prompt.map(|text| Message { role: "system".into(), content: Content::Text(text.into()) });
+    system.into_iter().chain([Message { role: "user".into(), content: Content::Parts(parts) }]).collect()
+}
+
+fn question_units(engine: &Engine, system_prompt: Option<&str>, video: &str, question: &str) -> Result<Vec<Unit>> {
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+    Prompt::units(engine, &conversation(system_prompt, video, question), render)
+}
+
+/// A question about the video of a take, for a session [from it](Session::from_take).
+///
+/// # Errors
+/// Template errors.
+pub fn question(engine: &Engine, header: &TakeHeader, question: &str) -> Result<Prompt> {
+    let units = question_units(engine, header.system_prompt.as_deref(), &header.source, question)?;
+    Ok(Prompt { units, images: Vec::new(), videos: vec![MediaPlan::watched(header)] })
+}
+
+impl<'e> Watch<'e> {
+    /// Makes a new take for `plan`, the plan of `video`; `options.n_ctx` slots at least.
+    ///
+    /// # Errors
+    /// A take that exists already or cannot be written, a context that is too small, memory that cannot be had.
+    pub fn begin(
+        engine: &'e Engine,
+        (video, plan): (&Path, MediaPlan),
+        take: &Path,
+        (system_prompt, around): (Option<&str>, Around),
+        options: SessionOptions,
+    ) -> Result<Watch<'e>> {
+        let (hp, tower) = (engine.text.hparams(), engine.need_vision()?);
+        let merge = tower.hparams().merge;
+        let merged = plan.grid.merged(merge);
+        let (source_fingerprint, source_bytes) = fingerprint::media(video)?;
+        let index = |i: &usize| u32::try_from(*i).map_err(|_| Error::limit(format!("frame `{i}` is beyond 32 bits")));
+        let header = TakeHeader {
+            model_name: engine.name.clone(),
+            model_fingerprint: engine.fingerprint(),
+            mmproj_fingerprint: engine.mmproj_fingerprint().unwrap_or_default(),
+            layout: hp.layout.to_string(),
+            temporal_scale: plan.temporal_scale.or(options.temporal_scale).unwrap_or(hp.temporal_scale),
+            shape: engine.cache_shape(options.n_ctx, (options.type_k, options.type_v)),
+            n_batch: options.n_batch,
+            n_encode: Session::pairs_at_once(plan.grid.h, plan.grid.w),
+            before: around.before,
+            after: around.after,
+            grid: [merged.t, merged.h, merged.w],
+            merge,
+            height: plan.height,
+            width: plan.width,
+            frames: plan.frames.iter().map(index).collect::<Result<_>>()?,
+            fps: plan.info.as_ref().map_or(0.0, |info| info.fps),
+            system_prompt: system_prompt.map(str::to_string),
+            source: video.display().to_string(),
+            source_bytes,
+            source_fingerprint,
+        };
+        let mut session = Session::new(engine, options)?;
+        session.record(TakeWriter::create(take, &header)?);
+        Ok(Watch::new(session, &header, plan))
+    }
+
+    /// Goes on with an incomplete take of `video`, as it was planned.
+    ///
+    /// # Errors
+    /// A take of another video or model; a take that somebody else is using.
+    pub fn resume(engine: &'e Engine, video: &Path, take: Take) -> Result<Watch<'e>> {
+        let place = take.path().display().to_string();
+        let header = take.header.clone();
+        let mismatch = |message: String| Err(Error::new(ErrorKind::Mismatch, message).at(place));
+        if fingerprint::media(video)?.0 != header.source_fingerprint {
+            return mismatch(format!("is a take of another video, `{}`", header.source));
+        }
+        take.check_model(engine)?;
+        if engine.mmproj_fingerprint().unwrap_or_default() != header.mmproj_fingerprint {
+            return mismatch("was begun with another projector".to_string());
+        }
+        let plan = MediaPlan::again(video, &header, engine.need_vision()?)?;
+        if header.n_encode != Session::pairs_at_once(plan.grid.h, plan.grid.w) {
+            return mismatch(format!("was begun with steps of `{}` frame pairs", header.n_encode));
+        }
+        let mut session = Session::from_take(engine, &take)?;
+        session.record(TakeWriter::resume(take)?);
+        Ok(Watch::new(session, &header, plan))
+    }
+
+    fn new(session: Session<'e>, header: &TakeHeader, plan: MediaPlan) -> Watch<'e> {
+        let tokens = |ids: &[u32]| ids.iter().map(|id| Unit::Token(*id)).collect::<Vec<_>>();
+        let video = Unit::Media { kind: MediaKind::Video, index: 0 };
+        let units = [tokens(&header.before), vec![video], tokens(&header.after)].concat();
+        let prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
+        Watch { session, prompt, n_total: header.n_tokens() }
+    }
+
+    /// Time between checkpoints.
+    pub fn set_interval(&mut self, every: std::time::Duration) {
+        self.session.recorder_mut().expect("it is being recorded").set_interval(every);
+    }
+
+    /// Tokens when the whole video is in.
+    pub fn n_total(&self) -> usize {
+        self.n_total
+    }
+
+    /// Tokens that are in.
+    pub fn n_done(&self) -> usize {
+        self.session.n_past()
+    }
+
+    /// Watches to the end.
+    ///
+    /// # Errors
+    /// What [`Session::feed`] says; the take holds what was watched until then.
+    pub fn run(&mut self, events: &mut Events<'_>) -> Result<()> {
+        self.session.feed(&mut self.prompt, events, None).at(|| self.prompt.videos[0].label.clone())
+    }
+}
