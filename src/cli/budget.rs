@@ -44,7 +44,7 @@ fn bytes(text: &str) -> Result<u64> {
         _ => return Err(wrong()),
     };
     let n = number * 1024f64.powi(power);
-    if n >= 1.0 && n < 1e18 { Ok(n as u64) } else { Err(wrong()) }
+    if (1.0..1e18).contains(&n) { Ok(n as u64) } else { Err(wrong()) }
 }
 
 /// `90`, `90s`, `20m`, `1h30m`.

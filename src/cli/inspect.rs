@@ -12,6 +12,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::error::Context;
 use crate::gguf::{Array, GgmlType, Gguf, TensorInfo, Value};
+use crate::stream::take::{self, Take};
 use crate::tensor::dequantize_row;
 use crate::{Error, Result};
 
@@ -40,11 +41,15 @@ pub fn run(args: Args) -> Result<()> {
     let Some(file) = args.file else { return super::cpu::run(args.json) };
     let gguf = Gguf::open(&file)?;
     let report = if args.check { Some(check(&gguf)?) } else { None };
+    // A take is checked whole: its tables alone would say little.
+    let is_take = gguf.meta().str("general.architecture").is_ok_and(|arch| arch == Some(take::ARCHITECTURE));
+    let take = if is_take { Some(Take::open(&file, true)?) } else { None };
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if args.json {
-        write_json(&mut out, &gguf, report.as_ref())
+        write_json(&mut out, &Json { gguf: &gguf, report: report.as_ref(), take: take.as_ref() })
     } else {
         write_text(&mut out, &gguf, report.as_ref())
+            .and_then(|()| take.iter().try_for_each(|t| write_take(&mut out, t)))
     };
     match printed.and_then(|()| out.flush()) {
         // A reader that has seen enough, such as `head`, is no failure.
@@ -272,8 +277,32 @@ fn short(value: &Value) -> String {
     }
 }
 
-fn write_json(out: &mut dyn Write, gguf: &Gguf, report: Option<&Report>) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Json { gguf, report }).map_err(io::Error::from)?;
+/// What a take has seen so far.
+fn write_take(out: &mut dyn Write, take: &Take) -> io::Result<()> {
+    let (header, n_done) = (&take.header, take.n_done());
+    writeln!(out, "\ntake     {}", escaped(&header.source, usize::MAX))?;
+    writeln!(
+        out,
+        "  {} frames of {}x{}, {} tokens with what surrounds them, watched with {}",
+        header.frames.len(),
+        header.width,
+        header.height,
+        header.n_tokens(),
+        escaped(&header.model_name, usize::MAX)
+    )?;
+    let n_free = header.shape.n_ctx - header.n_tokens();
+    let state = if take.is_complete() { "complete" } else { "to be continued with `longtake watch`" };
+    writeln!(
+        out,
+        "  {n_done} tokens are in ({state}), {:.1} s of work in {} checkpoints",
+        take.seconds(),
+        take.n_checkpoints()
+    )?;
+    writeln!(out, "  room for {n_free} more tokens of questions and answers; every hash agrees")
+}
+
+fn write_json(out: &mut dyn Write, json: &Json<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, json).map_err(io::Error::from)?;
     writeln!(out)
 }
 
@@ -281,6 +310,7 @@ fn write_json(out: &mut dyn Write, gguf: &Gguf, report: Option<&Report>) -> io::
 struct Json<'a> {
     gguf: &'a Gguf,
     report: Option<&'a Report>,
+    take: Option<&'a Take>,
 }
 
 impl Serialize for Json<'_> {
@@ -291,6 +321,13 @@ impl Serialize for Json<'_> {
         let files = gguf.files().map(|(path, n_bytes, data_start)| {
             json!({ "path": path.display().to_string(), "bytes": n_bytes, "data_start": data_start })
         });
+        if let Some(take) = self.take {
+            let state = json!({
+                "source": take.header.source, "n_tokens": take.header.n_tokens(), "n_done": take.n_done(),
+                "complete": take.is_complete(), "checkpoints": take.n_checkpoints(), "seconds": take.seconds(),
+            });
+            map.serialize_entry("take", &state)?;
+        }
         map.serialize_entry("files", &files.collect::<Vec<_>>())?;
         map.serialize_entry("version", &gguf.version())?;
         map.serialize_entry("alignment", &gguf.alignment())?;

@@ -74,7 +74,6 @@ impl<'a> SharedMat<'a> {
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len()) };
     }
 
-
     /// Asks for the cache lines of a range that will soon be written; outside the matrix nothing happens.
     #[inline(always)]
     pub fn prefetch(&self, row: usize, col: usize, n: usize) {

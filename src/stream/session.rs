@@ -13,7 +13,7 @@ use crate::text::{Sampler, StreamDecoder};
 use crate::{Error, Result};
 
 /// Patches that go through the vision tower together: enough to feed the matrix products, little enough to stay small.
-const ENCODE_PATCHES: usize = 4096;
+const ENCODE_PATCHES: usize = 2048;
 
 /// Sizes of a session.
 #[derive(Debug, Clone, Copy)]

@@ -180,11 +180,8 @@ impl<'a> Activations<'a> {
             let scales = &mut scales[..chunks.len() * panel.groups() * layout.rows];
             for r0 in (0..w.n_rows()).step_by(layout.rows) {
                 let n_rows = layout.rows.min(w.n_rows() - r0);
-                let p = PackRows {
-                    rows: w.rows(r0..r0 + n_rows).data(),
-                    row_bytes: w.row_bytes(),
-                    chunks: chunks.clone(),
-                };
+                let p =
+                    PackRows { rows: w.rows(r0..r0 + n_rows).data(), row_bytes: w.row_bytes(), chunks: chunks.clone() };
                 (ops.pack)(w.ty(), p, words, scales);
                 for first in tokens.clone().step_by(layout.tokens) {
                     let width = layout.tokens.min(self.n_tokens - first);
