@@ -13,7 +13,7 @@ fn bench(args: &[&str]) -> Output {
 
 fn bench_of(model: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
-    command.args(["bench", "-e", "none", "-r", "3", "-p", "20", "-n", "3", "-t", "2", "-m"]).arg(model);
+    command.args(["bench", "-e", "none", "-r", "3", "-p", "20", "-n", "3", "-t", "1", "-m"]).arg(model);
     command.args(args).output().unwrap()
 }
 

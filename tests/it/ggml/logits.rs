@@ -78,7 +78,7 @@ fn ours(model: &TextModel, text: &[u32], chunk: usize, n_greedy: usize) -> (Vec<
 fn theirs(model: &Arc<Model>, text: &[u32], chunk: usize, n_greedy: usize) -> (Vec<f32>, Vec<u32>) {
     let ty = GgmlType::F32.id();
     let n_ctx = text.len() + n_greedy;
-    let options = ContextOptions { n_ctx, n_batch: chunk, n_threads: 2, flash: false, type_k: ty, type_v: ty };
+    let options = ContextOptions { n_ctx, n_batch: chunk, n_threads: 1, flash: false, type_k: ty, type_v: ty };
     let mut context = Context::new(model, options).unwrap();
     let logits = context.forward(text, Logits::All).unwrap();
     let mut greedy = Vec::new();
@@ -241,7 +241,7 @@ fn filled_caches_stand_for_read_ones() {
     ] {
         let case = format!("{type_k} {type_v} flash {flash}");
         let (type_k, type_v) = (type_k.id(), type_v.id());
-        let options = ContextOptions { n_ctx: 512, n_batch: 64, n_threads: 2, flash, type_k, type_v };
+        let options = ContextOptions { n_ctx: 512, n_batch: 64, n_threads: 1, flash, type_k, type_v };
         let tokens: Vec<u32> = (0..64).map(|i| (i * 7919 % peer.n_vocab()) as u32).collect();
         let mut read = Context::new(&peer, options).unwrap();
         let mut filled = Context::new(&peer, options).unwrap();

@@ -5,6 +5,7 @@ mod bench;
 mod formats;
 mod logits;
 mod products;
+mod state;
 
 use longtake::gguf::GgmlType::{self, *};
 

@@ -18,4 +18,5 @@ use llama_cpp_sys_2 as _;
 pub use graph::MatMul;
 pub use llama::{Context, ContextOptions, Logits, Model};
 pub use rows::{TypeId, convert, dequantize, dot, quantize, row_bytes, valid_rows};
+pub use state::repeated;
 pub use system::{Error, Result, missing_features, system_info};
