@@ -3,14 +3,12 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::MAX_DOT_TOKENS;
 use super::codes::CHUNK;
 use super::dot::{DotRows, RowChunk};
 use super::float::FloatRows;
 use super::ops::{Number, PackRows, Panel, QuantizeTile, Tile};
-use crate::kernels::disjoint::SharedMat;
+use crate::kernels::disjoint::{SharedMat, SharedSlice};
 use crate::kernels::scratch::Carve;
 use crate::kernels::{Kernels, scratch, threads};
 use crate::tensor::MatView;
@@ -140,7 +138,7 @@ impl<'a> Activations<'a> {
         let tiles_per_task = n_tiles.div_ceil(splits.max(n_tokens.div_ceil(TASK_TOKENS)));
         let token_tasks = n_tiles.div_ceil(tiles_per_task);
         let out = &SharedMat::new(out, n_rows);
-        (0..row_tasks * token_tasks).into_par_iter().for_each(|task| {
+        threads::for_each(row_tasks * token_tasks, |task| {
             let first = task / token_tasks * TASK_ROWS;
             let rows = first..n_rows.min(first + TASK_ROWS);
             let first = task % token_tasks * tiles_per_task * layout.tokens;
@@ -234,12 +232,17 @@ impl<'a> Activations<'a> {
         form.words.resize(self.n_tokens * words_per_token, 0);
         form.scales.resize(self.n_tokens * scales_per_token, 0.0);
         form.sums.resize(self.n_tokens * scales_per_token, 0);
-        let x = self.x.par_chunks(layout.tokens * n_cols);
-        let words = form.words.par_chunks_mut(layout.tokens * words_per_token);
-        let scales = form.scales.par_chunks_mut(layout.tokens * scales_per_token);
-        let sums = form.sums.par_chunks_mut(layout.tokens * scales_per_token);
-        x.zip(words).zip(scales.zip(sums)).for_each(|((x, words), (scales, sums))| {
-            (ops.quantize_tile)(QuantizeTile { x, n_cols, panel, words, scales, sums });
+        let (words, scales) = (&SharedSlice::new(&mut form.words), &SharedSlice::new(&mut form.scales));
+        let sums = &SharedSlice::new(&mut form.sums);
+        threads::for_each(self.n_tokens.div_ceil(layout.tokens), |tile| {
+            let first = tile * layout.tokens;
+            let tokens = first..self.n_tokens.min(first + layout.tokens);
+            let of = |per_token: usize| tokens.start * per_token..tokens.end * per_token;
+            // SAFETY: tiles are of different tokens.
+            let (words, scales, sums) = unsafe {
+                (words.get(of(words_per_token)), scales.get(of(scales_per_token)), sums.get(of(scales_per_token)))
+            };
+            (ops.quantize_tile)(QuantizeTile { x: &self.x[of(n_cols)], n_cols, panel, words, scales, sums });
         });
         index
     }
