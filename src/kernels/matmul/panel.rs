@@ -5,7 +5,7 @@
 //!   whole groups add up as integers. For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats
 //!   are rounded to the 255 steps of their group: the error of that is far below their own;
 //!   `tests/it/kernels_matmul.rs` bounds it per format.
-//! - F16 and BF16 weights become 16-bit integers up to [`MAX_16`] in groups of 64 columns: a group's sum then is at most
+//! - 16-bit integers (no type asks for them at present; F16 and BF16 go as f32) are numbers up to [`MAX_16`] in groups of 64 columns: a group's sum then is at most
 //!   64 * 5790² = 2,145,542,400, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
 //! - F32 weights stay what they are.
 
@@ -41,7 +41,8 @@ pub fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales
     // Rows that are not there count as zeros.
     scales.fill(if panel.number == Number::F32 { 1.0 } else { 0.0 });
     match panel.number {
-        Number::F32 => pack_floats::<I>(p, words),
+        Number::F32 if ty == GgmlType::F32 => pack_floats::<I>(p, words),
+        Number::F32 => pack_halves::<I>(ty, p, words),
         Number::Int16 => pack_16::<I>(ty, p, words, scales),
         Number::Int8 => with_codes!(ty, F => pack_8::<I, F>(p, words, scales)).expect("the type has a group"),
     }
@@ -166,6 +167,22 @@ fn quantize_16<L: Lanes>(x: &[f32], out: &mut [i16]) -> f32 {
         }
     }
     top * STEP_16
+}
+
+/// F16 or BF16 weights as f32.
+#[inline(always)]
+fn pack_halves<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32]) {
+    const BYTES: usize = 2;
+    let (rows, steps) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::F32));
+    let mut floats = [[0f32; CHUNK]; MAX_ROWS];
+    for (c, words) in p.chunks.zip(words.chunks_exact_mut(steps * rows)) {
+        for (row, floats) in p.rows.chunks_exact(p.row_bytes).zip(&mut floats) {
+            let mut padded = [0; CHUNK * BYTES];
+            let bytes = whole_chunk(chunk_of(row, c * CHUNK * BYTES, CHUNK * BYTES), &mut padded);
+            decode_16::<I::Lanes>(ty, bytes, floats);
+        }
+        I::transpose(bytemuck::cast_slice(&floats[..rows]), steps, words);
+    }
 }
 
 #[inline(always)]

@@ -95,13 +95,7 @@ impl TakeWriter {
         };
         let [at_records, at_k, at_v] = at;
         let file = File::options().read(true).write(true).open(path).at(place)?;
-        match file.try_lock() {
-            Ok(()) | Err(TryLockError::Error(_)) => {} // file systems without locks say so
-            Err(TryLockError::WouldBlock) => {
-                let busy = std::io::Error::other("in use: another program is watching into it or asking it");
-                return Err(Error::from(busy).at(place()));
-            }
-        }
+        lock(&file).at(place)?;
         let last = *records.last().expect("checked to have one");
         let now = Instant::now();
         Ok(TakeWriter {
@@ -178,4 +172,17 @@ impl TakeWriter {
         self.last = next;
         Ok(())
     }
+}
+
+/// Takes the exclusive lock. File systems without locks say so, and are used without one.
+fn lock(file: &File) -> Result<()> {
+    // A child process that another thread is just starting holds a copy of every open handle for a moment, and with it the
+    // locks. Whoever keeps the lock for longer is at work on the file.
+    for _ in 0..20 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
+        }
+    }
+    Err(std::io::Error::other("in use: another program is watching into it or asking it").into())
 }
