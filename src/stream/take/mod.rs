@@ -2,7 +2,7 @@
 //!
 //! A take is a GGUF file of three tensors: `take.checkpoints` and the cache itself, `cache.k` and `cache.v`, at their final
 //! size from the start. Watching fills them in place: first the rows of the new slots, then one record that counts them (see
-//! [`record`]). Whoever is killed in between leaves rows that no record counts, which is as good as none, so a take can be
+//! `record`). Whoever is killed in between leaves rows that no record counts, which is as good as none, so a take can be
 //! continued from its last record at any moment. The keys say what the cache is of: model, positions, video, sampling.
 //!
 //! A finished take is mapped, not read: pages are shared between processes, and what a conversation adds after the video goes
