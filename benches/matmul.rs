@@ -326,7 +326,9 @@ mod peaks {
         measure("f32 fma ymm", avx2 && fma, 12 * 8 * 2, || unsafe { fma_ymm() });
         measure("f32 fma zmm", avx512, 24 * 16 * 2, || unsafe { fma_zmm() });
         measure("vpmaddwd ymm", avx2, 12 * 16 * 2, || unsafe { maddwd_ymm() });
-        measure("vpmaddwd zmm", avx512 && is_x86_feature_detected!("avx512bw"), 12 * 32 * 2, || unsafe { maddwd_zmm() });
+        measure("vpmaddwd zmm", avx512 && is_x86_feature_detected!("avx512bw"), 12 * 32 * 2, || unsafe {
+            maddwd_zmm()
+        });
         measure("vpmaddubsw ymm", avx2, 10 * 32 * 2, || unsafe { maddubsw_ymm() });
         measure("vpdpbusd ymm", is_x86_feature_detected!("avxvnni"), 12 * 32 * 2, || unsafe { dpbusd_ymm() });
         measure("vpdpbusd zmm", avx512 && vnni, 24 * 64 * 2, || unsafe { dpbusd_zmm() });

@@ -15,7 +15,7 @@ mod ops;
 pub(super) mod panel;
 pub(super) mod tile;
 
-pub use activations::Activations;
+pub use activations::{Activations, Finish};
 pub use codes::{CHUNK, Chunk};
 pub use dot::{DotRows, RowChunk};
 pub use float::FloatRows;
@@ -34,5 +34,13 @@ pub(super) const MAX_DOT_TOKENS: usize = 8;
 /// # Panics
 /// When the lengths disagree.
 pub fn matmul(kernels: &Kernels, w: MatView<'_>, x: &[f32], out: &mut [f32]) {
-    Activations::new(kernels, x, w.n_cols()).matmul(w, out);
+    matmul_with(kernels, w, x, Finish::default(), out);
+}
+
+/// The same with a [`Finish`].
+///
+/// # Panics
+/// When the lengths disagree.
+pub fn matmul_with(kernels: &Kernels, w: MatView<'_>, x: &[f32], finish: Finish<'_>, out: &mut [f32]) {
+    Activations::new(kernels, x, w.n_cols()).matmul_with(w, finish, out);
 }

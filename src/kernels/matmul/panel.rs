@@ -14,6 +14,7 @@ use super::dot::{STEP, unpack_chunk, whole_chunk};
 use super::lanes::{Lanes, ROUND, inverse_of, ratio};
 use super::ops::{Int8Isa, Number, PackRows, Panel, QuantizeTile, Word};
 use crate::gguf::GgmlType;
+use crate::kernels::prefetch;
 
 /// The most rows that a tile of any instruction set has.
 const MAX_ROWS: usize = 32;
@@ -23,6 +24,9 @@ const ZERO: u8 = 128;
 
 /// The largest 16-bit integer: the largest number of which 64 squares stay below 2^31.
 pub const MAX_16: f32 = 5790.0;
+
+/// Chunks of activations between the one being quantized and the one asked for.
+const AHEAD: usize = 3;
 
 /// The scale of a group of 16-bit integers is its largest magnitude times this.
 const STEP_16: f32 = 1.0 / MAX_16;
@@ -211,6 +215,7 @@ pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
     // Token by token, as they lie in memory.
     for (t, c) in (0..n).flat_map(|t| (0..n_chunks).map(move |c| (t, c))) {
         let words = &mut q.words[(c * n + t) * steps..][..steps];
+        prefetch::read(q.x.as_ptr().wrapping_add(t * q.n_cols + (c + AHEAD) * CHUNK).cast(), CHUNK * size_of::<f32>());
         let mut padded = [0.0; CHUNK];
         let x = whole_chunk(chunk_of(&q.x[t * q.n_cols..][..q.n_cols], c * CHUNK, CHUNK), &mut padded);
         let place = |g: usize| (c * panel.groups() + g) * n + t;
