@@ -12,6 +12,7 @@ mod detect;
 mod disjoint;
 mod kv_write;
 mod matmul;
+pub mod pages;
 mod prefetch;
 mod scratch;
 pub mod threads;

@@ -1,10 +1,10 @@
 //! Matrix products against packed weights.
 //! In: rows of f32 activations, packed rows of weights. Out: rows of f32.
-//! Start reading at [`matmul`]. Quantized weights meet activations that are quantized once per input ([`Activations`]),
-//! since several matrices share one input. Few tokens take the weights as they lie in memory (`dot.rs`, decode); many
-//! tokens first bring a tile of rows into an interleaved panel, once for the whole batch (`panel.rs`, prefill). Float
-//! weights keep float activations (`float.rs`). A format is one function in `codes.rs`; an instruction set is one
-//! [`Int8Isa`].
+//! Start reading at [`matmul`], then [`Activations`]: several matrices share one input, which is brought into the form of
+//! their products once. A few tokens (decode) take weights as they lie in memory, in `dot.rs` where they are quantized and
+//! `float.rs` where they are not. For many (prefill), `panel.rs` brings tiles of rows into panels of 8-bit or 16-bit
+//! integers or floats, and `tile.rs` multiplies those; what follows a product is done on the tile ([`Finish`]). A format is
+//! one function in `codes.rs`; an instruction set is one [`Int8Isa`].
 
 mod activations;
 pub(super) mod codes;
