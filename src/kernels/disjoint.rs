@@ -47,7 +47,7 @@ pub struct SharedMat<'a> {
     borrow: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: `write` is the only access, and its contract keeps concurrent calls on disjoint rectangles.
+// SAFETY: `write` and `add` are the only accesses, and their contracts keep concurrent calls on disjoint rectangles.
 unsafe impl Sync for SharedMat<'_> {}
 
 impl<'a> SharedMat<'a> {
@@ -74,19 +74,27 @@ impl<'a> SharedMat<'a> {
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len()) };
     }
 
-    /// Asks for the cache lines of a range that will soon be written; outside the matrix nothing happens.
-    #[inline(always)]
-    pub fn prefetch(&self, row: usize, col: usize, n: usize) {
-        #[cfg(target_arch = "x86_64")]
-        if row < self.n_rows && col < self.n_cols && n <= self.n_cols - col {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            const LINE: usize = 64 / size_of::<f32>();
-            for at in (0..n).step_by(LINE) {
-                // SAFETY: checked above to lie inside the matrix; a prefetch neither reads nor writes.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.ptr.add(row * self.n_cols + col + at).cast()) };
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (row, col, n);
+    /// Adds `values` to row `row`, starting at column `col`.
+    ///
+    /// # Panics
+    /// When the range leaves the matrix.
+    ///
+    /// # Safety
+    /// No two concurrent calls may name overlapping ranges.
+    pub unsafe fn add(&self, row: usize, col: usize, values: &[f32]) {
+        assert!(row < self.n_rows && col <= self.n_cols && values.len() <= self.n_cols - col);
+        // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
+        let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(row * self.n_cols + col), values.len()) };
+        out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+    }
+
+    /// Elements per row.
+    pub fn n_cols(&self) -> usize {
+        self.n_cols
+    }
+
+    /// Where an element lies, for asking the caches for it.
+    pub fn address(&self, row: usize, col: usize) -> *const f32 {
+        self.ptr.wrapping_add(row * self.n_cols + col)
     }
 }

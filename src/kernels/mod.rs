@@ -12,6 +12,7 @@ mod detect;
 mod disjoint;
 mod kv_write;
 mod matmul;
+pub mod pages;
 mod prefetch;
 mod scratch;
 pub mod threads;
@@ -28,8 +29,8 @@ pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as Atten
 pub use detect::{Candidate, VARIABLE, candidates, cpu_features, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
-    Activations, CHUNK, DotRows, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk, Tile,
-    Word, matmul, panel_group,
+    Activations, CHUNK, DotRows, Finish, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk,
+    Tile, Word, matmul, matmul_with, panel_group,
 };
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.
@@ -66,22 +67,10 @@ pub fn gelu_erf(x: &mut [f32]) {
 /// Elements of simple work that are worth a task.
 const TASK: usize = 1 << 15;
 
-/// x += y, on all threads where they are long.
-pub fn add(x: &mut [f32], y: &[f32]) {
-    threads::for_chunks(x, TASK, |i, x| x.iter_mut().zip(&y[i * TASK..]).for_each(|(a, b)| *a += b));
-}
-
 /// Calls `work` with every row of `width` elements and its number, on all threads where there are many.
 pub fn for_rows(rows: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     let at_once = (TASK / width).max(1);
     threads::for_chunks(rows, at_once * width, |task, rows| {
         rows.chunks_exact_mut(width).enumerate().for_each(|(i, row)| work(task * at_once + i, row));
     });
-}
-
-/// Adds `bias` to every row of `x`.
-pub fn add_bias(x: &mut [f32], bias: &[f32]) {
-    for row in x.chunks_exact_mut(bias.len()) {
-        add(row, bias);
-    }
 }

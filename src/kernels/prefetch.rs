@@ -3,8 +3,10 @@
 /// Asks for the `n` bytes at `p`, to be read soon.
 #[inline(always)]
 pub fn read(p: *const u8, n: usize) {
-    for at in (0..n).step_by(LINE) {
-        line(p.wrapping_add(at));
+    // From the start of a line, or the last line would be left out where `p` lies inside one.
+    let inside = p.addr() % LINE;
+    for at in (0..n + inside).step_by(LINE) {
+        line(p.wrapping_sub(inside).wrapping_add(at));
     }
 }
 

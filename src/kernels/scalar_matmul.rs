@@ -38,6 +38,9 @@ impl Int8Isa for Scalar {
         let (steps, groups) = (Self::LAYOUT.steps(t.panel.number), t.panel.groups());
         let group_steps = steps / groups;
         for (it, out) in out.chunks_mut(t.ldo).take(t.width).enumerate() {
+            if t.fresh {
+                out[..ROWS].fill(0.0);
+            }
             for g in 0..n_chunks * groups {
                 let at = (g / groups * t.width + it) * steps + g % groups * group_steps;
                 let (x, w) = (&t.x[at..][..group_steps], &t.w[g * group_steps * ROWS..][..group_steps * ROWS]);

@@ -6,7 +6,9 @@ use super::weights::{Loader, Mat};
 use super::{HParams, Trace};
 use crate::cache::KvCache;
 use crate::gguf::Gguf;
-use crate::kernels::{self, Activations, AttentionShape, Kernels, attention, kv_write, matmul, rotate_rows};
+use crate::kernels::{
+    self, Activations, AttentionShape, Finish, Kernels, attention, kv_write, matmul, matmul_with, rotate_rows,
+};
 use crate::position::{Pos, Rotary, RotaryTable};
 use crate::{Error, Result, error::Context};
 
@@ -68,8 +70,7 @@ pub struct Scratch {
     k: Vec<f32>,
     v: Vec<f32>,
     /// (n_tokens, n_ff)
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    hidden: Vec<f32>,
     /// (n_logits, n_vocab)
     logits: Vec<f32>,
 }
@@ -88,8 +89,7 @@ impl Scratch {
             attn: rows(q),
             k: rows(kv),
             v: rows(kv),
-            gate: rows(hp.n_ff),
-            up: rows(hp.n_ff),
+            hidden: rows(hp.n_ff),
             logits: Vec::new(),
         }
     }
@@ -255,21 +255,17 @@ impl TextModel {
         kv_write(self.kernels, &s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
         let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true, exact: true };
         attention(self.kernels, shape, cache.view(il), &s.q[..n_q], &mut s.attn[..n_q]);
-        matmul(self.kernels, layer.attn_output.view(), &s.attn[..n_q], &mut s.xb[..n * n_embd]);
-        kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);
+        matmul_with(self.kernels, layer.attn_output.view(), &s.attn[..n_q], Finish::ADD, &mut s.x[..n * n_embd]);
         Ok(())
     }
 
     fn ffn(&self, layer: &Layer, s: &mut Scratch, n: usize) {
         let (n_embd, n_ff) = (self.hp.n_embd, self.hp.n_ff);
-        let (gate, up) = (&mut s.gate[..n * n_ff], &mut s.up[..n * n_ff]);
+        let hidden = &mut s.hidden[..n * n_ff];
         let mut xb = Activations::new(self.kernels, &s.xb[..n * n_embd], n_embd);
-        xb.matmul(layer.ffn_gate.view(), gate);
-        xb.matmul(layer.ffn_up.view(), up);
+        xb.matmul_gated(layer.ffn_gate.view(), layer.ffn_up.view(), hidden);
         drop(xb);
-        kernels::for_rows(gate, n_ff, |it, gate| (self.kernels.silu_mul)(gate, &up[it * n_ff..][..n_ff]));
-        matmul(self.kernels, layer.ffn_down.view(), gate, &mut s.xb[..n * n_embd]);
-        kernels::add(&mut s.x[..n * n_embd], &s.xb[..n * n_embd]);
+        matmul_with(self.kernels, layer.ffn_down.view(), hidden, Finish::ADD, &mut s.x[..n * n_embd]);
     }
 
     /// logits = output · rms_norm(x), for the last `n_logits` rows.

@@ -7,7 +7,8 @@ use super::hparams::{positive, sized};
 use super::weights::{Loader, Mat};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::{
-    self, Activations, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, matmul, rotate_rows,
+    self, Activations, AttentionShape, CacheRows, Finish, Kernels, KvView, attention, kv_write, matmul, matmul_with,
+    rotate_rows,
 };
 use crate::position::RotaryTable;
 use crate::tensor::MatView;
@@ -188,14 +189,10 @@ impl VisionTower {
                     AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: self.exact };
                 attention(self.kernels, shape, kv, &q[rows.clone()], &mut xb[rows]);
             }
-            self.add_linear(&block.attn_out, &xb, &mut q, &mut x);
+            self.linear(&block.attn_out, &xb, Finish::ADD, &mut x);
             self.norm(&block.ln2, &x, &mut xb, eps);
-            matmul(self.kernels, block.ffn_up.weight.view(), &xb, &mut hidden);
-            kernels::for_rows(&mut hidden, n_ff, |_, row| {
-                kernels::add(row, &block.ffn_up.bias);
-                (self.kernels.quick_gelu)(row);
-            });
-            self.add_linear(&block.ffn_down, &hidden, &mut q, &mut x);
+            self.linear(&block.ffn_up, &xb, Finish { quick_gelu: true, ..Finish::default() }, &mut hidden);
+            self.linear(&block.ffn_down, &hidden, Finish::ADD, &mut x);
             keep(&x);
         }
         self.norm(&self.post_ln, &x, &mut xb, eps);
@@ -203,14 +200,10 @@ impl VisionTower {
         let merged = n_embd * merge * merge;
         let n_out = n / (merge * merge);
         let mut wide = vec![0f32; n_out * merged];
-        matmul(self.kernels, self.mm_0.weight.view(), &xb, &mut wide);
-        kernels::for_rows(&mut wide, merged, |_, row| {
-            kernels::add(row, &self.mm_0.bias);
-            kernels::gelu_erf(row);
-        });
+        self.linear(&self.mm_0, &xb, Finish::default(), &mut wide);
+        kernels::for_rows(&mut wide, merged, |_, row| kernels::gelu_erf(row));
         let mut out = vec![0f32; n_out * self.hp.n_embd_out];
-        matmul(self.kernels, self.mm_2.weight.view(), &wide, &mut out);
-        kernels::add_bias(&mut out, &self.mm_2.bias);
+        self.linear(&self.mm_2, &wide, Finish::default(), &mut out);
         if let Some(at) = out.iter().position(|v| !v.is_finite()) {
             return Err(Error::format(format!(
                 "visual token {} is not finite: the weights are broken",
@@ -234,15 +227,10 @@ impl VisionTower {
         });
     }
 
-    /// x += linear(input), through `buffer`.
-    fn add_linear(&self, linear: &Linear, input: &[f32], buffer: &mut [f32], x: &mut [f32]) {
-        matmul(self.kernels, linear.weight.view(), input, buffer);
-        let d = linear.bias.len();
-        let y = &*buffer;
-        kernels::for_rows(x, d, |it, x| {
-            kernels::add(x, &y[it * d..][..d]);
-            kernels::add(x, &linear.bias);
-        });
+    /// out = finish(weight · input + bias).
+    fn linear<'a>(&self, linear: &'a Linear, input: &[f32], finish: Finish<'a>, out: &mut [f32]) {
+        let finish = Finish { bias: Some(&linear.bias), ..finish };
+        matmul_with(self.kernels, linear.weight.view(), input, finish, out);
     }
 }
 

@@ -3,7 +3,8 @@
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    Activations, CHUNK, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, matmul, supported,
+    Activations, CHUNK, Finish, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, matmul, matmul_with,
+    supported,
 };
 use longtake::tensor::{MatView, dequantize_row, quantize_row};
 
@@ -35,11 +36,11 @@ impl Rng {
 
 /// Every type, with the NMSE that its products may have against exact ones of the decoded weights: for quantized types,
 /// activations alone cost about 2.3e-5 with scales per 32 and 4.6e-5 with scales per 256; 16-bit integers cost about
-/// 1.5e-8 for activations and as much for weights.
+/// 6e-9 for activations and as much for weights.
 const TYPES: [(GgmlType, f64); 15] = [
     (GgmlType::F32, 1e-12),
-    (GgmlType::F16, 4e-8),
-    (GgmlType::BF16, 4e-8),
+    (GgmlType::F16, 2e-8),
+    (GgmlType::BF16, 2e-8),
     (GgmlType::Q4_0, 1.2e-4),
     (GgmlType::Q4_1, 1.2e-4),
     (GgmlType::Q5_0, 1e-4),
@@ -423,6 +424,67 @@ fn weights_that_are_not_finite_stay_visible() {
                         assert_eq!(v.is_finite(), i % n_rows != 2, "{case}");
                     }
                 }
+            }
+        }
+    }
+}
+
+/// A finish gives, bit for bit, what the same operations do on the product afterwards.
+#[test]
+fn a_finish_is_what_could_follow() {
+    for ty in [GgmlType::Q4_K, GgmlType::Q8_0, GgmlType::F16, GgmlType::F32] {
+        for (seed, n_tokens) in [1, 7, 9, 61].into_iter().enumerate() {
+            let mut rng = Rng(seed as u64 + 700);
+            let (n_cols, n_rows) = (512, 1 + rng.below(300));
+            let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+            let (x, bias, before) = (rng.vec(n_tokens * n_cols), rng.vec(n_rows), rng.vec(n_tokens * n_rows));
+            for k in supported() {
+                let mut plain = vec![f32::NAN; n_tokens * n_rows];
+                matmul(k, w.view(), &x, &mut plain);
+                for (with_bias, quick_gelu, add) in (0..8).map(|i| (i & 1 != 0, i & 2 != 0, i & 4 != 0)) {
+                    let mut want = plain.clone();
+                    for (i, v) in want.iter_mut().enumerate().filter(|_| with_bias) {
+                        *v += bias[i % n_rows];
+                    }
+                    if quick_gelu {
+                        (k.quick_gelu)(&mut want);
+                    }
+                    for (v, before) in want.iter_mut().zip(&before).filter(|_| add) {
+                        *v += before;
+                    }
+                    let mut got = before.clone();
+                    let finish = Finish { bias: with_bias.then_some(&bias[..]), quick_gelu, add };
+                    matmul_with(k, w.view(), &x, finish, &mut got);
+                    assert!(got == want, "{} {ty} ({n_tokens}, {n_cols}) x {n_rows}: {finish:?}", k.name);
+                }
+            }
+        }
+    }
+}
+
+/// The same for two matrices at once, of one type or of two.
+#[test]
+fn a_gated_product_is_two_products() {
+    let pairs = [
+        (GgmlType::Q4_K, GgmlType::Q4_K),
+        (GgmlType::Q4_K, GgmlType::Q6_K),
+        (GgmlType::F16, GgmlType::Q8_0),
+        (GgmlType::F32, GgmlType::BF16),
+    ];
+    for (gate_ty, up_ty) in pairs {
+        for (seed, n_tokens) in [1, 8, 9, 61].into_iter().enumerate() {
+            let mut rng = Rng(seed as u64 + 800);
+            let (n_cols, n_rows) = (512, 1 + rng.below(300));
+            let gate = Weights::random(gate_ty, n_cols, n_rows, &mut rng);
+            let up = Weights::random(up_ty, n_cols, n_rows, &mut rng);
+            let x = rng.vec(n_tokens * n_cols);
+            for k in supported() {
+                let [mut want, mut other, mut got] = [(); 3].map(|()| vec![f32::NAN; n_tokens * n_rows]);
+                matmul(k, gate.view(), &x, &mut want);
+                matmul(k, up.view(), &x, &mut other);
+                (k.silu_mul)(&mut want, &other);
+                Activations::new(k, &x, n_cols).matmul_gated(gate.view(), up.view(), &mut got);
+                assert!(got == want, "{} {gate_ty} {up_ty} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
             }
         }
     }

@@ -16,6 +16,11 @@ use crate::common::{Arrays, golden, golden_json, max_abs_diff};
 /// Logits and hidden states, as `golden/README.md` suggests for f32 arithmetic.
 const TOLERANCE: f32 = 2e-3;
 
+/// What a file with 16-bit weights may differ by, since products then go through 16-bit integers: the worst of all logits of
+/// tiny-c, which are of size 4 and reach 15, is off by 1.3e-2. The mean error is bounded by
+/// [`smaller_weights_and_caches_stay_within_their_error`].
+const TOLERANCE_16: f32 = 2e-2;
+
 /// A text model and its projector as files in memory.
 struct Pair {
     text: Arc<Gguf>,
@@ -249,14 +254,14 @@ fn pads(meta: &Metadata) -> (u32, u32) {
 }
 
 /// Walks every case and variant of `model` through the files that `pair` gives for its layout.
-fn check_model<'p>(model: &str, pair: impl Fn(Layout) -> &'p Pair) {
+fn check_model<'p>(model: &str, tolerance: f32, pair: impl Fn(Layout) -> &'p Pair) {
     let index = golden_json(&format!("model/{model}/index.json"));
     let (tower, unused) = VisionTower::load(&pair(Layout::Mrope).mmproj).unwrap();
     assert!(unused.is_empty(), "{unused:?}");
     let merge = tower.hparams().merge;
     let mut models = std::collections::HashMap::new();
     for (name, entry) in index["cases"].as_object().unwrap() {
-        let case = Case::load(model, name, entry, &tower, pads(pair(Layout::Mrope).text.meta()), TOLERANCE);
+        let case = Case::load(model, name, entry, &tower, pads(pair(Layout::Mrope).text.meta()), tolerance);
         for (label, info) in entry["variants"].as_object().unwrap() {
             let layout = Layout::from_name(info["variant"].as_str().unwrap()).unwrap();
             let text = models.entry(layout).or_insert_with(|| TextModel::load(&pair(layout).text).unwrap().0);
@@ -273,14 +278,14 @@ fn check_model<'p>(model: &str, pair: impl Fn(Layout) -> &'p Pair) {
                     assert!(diff <= tolerance, "{id}: {what} off by {diff}");
                 };
                 close("position_ids", &got.position_ids, 1e-4);
-                close("layer0_q_last", &got.trace.layer0_q_last, TOLERANCE);
-                close("layer0_k", &got.layer0_k, TOLERANCE);
-                close("hidden_last", &got.trace.hidden_last, TOLERANCE);
-                close("logits_last4", &got.logits_last4, TOLERANCE);
+                close("layer0_q_last", &got.trace.layer0_q_last, tolerance);
+                close("layer0_k", &got.layer0_k, tolerance);
+                close("hidden_last", &got.trace.hidden_last, tolerance);
+                close("logits_last4", &got.logits_last4, tolerance);
                 assert_eq!(got.generated[..safe], wanted_tokens[..safe], "{id}: greedy tokens");
                 close("generated_positions", &got.generated_positions, 1e-4);
                 if safe == 16 {
-                    close("logits_after_generated", &got.logits_after, TOLERANCE);
+                    close("logits_after_generated", &got.logits_after, tolerance);
                 }
             }
         }
@@ -314,7 +319,7 @@ fn check_converted(name: &str) {
     }
     let dir = tempfile::tempdir().unwrap();
     let pairs = Layout::ALL.map(|layout| (layout, convert_checkpoint(dir.path(), name, layout, "f32")));
-    check_model(name, |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
+    check_model(name, TOLERANCE, |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
 }
 
 #[test]
@@ -324,7 +329,7 @@ fn tiny_c_bf16_file_from_another_writer_gives_the_reference_numbers() {
         let pair = Pair { text: with_layout(&pair.text, layout), mmproj: Arc::clone(&pair.mmproj) };
         (layout, pair)
     });
-    check_model("tiny-c", |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
+    check_model("tiny-c", TOLERANCE_16, |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
 }
 
 #[test]
@@ -358,8 +363,8 @@ fn smaller_weights_and_caches_stay_within_their_error() {
     let index = golden_json("model/tiny-c/index.json");
     let (tower, _) = VisionTower::load(&whole.mmproj).unwrap();
     for (outtype, cache, bound) in [
-        ("BF16", GgmlType::F16, 1e-5),
-        ("F16", GgmlType::F16, 1e-5),
+        ("BF16", GgmlType::F16, 3e-6),
+        ("F16", GgmlType::F16, 3e-6),
         ("BF16", GgmlType::BF16, 1e-3),
         ("BF16", GgmlType::Q8_0, 1e-3),
         ("BF16", GgmlType::Q4_0, 2e-1),
@@ -373,7 +378,7 @@ fn smaller_weights_and_caches_stay_within_their_error() {
         let (model, _) = TextModel::load(&Arc::new(Gguf::open(&path).unwrap())).unwrap();
         let mut worst = 0f64;
         for (name, entry) in index["cases"].as_object().unwrap() {
-            let case = Case::load("tiny-c", name, entry, &tower, pads(whole.text.meta()), TOLERANCE);
+            let case = Case::load("tiny-c", name, entry, &tower, pads(whole.text.meta()), TOLERANCE_16);
             let want = Arrays::open(&format!("model/tiny-c/{name}.m_rope.safetensors"));
             let got = run_with(&model, &case, 1.0, 2, 4096, 0, cache);
             worst = worst.max(nmse(&got.logits_last4, &want.f32("logits_last4")));
@@ -390,7 +395,7 @@ fn interleaved_layouts_do_not_touch_each_other() {
     let (tower, _) = VisionTower::load(&pair.mmproj).unwrap();
     let index = golden_json("model/tiny-c/index.json");
     let (name, entry) = index["cases"].as_object().unwrap().iter().find(|(name, _)| *name == "video").unwrap();
-    let case = Case::load("tiny-c", name, entry, &tower, pads(pair.text.meta()), TOLERANCE);
+    let case = Case::load("tiny-c", name, entry, &tower, pads(pair.text.meta()), TOLERANCE_16);
     let models =
         [Layout::Hope, Layout::Mrope].map(|layout| TextModel::load(&with_layout(&pair.text, layout)).unwrap().0);
     let alone = models.each_ref().map(|m| run(m, &case, 0.75, 2, 64, 2).logits_after);

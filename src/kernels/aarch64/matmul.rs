@@ -34,7 +34,7 @@ pub trait Products {
     const INT8: Word;
     /// The products of sixteen bytes, added up to four sums.
     unsafe fn products(w: int8x16_t, x: int8x16_t) -> int32x4_t;
-    /// out += x · wᵀ of 8-bit integers. `Tile::check` has passed, with `n_chunks` for its result.
+    /// out = [out +] x · wᵀ of 8-bit integers. `Tile::check` has passed, with `n_chunks` for its result.
     unsafe fn tile(t: Tile<'_>, n_chunks: usize, out: &mut [f32]);
 }
 
@@ -163,7 +163,7 @@ impl<P: Products> Int8Isa for P {
     }
 }
 
-/// Adds the products of the N tokens from `first` on, PAIRS pairs of them (or a single one, which counts twice); N is the
+/// The products of the N tokens from `first` on, PAIRS pairs of them (or a single one, which counts twice); N is the
 /// result. Sums of two tokens and two rows share a vector: integer ones of a group, and those in f32.
 ///
 /// # Safety
@@ -227,7 +227,8 @@ unsafe fn octets<const PAIRS: usize, const N: usize>(
                     vcombine_f32(vget_high_f32(a), vget_high_f32(b))
                 };
                 let to = out.as_mut_ptr().add((first + it) * t.ldo + half * 4);
-                vst1q_f32(to, vaddq_f32(vld1q_f32(to), sums));
+                let before = if t.fresh { vdupq_n_f32(0.0) } else { vld1q_f32(to) };
+                vst1q_f32(to, vaddq_f32(before, sums));
             }
         }
     }

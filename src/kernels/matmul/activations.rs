@@ -7,10 +7,10 @@ use super::MAX_DOT_TOKENS;
 use super::codes::CHUNK;
 use super::dot::{DotRows, RowChunk};
 use super::float::FloatRows;
-use super::ops::{Number, PackRows, Panel, QuantizeTile, Tile};
+use super::ops::{Number, PackRows, Panel, QuantizeTile, Soon, Tile};
 use crate::kernels::disjoint::{SharedMat, SharedSlice};
 use crate::kernels::scratch::Carve;
-use crate::kernels::{Kernels, scratch, threads};
+use crate::kernels::{Kernels, prefetch, scratch, threads};
 use crate::tensor::MatView;
 
 /// Weight rows per task: their sums for all tokens of the task stay in the second-level cache.
@@ -19,6 +19,8 @@ const TASK_ROWS: usize = 128;
 const TASK_TOKENS: usize = 512;
 /// Steps per pass: a tile of rows then stays in the first-level cache while the tokens go by.
 const PASS_STEPS: usize = 256;
+/// Words of activations that stay in the second-level cache while tasks come and go.
+const NEAR_WORDS: usize = 1 << 18;
 /// Bytes of weights that are worth a task of their own.
 const TASK_BYTES: usize = 64 << 10;
 
@@ -29,6 +31,42 @@ pub struct Activations<'a> {
     n_cols: usize,
     n_tokens: usize,
     forms: Box<Forms>,
+}
+
+/// What becomes of the sums of a product before they reach the output.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Finish<'a> {
+    /// One number per weight row, added.
+    pub bias: Option<&'a [f32]>,
+    /// Then x becomes x * sigmoid(1.702 x).
+    pub quick_gelu: bool,
+    /// Add to the output instead of replacing it.
+    pub add: bool,
+}
+
+impl Finish<'_> {
+    /// Onto the output, with nothing else.
+    pub const ADD: Finish<'static> = Finish { bias: None, quick_gelu: false, add: true };
+}
+
+/// Where in the output the sums of some rows and a token belong.
+struct Place<'a> {
+    out: &'a SharedMat<'a>,
+    row: usize,
+    col: usize,
+}
+
+impl Place<'_> {
+    fn put(&self, sums: &[f32], add: bool) {
+        // SAFETY: `run` hands out one place per token and weight row, and its tasks own disjoint rectangles of them.
+        unsafe {
+            if add {
+                self.out.add(self.row, self.col, sums);
+            } else {
+                self.out.write(self.row, self.col, sums);
+            }
+        }
+    }
 }
 
 /// The forms that products want. A thread keeps their memory for its next input.
@@ -46,12 +84,6 @@ struct Tiles {
     scales: Vec<f32>,
     sums: Vec<i32>,
     ready: bool,
-}
-
-/// What happens to the sums of a token: `before(token, row, n_rows)` they are final and `after(token, row, sums)`.
-struct Finish<B, A> {
-    before: B,
-    after: A,
 }
 
 thread_local! {
@@ -77,15 +109,63 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// When the lengths disagree.
     pub fn matmul(&mut self, w: MatView<'_>, out: &mut [f32]) {
+        self.matmul_with(w, Finish::default(), out);
+    }
+
+    /// The same with a [`Finish`], which costs less than one over the whole of `out` afterwards.
+    ///
+    /// # Panics
+    /// When the lengths disagree.
+    pub fn matmul_with(&mut self, w: MatView<'_>, finish: Finish<'_>, out: &mut [f32]) {
         assert!(w.n_cols() == self.n_cols && out.len() == self.n_tokens * w.n_rows(), "matmul operands disagree");
+        assert!(finish.bias.is_none_or(|bias| bias.len() == w.n_rows()), "one bias per row");
+        let kernels = self.kernels;
+        self.run(&[w], out, |row, [sums, _], out| {
+            if let Some(bias) = finish.bias {
+                sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
+            }
+            if finish.quick_gelu {
+                (kernels.quick_gelu)(sums);
+            }
+            out.put(sums, finish.add);
+        });
+    }
+
+    /// out(n_tokens, n_rows) = silu(x · gateᵀ) * (x · upᵀ).
+    ///
+    /// # Panics
+    /// When the lengths disagree.
+    pub fn matmul_gated(&mut self, gate: MatView<'_>, up: MatView<'_>, out: &mut [f32]) {
+        assert!(gate.n_cols() == self.n_cols && up.n_cols() == self.n_cols, "matmul operands disagree");
+        assert!(gate.n_rows() == up.n_rows() && out.len() == self.n_tokens * up.n_rows(), "matmul operands disagree");
+        let kernels = self.kernels;
+        self.run(&[gate, up], out, |_, [up, gate], out| {
+            (kernels.silu_mul)(gate, up);
+            out.put(gate, false);
+        });
+    }
+
+    /// Multiplies with one matrix, or with two of the same shape, and calls `finish(row, sums, out)` with the sums of some
+    /// rows, from `row` on, and one token: those of the last matrix first.
+    fn run(
+        &mut self,
+        matrices: &[MatView<'_>],
+        out: &mut [f32],
+        finish: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
+    ) {
         if out.is_empty() {
             return;
         }
-        let panel = Panel::of(w.ty()).expect("the loader accepts only types with a decoder");
+        let panels = matrices.iter().map(|w| Panel::of(w.ty()).expect("the loader accepts only types with a decoder"));
         if self.n_tokens <= MAX_DOT_TOKENS {
-            self.matmul_dot(w, panel, out);
+            if panels.clone().any(|panel| panel.number == Number::Int8) {
+                self.quantize_rows();
+            }
+            self.run_dot(matrices, out, finish);
         } else {
-            self.matmul_panels(w, panel, out);
+            // No more than two.
+            let forms = panels.fold([0; 2], |[_, last], panel| [last, self.quantize_tiles(panel)]);
+            self.run_panels(matrices, &forms[2 - matrices.len()..], out, finish);
         }
     }
 
@@ -93,68 +173,82 @@ impl<'a> Activations<'a> {
         self.n_cols.div_ceil(CHUNK)
     }
 
-    fn matmul_dot(&mut self, w: MatView<'_>, panel: Panel, out: &mut [f32]) {
+    fn run_dot(
+        &self,
+        matrices: &[MatView<'_>],
+        out: &mut [f32],
+        finish: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
+    ) {
         let ops = &self.kernels.int8;
-        let n_chunks = self.n_chunks();
-        let Forms { rows: x, rows_ready, .. } = &mut *self.forms;
-        if panel.number == Number::Int8 && !*rows_ready {
-            x.resize(self.n_tokens * n_chunks, RowChunk::ZERO);
-            (ops.quantize_rows)(self.x, self.n_cols, x);
-            *rows_ready = true;
-        }
-        let (x, n_rows) = (&x[..], w.n_rows());
+        let (n_rows, n_tokens, n_cols, x) = (matrices[0].n_rows(), self.n_tokens, self.n_cols, &self.forms.rows);
         // A few tasks per thread even out what else the machine does; small matrices are not worth a task each.
-        let tasks = (threads::TASKS_PER_THREAD * threads::count()).min(w.data().len() / TASK_BYTES).max(1);
+        let bytes: usize = matrices.iter().map(|w| w.data().len()).sum();
+        let tasks = (threads::TASKS_PER_THREAD * threads::count()).min(bytes / TASK_BYTES).max(1);
         let per_task = n_rows.div_ceil(tasks);
         let out = &SharedMat::new(out, n_rows);
-        let run = |task: usize| {
+        threads::for_each(n_rows.div_ceil(per_task), |task| {
             let first = task * per_task;
             let n = per_task.min(n_rows - first);
-            let rows = w.rows(first..first + n).data();
-            let (row_bytes, n_cols) = (w.row_bytes(), self.n_cols);
-            scratch::with(n * self.n_tokens, |sums| {
-                match panel.number {
-                    Number::Int8 => (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes, n_cols, x }, sums),
-                    _ => (ops.dot_floats)(w.ty(), FloatRows { rows, row_bytes, n_cols, x: self.x }, sums),
+            scratch::with(matrices.len() * n * n_tokens, |sums| {
+                for (w, sums) in matrices.iter().rev().zip(sums.chunks_exact_mut(n * n_tokens)) {
+                    let (rows, row_bytes) = (w.rows(first..first + n).data(), w.row_bytes());
+                    match Panel::of(w.ty()).map(|panel| panel.number) {
+                        Some(Number::Int8) => (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes, n_cols, x }, sums),
+                        _ => (ops.dot_floats)(w.ty(), FloatRows { rows, row_bytes, n_cols, x: self.x }, sums),
+                    }
                 }
-                for (it, sums) in sums.chunks_exact(n).enumerate() {
-                    // SAFETY: tasks own disjoint rows of the weights, which are disjoint columns here.
-                    unsafe { out.write(it, first, sums) };
+                let (last, other) = sums.split_at_mut(n * n_tokens);
+                for (it, last) in last.chunks_exact_mut(n).enumerate() {
+                    let other = other.chunks_exact_mut(n).nth(it).unwrap_or_default();
+                    finish(first, [last, other], Place { out, row: it, col: first });
                 }
             });
-        };
-        threads::for_each(n_rows.div_ceil(per_task), run);
+        });
     }
 
-    fn matmul_panels(&mut self, w: MatView<'_>, panel: Panel, out: &mut [f32]) {
-        let form = self.quantize_tiles(panel);
-        let x = &self.forms.tiles[form];
+    fn run_panels(
+        &self,
+        matrices: &[MatView<'_>],
+        forms: &[usize],
+        out: &mut [f32],
+        finish: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
+    ) {
         let layout = self.kernels.int8.layout;
-        let (n_rows, n_tokens) = (w.n_rows(), self.n_tokens);
+        let (n_rows, n_tokens) = (matrices[0].n_rows(), self.n_tokens);
         // One task unpacks its rows for many tokens; where rows are too few for the threads, tokens are split further.
-        let row_tasks = n_rows.div_ceil(TASK_ROWS);
+        let most_rows = TASK_ROWS / matrices.len();
+        let row_tasks = n_rows.div_ceil(most_rows);
         let n_tiles = n_tokens.div_ceil(layout.tokens);
         let splits = (3 * threads::count()).div_ceil(row_tasks).min(n_tiles.div_ceil(4));
         let tiles_per_task = n_tiles.div_ceil(splits.max(n_tokens.div_ceil(TASK_TOKENS)));
         let token_tasks = n_tiles.div_ceil(tiles_per_task);
         let out = &SharedMat::new(out, n_rows);
         threads::for_each(row_tasks * token_tasks, |task| {
-            let first = task / token_tasks * TASK_ROWS;
-            let rows = first..n_rows.min(first + TASK_ROWS);
+            let first = task / token_tasks * most_rows;
+            let rows = first..n_rows.min(first + most_rows);
             let first = task % token_tasks * tiles_per_task * layout.tokens;
             let tokens = first..n_tokens.min(first + tiles_per_task * layout.tokens);
             let ldo = rows.len().next_multiple_of(layout.rows);
-            let (words_len, scales_len) = (PASS_STEPS * layout.rows, PASS_STEPS * layout.rows);
-            let lengths = [tokens.len() * ldo, words_len, scales_len];
-            scratch::with(Carve::room(&lengths), |buffer| {
+            let lengths = [tokens.len() * ldo, (matrices.len() - 1) * tokens.len() * ldo];
+            let buffers = [PASS_STEPS * layout.rows; 2];
+            scratch::with(Carve::room(&lengths) + Carve::room(&buffers), |buffer| {
                 let mut carve = Carve::new(buffer);
-                let [sums, words, scales] = lengths.map(|n| carve.take(n));
-                let finish = Finish {
-                    before: |it, row, n| out.prefetch(it, rows.start + row, n),
-                    // SAFETY: tasks own disjoint rectangles of weight rows and tokens.
-                    after: |it, row, sums: &mut [f32]| unsafe { out.write(it, rows.start + row, sums) },
-                };
-                self.products(w.rows(rows.clone()), x, tokens, (words, scales), (sums, ldo), finish);
+                let [sums, others] = lengths.map(|n| carve.take(n));
+                let [words, scales] = buffers.map(|n| carve.take(n));
+                for (i, (w, form)) in matrices.iter().zip(forms).enumerate() {
+                    let (w, x) = (w.rows(rows.clone()), &self.forms.tiles[*form]);
+                    let buffers = (&mut words[..], &mut scales[..]);
+                    if i + 1 < matrices.len() {
+                        self.products(w, x, tokens.clone(), buffers, (others, ldo), None, |_, _, _| ());
+                    } else {
+                        let soon = Some((out, rows.start));
+                        self.products(w, x, tokens.clone(), buffers, (sums, ldo), soon, |it, row, sums| {
+                            let at = (it - tokens.start) * ldo + row;
+                            let other = others.get_mut(at..at + sums.len()).unwrap_or_default();
+                            finish(rows.start + row, [sums, other], Place { out, row: it, col: rows.start + row });
+                        });
+                    }
+                }
             });
         });
     }
@@ -168,50 +262,90 @@ impl<'a> Activations<'a> {
         tokens: Range<usize>,
         (words, scales): (&mut [f32], &mut [f32]),
         (sums, ldo): (&mut [f32], usize),
-        finish: Finish<impl Fn(usize, usize, usize), impl Fn(usize, usize, &mut [f32])>,
+        out: Option<(&SharedMat<'_>, usize)>,
+        mut finish: impl FnMut(usize, usize, &mut [f32]),
     ) {
         let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, x.panel);
         let (n_chunks, steps) = (self.n_chunks(), layout.steps(panel.number));
-        for c0 in (0..n_chunks).step_by(PASS_STEPS / steps) {
-            let chunks = c0..n_chunks.min(c0 + PASS_STEPS / steps);
+        let n_passes = n_chunks.div_ceil(PASS_STEPS / steps);
+        let n_tiles = tokens.len().div_ceil(layout.tokens);
+        // Rows by rows within a pass; passes are of about equal length.
+        let row_tiles = w.n_rows().div_ceil(layout.rows);
+        let part = |i: usize| {
+            let (pass, first) = (i / row_tiles, i % row_tiles * layout.rows);
+            let chunks = pass * n_chunks / n_passes..(pass + 1) * n_chunks / n_passes;
+            (pass, first..w.n_rows().min(first + layout.rows), chunks)
+        };
+        for i in 0..n_passes * row_tiles {
+            let (pass, rows, chunks) = part(i);
             let words = &mut bytemuck::cast_slice_mut(words)[..chunks.len() * steps * layout.rows];
             let scales = &mut scales[..chunks.len() * panel.groups() * layout.rows];
-            for r0 in (0..w.n_rows()).step_by(layout.rows) {
-                let n_rows = layout.rows.min(w.n_rows() - r0);
-                let p =
-                    PackRows { rows: w.rows(r0..r0 + n_rows).data(), row_bytes: w.row_bytes(), chunks: chunks.clone() };
-                (ops.pack)(w.ty(), p, words, scales);
-                for first in tokens.clone().step_by(layout.tokens) {
-                    let width = layout.tokens.min(self.n_tokens - first);
-                    let of_chunks = |per_chunk: usize| {
-                        let at = (first * n_chunks + c0 * width) * per_chunk;
-                        at..at + chunks.len() * width * per_chunk
-                    };
-                    let tile = Tile {
-                        panel,
-                        w: words,
-                        w_scales: scales,
-                        x: &x.words[of_chunks(steps)],
-                        x_scales: &x.scales[of_chunks(panel.groups())],
-                        x_sums: &x.sums[of_chunks(panel.groups())],
-                        width,
-                        ldo,
-                    };
-                    let sums = &mut sums[(first - tokens.start) * ldo + r0..];
-                    if chunks.start == 0 {
-                        sums.chunks_mut(ldo).take(width).for_each(|sums| sums[..layout.rows].fill(0.0));
+            let data = w.rows(rows.clone()).data();
+            (ops.pack)(
+                w.ty(),
+                PackRows { rows: data, row_bytes: w.row_bytes(), chunks: chunks.clone() },
+                words,
+                scales,
+            );
+            for (tile, first) in tokens.clone().step_by(layout.tokens).enumerate() {
+                // The memory of the next rows, and of the output, is far away: each tile asks for its share.
+                if i + 1 < n_passes * row_tiles {
+                    let (_, rows, chunks) = part(i + 1);
+                    for r in tile * rows.len() / n_tiles..(tile + 1) * rows.len() / n_tiles {
+                        let bytes = chunks.start * w.row_bytes() / n_chunks..chunks.end * w.row_bytes() / n_chunks;
+                        prefetch::read(w.row(rows.start + r)[bytes.clone()].as_ptr(), bytes.len());
                     }
-                    if chunks.end < n_chunks {
-                        (ops.tile)(tile, sums);
-                    } else {
-                        (0..width).for_each(|it| (finish.before)(first + it, r0, n_rows));
-                        (ops.tile)(tile, sums);
-                        for (it, sums) in sums.chunks_mut(ldo).take(width).enumerate() {
-                            (finish.after)(first + it, r0, &mut sums[..n_rows]);
-                        }
+                }
+                let width = layout.tokens.min(self.n_tokens - first);
+                let of_chunks = |per_chunk: usize| {
+                    let at = (first * n_chunks + chunks.start * width) * per_chunk;
+                    at..at + chunks.len() * width * per_chunk
+                };
+                let soon_out = match out {
+                    Some((out, col)) if pass + 1 == n_passes => {
+                        Soon { at: out.address(first, col + rows.start).cast(), ld: out.n_cols(), len: rows.len() }
+                    }
+                    _ => Soon::NONE,
+                };
+                // The next pass over these tokens wants other columns: each tile of rows asks for its share of them.
+                let soon_x = if x.words.len() > NEAR_WORDS {
+                    let (_, _, chunks) = part((pass + 1) % n_passes * row_tiles);
+                    let len = chunks.len() * steps / row_tiles;
+                    let at = (first * n_chunks + chunks.start * width) * steps + i % row_tiles * len * width;
+                    Soon { at: x.words[at..].as_ptr(), ld: len, len }
+                } else {
+                    Soon::NONE
+                };
+                let operands = Tile {
+                    panel,
+                    w: words,
+                    w_scales: scales,
+                    x: &x.words[of_chunks(steps)],
+                    x_scales: &x.scales[of_chunks(panel.groups())],
+                    x_sums: &x.sums[of_chunks(panel.groups())],
+                    width,
+                    ldo,
+                    fresh: pass == 0,
+                    soon: [soon_out, soon_x],
+                };
+                let sums = &mut sums[(first - tokens.start) * ldo + rows.start..];
+                (ops.tile)(operands, sums);
+                if pass + 1 == n_passes {
+                    for (it, sums) in sums.chunks_mut(ldo).take(width).enumerate() {
+                        finish(first + it, rows.start, &mut sums[..rows.len()]);
                     }
                 }
             }
+        }
+    }
+
+    /// Brings the activations into the form of `dot_rows`, unless they are in it.
+    fn quantize_rows(&mut self) {
+        let n_chunks = self.n_chunks();
+        let Forms { rows, rows_ready, .. } = &mut *self.forms;
+        if !std::mem::replace(rows_ready, true) {
+            rows.resize(self.n_tokens * n_chunks, RowChunk::ZERO);
+            (self.kernels.int8.quantize_rows)(self.x, self.n_cols, rows);
         }
     }
 
@@ -232,17 +366,18 @@ impl<'a> Activations<'a> {
         form.words.resize(self.n_tokens * words_per_token, 0);
         form.scales.resize(self.n_tokens * scales_per_token, 0.0);
         form.sums.resize(self.n_tokens * scales_per_token, 0);
-        let (words, scales) = (&SharedSlice::new(&mut form.words), &SharedSlice::new(&mut form.scales));
-        let sums = &SharedSlice::new(&mut form.sums);
+        let (words, scales, sums) =
+            (SharedSlice::new(&mut form.words), SharedSlice::new(&mut form.scales), SharedSlice::new(&mut form.sums));
         threads::for_each(self.n_tokens.div_ceil(layout.tokens), |tile| {
             let first = tile * layout.tokens;
             let tokens = first..self.n_tokens.min(first + layout.tokens);
-            let of = |per_token: usize| tokens.start * per_token..tokens.end * per_token;
-            // SAFETY: tiles are of different tokens.
+            let of_tokens = |per_token: usize| tokens.start * per_token..tokens.end * per_token;
+            // SAFETY: tasks have their own tokens.
             let (words, scales, sums) = unsafe {
-                (words.get(of(words_per_token)), scales.get(of(scales_per_token)), sums.get(of(scales_per_token)))
+                let per_token = of_tokens(scales_per_token);
+                (words.get(of_tokens(words_per_token)), scales.get(per_token.clone()), sums.get(per_token))
             };
-            (ops.quantize_tile)(QuantizeTile { x: &self.x[of(n_cols)], n_cols, panel, words, scales, sums });
+            (ops.quantize_tile)(QuantizeTile { x: &self.x[of_tokens(n_cols)], n_cols, panel, words, scales, sums });
         });
         index
     }

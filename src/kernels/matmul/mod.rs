@@ -1,10 +1,10 @@
 //! Matrix products against packed weights.
 //! In: rows of f32 activations, packed rows of weights. Out: rows of f32.
-//! Start reading at [`matmul`]. Quantized weights meet activations that are quantized once per input ([`Activations`]),
-//! since several matrices share one input. Few tokens take the weights as they lie in memory (`dot.rs`, decode); many
-//! tokens first bring a tile of rows into an interleaved panel, once for the whole batch (`panel.rs`, prefill). Float
-//! weights keep float activations (`float.rs`). A format is one function in `codes.rs`; an instruction set is one
-//! [`Int8Isa`].
+//! Start reading at [`matmul`], then [`Activations`]: several matrices share one input, which is brought into the form of
+//! their products once. A few tokens (decode) take weights as they lie in memory, in `dot.rs` where they are quantized and
+//! `float.rs` where they are not. For many (prefill), `panel.rs` brings tiles of rows into panels of 8-bit or 16-bit
+//! integers or floats, and `tile.rs` multiplies those; what follows a product is done on the tile ([`Finish`]). A format is
+//! one function in `codes.rs`; an instruction set is one [`Int8Isa`].
 
 mod activations;
 pub(super) mod codes;
@@ -15,7 +15,7 @@ mod ops;
 pub(super) mod panel;
 pub(super) mod tile;
 
-pub use activations::Activations;
+pub use activations::{Activations, Finish};
 pub use codes::{CHUNK, Chunk};
 pub use dot::{DotRows, RowChunk};
 pub use float::FloatRows;
@@ -34,5 +34,13 @@ pub(super) const MAX_DOT_TOKENS: usize = 8;
 /// # Panics
 /// When the lengths disagree.
 pub fn matmul(kernels: &Kernels, w: MatView<'_>, x: &[f32], out: &mut [f32]) {
-    Activations::new(kernels, x, w.n_cols()).matmul(w, out);
+    matmul_with(kernels, w, x, Finish::default(), out);
+}
+
+/// The same with a [`Finish`].
+///
+/// # Panics
+/// When the lengths disagree.
+pub fn matmul_with(kernels: &Kernels, w: MatView<'_>, x: &[f32], finish: Finish<'_>, out: &mut [f32]) {
+    Activations::new(kernels, x, w.n_cols()).matmul_with(w, finish, out);
 }

@@ -5,6 +5,7 @@ use super::dot::{DotRows, RowChunk};
 use super::float::{self, FloatRows};
 use super::lanes::Lanes;
 use crate::gguf::GgmlType;
+use crate::kernels::prefetch;
 
 /// The product operations of one instruction set.
 pub struct Int8Ops {
@@ -23,7 +24,7 @@ pub struct Int8Ops {
     /// Brings a tile of packed rows into a panel for `tile`: words (n_steps, layout.rows), scales (n_groups, layout.rows).
     /// The panel is that of [`Panel::of`].
     pub pack: fn(GgmlType, PackRows<'_>, &mut [u32], &mut [f32]),
-    /// out(width, layout.rows) += x · wᵀ, in rows of `ldo`.
+    /// out(width, layout.rows) = [out +] x · wᵀ, in rows of `ldo`.
     pub tile: fn(Tile<'_>, &mut [f32]),
 }
 
@@ -50,9 +51,8 @@ impl Panel {
     /// The panel of weights of `ty`; `None` for a type without a decoder.
     pub fn of(ty: GgmlType) -> Option<Panel> {
         match ty {
-            // Exact where the file is exact. 16-bit integers would be three times as fast, but a vision tower of 32 layers
-            // adds their roundings up to more than the reference numbers allow.
-            GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => Some(Panel { number: Number::F32, group: CHUNK }),
+            GgmlType::F32 => Some(Panel { number: Number::F32, group: CHUNK }),
+            GgmlType::F16 | GgmlType::BF16 => Some(Panel { number: Number::Int16, group: 32 }),
             _ => panel_group(ty).map(|group| Panel { number: Number::Int8, group }),
         }
     }
@@ -154,6 +154,38 @@ pub struct Tile<'a> {
     pub width: usize,
     /// Elements from one row of the output, a token, to the next.
     pub ldo: usize,
+    /// Replace what `out` holds instead of adding to it.
+    pub fresh: bool,
+    /// What other tiles will want, in the output and in the activations.
+    pub soon: [Soon; 2],
+}
+
+/// Memory that will be wanted soon: a piece per token. Asking for it little by little while a tile is computed costs
+/// nothing.
+#[derive(Clone, Copy)]
+pub struct Soon {
+    /// The piece of the first token; pieces are `ld` words apart and `len` words long.
+    pub at: *const u32,
+    pub ld: usize,
+    pub len: usize,
+}
+
+impl Soon {
+    /// Nothing.
+    pub const NONE: Soon = Soon { at: std::ptr::null(), ld: 0, len: 0 };
+
+    /// Asks for the pieces of some tokens whose turn it is at chunk `c` of `n_chunks`.
+    #[inline(always)]
+    pub fn ask(&self, (c, n_chunks): (usize, usize), tokens: std::ops::Range<usize>) {
+        if self.len == 0 {
+            return;
+        }
+        for it in tokens {
+            if it % n_chunks == c {
+                prefetch::read(self.at.wrapping_add(it * self.ld).cast(), self.len * size_of::<u32>());
+            }
+        }
+    }
 }
 
 impl Tile<'_> {
@@ -207,8 +239,9 @@ pub trait Int8Isa {
         float::dot_plain(ty, d, out);
     }
 
-    /// Adds x · wᵀ to `out`: for every token and row the sum, over groups, of the exact sum of the group's integer
-    /// products (an i32 holds it), or of its products of floats, times the group's two scales. Starts with [`Tile::check`].
+    /// Puts x · wᵀ into `out`, or adds it where the tile is not `fresh`: for every token and row the sum, over groups, of
+    /// the exact sum of the group's integer products (an i32 holds it), or of its products of floats, times the group's
+    /// two scales. Starts with [`Tile::check`].
     fn tile(tile: Tile<'_>, out: &mut [f32]);
 }
 

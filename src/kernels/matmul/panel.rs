@@ -5,8 +5,8 @@
 //!   whole groups add up as integers. For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats
 //!   are rounded to the 255 steps of their group: the error of that is far below their own;
 //!   `tests/it/kernels_matmul.rs` bounds it per format.
-//! - 16-bit integers (no type asks for them at present; F16 and BF16 go as f32) are numbers up to [`MAX_16`] in groups of 64 columns: a group's sum then is at most
-//!   64 * 5790² = 2,145,542,400, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
+//! - F16 and BF16 weights become 16-bit integers up to [`MAX_16`] in groups of 32 columns: a group's sum then is at most
+//!   32 * 8191² = 2,146,959,392, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
 //! - F32 weights stay what they are.
 
 use super::codes::{CHUNK, Chunk, Codes, SUB, with_codes};
@@ -14,6 +14,7 @@ use super::dot::{STEP, unpack_chunk, whole_chunk};
 use super::lanes::{Lanes, ROUND, inverse_of, ratio};
 use super::ops::{Int8Isa, Number, PackRows, Panel, QuantizeTile, Word};
 use crate::gguf::GgmlType;
+use crate::kernels::prefetch;
 
 /// The most rows that a tile of any instruction set has.
 const MAX_ROWS: usize = 32;
@@ -21,8 +22,11 @@ const MAX_ROWS: usize = 32;
 /// Zero as weights are stored: 128 too large.
 const ZERO: u8 = 128;
 
-/// The largest 16-bit integer: the largest number of which 64 squares stay below 2^31.
-pub const MAX_16: f32 = 5790.0;
+/// The largest 16-bit integer: the largest number of which 32 squares stay below 2^31.
+pub const MAX_16: f32 = 8191.0;
+
+/// Chunks of activations between the one being quantized and the one asked for.
+const AHEAD: usize = 3;
 
 /// The scale of a group of 16-bit integers is its largest magnitude times this.
 const STEP_16: f32 = 1.0 / MAX_16;
@@ -41,8 +45,7 @@ pub fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales
     // Rows that are not there count as zeros.
     scales.fill(if panel.number == Number::F32 { 1.0 } else { 0.0 });
     match panel.number {
-        Number::F32 if ty == GgmlType::F32 => pack_floats::<I>(p, words),
-        Number::F32 => pack_halves::<I>(ty, p, words),
+        Number::F32 => pack_floats::<I>(p, words),
         Number::Int16 => pack_16::<I>(ty, p, words, scales),
         Number::Int8 => with_codes!(ty, F => pack_8::<I, F>(p, words, scales)).expect("the type has a group"),
     }
@@ -169,22 +172,6 @@ fn quantize_16<L: Lanes>(x: &[f32], out: &mut [i16]) -> f32 {
     top * STEP_16
 }
 
-/// F16 or BF16 weights as f32.
-#[inline(always)]
-fn pack_halves<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32]) {
-    const BYTES: usize = 2;
-    let (rows, steps) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::F32));
-    let mut floats = [[0f32; CHUNK]; MAX_ROWS];
-    for (c, words) in p.chunks.zip(words.chunks_exact_mut(steps * rows)) {
-        for (row, floats) in p.rows.chunks_exact(p.row_bytes).zip(&mut floats) {
-            let mut padded = [0; CHUNK * BYTES];
-            let bytes = whole_chunk(chunk_of(row, c * CHUNK * BYTES, CHUNK * BYTES), &mut padded);
-            decode_16::<I::Lanes>(ty, bytes, floats);
-        }
-        I::transpose(bytemuck::cast_slice(&floats[..rows]), steps, words);
-    }
-}
-
 #[inline(always)]
 fn pack_floats<I: Int8Isa>(p: PackRows<'_>, words: &mut [u32]) {
     const BYTES: usize = 4;
@@ -228,6 +215,7 @@ pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
     // Token by token, as they lie in memory.
     for (t, c) in (0..n).flat_map(|t| (0..n_chunks).map(move |c| (t, c))) {
         let words = &mut q.words[(c * n + t) * steps..][..steps];
+        prefetch::read(q.x.as_ptr().wrapping_add(t * q.n_cols + (c + AHEAD) * CHUNK).cast(), CHUNK * size_of::<f32>());
         let mut padded = [0.0; CHUNK];
         let x = whole_chunk(chunk_of(&q.x[t * q.n_cols..][..q.n_cols], c * CHUNK, CHUNK), &mut padded);
         let place = |g: usize| (c * panel.groups() + g) * n + t;

@@ -115,7 +115,7 @@ impl<V: Simd> Product<V> for Floats {
     }
 }
 
-/// Adds x · wᵀ to `out` for rows of two vectors, FULL tokens at a time, or HALF where groups are small.
+/// out = [out +] x · wᵀ for rows of two vectors, FULL tokens at a time, or HALF where groups are small.
 ///
 /// # Safety
 /// - `t.check` has passed for a layout of `2 * V::L` rows in which `P` is the product of `t.panel.number`, with `n_chunks`
@@ -128,7 +128,7 @@ pub unsafe fn tile<V: Simd, P: Product<V>, const FULL: usize, const HALF: usize>
     out: &mut [f32],
 ) {
     /// Steps per group up to which turning sums into floats costs so much that these stay in registers as well.
-    const FEW: usize = 32;
+    const FEW: usize = 16;
     let fine = P::STEPS / t.panel.groups() <= FEW;
     let mut first = 0;
     while first < t.width {
@@ -164,9 +164,10 @@ unsafe fn block<V: Simd, P: Product<V>, const N: usize, const KEEP: bool>(
     unsafe {
         let out = out.as_mut_ptr().add(first * t.ldo);
         for c in 0..n_chunks {
+            t.soon.iter().for_each(|soon| soon.ask((c, n_chunks), first..first + N));
             let chunk = t.x.as_ptr().add((c * t.width + first) * P::STEPS).cast::<i32>();
             let mut sums = [[V::splat(0.0); 2]; N];
-            if KEEP {
+            if KEEP && (c > 0 || !t.fresh) {
                 for (it, sums) in sums.iter_mut().enumerate() {
                     *sums = [V::load(out.add(it * t.ldo)), V::load(out.add(it * t.ldo + V::L))];
                 }
@@ -194,7 +195,13 @@ unsafe fn block<V: Simd, P: Product<V>, const N: usize, const KEEP: bool>(
                     let s = V::load(t.w_scales.as_ptr().add(group * rows + half * V::L));
                     for (it, acc) in acc.iter().enumerate() {
                         let at = out.add(it * t.ldo + half * V::L);
-                        let before = if KEEP { sums[it][half] } else { V::load(at) };
+                        let before = if KEEP {
+                            sums[it][half]
+                        } else if t.fresh && group == 0 {
+                            V::splat(0.0)
+                        } else {
+                            V::load(at)
+                        };
                         let scale = V::splat(*t.x_scales.as_ptr().add(group * t.width + first + it));
                         let sum = V::fma(P::to_f(acc[half]), V::mul(s, scale), before);
                         if KEEP {
