@@ -1,6 +1,8 @@
 //! What a media file will become, known before it is decoded: frames, size, tokens.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::TakeHeader;
 use crate::media::patch::PatchSpec;
@@ -184,6 +186,14 @@ impl MediaPlan {
         match &self.source {
             Source::Image(..) | Source::Watched => 0,
             Source::Video(source, _) => source.skipped(),
+        }
+    }
+
+    /// A flag that makes [`MediaPlan::pixels`] give up soon; see [`FrameSource::stopper`].
+    pub fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        match &self.source {
+            Source::Image(..) | Source::Watched => None,
+            Source::Video(source, _) => source.stopper(),
         }
     }
 

@@ -14,15 +14,17 @@ pub mod fingerprint;
 mod media_plan;
 mod prompt;
 mod session;
+mod speed;
 pub mod take;
 mod watch;
 
-pub use budget::{Budget, Cost, Limits, Seconds, fill};
+pub use budget::{Budget, Cost, Limits, Seconds};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan};
 pub use prompt::{Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Session, SessionOptions};
+pub use speed::fill;
 pub use take::{Take, TakeHeader, TakeWriter};
 pub use watch::{Around, Watch, question};

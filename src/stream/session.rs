@@ -2,15 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use super::decode::{Decoded, decode};
-use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit};
+use super::decode::Decoded;
+use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::media::Grid;
 use crate::model::{Batch, Scratch, Trace};
 use crate::position::{Placer, Pos};
 use crate::text::{Sampler, StreamDecoder};
-use crate::{Error, Result};
+use crate::{Error, Result, error::Context};
 
 /// Patches that go through the vision tower together: enough to feed the matrix products, little enough to stay small.
 const ENCODE_PATCHES: usize = 2048;
@@ -272,13 +272,14 @@ impl<'e> Session<'e> {
             plan.temporal_scale.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale);
         self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
         let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
+        decode::probe(tower, group.min(plan.n_pairs()), grid).at(|| plan.label.clone())?;
         // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
         // result is the same to the last bit.
         let start = self.skip / per_pair / group * group;
         self.placer.frames(start, &mut Vec::new());
         self.skip -= start * per_pair;
         let medium = Medium { item, kind, grid, per_pair, start, n_pairs: plan.n_pairs() };
-        decode(plan, start, group, events.cancel(), |stage| {
+        decode::decode(plan, start, group, events.cancel(), |stage| {
             self.take_pairs(stage, medium, steps, events, dump.as_deref_mut())
         })?;
         self.placer.end_visual();
