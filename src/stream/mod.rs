@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod cache_error;
 mod decode;
 mod dump;
 mod engine;
@@ -19,6 +20,7 @@ pub mod take;
 mod watch;
 
 pub use budget::{Budget, Cost, Limits, Seconds};
+pub use cache_error::{CacheError, cache_errors};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
@@ -27,4 +29,4 @@ pub use prompt::{Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Session, SessionOptions};
 pub use speed::fill;
 pub use take::{Take, TakeHeader, TakeWriter};
-pub use watch::{Around, Watch, question};
+pub use watch::{Around, Watch, conversation, question};

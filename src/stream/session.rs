@@ -416,16 +416,13 @@ impl<'e> Session<'e> {
         mut dump: Option<&mut Dump>,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(Vec<u32>, Finish)> {
-        let (model, tokenizer) = (&self.engine.text, &self.engine.tokenizer);
-        let (n_vocab, n_embd) = (model.hparams().n_vocab, model.hparams().n_embd);
+        let (tokenizer, n_vocab) = (&self.engine.tokenizer, self.engine.text.hparams().n_vocab);
         if self.logits.len() < n_vocab {
             return Err(Error::bad_input("there is nothing to answer: the prompt is empty"));
         }
         self.logits.drain(..self.logits.len() - n_vocab);
         let mut decoder = StreamDecoder::new();
         let mut tokens = Vec::new();
-        let mut row = vec![0f32; n_embd];
-        let mut pos = Vec::with_capacity(1);
         let finish = loop {
             if tokens.len() == options.n_predict {
                 break Finish::Length;
@@ -451,13 +448,7 @@ impl<'e> Session<'e> {
             if tokens.len() == options.n_predict && dump.is_none() {
                 break Finish::Length;
             }
-            model.embed(&[id], &mut row)?;
-            pos.clear();
-            self.placer.text(1, &mut pos);
-            let batch = Batch { embd: &row, pos: &pos, n_logits: 1 };
-            let logits = model.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
-            self.logits.copy_from_slice(logits);
-            self.log.push(Fed { unit: Unit::Token(id), grid: None });
+            self.push(id)?;
         };
         let rest = decoder.finish();
         if !rest.is_empty() {
@@ -467,6 +458,22 @@ impl<'e> Session<'e> {
             dump.logits_after_generated = self.logits.clone();
         }
         Ok((tokens, finish))
+    }
+
+    /// Feeds one token; the logits after it take the place of those before.
+    pub(super) fn push(&mut self, id: u32) -> Result<()> {
+        let model = &self.engine.text;
+        self.embd.resize(model.hparams().n_embd, 0.0);
+        model.embed(&[id], &mut self.embd)?;
+        self.placer.text(1, &mut self.pos);
+        let batch = Batch { embd: &self.embd, pos: &self.pos, n_logits: 1 };
+        let logits = model.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.embd.clear();
+        self.pos.clear();
+        self.log.push(Fed { unit: Unit::Token(id), grid: None });
+        Ok(())
     }
 }
 
