@@ -26,7 +26,7 @@ enum What {
     /// A head vector rotated at a position, in f64 and in f32.
     Rotate(RotateArgs),
     /// How far answers move with smaller cache types.
-    Cache(super::cache_error::Args),
+    Cache(Box<super::cache_error::Args>),
 }
 
 #[derive(clap::Args)]
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.what {
         What::Positions(args) => positions(args),
         What::Rotate(args) => rotate(args),
-        What::Cache(args) => super::cache_error::run(args),
+        What::Cache(args) => super::cache_error::run(*args),
     }
 }
 
