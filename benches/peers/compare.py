@@ -65,6 +65,13 @@ def build(name, work):
         with tarfile.open(archive) as tar:
             tar.extractall(made, filter="data")
         tree = next(made.glob(f"*/{source}"))
+        # The sdist of ik_llama.cpp lacks the script that stamps a build with its commit.
+        stamp = tree / "common/cmake/build-info-gen-cpp.cmake"
+        if (tree / "common/build-info.cpp.in").exists() and not stamp.exists():
+            stamp.parent.mkdir(exist_ok=True)
+            place = "${CMAKE_CURRENT_LIST_DIR}/../build-info.cpp"
+            stamp.write_text(f'set(BUILD_NUMBER 0)\nset(BUILD_COMMIT {version})\nset(BUILD_COMPILER unknown)\n'
+                             f'set(BUILD_TARGET unknown)\nconfigure_file("{place}.in" "{place}")\n')
         # ik_llama.cpp keeps its bench among the examples, llama.cpp among the tools.
         examples = "ON" if (tree / "examples/llama-bench").is_dir() else "OFF"
         step(["cmake", "-S", tree, "-B", made / "build", *CMAKE, f"-DLLAMA_BUILD_EXAMPLES={examples}"])
