@@ -26,6 +26,11 @@ pub fn catch_interrupt() -> Result<&'static AtomicBool> {
     }
 }
 
+/// Forgets the Ctrl-C that ended one piece of work, so that the next one can begin; the next Ctrl-C stops that.
+pub fn forget_interrupt() {
+    CANCEL.store(false, Ordering::Relaxed);
+}
+
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
 pub struct Progress {
     bar: ProgressBar,
@@ -56,6 +61,12 @@ impl Progress {
                     self.bar.finish_and_clear();
                 }
             }
+            Event::Streamed { seen, forgotten: 0 } => self.bar.set_message(format!("frames {}", 2 * seen)),
+            Event::Streamed { seen, forgotten } => {
+                self.bar.set_message(format!("frames {} to {}", 2 * forgotten, 2 * seen))
+            }
+            Event::Saved(Ok(_)) => {}
+            Event::Saved(Err(message)) => self.bar.suspend(|| eprintln!("warning: not saved: {message}")),
             Event::Skipped { n_packets, .. } => {
                 self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))
             }

@@ -9,6 +9,7 @@ use clap::ArgMatches;
 use serde_json::{Map, json};
 
 use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags};
+use super::live::{self, LiveFlags};
 use super::progress::{Progress, catch_interrupt};
 use crate::error::Context;
 use crate::media::Grid;
@@ -32,7 +33,8 @@ pub struct Args {
     /// Picture: png, jpeg, webp, gif (comma list; repeatable).
     #[arg(long, value_name = "FILE")]
     image: Vec<String>,
-    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable).
+    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable); `-`: a stream on
+    /// standard input, Y4M or what ffmpeg reads.
     #[arg(long, value_name = "FILE")]
     video: Vec<String>,
     /// System prompt [short: -sys]
@@ -46,6 +48,8 @@ pub struct Args {
     add_vision_id: bool,
     #[command(flatten)]
     media: MediaFlags,
+    #[command(flatten)]
+    live: LiveFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Print one JSON object with text, tokens and timings instead of the text.
@@ -77,6 +81,10 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         quiet: args.quiet,
         dump: args.dump.as_deref(),
     };
+    if live::has_stream(&messages) {
+        return live::answer(&engine, &request, &messages, args.live.when_full(), load_time);
+    }
+    args.live.check_unused()?;
     let answer = answer(&engine, &request, &messages, load_time)?;
     if args.json {
         writeln!(std::io::stdout(), "{answer}")?;

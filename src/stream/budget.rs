@@ -6,10 +6,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Engine, MediaOptions, MediaPlan, Session, SessionOptions};
+use super::{Engine, LiveShape, MediaOptions, MediaPlan, Session, SessionOptions};
 use crate::cache::KvCache;
 use crate::kernels::{kv_write, select, threads};
-use crate::media::open_video;
+use crate::media::{Grid, open_video};
 use crate::model::{Batch, Scratch};
 use crate::position::Placer;
 use crate::{Error, Result, error::Context};
@@ -95,7 +95,7 @@ impl<'e> Budget<'e> {
         let area = (tower.hparams().factor() * tower.hparams().factor()) as u64;
         // Smaller frames change what the tower needs, and with it how many tokens fit: a few rounds settle that.
         for _ in 0..4 {
-            let cost = self.cost(&plan, Some(&speed))?;
+            let cost = self.cost(&plan, plan.n_tokens, &speed)?;
             if self.excess(&cost).is_none() {
                 let mut cost = cost;
                 if plan.frames.len() != first.0 {
@@ -120,10 +120,35 @@ impl<'e> Budget<'e> {
                 plan = MediaPlan::video(path, &options, tower)?;
             }
         }
-        let cost = self.cost(&plan, Some(&speed))?;
+        let cost = self.cost(&plan, plan.n_tokens, &speed)?;
         let excess = self.excess(&cost).unwrap_or_else(|| "the limits".to_string());
         let (n, w, h) = (plan.frames.len(), plan.width, plan.height);
         Err(Error::limit(format!("not even {n} frames of {w}x{h} fit: {excess}")).at(path.display().to_string()))
+    }
+
+    /// The largest context within the limits for a stream: the model's own, unless they say otherwise. Tokens are those of
+    /// the window.
+    ///
+    /// # Errors
+    /// A limit on time, which a stream has no use for; limits that not even one frame pair fits.
+    pub fn fit_live(&self, live: &LiveShape) -> Result<Cost> {
+        if self.limits.time.is_some() {
+            return Err(Error::bad_input("a stream lasts as long as it lasts: a limit on time does not apply"));
+        }
+        let wanted = self.limits.n_ctx.unwrap_or(self.engine.text.hparams().n_ctx_train);
+        let grid = Grid { t: Session::pairs_at_once(live.grid.h, live.grid.w), ..live.grid };
+        let most = wanted.saturating_sub(self.around);
+        let n_tokens = most_that(most, |n| Ok(self.excess(&self.cost_of(grid, n)?).is_none()))?;
+        let mut cost = self.cost_of(grid, n_tokens)?;
+        if n_tokens < live.per_pair {
+            let excess = self.excess(&self.cost_of(grid, live.per_pair)?).unwrap_or_else(|| "the context".to_string());
+            let (w, h) = (live.width, live.height);
+            return Err(Error::limit(format!("not even one frame pair of {w}x{h} fits: {excess}")).at(&*live.label));
+        }
+        if n_tokens < most {
+            cost.reduced.push(format!("context from {wanted} to {}", cost.n_ctx));
+        }
+        Ok(cost)
     }
 
     /// What of the limits is exceeded, for people.
@@ -142,24 +167,20 @@ impl<'e> Budget<'e> {
 
     /// The most tokens of video within the limits, for frames of the plan's size.
     fn most_tokens(&self, plan: &MediaPlan, speed: &Speed) -> Result<usize> {
-        let fits = |n: usize| -> Result<bool> { Ok(self.excess(&self.cost_of(plan, n, Some(speed))?).is_none()) };
-        let (mut low, mut high) = (0, plan.n_tokens);
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            if fits(middle)? { low = middle } else { high = middle - 1 }
-        }
-        Ok(low)
+        most_that(plan.n_tokens, |n| Ok(self.excess(&self.cost(plan, n, speed)?).is_none()))
     }
 
-    fn cost(&self, plan: &MediaPlan, speed: Option<&Speed>) -> Result<Cost> {
-        self.cost_of(plan, plan.n_tokens, speed)
+    /// The cost of `n_tokens` of a planned video.
+    fn cost(&self, plan: &MediaPlan, n_tokens: usize, speed: &Speed) -> Result<Cost> {
+        let seconds = Some(speed.seconds(plan, n_tokens, self.options.n_batch));
+        Ok(Cost { seconds, ..self.cost_of(plan.grid, n_tokens)? })
     }
 
-    fn cost_of(&self, plan: &MediaPlan, n_tokens: usize, speed: Option<&Speed>) -> Result<Cost> {
+    /// The memory that `n_tokens` of frames in a grid of patches cost.
+    fn cost_of(&self, grid: Grid, n_tokens: usize) -> Result<Cost> {
         let n_ctx = n_tokens + self.around;
         let types = (self.options.type_k, self.options.type_v);
-        let grid = plan.grid;
-        let pairs = Session::pairs_at_once(grid.h, grid.w).min(plan.n_pairs());
+        let pairs = Session::pairs_at_once(grid.h, grid.w).min(grid.t);
         let tower = self.engine.need_vision()?;
         let n_batch = self.options.n_batch.min(n_ctx);
         let pixels = 3 * pairs * grid.h * grid.w * tower.hparams().n_patch_values() * size_of::<f32>();
@@ -174,10 +195,20 @@ impl<'e> Budget<'e> {
             weights: self.engine.n_bytes,
             cache: self.engine.cache_shape(n_ctx, types).n_bytes()? as u64,
             working: working as u64,
-            seconds: speed.map(|speed| speed.seconds(plan, n_tokens, self.options.n_batch)),
+            seconds: None,
             reduced: Vec::new(),
         })
     }
+}
+
+/// The largest number up to `most` that `fits`, where everything below one that fits does, too; 0 if none does.
+fn most_that(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle)? { low = middle } else { high = middle - 1 }
+    }
+    Ok(low)
 }
 
 /// How fast this machine is at the stages.
