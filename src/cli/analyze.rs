@@ -25,6 +25,8 @@ enum What {
     Positions(PositionsArgs),
     /// A head vector rotated at a position, in f64 and in f32.
     Rotate(RotateArgs),
+    /// How far answers move with smaller cache types.
+    Cache(Box<super::cache_error::Args>),
 }
 
 #[derive(clap::Args)]
@@ -71,6 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.what {
         What::Positions(args) => positions(args),
         What::Rotate(args) => rotate(args),
+        What::Cache(args) => super::cache_error::run(*args),
     }
 }
 

@@ -54,6 +54,7 @@ pub fn run(args: Args) -> Result<()> {
     let request = Request {
         compute: &compute,
         media: &media,
+        budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
         add_vision_id: false,
         json: args.json,

@@ -68,22 +68,27 @@ fn duration(text: &str) -> Result<Duration> {
 }
 
 /// The plan in a few lines on stderr.
-pub fn print_plan(plan: &MediaPlan, cost: &Cost) {
-    if let Some(info) = &plan.info {
+pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
+    for plan in media {
+        let Some(info) = &plan.info else {
+            eprintln!("picture: {}, {}x{}, {} tokens", plan.label, plan.width, plan.height, plan.n_tokens);
+            continue;
+        };
+        eprintln!(
+            "video:   {}, {:.1} s at {:.4} fps, {}x{} ({})",
+            plan.label, info.duration, info.fps, info.width, info.height, info.decoder
+        );
         let n = plan.frames.len();
         eprintln!(
-            "video:   {:.1} s at {:.4} fps, {}x{} ({})",
-            info.duration, info.fps, info.width, info.height, info.decoder
-        );
-        eprintln!(
-            "frames:  {n} of {}x{}, one every {:.2} s, in {} pairs",
+            "frames:  {n} of {}x{}, one every {:.2} s, in {} pairs, {} tokens",
             plan.width,
             plan.height,
             info.duration / n as f64,
-            plan.n_pairs()
+            plan.n_pairs(),
+            plan.n_tokens
         );
     }
-    eprintln!("tokens:  {} of video, a context of {}", cost.n_tokens, cost.n_ctx);
+    eprintln!("tokens:  {} of media, a context of {}", cost.n_tokens, cost.n_ctx);
     print_memory(cost);
     if let Some(seconds) = cost.seconds {
         let human = |s: f64| HumanDuration(Duration::from_secs_f64(s.max(0.0))).to_string();
@@ -117,11 +122,15 @@ pub fn memory_json(cost: &Cost) -> serde_json::Value {
 }
 
 /// The plan as one JSON object.
-pub fn plan_json(plan: &MediaPlan, cost: &Cost) -> serde_json::Value {
+pub fn plan_json(media: &[&MediaPlan], cost: &Cost) -> serde_json::Value {
+    let medium = |plan: &&MediaPlan| {
+        json!({
+            "source": plan.label, "duration": plan.info.as_ref().map(|info| info.duration),
+            "frames": plan.frames.len(), "width": plan.width, "height": plan.height, "n_tokens": plan.n_tokens,
+        })
+    };
     json!({
-        "source": plan.label,
-        "duration": plan.info.as_ref().map(|info| info.duration),
-        "frames": plan.frames.len(), "width": plan.width, "height": plan.height,
+        "media": media.iter().map(medium).collect::<Vec<_>>(),
         "n_tokens": cost.n_tokens, "n_ctx": cost.n_ctx,
         "memory": memory_json(cost),
         "seconds": cost.seconds.map(|s| json!({

@@ -85,7 +85,9 @@ fn begin<'e>(args: &Args, engine: &'e Engine, take: Option<&Take>) -> Result<Ses
         Some(take) => Session::from_take(engine, take),
         None => {
             let scale = args.media.scale(hp.layout)?;
-            Session::new(engine, args.model.compute.session(engine, hp.n_ctx_train, 0, scale)?)
+            let options = args.model.compute.session(engine, hp.n_ctx_train, scale)?;
+            super::flags::warn_of_length(engine, options.n_ctx);
+            Session::new(engine, options)
         }
     }
 }

@@ -69,6 +69,7 @@ pub fn run(mut args: Args) -> Result<()> {
     let request = Request {
         compute: &args.compute,
         media: &args.media,
+        budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
         add_vision_id: false,
         json: args.json,

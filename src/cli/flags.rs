@@ -118,19 +118,9 @@ impl ComputeFlags {
         crate::kernels::threads::start(self.threads)
     }
 
-    /// Sizes of a session for `n_prompt` tokens and an answer of up to `n_predict`.
-    pub fn session(
-        &self,
-        engine: &Engine,
-        n_prompt: usize,
-        n_predict: usize,
-        scale: Option<f64>,
-    ) -> Result<SessionOptions> {
-        let n_train = engine.text.hparams().n_ctx_train;
-        let n_ctx = if self.ctx_size == 0 { n_prompt.saturating_add(n_predict) } else { self.ctx_size };
-        if n_ctx > n_train {
-            eprintln!("warning: the context of {n_ctx} tokens is longer than the {n_train} the model was trained for");
-        }
+    /// Sizes of a session; `n_ctx` slots unless the user said otherwise.
+    pub fn session(&self, engine: &Engine, n_ctx: usize, scale: Option<f64>) -> Result<SessionOptions> {
+        let n_ctx = if self.ctx_size == 0 { n_ctx } else { self.ctx_size };
         let parse = |name: &Option<String>| match name {
             None if engine.is_f32 => Ok(GgmlType::F32),
             None => Ok(GgmlType::F16),
@@ -143,6 +133,14 @@ impl ComputeFlags {
             type_v: parse(&self.cache_type_v)?,
             temporal_scale: scale,
         })
+    }
+}
+
+/// Says when a context is longer than what the model was trained for.
+pub fn warn_of_length(engine: &Engine, n_ctx: usize) {
+    let n_train = engine.text.hparams().n_ctx_train;
+    if n_ctx > n_train {
+        eprintln!("warning: the context of {n_ctx} tokens is longer than the {n_train} the model was trained for");
     }
 }
 
@@ -194,6 +192,8 @@ pub struct SamplingFlags {
 
 /// Room for an answer when neither -n nor -c bounds it.
 const OPEN_ANSWER: usize = 2048;
+/// The share of the context that such an answer may have where -c bounds it.
+const OPEN_SHARE: usize = 8;
 
 impl SamplingFlags {
     /// The sampler's options.
@@ -218,9 +218,10 @@ impl SamplingFlags {
         usize::try_from(self.predict).unwrap_or(usize::MAX)
     }
 
-    /// Slots to reserve for the answer.
-    pub fn room(&self) -> usize {
-        usize::try_from(self.predict).unwrap_or(OPEN_ANSWER)
+    /// Slots to reserve for the answer, in a context of `ctx_size` slots unless that is 0.
+    pub fn room(&self, ctx_size: usize) -> usize {
+        let open = if ctx_size == 0 { OPEN_ANSWER } else { OPEN_ANSWER.min(ctx_size / OPEN_SHARE) };
+        usize::try_from(self.predict).unwrap_or(open)
     }
 }
 

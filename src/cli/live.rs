@@ -9,12 +9,13 @@ use indicatif::HumanDuration;
 use serde_json::json;
 
 use super::budget::print_memory;
-use super::flags::MediaFlags;
+use super::flags::{MediaFlags, warn_of_length};
 use super::progress::{Progress, catch_interrupt, forget_interrupt};
 use super::run::{Request, respond};
 use crate::media::ffmpeg::Tools;
 use crate::stream::{
-    Cost, Engine, Events, LiveEnd, LiveOptions, LivePlan, LiveShape, Prompt, Session, Unit, WhenFull, Window,
+    Budget, Cost, Engine, Events, LiveEnd, LiveOptions, LivePlan, LiveShape, Prompt, Session, SessionOptions, Unit,
+    WhenFull, Window,
 };
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part};
@@ -100,13 +101,17 @@ pub fn answer(
     let before: Vec<u32> =
         units.iter().map_while(|unit| if let Unit::Token(id) = unit { Some(*id) } else { None }).collect();
     let hp = engine.text.hparams();
-    let options = args.compute.session(engine, hp.n_ctx_train, 0, args.media.scale(hp.layout)?)?;
+    let options = args.compute.session(engine, 0, args.media.scale(hp.layout)?)?;
+    let ctx_size = args.compute.ctx_size;
+    let limits = args.budget.limits(ctx_size)?;
     let mut plan = open(engine, args.media)?;
-    let live = LiveOptions { when_full, reserve: units.len() - n_before + args.sampling.room() };
+    let live = LiveOptions { when_full, reserve: units.len() - n_before + args.sampling.room(ctx_size) };
+    let cost = Budget::new(engine, limits, options).fit_live(&plan.shape, n_before + live.reserve)?;
     if !args.quiet {
-        print_stream(&plan.shape, options.n_ctx.saturating_sub(live.reserve + n_before), Some(when_full));
+        print_stream(&plan.shape, &cost, Some(when_full));
     }
-    let mut session = Session::new(engine, options)?;
+    warn_of_length(engine, cost.n_ctx);
+    let mut session = Session::new(engine, SessionOptions { n_ctx: cost.n_ctx, ..options })?;
     let mut progress = Progress::new(args.quiet);
     let mut sink = |event| progress.event(event);
     let mut events = Events::new(&mut sink, catch_interrupt()?);
@@ -153,8 +158,9 @@ pub fn conclude(live: &LiveShape, window: Window, end: LiveEnd, time: Duration, 
     }
 }
 
-/// What a stream costs, in a few lines on stderr: for a window of `n_tokens`, under a policy if that is known.
-pub fn print_stream(live: &LiveShape, n_tokens: usize, when_full: Option<WhenFull>) {
+/// What a stream costs, in a few lines on stderr, under a policy if that is known.
+pub fn print_stream(live: &LiveShape, cost: &Cost, when_full: Option<WhenFull>) {
+    let n_tokens = cost.n_tokens;
     let info = &live.info;
     eprintln!("stream:  {}x{} at {:.4} fps ({})", info.width, info.height, info.fps, info.decoder);
     let every = 1.0 / info.taken_fps();
@@ -170,6 +176,8 @@ pub fn print_stream(live: &LiveShape, n_tokens: usize, when_full: Option<WhenFul
         live.tokens_per_second(),
         HumanDuration(seconds)
     );
+    print_memory(cost);
+    cost.reduced.iter().for_each(|what| eprintln!("reduced: {what}"));
 }
 
 /// Seconds of the stream that fit into `n_tokens`.
@@ -180,9 +188,7 @@ fn seconds_until_full(live: &LiveShape, n_tokens: usize) -> f64 {
 /// The plan of a stream for people, or as one JSON object on stdout.
 pub fn show_plan(live: &LiveShape, cost: &Cost, as_json: bool) -> Result<()> {
     if !as_json {
-        print_stream(live, cost.n_tokens, None);
-        print_memory(cost);
-        cost.reduced.iter().for_each(|what| eprintln!("reduced: {what}"));
+        print_stream(live, cost, None);
         return Ok(());
     }
     let value = json!({

@@ -12,6 +12,7 @@ mod analyze;
 mod ask;
 mod bench;
 mod budget;
+mod cache_error;
 mod chat;
 mod convert;
 mod cpu;

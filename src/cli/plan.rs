@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::budget::{BudgetFlags, plan_json, print_plan};
-use super::flags::{MediaFlags, ModelFlags};
+use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::live;
 use crate::Result;
 use crate::stream::Budget;
@@ -34,18 +34,19 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let engine = args.model.load(true)?;
     let scale = args.media.scale(engine.text.hparams().layout)?;
-    let options = args.model.compute.session(&engine, 0, 0, scale)?;
+    let options = args.model.compute.session(&engine, 0, scale)?;
     let limits = args.budget.limits(args.model.compute.ctx_size)?;
-    let budget = Budget::new(&engine, limits, args.reserve, options);
+    let budget = Budget::new(&engine, limits, options);
     if live::is_stream(&args.video) {
         let plan = live::open(&engine, &args.media)?;
-        return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape)?, args.json);
+        return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, args.reserve)?, args.json);
     }
-    let (plan, cost) = budget.fit(&args.video, &args.media.options())?;
+    let (plan, cost) = budget.fit_video(&args.video, &args.media.options(), args.reserve)?;
+    warn_of_length(&engine, cost.n_ctx);
     if args.json {
-        writeln!(std::io::stdout(), "{}", plan_json(&plan, &cost))?;
+        writeln!(std::io::stdout(), "{}", plan_json(&[&plan], &cost))?;
     } else {
-        print_plan(&plan, &cost);
+        print_plan(&[&plan], &cost);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::stream::Event;
 use crate::{Error, Result};
@@ -31,6 +31,11 @@ pub fn forget_interrupt() {
     CANCEL.store(false, Ordering::Relaxed);
 }
 
+/// Bytes of this process in memory, pages of mapped files included, where the system tells.
+pub fn memory() -> Option<u64> {
+    memory_stats::memory_stats().map(|stats| stats.physical_mem as u64)
+}
+
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
 pub struct Progress {
     bar: ProgressBar,
@@ -40,7 +45,7 @@ impl Progress {
     pub fn new(quiet: bool) -> Progress {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        let style = ProgressStyle::with_template("{msg:<18} {wide_bar} {pos}/{len} tokens {per_sec} eta {eta}");
+        let style = ProgressStyle::with_template("{msg:<28} {wide_bar} {pos}/{len} tokens {per_sec} eta {eta}");
         bar.set_style(style.expect("the template is fixed"));
         Progress { bar }
     }
@@ -53,7 +58,8 @@ impl Progress {
                 self.bar.set_message("reading");
             }
             Event::Encoded { n_done, n_total, .. } => {
-                self.bar.set_message(format!("frames {}/{}", 2 * n_done, 2 * n_total))
+                let memory = memory().map_or(String::new(), |n| format!(", {}", HumanBytes(n)));
+                self.bar.set_message(format!("frames {}/{}{memory}", 2 * n_done, 2 * n_total))
             }
             Event::Prefilled { n_done, n_total } => {
                 self.bar.set_position(n_done as u64);

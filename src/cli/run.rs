@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use serde_json::{Map, json};
 
-use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags};
+use super::budget::{BudgetFlags, print_plan};
+use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::live::{self, LiveFlags};
 use super::progress::{Progress, catch_interrupt};
 use crate::error::Context;
-use crate::media::Grid;
-use crate::stream::{Dump, Engine, Event, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session};
+use crate::stream::{
+    Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session, SessionOptions,
+};
 use crate::text::message::parse_messages;
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part, Sampler};
@@ -51,6 +53,8 @@ pub struct Args {
     #[command(flatten)]
     live: LiveFlags,
     #[command(flatten)]
+    budget: BudgetFlags,
+    #[command(flatten)]
     sampling: SamplingFlags,
     /// Print one JSON object with text, tokens and timings instead of the text.
     #[arg(long)]
@@ -75,6 +79,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let request = Request {
         compute: &args.model.compute,
         media: &args.media,
+        budget: &args.budget,
         sampling: &args.sampling,
         add_vision_id: args.add_vision_id,
         json: args.json,
@@ -96,6 +101,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
 pub struct Request<'a> {
     pub compute: &'a ComputeFlags,
     pub media: &'a MediaFlags,
+    pub budget: &'a BudgetFlags,
     pub sampling: &'a SamplingFlags,
     pub add_vision_id: bool,
     /// Keep the text for the JSON object that is returned instead of printing it.
@@ -114,12 +120,17 @@ pub fn answer(
 ) -> Result<serde_json::Value> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id };
-    let mut prompt = Prompt::build(engine, messages, render, &args.media.options())?;
-    let n_prompt = prompt.n_tokens()?;
-    if !args.quiet {
-        describe(&prompt, n_prompt);
+    let ctx_size = args.compute.ctx_size;
+    let options = args.compute.session(engine, 0, scale)?;
+    let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
+    let room = args.sampling.room(ctx_size);
+    let (mut prompt, cost) = budget.fit_prompt(messages, render, &args.media.options(), room)?;
+    let media: Vec<&MediaPlan> = prompt.images.iter().chain(&prompt.videos).collect();
+    if !(args.quiet || media.is_empty()) {
+        print_plan(&media, &cost);
     }
-    let mut session = Session::new(engine, args.compute.session(engine, n_prompt, args.sampling.room(), scale)?)?;
+    warn_of_length(engine, cost.n_ctx);
+    let mut session = Session::new(engine, SessionOptions { n_ctx: cost.n_ctx, ..options })?;
     respond(&mut session, &mut prompt, args, load_time)
 }
 
@@ -198,30 +209,6 @@ pub fn print_piece(piece: &str) -> ControlFlow<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
     if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-}
-
-/// One line per medium: what it is and what it will cost.
-fn describe(prompt: &Prompt, n_prompt: usize) {
-    for plan in prompt.images.iter().chain(&prompt.videos) {
-        let Grid { t, .. } = plan.grid;
-        match &plan.info {
-            None => eprintln!("{}: {}x{} -> {} tokens", plan.label, plan.width, plan.height, plan.n_tokens),
-            Some(info) => eprintln!(
-                "{}: {:.1} s at {:.4} fps ({}), {} frames of {}x{} in {t} pairs -> {} tokens",
-                plan.label,
-                info.duration,
-                info.fps,
-                info.decoder,
-                plan.frames.len(),
-                plan.width,
-                plan.height,
-                plan.n_tokens
-            ),
-        }
-    }
-    if !(prompt.images.is_empty() && prompt.videos.is_empty()) {
-        eprintln!("prompt: {n_prompt} tokens");
-    }
 }
 
 fn media_json(plan: &MediaPlan) -> serde_json::Value {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::budget::{BudgetFlags, print_memory, print_plan};
-use super::flags::{MediaFlags, ModelFlags};
+use super::budget::{BudgetFlags, print_plan};
+use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::known_models;
 use super::live::{self, LiveFlags};
-use super::progress::{Progress, catch_interrupt};
+use super::progress::{Progress, catch_interrupt, memory};
 use crate::cache::KvCache;
 use crate::stream::{
     Around, Budget, Engine, Event, Events, LiveOptions, LiveTake, Session, SessionOptions, Take, Watch,
@@ -86,9 +86,9 @@ pub fn run(args: Args) -> Result<()> {
         begin(&args, &engine, &output)?
     };
     watch.set_interval(Duration::from_secs_f64(args.checkpoint));
+    let (started, n_before) = (Instant::now(), watch.n_done());
     let mut sink = args.sink();
     let mut events = Events::new(&mut sink, catch_interrupt()?);
-    let (started, n_before) = (Instant::now(), watch.n_done());
     watch.run(&mut events)?;
     if !args.quiet {
         let (n, seconds) = (watch.n_total() - n_before, started.elapsed().as_secs_f64());
@@ -106,16 +106,16 @@ fn stream(args: &Args) -> Result<()> {
     let (system_prompt, ctx_size) = (args.system_prompt.as_deref(), args.model.compute.ctx_size);
     let Around { before, after } = Around::of(&engine, system_prompt)?;
     let scale = args.media.scale(engine.text.hparams().layout)?;
-    let options = args.model.compute.session(&engine, 0, 0, scale)?;
+    let options = args.model.compute.session(&engine, 0, scale)?;
     let live = LiveOptions { when_full: args.live.when_full(), reserve: args.reserve + after.len() };
     let mut plan = live::open(&engine, &args.media)?;
     let shape = plan.shape.clone();
     let limits = args.budget.limits(ctx_size)?;
-    let cost = Budget::new(&engine, limits, before.len() + live.reserve, options).fit_live(&shape)?;
+    let cost = Budget::new(&engine, limits, options).fit_live(&shape, before.len() + live.reserve)?;
     if !args.quiet {
-        live::print_stream(&shape, cost.n_tokens, Some(live.when_full));
-        print_memory(&cost);
+        live::print_stream(&shape, &cost, Some(live.when_full));
     }
+    warn_of_length(&engine, cost.n_ctx);
     let options = SessionOptions { n_ctx: cost.n_ctx, ..options };
     let every = (args.save_every > 0.0).then(|| Duration::from_secs_f64(args.save_every));
     let mut take = LiveTake::new(output, (system_prompt, before.clone()), options, every)?;
@@ -139,11 +139,11 @@ fn stream(args: &Args) -> Result<()> {
 impl Args {
     /// Where events go: a bar, or lines of JSON.
     fn sink(&self) -> impl FnMut(Event) {
-        let (json, mut progress) = (self.json, Progress::new(self.quiet || self.json));
+        let (json, mut progress, started) = (self.json, Progress::new(self.quiet || self.json), Instant::now());
         move |event| {
             if json {
                 // A reader that has gone away is no reason to stop watching.
-                let _ = writeln!(std::io::stdout(), "{}", event_json(&event));
+                let _ = writeln!(std::io::stdout(), "{}", event_json(&event, started));
             }
             progress.event(event);
         }
@@ -163,19 +163,20 @@ fn begin<'e>(args: &Args, engine: &'e Engine, output: &Path) -> Result<Watch<'e>
     let n_around = around.n_tokens() + args.reserve;
     let ctx_size = args.model.compute.ctx_size;
     let scale = args.media.scale(engine.text.hparams().layout)?;
-    let options = args.model.compute.session(engine, 0, 0, scale)?;
-    let budget = Budget::new(engine, args.budget.limits(ctx_size)?, n_around, options);
-    let (plan, cost) = budget.fit(&args.video, &args.media.options())?;
+    let options = args.model.compute.session(engine, 0, scale)?;
+    let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
+    let (plan, cost) = budget.fit_video(&args.video, &args.media.options(), n_around)?;
     if !args.quiet {
-        print_plan(&plan, &cost);
+        print_plan(&[&plan], &cost);
     }
-    let n_ctx = if ctx_size == 0 { cost.n_ctx } else { ctx_size };
-    let options = SessionOptions { n_ctx, ..options };
+    warn_of_length(engine, cost.n_ctx);
+    let options = SessionOptions { n_ctx: cost.n_ctx, ..options };
     Watch::begin(engine, (&args.video, plan), output, (system_prompt, around), options)
 }
 
-fn event_json(event: &Event) -> serde_json::Value {
-    match event {
+/// An event with the time since the start and the memory in use.
+fn event_json(event: &Event, started: Instant) -> serde_json::Value {
+    let mut line = match event {
         Event::PromptStart { n_tokens, cached } => json!({"event": "start", "n_tokens": n_tokens, "cached": cached}),
         Event::Encoded { n_done, n_total, .. } => json!({"event": "encoded", "pairs": n_done, "of": n_total}),
         Event::Prefilled { n_done, n_total } => json!({"event": "prefilled", "tokens": n_done, "of": n_total}),
@@ -183,5 +184,8 @@ fn event_json(event: &Event) -> serde_json::Value {
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
         Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),
         Event::Skipped { n_packets, .. } => json!({"event": "skipped", "packets": n_packets}),
-    }
+    };
+    line["seconds"] = json!(started.elapsed().as_secs_f64());
+    line["memory"] = json!(memory());
+    line
 }

@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mp
      rm,mxf,nut,ivf,wtv,dv,gxf,h264,hevc,obu,av1,vc1,mjpeg,yuv4mpegpipe,gif,swf,nuv,bink,amv,roq";
 /// Frames that wait in the queue.
 const N_QUEUED: usize = 2;
+/// Time between looks at the flag that says stop.
+const LOOK_UP: Duration = Duration::from_millis(50);
 /// Bytes of a child's complaints that are kept.
 const MAX_COMPLAINT: usize = 2048;
 /// Bytes that `ffprobe` may answer.
@@ -79,6 +82,7 @@ pub struct FfmpegSource {
     run: Option<Run>,
     last: Option<Rgb>,
     skipped: usize,
+    stop: Arc<AtomicBool>,
 }
 
 /// One child and the frame it delivers next.
@@ -146,7 +150,7 @@ impl FfmpegSource {
             decoder: format!("ffmpeg ({codec})"),
         };
         let (path, tools) = (path.to_path_buf(), tools.clone());
-        Ok(FfmpegSource { info, path, tools, rate, run: None, last: None, skipped: 0 })
+        Ok(FfmpegSource { info, path, tools, rate, run: None, last: None, skipped: 0, stop: Arc::default() })
     }
 
     /// Starts a child that delivers from frame `first` on.
@@ -191,12 +195,19 @@ impl FfmpegSource {
         }
         let Some(run) = &mut self.run else { return Err(Error::format("ffmpeg is not running")) };
         let mut data = None;
+        let mut waiting_since = Instant::now();
         while run.next <= index {
-            match run.frames.recv_timeout(self.tools.timeout) {
+            match run.frames.recv_timeout(self.tools.timeout.min(LOOK_UP)) {
                 Ok(frame) => {
                     data = Some(frame);
                     run.next += 1;
+                    waiting_since = Instant::now();
                 }
+                Err(RecvTimeoutError::Timeout) if self.stop.load(Ordering::Relaxed) => {
+                    self.run = None;
+                    return Err(Error::new(crate::ErrorKind::Cancelled, "stopped on request"));
+                }
+                Err(RecvTimeoutError::Timeout) if waiting_since.elapsed() < self.tools.timeout => {}
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = self.tools.timeout.as_secs_f64();
                     return Err(run
@@ -235,6 +246,10 @@ impl FrameSource for FfmpegSource {
 
     fn skipped(&self) -> usize {
         self.skipped
+    }
+
+    fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        Some(Arc::clone(&self.stop))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::Rgb;
 use super::ffmpeg::{FfmpegSource, Tools};
@@ -49,6 +51,12 @@ pub trait FrameSource: Send {
     /// Damaged packets skipped so far.
     fn skipped(&self) -> usize {
         0
+    }
+
+    /// A flag that makes [`FrameSource::frame`] give up soon with `Cancelled` once it is set, from any thread; for sources
+    /// that wait for others.
+    fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        None
     }
 }
 

@@ -1,17 +1,18 @@
 //! What watching a video will cost, and which video fits a budget.
 //!
 //! Memory is counted from sizes, time from a calibration: one frame pair through the vision tower, two steps of prefill at two
-//! depths, and a moment of decoding, on this machine, now.
+//! depths, and a moment of decoding, on this machine, now. Start reading at [`Budget::fit_video`].
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Engine, LiveShape, MediaOptions, MediaPlan, Session, SessionOptions};
-use crate::cache::KvCache;
-use crate::kernels::{kv_write, select, threads};
-use crate::media::{Grid, open_video};
-use crate::model::{Batch, Scratch};
-use crate::position::Placer;
+use super::speed::Speed;
+use super::{Engine, LiveShape, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit, decode};
+use crate::kernels::threads;
+use crate::media::Grid;
+use crate::model::Scratch;
+use crate::text::template::RenderOptions;
+use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result, error::Context};
 
 /// Bytes that a vocabulary takes per token in the tokenizer: text, merges and their tables; measured.
@@ -29,10 +30,10 @@ pub struct Limits {
     pub time: Option<Duration>,
 }
 
-/// What a planned video will cost.
+/// What planned media will cost.
 #[derive(Debug, Clone, Default)]
 pub struct Cost {
-    /// Tokens of the video, and slots for it and everything around it.
+    /// Tokens of the media, and slots for them and everything around them.
     pub n_tokens: usize,
     pub n_ctx: usize,
     /// Bytes of the mapped model files, of the cache, and of working memory.
@@ -67,88 +68,201 @@ impl Cost {
     }
 }
 
-/// Fits videos into limits.
+/// What the cost depends on besides the model.
+pub(super) struct Work {
+    /// Tokens of all media, and slots for what is not media.
+    pub n_tokens: usize,
+    around: usize,
+    pub n_patches: usize,
+    /// Frames that the decoder goes through.
+    pub n_source_frames: usize,
+    largest: Option<Largest>,
+}
+
+impl Work {
+    fn of(media: &[&MediaPlan], around: usize) -> Work {
+        let at_once = |plan: &MediaPlan| Session::pairs_at_once(plan.grid.h, plan.grid.w).min(plan.n_pairs());
+        let largest = media.iter().max_by_key(|plan| at_once(plan) * plan.grid.h * plan.grid.w);
+        let last_frames = media.iter().filter_map(|plan| plan.info.as_ref().and(plan.frames.last()));
+        Work {
+            n_tokens: media.iter().map(|plan| plan.n_tokens).sum(),
+            around,
+            n_patches: media.iter().map(|plan| plan.n_pairs() * plan.grid.h * plan.grid.w).sum(),
+            n_source_frames: last_frames.map(|i| i + 1).sum(),
+            largest: largest.map(|plan| Largest { n_pairs: at_once(plan), grid: plan.grid, label: plan.label.clone() }),
+        }
+    }
+}
+
+/// The medium that needs most memory in the vision tower.
+struct Largest {
+    /// Frame pairs that go through it at once.
+    n_pairs: usize,
+    grid: Grid,
+    label: String,
+}
+
+/// Media that were planned, perhaps with text around them.
+trait Planned {
+    fn media(&self) -> Vec<&MediaPlan>;
+    /// Tokens of text.
+    fn n_text(&self) -> usize;
+}
+
+impl Planned for MediaPlan {
+    fn media(&self) -> Vec<&MediaPlan> {
+        vec![self]
+    }
+
+    fn n_text(&self) -> usize {
+        0
+    }
+}
+
+impl Planned for Prompt {
+    fn media(&self) -> Vec<&MediaPlan> {
+        self.images.iter().chain(&self.videos).collect()
+    }
+
+    fn n_text(&self) -> usize {
+        self.units.iter().filter(|unit| matches!(unit, Unit::Token(_))).count()
+    }
+}
+
+/// Fits media into limits.
 pub struct Budget<'e> {
     engine: &'e Engine,
     limits: Limits,
-    /// Slots for what is not video.
-    around: usize,
     options: SessionOptions,
 }
 
+/// Tokens of media from which on a calibration is worth its seconds where nobody asked for one.
+const LONG: usize = 8192;
+
 impl<'e> Budget<'e> {
-    /// A budget for one video with `around` tokens of text around it.
-    pub fn new(engine: &'e Engine, limits: Limits, around: usize, options: SessionOptions) -> Budget<'e> {
-        Budget { engine, limits, around, options }
+    /// A budget for sessions with `options`, whose `n_ctx` does not matter.
+    pub fn new(engine: &'e Engine, limits: Limits, options: SessionOptions) -> Budget<'e> {
+        Budget { engine, limits, options }
     }
 
-    /// Plans `path` under `wanted`, with smaller frames, then fewer, where that is needed to fit.
+    /// Plans the video at `path` under `wanted`, with smaller frames, then fewer, where that is needed to fit; `around` slots
+    /// of the context are for what is not video.
     ///
     /// # Errors
     /// An unreadable video; limits that not even the least frames fit, with the numbers.
-    pub fn fit(&self, path: &Path, wanted: &MediaOptions) -> Result<(MediaPlan, Cost)> {
+    pub fn fit_video(&self, path: &Path, wanted: &MediaOptions, around: usize) -> Result<(MediaPlan, Cost)> {
         let tower = self.engine.need_vision()?;
-        let mut options = wanted.clone();
-        let mut plan = MediaPlan::video(path, &options, tower)?;
-        let speed = Speed::measure(self.engine, &self.options, path, &plan)?;
-        let first = (plan.frames.len(), plan.width, plan.height);
-        let area = (tower.hparams().factor() * tower.hparams().factor()) as u64;
-        // Smaller frames change what the tower needs, and with it how many tokens fit: a few rounds settle that.
-        for _ in 0..4 {
-            let cost = self.cost(&plan, plan.n_tokens, &speed)?;
-            if self.excess(&cost).is_none() {
-                let mut cost = cost;
-                if plan.frames.len() != first.0 {
-                    cost.reduced.push(format!("frames from {} to {}", first.0, plan.frames.len()));
-                }
-                if (plan.width, plan.height) != (first.1, first.2) {
-                    let text = format!("frame size from {}x{} to {}x{}", first.1, first.2, plan.width, plan.height);
-                    cost.reduced.push(text);
-                }
-                return Ok((plan, cost));
-            }
-            let n_tokens = self.most_tokens(&plan, &speed)?;
-            let n_pixels = n_tokens as u64 * area;
-            options.sample.total_pixels = Some(options.sample.total_pixels.map_or(n_pixels, |n| n.min(n_pixels)));
-            plan = MediaPlan::video(path, &options, tower)?;
-            if plan.n_tokens > n_tokens && wanted.sample.nframes.is_none() {
-                // Frames have their least size: fewer, then.
-                let per_pair = plan.n_tokens / plan.n_pairs();
-                let n_frames = (n_tokens / per_pair * 2).max(4);
-                options.sample.max_frames = Some(options.sample.max_frames.map_or(n_frames, |n| n.min(n_frames)));
-                options.sample.min_frames = options.sample.min_frames.map(|n| n.min(n_frames));
-                plan = MediaPlan::video(path, &options, tower)?;
-            }
-        }
-        let cost = self.cost(&plan, plan.n_tokens, &speed)?;
-        let excess = self.excess(&cost).unwrap_or_else(|| "the limits".to_string());
-        let (n, w, h) = (plan.frames.len(), plan.width, plan.height);
-        Err(Error::limit(format!("not even {n} frames of {w}x{h} fit: {excess}")).at(path.display().to_string()))
+        let plan = |options: &MediaOptions| MediaPlan::video(path, options, tower);
+        self.fit(wanted, around, plan, |work| self.measure(work, Some(path)))
     }
 
-    /// The largest context within the limits for a stream: the model's own, unless they say otherwise. Tokens are those of
-    /// the window.
+    /// Plans a whole conversation likewise, with `room` slots for the answer. Time is only known (and measured) where it is
+    /// limited or the media are long.
+    ///
+    /// # Errors
+    /// Those of [`Prompt::build`]; limits that not even the least frames fit, with the numbers.
+    pub fn fit_prompt(
+        &self,
+        messages: &[Message],
+        render: RenderOptions,
+        wanted: &MediaOptions,
+        room: usize,
+    ) -> Result<(Prompt, Cost)> {
+        let build = |options: &MediaOptions| Prompt::build(self.engine, messages, render, options);
+        let parts =
+            messages.iter().filter_map(|m| if let Content::Parts(parts) = &m.content { Some(parts) } else { None });
+        let video = parts.flatten().find_map(|part| match part {
+            Part::Video { source: MediaSource::Path(path), .. } => Some(Path::new(path)),
+            _ => None,
+        });
+        let measure = |work: &Work| {
+            let long = self.limits.time.is_some() || work.n_tokens >= LONG;
+            if long { self.measure(work, video) } else { Ok(None) }
+        };
+        self.fit(wanted, room, build, measure)
+    }
+
+    /// The largest context within the limits for a stream, with `around` slots for what is not video: the model's own, unless
+    /// they say otherwise. Tokens are those of the window.
     ///
     /// # Errors
     /// A limit on time, which a stream has no use for; limits that not even one frame pair fits.
-    pub fn fit_live(&self, live: &LiveShape) -> Result<Cost> {
+    pub fn fit_live(&self, live: &LiveShape, around: usize) -> Result<Cost> {
         if self.limits.time.is_some() {
             return Err(Error::bad_input("a stream lasts as long as it lasts: a limit on time does not apply"));
         }
         let wanted = self.limits.n_ctx.unwrap_or(self.engine.text.hparams().n_ctx_train);
-        let grid = Grid { t: Session::pairs_at_once(live.grid.h, live.grid.w), ..live.grid };
-        let most = wanted.saturating_sub(self.around);
-        let n_tokens = most_that(most, |n| Ok(self.excess(&self.cost_of(grid, n)?).is_none()))?;
-        let mut cost = self.cost_of(grid, n_tokens)?;
+        let n_pairs = Session::pairs_at_once(live.grid.h, live.grid.w);
+        let largest = Some(Largest { n_pairs, grid: live.grid, label: live.label.clone() });
+        let n_tokens = wanted.saturating_sub(around);
+        let work = Work { n_tokens, around, n_patches: 0, n_source_frames: 0, largest };
+        let n_tokens = self.most_tokens(&work, None)?;
         if n_tokens < live.per_pair {
-            let excess = self.excess(&self.cost_of(grid, live.per_pair)?).unwrap_or_else(|| "the context".to_string());
+            let excess = self.excess(&self.cost(&work, live.per_pair, None)?).unwrap_or_default();
             let (w, h) = (live.width, live.height);
             return Err(Error::limit(format!("not even one frame pair of {w}x{h} fits: {excess}")).at(&*live.label));
         }
-        if n_tokens < most {
+        let mut cost = self.cost(&work, n_tokens, None)?;
+        if n_tokens < work.n_tokens {
             cost.reduced.push(format!("context from {wanted} to {}", cost.n_ctx));
         }
         Ok(cost)
+    }
+
+    fn measure(&self, work: &Work, video: Option<&Path>) -> Result<Option<Speed>> {
+        let Some(largest) = &work.largest else { return Ok(None) };
+        let speed = Speed::measure(self.engine, &self.options, (work.n_tokens, largest.grid), video);
+        speed.map(Some).at(|| largest.label.clone())
+    }
+
+    /// `build` plans with some options; `room` slots are for what the plan does not hold.
+    fn fit<P: Planned>(
+        &self,
+        wanted: &MediaOptions,
+        room: usize,
+        build: impl Fn(&MediaOptions) -> Result<P>,
+        measure: impl FnOnce(&Work) -> Result<Option<Speed>>,
+    ) -> Result<(P, Cost)> {
+        let work_of = |planned: &P| Work::of(&planned.media(), planned.n_text().saturating_add(room));
+        let mut options = wanted.clone();
+        let mut planned = build(&options)?;
+        let wishes: Vec<Wish> = planned.media().into_iter().map(Wish::of).collect();
+        let speed = measure(&work_of(&planned))?;
+        // Smaller frames change what the tower needs, and with it how many tokens fit: a few rounds settle that.
+        const ROUNDS: usize = 4;
+        for round in 0.. {
+            let work = work_of(&planned);
+            let mut cost = self.cost(&work, work.n_tokens, speed.as_ref())?;
+            let plans = planned.media();
+            let Some(excess) = self.excess(&cost) else {
+                cost.reduced = plans.iter().zip(&wishes).flat_map(|(plan, wish)| wish.reduced_to(plan)).collect();
+                drop(plans);
+                return Ok((planned, cost));
+            };
+            let n_videos = plans.iter().filter(|plan| plan.kind == MediaKind::Video).count();
+            if n_videos == 0 || round == ROUNDS {
+                return Err(too_much(&plans, &excess));
+            }
+            // Each video gets the same share; pictures stay as they are.
+            let n_fixed: usize = plans.iter().filter(|plan| plan.kind == MediaKind::Image).map(|p| p.n_tokens).sum();
+            let n_tokens = self.most_tokens(&work, speed.as_ref())?.saturating_sub(n_fixed) / n_videos;
+            let factor = self.engine.need_vision()?.hparams().factor() as u64;
+            let n_pixels = n_tokens as u64 * factor * factor;
+            let sample = &mut options.sample;
+            sample.total_pixels = Some(sample.total_pixels.map_or(n_pixels, |n| n.min(n_pixels)));
+            planned = build(&options)?;
+            let too_many = |plan: &&&MediaPlan| plan.kind == MediaKind::Video && plan.n_tokens > n_tokens;
+            let per_pair = planned.media().iter().filter(too_many).map(|plan| plan.n_tokens / plan.n_pairs()).max();
+            if let Some(per_pair) = per_pair.filter(|_| wanted.sample.nframes.is_none()) {
+                // Frames have their least size: fewer, then.
+                let n_frames = (n_tokens / per_pair * 2).max(4);
+                let sample = &mut options.sample;
+                sample.max_frames = Some(sample.max_frames.map_or(n_frames, |n| n.min(n_frames)));
+                sample.min_frames = sample.min_frames.map(|n| n.min(n_frames));
+                planned = build(&options)?;
+            }
+        }
+        unreachable!("the last round returns")
     }
 
     /// What of the limits is exceeded, for people.
@@ -165,28 +279,29 @@ impl<'e> Budget<'e> {
         Some(format!("{seconds:.0} s into {:.0} s", time.as_secs_f64()))
     }
 
-    /// The most tokens of video within the limits, for frames of the plan's size.
-    fn most_tokens(&self, plan: &MediaPlan, speed: &Speed) -> Result<usize> {
-        most_that(plan.n_tokens, |n| Ok(self.excess(&self.cost(plan, n, speed)?).is_none()))
+    /// The most tokens of media within the limits, for frames of the present size.
+    fn most_tokens(&self, work: &Work, speed: Option<&Speed>) -> Result<usize> {
+        let fits = |n: usize| -> Result<bool> { Ok(self.excess(&self.cost(work, n, speed)?).is_none()) };
+        let (mut low, mut high) = (0, work.n_tokens);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if fits(middle)? { low = middle } else { high = middle - 1 }
+        }
+        Ok(low)
     }
 
-    /// The cost of `n_tokens` of a planned video.
-    fn cost(&self, plan: &MediaPlan, n_tokens: usize, speed: &Speed) -> Result<Cost> {
-        let seconds = Some(speed.seconds(plan, n_tokens, self.options.n_batch));
-        Ok(Cost { seconds, ..self.cost_of(plan.grid, n_tokens)? })
-    }
-
-    /// The memory that `n_tokens` of frames in a grid of patches cost.
-    fn cost_of(&self, grid: Grid, n_tokens: usize) -> Result<Cost> {
-        let n_ctx = n_tokens + self.around;
+    /// The cost of `work` when its media are `n_tokens` instead of all of theirs.
+    fn cost(&self, work: &Work, n_tokens: usize, speed: Option<&Speed>) -> Result<Cost> {
+        let needed = n_tokens.saturating_add(work.around);
+        let n_ctx = self.limits.n_ctx.map_or(needed, |n_ctx| n_ctx.max(needed));
         let types = (self.options.type_k, self.options.type_v);
-        let pairs = Session::pairs_at_once(grid.h, grid.w).min(grid.t);
-        let tower = self.engine.need_vision()?;
         let n_batch = self.options.n_batch.min(n_ctx);
-        let pixels = 3 * pairs * grid.h * grid.w * tower.hparams().n_patch_values() * size_of::<f32>();
+        let vision = match &work.largest {
+            None => 0,
+            Some(Largest { n_pairs, grid, .. }) => decode::n_bytes(self.engine.need_vision()?, *n_pairs, *grid),
+        };
         let working = Scratch::n_bytes(self.engine.text.hparams(), n_batch)
-            + tower.n_bytes(pairs, grid.h, grid.w)
-            + pixels
+            + vision
             + self.engine.tokenizer.n_vocab() * BYTES_PER_TOKEN
             + PROGRAM_BYTES;
         Ok(Cost {
@@ -195,142 +310,47 @@ impl<'e> Budget<'e> {
             weights: self.engine.n_bytes,
             cache: self.engine.cache_shape(n_ctx, types).n_bytes()? as u64,
             working: working as u64,
-            seconds: None,
+            seconds: speed.map(|speed| speed.seconds(work, n_tokens, self.options.n_batch)),
             reduced: Vec::new(),
         })
     }
 }
 
-/// The largest number up to `most` that `fits`, where everything below one that fits does, too; 0 if none does.
-fn most_that(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
-    let (mut low, mut high) = (0, most);
-    while low < high {
-        let middle = low + (high - low).div_ceil(2);
-        if fits(middle)? { low = middle } else { high = middle - 1 }
-    }
-    Ok(low)
+/// A medium as it would be without limits.
+struct Wish {
+    n_frames: usize,
+    width: usize,
+    height: usize,
 }
 
-/// How fast this machine is at the stages.
-#[derive(Debug, Clone, Copy, Default)]
-struct Speed {
-    /// Seconds per frame of the source.
-    decode: f64,
-    /// Seconds per patch of the frame size that was measured.
-    encode: f64,
-    /// Seconds per token at depth 0, and more per token and token of depth.
-    token: f64,
-    depth: f64,
-}
-
-impl Speed {
-    /// A few seconds of work.
-    fn measure(engine: &Engine, options: &SessionOptions, path: &Path, plan: &MediaPlan) -> Result<Speed> {
-        let tower = engine.need_vision()?;
-        let grid = plan.grid;
-        let n_patches = grid.h * grid.w;
-        let pixels: Vec<f32> =
-            (0..n_patches * tower.hparams().n_patch_values()).map(|i| (i % 251) as f32 / 100.0 - 1.2).collect();
-        let encode = seconds_of(|| tower.encode(&pixels, grid.h, grid.w, None).map(drop))? / n_patches as f64;
-        drop(pixels);
-
-        let n = options.n_batch.clamp(1, 512);
-        let depth = 4096.min(plan.n_tokens).max(n);
-        let mut cache = KvCache::new(engine.cache_shape(depth + n, (options.type_k, options.type_v)))?;
-        let mut step = Step::new(engine, n);
-        step.run(engine, &mut cache)?; // brings weights and memory in
-        let shallow = seconds_of(|| step.run(engine, &mut cache))?;
-        fill(&mut cache, depth)?;
-        let deep = seconds_of(|| step.run(engine, &mut cache))?;
-        Ok(Speed {
-            decode: decode_speed(path).at(|| path.display().to_string())?,
-            encode,
-            token: shallow / n as f64,
-            depth: ((deep - shallow) / (n * depth) as f64).max(0.0),
-        })
+impl Wish {
+    fn of(plan: &MediaPlan) -> Wish {
+        Wish { n_frames: plan.frames.len(), width: plan.width, height: plan.height }
     }
 
-    fn seconds(&self, plan: &MediaPlan, n_tokens: usize, n_batch: usize) -> Seconds {
-        let share = n_tokens as f64 / plan.n_tokens.max(1) as f64;
-        let n_patches = share * (plan.n_pairs() * plan.grid.h * plan.grid.w) as f64;
-        let source_frames = plan.frames.last().map_or(0, |last| last + 1);
-        let n = n_tokens as f64;
-        // A token sees half of all tokens on average; a short last step is no faster per token than a whole one.
-        let prefill = n.max(n_batch.min(n_tokens) as f64) * self.token + n * n / 2.0 * self.depth;
-        Seconds { decode: self.decode * source_frames as f64, encode: self.encode * n_patches, prefill }
-    }
-}
-
-/// A step of prefill over nothing in particular.
-struct Step {
-    scratch: Scratch,
-    embd: Vec<f32>,
-    n: usize,
-}
-
-impl Step {
-    fn new(engine: &Engine, n: usize) -> Step {
-        let hp = engine.text.hparams();
-        let embd = (0..n * hp.n_embd).map(|i| (i * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
-        Step { scratch: Scratch::new(hp, n), embd, n }
-    }
-
-    /// One step behind what the cache holds, which it holds afterwards, too.
-    fn run(&mut self, engine: &Engine, cache: &mut KvCache) -> Result<()> {
-        let depth = cache.len();
-        let (mut placer, mut pos) = (Placer::new(engine.text.hparams().layout), Vec::new());
-        placer.text(depth, &mut pos);
-        pos.clear();
-        placer.text(self.n, &mut pos);
-        let batch = Batch { embd: &self.embd, pos: &pos, n_logits: 0 };
-        engine.text.forward(&batch, cache, &mut self.scratch, None)?;
-        cache.truncate(depth);
-        Ok(())
-    }
-}
-
-/// Puts synthetic keys and values into an empty cache until it holds `depth` tokens.
-///
-/// # Errors
-/// None for a cache of that size.
-pub fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
-    const CHUNK: usize = 256;
-    let crate::cache::CacheShape { n_layer, n_head_kv, d, .. } = *cache.shape();
-    let kernels = select()?;
-    let mut state = 1u64;
-    let mut noise = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let rows: Vec<f32> = (0..CHUNK * n_head_kv * d).map(|_| noise()).collect();
-    while cache.len() < depth {
-        let n = CHUNK.min(depth - cache.len());
-        for il in 0..n_layer {
-            let (k, v) = cache.rows_mut(il);
-            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
-            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;
+    /// What `plan` has less, for people.
+    fn reduced_to(&self, plan: &MediaPlan) -> Vec<String> {
+        let mut reduced = Vec::new();
+        if plan.frames.len() != self.n_frames {
+            reduced.push(format!("{}: frames from {} to {}", plan.label, self.n_frames, plan.frames.len()));
         }
-        cache.advance(n);
+        if (plan.width, plan.height) != (self.width, self.height) {
+            let (from, to) = ((self.width, self.height), (plan.width, plan.height));
+            reduced.push(format!("{}: frame size from {}x{} to {}x{}", plan.label, from.0, from.1, to.0, to.1));
+        }
+        reduced
     }
-    Ok(())
 }
 
-/// Seconds per frame of the source, from a moment of decoding.
-fn decode_speed(path: &Path) -> Result<f64> {
-    const MOMENT: Duration = Duration::from_millis(300);
-    let mut source = open_video(path)?;
-    let n_frames = source.info().n_frames;
-    let started = Instant::now();
-    let mut n = 0;
-    while n < n_frames && started.elapsed() < MOMENT {
-        source.frame(n)?;
-        n += 1;
+/// The error of media that do not fit, however small.
+fn too_much(plans: &[&MediaPlan], excess: &str) -> Error {
+    let of = |plan: &&MediaPlan| format!("{} frames of {}x{}", plan.frames.len(), plan.width, plan.height);
+    match plans {
+        [] => Error::limit(format!("the conversation does not fit: {excess}")),
+        _ => {
+            let sizes: Vec<String> = plans.iter().map(of).collect();
+            let labels: Vec<&str> = plans.iter().map(|plan| plan.label.as_str()).collect();
+            Error::limit(format!("not even {} fit: {excess}", sizes.join(", "))).at(labels.join(", "))
+        }
     }
-    Ok(started.elapsed().as_secs_f64() / n.max(1) as f64)
-}
-
-fn seconds_of(work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let started = Instant::now();
-    work()?;
-    Ok(started.elapsed().as_secs_f64())
 }

@@ -1,14 +1,38 @@
 //! The decoding stage: a thread that turns frames into patch rows, a group of frame pairs ahead of the vision tower.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
+use crate::media::Grid;
+use crate::model::VisionTower;
 use crate::{Error, Result};
 
 /// Groups that may wait between the stages. With the one being decoded and the one being encoded, three are in memory; a slow
 /// model holds the decoder back, whatever the length of the video.
 const WAITING: usize = 1;
+
+/// Time between looks at the flag that says stop.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// Bytes of frames of `grid` on their way through decoding stage and vision tower, `pairs` at a time.
+pub fn n_bytes(tower: &VisionTower, pairs: usize, grid: Grid) -> usize {
+    let pixels = pairs * grid.h * grid.w * tower.hparams().n_patch_values() * size_of::<f32>();
+    (WAITING + 2) * pixels + tower.n_bytes(pairs, grid.h, grid.w)
+}
+
+/// Asks for the memory of these stages once, where a refusal is an error and not yet the end of the process.
+///
+/// # Errors
+/// Memory that the system refuses.
+pub fn probe(tower: &VisionTower, pairs: usize, grid: Grid) -> Result<()> {
+    let n_bytes = n_bytes(tower, pairs, grid);
+    let refused =
+        |_| Error::limit(format!("{n_bytes} bytes for {pairs} x {}x{} patches cannot be had", grid.h, grid.w));
+    Vec::<u8>::new().try_reserve_exact(n_bytes).map_err(refused)
+}
 
 /// What the decoding stage says; after a failure it says nothing more.
 pub enum Decoded {
@@ -26,6 +50,11 @@ pub trait Pairs: Send {
     /// can, and then keeps its groups.
     const KEEPS_PARTS: bool;
 
+    /// A flag that makes [`Pairs::next`] give up soon, for decoders that wait for others and do not look at `stopped`.
+    fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        None
+    }
+
     /// Appends the patch rows of pair `pair`, which comes after the one of the call before, to `out`; false at the end, or
     /// when `stopped` says so.
     ///
@@ -35,7 +64,7 @@ pub trait Pairs: Send {
 }
 
 /// Decodes the pairs from `start` on in groups of `group`, on a thread of its own, while `consume` takes them. When `consume`
-/// returns early or `cancel` is set, decoding ends with the present frame.
+/// returns early or `cancel` is set, decoding ends with the present frame, or at once where the decoder only waits.
 pub fn decode<P: Pairs, R>(
     pairs: &mut P,
     start: usize,
@@ -44,6 +73,7 @@ pub fn decode<P: Pairs, R>(
     consume: impl FnOnce(&mut dyn Iterator<Item = Decoded>) -> R,
 ) -> R {
     let gone = AtomicBool::new(false);
+    let stopper = pairs.stopper().unwrap_or_default();
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(WAITING);
         let gone = &gone;
@@ -68,8 +98,22 @@ pub fn decode<P: Pairs, R>(
                 }
             }
         });
-        let result = consume(&mut receive.into_iter());
+        let mut stage = std::iter::from_fn(|| {
+            loop {
+                match receive.recv_timeout(LOOK_UP) {
+                    Ok(decoded) => return Some(decoded),
+                    // The decoder says something, if only that it was stopped, or goes.
+                    Err(RecvTimeoutError::Timeout) => {
+                        stopper.fetch_or(cancel.load(Ordering::Relaxed), Ordering::Relaxed);
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                }
+            }
+        });
+        let result = consume(&mut stage);
         gone.store(true, Ordering::Relaxed);
+        stopper.store(true, Ordering::Relaxed);
+        drop(receive);
         result
     })
 }

@@ -1,6 +1,8 @@
 //! What a media file will become, known before it is decoded: frames, size, tokens.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::decode::Pairs;
 use super::{LiveShape, TakeHeader, Window};
@@ -254,6 +256,13 @@ impl MediaPlan {
 
 impl Pairs for MediaPlan {
     const KEEPS_PARTS: bool = false;
+
+    fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        match &self.source {
+            Source::Image(..) | Source::Watched => None,
+            Source::Video(source, _) => source.stopper(),
+        }
+    }
 
     fn next(&mut self, pair: usize, out: &mut Vec<f32>, _: &dyn Fn() -> bool) -> Result<bool> {
         if pair >= self.n_pairs() {

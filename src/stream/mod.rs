@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod cache_error;
 mod decode;
 mod dump;
 mod engine;
@@ -15,10 +16,12 @@ pub mod fingerprint;
 mod media_plan;
 mod prompt;
 mod session;
+mod speed;
 pub mod take;
 mod watch;
 
-pub use budget::{Budget, Cost, Limits, Seconds, fill};
+pub use budget::{Budget, Cost, Limits, Seconds};
+pub use cache_error::{CacheError, cache_errors};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
@@ -26,5 +29,6 @@ pub use live::{LivePlan, LiveShape, LiveTake};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan};
 pub use prompt::{Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window};
+pub use speed::fill;
 pub use take::{Take, TakeHeader, TakeWriter};
-pub use watch::{Around, Watch, question};
+pub use watch::{Around, Watch, conversation, question};

@@ -6,15 +6,15 @@ use std::ops::ControlFlow;
 
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 
-use super::decode::{Decoded, decode};
-use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit};
+use super::decode::Decoded;
+use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::media::Grid;
 use crate::model::{Batch, Scratch, Trace};
 use crate::position::{Placer, Pos};
 use crate::text::{Sampler, StreamDecoder};
-use crate::{Error, Result};
+use crate::{Error, Result, error::Context};
 
 /// Patches that go through the vision tower together: enough to feed the matrix products, little enough to stay small.
 const ENCODE_PATCHES: usize = 2048;
@@ -294,13 +294,14 @@ impl<'e> Session<'e> {
         let scale = self.scale(plan.temporal_scale);
         self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
         let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
+        decode::probe(tower, group.min(plan.n_pairs()), grid).at(|| plan.label.clone())?;
         // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
         // result is the same to the last bit.
         let start = self.skip / per_pair / group * group;
         self.placer.pass_frames(start)?;
         self.skip -= start * per_pair;
         let medium = Medium { item, kind, grid, per_pair, start, n_pairs: plan.n_pairs() };
-        decode(plan, start, group, events.cancel(), |stage| {
+        decode::decode(plan, start, group, events.cancel(), |stage| {
             self.take_pairs(stage, medium, steps, events, dump.as_deref_mut())
         })?;
         self.placer.end_visual();
@@ -443,16 +444,13 @@ impl<'e> Session<'e> {
         mut dump: Option<&mut Dump>,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(Vec<u32>, Finish)> {
-        let (model, tokenizer) = (&self.engine.text, &self.engine.tokenizer);
-        let (n_vocab, n_embd) = (model.hparams().n_vocab, model.hparams().n_embd);
+        let (tokenizer, n_vocab) = (&self.engine.tokenizer, self.engine.text.hparams().n_vocab);
         if self.logits.len() < n_vocab {
             return Err(Error::bad_input("there is nothing to answer: the prompt is empty"));
         }
         self.logits.drain(..self.logits.len() - n_vocab);
         let mut decoder = StreamDecoder::new();
         let mut tokens = Vec::new();
-        let mut row = vec![0f32; n_embd];
-        let mut pos = Vec::with_capacity(1);
         let finish = loop {
             if tokens.len() == options.n_predict {
                 break Finish::Length;
@@ -478,13 +476,7 @@ impl<'e> Session<'e> {
             if tokens.len() == options.n_predict && dump.is_none() {
                 break Finish::Length;
             }
-            model.embed(&[id], &mut row)?;
-            pos.clear();
-            self.placer.text(1, &mut pos);
-            let batch = Batch { embd: &row, pos: &pos, n_logits: 1 };
-            let logits = model.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
-            self.logits.copy_from_slice(logits);
-            self.log.push(Fed::token(id));
+            self.push(id)?;
         };
         let rest = decoder.finish();
         if !rest.is_empty() {
@@ -494,6 +486,22 @@ impl<'e> Session<'e> {
             dump.logits_after_generated = self.logits.clone();
         }
         Ok((tokens, finish))
+    }
+
+    /// Feeds one token; the logits after it take the place of those before.
+    pub(super) fn push(&mut self, id: u32) -> Result<()> {
+        let model = &self.engine.text;
+        self.embd.resize(model.hparams().n_embd, 0.0);
+        model.embed(&[id], &mut self.embd)?;
+        self.placer.text(1, &mut self.pos);
+        let batch = Batch { embd: &self.embd, pos: &self.pos, n_logits: 1 };
+        let logits = model.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.embd.clear();
+        self.pos.clear();
+        self.log.push(Fed::token(id));
+        Ok(())
     }
 }
 

@@ -384,3 +384,63 @@ fn a_cache_refuses_what_it_cannot_hold() {
         }
     }
 }
+
+/// Needles at depth: every query looks for one key among `n`, of which some look much like it, as neighbouring frames do. By
+/// type of the cache: how often the same one comes out as with F32, and the error of what attention returns.
+#[test]
+fn needles_are_found_at_any_depth() {
+    const LOOKALIKES: usize = 8;
+    let (n_head, d) = (16, 128);
+    let kernels = supported().last().copied().expect("scalar at least");
+    println!("table {}, {n_head} needles of {d} numbers, {LOOKALIKES} lookalikes each", kernels.name);
+    for (seed, n) in [1024, 16_384, 65_536].into_iter().enumerate() {
+        for likeness in [0.8f32, 0.95, 0.99] {
+            let mut rng = Rng(seed as u64 + 900);
+            let (mut keys, values) = (rng.vec(n * d), rng.vec(n * d));
+            let needles: Vec<usize> =
+                (0..n_head).map(|ih| ih * n / n_head + rng.below(n / n_head - LOOKALIKES)).collect();
+            let mut queries = Vec::new();
+            for at in &needles {
+                let needle = keys[at * d..][..d].to_vec();
+                for i in 1..=LOOKALIKES {
+                    let other = (1.0 - likeness * likeness).sqrt();
+                    for (key, needle) in keys[(at + i) * d..][..d].iter_mut().zip(&needle) {
+                        *key = likeness * needle + other * *key;
+                    }
+                }
+                // Sharp enough to stand out of `n` keys, as heads that retrieve are.
+                queries.extend(needle.iter().map(|k| k * 2.0));
+            }
+            let shape = AttentionShape { n_head, n_head_kv: 1, d, n_past: n - 1, causal: true, exact: true };
+            let answer = |ty: GgmlType| {
+                let (k, v) = (store(ty, &keys, 1, d), store(ty, &values, 1, d));
+                run(kernels, shape, &k, &v, &queries)
+            };
+            // The key whose value is most like each answer.
+            let found = |answer: &[f32]| -> Vec<usize> {
+                let of = |(at, answer): (&usize, &[f32])| {
+                    let like = |j: usize| values[j * d..][..d].iter().zip(answer).map(|(a, b)| a * b).sum::<f32>();
+                    (*at..=at + LOOKALIKES).max_by(|i, j| like(*i).total_cmp(&like(*j))).unwrap()
+                };
+                needles.iter().zip(answer.chunks_exact(d)).map(of).collect()
+            };
+            let exact = answer(GgmlType::F32);
+            let want: Vec<f64> = exact.iter().map(|v| f64::from(*v)).collect();
+            for ty in TYPES {
+                let got = answer(ty);
+                let found = found(&exact).iter().zip(found(&got)).filter(|(want, got)| *want == got).count();
+                let error = nmse(&got, &want);
+                println!("{n} keys, likeness {likeness}, {ty}: {found} of {n_head} as with F32, NMSE {error:.1e}");
+                let (least, most) = match ty {
+                    GgmlType::Q4_0 => (n_head / 3, 0.1),
+                    GgmlType::Q8_0 => (n_head - 2, 1e-3),
+                    _ => (n_head - 2, 1e-4),
+                };
+                assert!(
+                    found >= least && error <= most,
+                    "{n} keys, {likeness}, {ty}, seed {seed}: {found}, {error:.1e}"
+                );
+            }
+        }
+    }
+}

@@ -17,6 +17,7 @@ mod kernels_matmul;
 mod kernels_attention;
 mod media;
 mod model;
+mod plan;
 mod position;
 mod stream;
 mod take;

@@ -235,3 +235,35 @@ fn the_decoder_is_never_far_ahead() {
     // The pair being encoded, the one that waits, and the one that the decoder holds.
     assert!(furthest <= 3, "{furthest} pairs in memory");
 }
+
+/// Fault 42: a thousand interruptions at random moments, and as much memory is in use as before.
+#[test]
+fn a_thousand_interruptions_leave_nothing_behind() {
+    let engine = engine();
+    let mut one = session(&engine, 300, 16);
+    let memory = || memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem);
+    let mut state = 42u64;
+    let (mut stopped, mut before) = (0, 0);
+    for round in 0..1000 {
+        if round == 100 {
+            before = memory();
+        }
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let stop_after = (state >> 60) as usize;
+        let cancel = AtomicBool::new(stop_after == 0);
+        let mut seen = 0;
+        let mut sink = |_| {
+            seen += 1;
+            cancel.store(seen >= stop_after, Ordering::Relaxed);
+        };
+        let mut prompt = prompt(&engine, &["What moves?"], 6, None);
+        let result = one.feed(&mut prompt, &mut Events::new(&mut sink, &cancel), None);
+        stopped += usize::from(result.is_err());
+        assert!(result.is_ok() || result.unwrap_err().kind() == ErrorKind::Cancelled, "round {round}");
+        one.clear();
+    }
+    let grown = memory().saturating_sub(before);
+    println!("{stopped} of 1000 feeds were stopped, memory grew by {grown} bytes");
+    assert!(stopped > 100, "{stopped}");
+    assert!(grown < 4 << 20, "memory grew by {grown} bytes");
+}

@@ -239,10 +239,10 @@ impl<'a> Activations<'a> {
                     let (w, x) = (w.rows(rows.clone()), &self.forms.tiles[*form]);
                     let buffers = (&mut words[..], &mut scales[..]);
                     if i + 1 < matrices.len() {
-                        self.products(w, x, tokens.clone(), buffers, (others, ldo), None, |_, _, _| ());
+                        self.products(w, (x, tokens.clone()), buffers, (others, ldo), None, |_, _, _| ());
                     } else {
                         let soon = Some((out, rows.start));
-                        self.products(w, x, tokens.clone(), buffers, (sums, ldo), soon, |it, row, sums| {
+                        self.products(w, (x, tokens.clone()), buffers, (sums, ldo), soon, |it, row, sums| {
                             let at = (it - tokens.start) * ldo + row;
                             let other = others.get_mut(at..at + sums.len()).unwrap_or_default();
                             finish(rows.start + row, [sums, other], Place { out, row: it, col: rows.start + row });
@@ -258,8 +258,7 @@ impl<'a> Activations<'a> {
     fn products(
         &self,
         w: MatView<'_>,
-        x: &Tiles,
-        tokens: Range<usize>,
+        (x, tokens): (&Tiles, Range<usize>),
         (words, scales): (&mut [f32], &mut [f32]),
         (sums, ldo): (&mut [f32], usize),
         out: Option<(&SharedMat<'_>, usize)>,

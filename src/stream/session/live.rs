@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Fed, Placed, Session, Steps};
 use crate::cache::KvCache;
+use crate::error::Context;
 use crate::media::Grid;
 use crate::model::VisionTower;
-use crate::stream::decode::{Decoded, decode};
+use crate::stream::decode::{self, Decoded};
 use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, Unit};
 use crate::{Error, ErrorKind, Result};
 
@@ -148,7 +149,9 @@ impl<'e> Session<'e> {
         }
         self.placer.begin_visual(live.merged.h, live.merged.w, Some(live.scale))?;
         let group = Session::pairs_at_once(live.grid.h, live.grid.w);
-        let end = decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, steps, events, keep))?;
+        decode::probe(live.tower, group, live.grid).at(|| plan.shape.label.clone())?;
+        let end =
+            decode::decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, steps, events, keep))?;
         self.drain(steps, true, events, None)?;
         self.placer.end_visual();
         Ok(match end {

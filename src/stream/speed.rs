@@ -1,0 +1,146 @@
+//! How fast this machine is: a few seconds of calibration.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::budget::{Seconds, Work};
+use super::{Engine, SessionOptions, decode};
+use crate::Result;
+use crate::cache::KvCache;
+use crate::kernels::{kv_write, select};
+use crate::media::{Grid, open_video};
+use crate::model::{Batch, Scratch};
+use crate::position::Placer;
+
+/// How fast this machine is at the stages.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Speed {
+    /// Seconds per frame of the source.
+    decode: f64,
+    /// Seconds per patch of the frame size that was measured.
+    encode: f64,
+    /// Seconds per token at depth 0, and more per token and token of depth.
+    token: f64,
+    depth: f64,
+}
+
+impl Speed {
+    /// A few seconds of work: `n_tokens` of media in all, frames of `grid`, the first video (if any).
+    pub fn measure(
+        engine: &Engine,
+        options: &SessionOptions,
+        (n_tokens, grid): (usize, Grid),
+        video: Option<&Path>,
+    ) -> Result<Speed> {
+        let tower = engine.need_vision()?;
+        decode::probe(tower, 1, grid)?;
+        let n_patches = grid.h * grid.w;
+        let pixels: Vec<f32> =
+            (0..n_patches * tower.hparams().n_patch_values()).map(|i| (i % 251) as f32 / 100.0 - 1.2).collect();
+        let encode = seconds_of(|| tower.encode(&pixels, grid.h, grid.w, None).map(drop))? / n_patches as f64;
+        drop(pixels);
+
+        let n = options.n_batch.clamp(1, 512);
+        let depth = 4096.min(n_tokens).max(n);
+        let mut cache = KvCache::new(engine.cache_shape(depth + n, (options.type_k, options.type_v)))?;
+        let mut step = Step::new(engine, n);
+        step.run(engine, &mut cache)?; // brings weights and memory in
+        let shallow = seconds_of(|| step.run(engine, &mut cache))?;
+        fill(&mut cache, depth)?;
+        let deep = seconds_of(|| step.run(engine, &mut cache))?;
+        let decode = video.map(decode_speed).transpose()?;
+        Ok(Speed {
+            decode: decode.unwrap_or(0.0),
+            encode,
+            token: shallow / n as f64,
+            depth: ((deep - shallow) / (n * depth) as f64).max(0.0),
+        })
+    }
+
+    /// What `work` takes when its media are `n_tokens` instead of all of theirs.
+    pub fn seconds(&self, work: &Work, n_tokens: usize, n_batch: usize) -> Seconds {
+        let share = n_tokens as f64 / work.n_tokens.max(1) as f64;
+        let n = n_tokens as f64;
+        // A token sees half of all tokens on average; a short last step is no faster per token than a whole one.
+        let prefill = n.max(n_batch.min(n_tokens) as f64) * self.token + n * n / 2.0 * self.depth;
+        Seconds {
+            decode: self.decode * work.n_source_frames as f64,
+            encode: self.encode * share * work.n_patches as f64,
+            prefill,
+        }
+    }
+}
+
+/// A step of prefill over nothing in particular.
+struct Step {
+    scratch: Scratch,
+    embd: Vec<f32>,
+    n: usize,
+}
+
+impl Step {
+    fn new(engine: &Engine, n: usize) -> Step {
+        let hp = engine.text.hparams();
+        let embd = (0..n * hp.n_embd).map(|i| (i * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
+        Step { scratch: Scratch::new(hp, n), embd, n }
+    }
+
+    /// One step behind what the cache holds, which it holds afterwards, too.
+    fn run(&mut self, engine: &Engine, cache: &mut KvCache) -> Result<()> {
+        let depth = cache.len();
+        let (mut placer, mut pos) = (Placer::new(engine.text.hparams().layout), Vec::new());
+        placer.text(depth, &mut pos);
+        pos.clear();
+        placer.text(self.n, &mut pos);
+        let batch = Batch { embd: &self.embd, pos: &pos, n_logits: 0 };
+        engine.text.forward(&batch, cache, &mut self.scratch, None)?;
+        cache.truncate(depth);
+        Ok(())
+    }
+}
+
+/// Puts synthetic keys and values into an empty cache until it holds `depth` tokens.
+///
+/// # Errors
+/// None for a cache of that size.
+pub fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
+    const CHUNK: usize = 256;
+    let crate::cache::CacheShape { n_layer, n_head_kv, d, .. } = *cache.shape();
+    let kernels = select()?;
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let rows: Vec<f32> = (0..CHUNK * n_head_kv * d).map(|_| noise()).collect();
+    while cache.len() < depth {
+        let n = CHUNK.min(depth - cache.len());
+        for il in 0..n_layer {
+            let (k, v) = cache.rows_mut(il);
+            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
+            kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;
+        }
+        cache.advance(n);
+    }
+    Ok(())
+}
+
+/// Seconds per frame of the source, from a moment of decoding.
+fn decode_speed(path: &Path) -> Result<f64> {
+    const MOMENT: Duration = Duration::from_millis(300);
+    let mut source = open_video(path)?;
+    let n_frames = source.info().n_frames;
+    let started = Instant::now();
+    let mut n = 0;
+    while n < n_frames && started.elapsed() < MOMENT {
+        source.frame(n)?;
+        n += 1;
+    }
+    Ok(started.elapsed().as_secs_f64() / n.max(1) as f64)
+}
+
+fn seconds_of(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let started = Instant::now();
+    work()?;
+    Ok(started.elapsed().as_secs_f64())
+}
