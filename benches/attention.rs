@@ -110,7 +110,7 @@ impl Bench {
         }
         let (n_head, n_head_kv, d) = HEADS;
         let rotary = Rotary::new(Layout::Hope, d, 1e6, [16, 24, 24]).expect("sections sum to 64");
-        let pos: Vec<Pos> = (0..n).map(|i| Pos { t: i as f32, h: (i % 23) as f32, w: (i % 29) as f32 }).collect();
+        let pos: Vec<Pos> = (0..n).map(|i| Pos { t: i as f64, h: (i % 23) as f64, w: (i % 29) as f64 }).collect();
         let mut table = RotaryTable::default();
         // On one thread, unlike all else here.
         let fill = best(|| rotary.fill(&pos, &mut table)) * threads::count() as f64;

@@ -85,7 +85,7 @@ fn positions(args: PositionsArgs) -> Result<()> {
     let (next_pos, step) = (placer.next_pos(), layout.decode_step());
     let mut out = std::io::stdout().lock();
     if args.json {
-        let row = |axis: fn(&Pos) -> f32| pos.iter().map(|p| number(f64::from(axis(p)))).collect::<Vec<_>>();
+        let row = |axis: fn(&Pos) -> f64| pos.iter().map(|p| number(axis(p))).collect::<Vec<_>>();
         let value = json!({
             "layout": layout.name(), "n_tokens": pos.len(),
             "t": row(|p| p.t), "h": row(|p| p.h), "w": row(|p| p.w),
@@ -109,7 +109,7 @@ fn rotate(args: RotateArgs) -> Result<()> {
         None => default_sections(layout, args.head_dim),
     };
     let rotary = Rotary::new(layout, args.head_dim, args.rope_base, sections).map_err(as_bad_input)?;
-    let [t, h, w] = triple::<f32>(&args.pos, "--pos")?;
+    let [t, h, w] = triple::<f64>(&args.pos, "--pos")?;
     if ![t, h, w].iter().all(|p| p.is_finite()) {
         return Err(Error::bad_input(format!("position `{}` must be finite", args.pos)));
     }

@@ -89,13 +89,7 @@ pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
         );
     }
     eprintln!("tokens:  {} of media, a context of {}", cost.n_tokens, cost.n_ctx);
-    eprintln!(
-        "memory:  {} = weights {} + cache {} + working memory {}",
-        HumanBytes(cost.memory()),
-        HumanBytes(cost.weights),
-        HumanBytes(cost.cache),
-        HumanBytes(cost.working)
-    );
+    print_memory(cost);
     if let Some(seconds) = cost.seconds {
         let human = |s: f64| HumanDuration(Duration::from_secs_f64(s.max(0.0))).to_string();
         eprintln!(
@@ -111,6 +105,22 @@ pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
     }
 }
 
+/// Memory in a line on stderr.
+pub fn print_memory(cost: &Cost) {
+    eprintln!(
+        "memory:  {} = weights {} + cache {} + working memory {}",
+        HumanBytes(cost.memory()),
+        HumanBytes(cost.weights),
+        HumanBytes(cost.cache),
+        HumanBytes(cost.working)
+    );
+}
+
+/// Memory in bytes as JSON.
+pub fn memory_json(cost: &Cost) -> serde_json::Value {
+    json!({ "total": cost.memory(), "weights": cost.weights, "cache": cost.cache, "working": cost.working })
+}
+
 /// The plan as one JSON object.
 pub fn plan_json(media: &[&MediaPlan], cost: &Cost) -> serde_json::Value {
     let medium = |plan: &&MediaPlan| {
@@ -122,9 +132,7 @@ pub fn plan_json(media: &[&MediaPlan], cost: &Cost) -> serde_json::Value {
     json!({
         "media": media.iter().map(medium).collect::<Vec<_>>(),
         "n_tokens": cost.n_tokens, "n_ctx": cost.n_ctx,
-        "memory": {
-            "total": cost.memory(), "weights": cost.weights, "cache": cost.cache, "working": cost.working,
-        },
+        "memory": memory_json(cost),
         "seconds": cost.seconds.map(|s| json!({
             "total": s.total(), "encode": s.encode, "prefill": s.prefill, "decode": s.decode,
         })),

@@ -290,6 +290,9 @@ fn write_take(out: &mut dyn Write, take: &Take) -> io::Result<()> {
         header.n_tokens(),
         escaped(&header.model_name, usize::MAX)
     )?;
+    if header.n_forgotten > 0 {
+        writeln!(out, "  of a stream, whose first {} frames were forgotten", 2 * header.n_forgotten)?;
+    }
     let n_free = header.shape.n_ctx - header.n_tokens();
     let state = if take.is_complete() { "complete" } else { "to be continued with `longtake watch`" };
     writeln!(
@@ -324,7 +327,7 @@ impl Serialize for Json<'_> {
         if let Some(take) = self.take {
             let state = json!({
                 "source": take.header.source, "n_tokens": take.header.n_tokens(), "n_done": take.n_done(),
-                "complete": take.is_complete(), "checkpoints": take.n_checkpoints(), "seconds": take.seconds(),
+                "forgotten_pairs": take.header.n_forgotten, "complete": take.is_complete(), "checkpoints": take.n_checkpoints(), "seconds": take.seconds(),
             });
             map.serialize_entry("take", &state)?;
         }

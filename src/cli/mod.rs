@@ -20,6 +20,7 @@ mod demo;
 mod flags;
 mod inspect;
 mod known_models;
+mod live;
 mod plan;
 mod progress;
 mod quantize;

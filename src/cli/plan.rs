@@ -5,15 +5,16 @@ use std::path::PathBuf;
 
 use super::budget::{BudgetFlags, plan_json, print_plan};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
+use super::live;
 use crate::Result;
 use crate::stream::Budget;
 
-/// Say what watching a video would take: frames, tokens, memory, minutes.
+/// Say what watching a video would take: frames, tokens, memory, minutes; of a stream, how soon the context is full.
 ///
 /// The minutes come from a calibration of a few seconds on this machine.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames.
+    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, a folder of frames, or `-` for a stream on standard input.
     video: PathBuf,
     #[command(flatten)]
     model: ModelFlags,
@@ -36,6 +37,10 @@ pub fn run(args: Args) -> Result<()> {
     let options = args.model.compute.session(&engine, 0, scale)?;
     let limits = args.budget.limits(args.model.compute.ctx_size)?;
     let budget = Budget::new(&engine, limits, options);
+    if live::is_stream(&args.video) {
+        let plan = live::open(&engine, &args.media)?;
+        return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, args.reserve)?, args.json);
+    }
     let (plan, cost) = budget.fit_video(&args.video, &args.media.options(), args.reserve)?;
     warn_of_length(&engine, cost.n_ctx);
     if args.json {

@@ -26,6 +26,11 @@ pub fn catch_interrupt() -> Result<&'static AtomicBool> {
     }
 }
 
+/// Forgets the Ctrl-C that ended one piece of work, so that the next one can begin; the next Ctrl-C stops that.
+pub fn forget_interrupt() {
+    CANCEL.store(false, Ordering::Relaxed);
+}
+
 /// Bytes of this process in memory, pages of mapped files included, where the system tells.
 pub fn memory() -> Option<u64> {
     memory_stats::memory_stats().map(|stats| stats.physical_mem as u64)
@@ -62,6 +67,12 @@ impl Progress {
                     self.bar.finish_and_clear();
                 }
             }
+            Event::Streamed { seen, forgotten: 0 } => self.bar.set_message(format!("frames {}", 2 * seen)),
+            Event::Streamed { seen, forgotten } => {
+                self.bar.set_message(format!("frames {} to {}", 2 * forgotten, 2 * seen))
+            }
+            Event::Saved(Ok(_)) => {}
+            Event::Saved(Err(message)) => self.bar.suspend(|| eprintln!("warning: not saved: {message}")),
             Event::Skipped { n_packets, .. } => {
                 self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))
             }

@@ -10,6 +10,7 @@ use serde_json::{Map, json};
 
 use super::budget::{BudgetFlags, print_plan};
 use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
+use super::live::{self, LiveFlags};
 use super::progress::{Progress, catch_interrupt};
 use crate::error::Context;
 use crate::stream::{
@@ -34,7 +35,8 @@ pub struct Args {
     /// Picture: png, jpeg, webp, gif (comma list; repeatable).
     #[arg(long, value_name = "FILE")]
     image: Vec<String>,
-    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable).
+    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable); `-`: a stream on
+    /// standard input, Y4M or what ffmpeg reads.
     #[arg(long, value_name = "FILE")]
     video: Vec<String>,
     /// System prompt [short: -sys]
@@ -48,6 +50,8 @@ pub struct Args {
     add_vision_id: bool,
     #[command(flatten)]
     media: MediaFlags,
+    #[command(flatten)]
+    live: LiveFlags,
     #[command(flatten)]
     budget: BudgetFlags,
     #[command(flatten)]
@@ -82,6 +86,10 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         quiet: args.quiet,
         dump: args.dump.as_deref(),
     };
+    if live::has_stream(&messages) {
+        return live::answer(&engine, &request, &messages, args.live.when_full(), load_time);
+    }
+    args.live.check_unused()?;
     let answer = answer(&engine, &request, &messages, load_time)?;
     if args.json {
         writeln!(std::io::stdout(), "{answer}")?;

@@ -9,8 +9,12 @@ use serde_json::json;
 use super::budget::{BudgetFlags, print_plan};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::known_models;
+use super::live::{self, LiveFlags};
 use super::progress::{Progress, catch_interrupt, memory};
-use crate::stream::{Around, Budget, Engine, Event, Events, SessionOptions, Take, Watch};
+use crate::cache::KvCache;
+use crate::stream::{
+    Around, Budget, Engine, Event, Events, LiveOptions, LiveTake, Session, SessionOptions, Take, Watch,
+};
 use crate::{Error, Result};
 
 /// Watch a video once and keep what was seen in a take file, to ask about it as often as wanted.
@@ -18,7 +22,8 @@ use crate::{Error, Result};
 /// Stopped at any moment, even by a crash, the same command goes on from the last checkpoint.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames.
+    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, a folder of frames, or `-`: a stream on standard input, Y4M or what
+    /// ffmpeg reads, which is kept whole at its end and cannot be gone on with.
     video: PathBuf,
     /// Take file to write or to continue (default: the video's name with `.take`).
     #[arg(short, long, value_name = "FILE")]
@@ -34,8 +39,14 @@ pub struct Args {
     /// Seconds between checkpoints.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     checkpoint: f64,
+    /// Seconds after which the take of a stream is written again while the stream goes on, so that it can be asked about (0:
+    /// only at the end).
+    #[arg(long, default_value_t = 600.0, value_name = "SECONDS")]
+    save_every: f64,
     #[command(flatten)]
     media: MediaFlags,
+    #[command(flatten)]
+    live: LiveFlags,
     #[command(flatten)]
     budget: BudgetFlags,
     /// Print events as JSON lines on stdout.
@@ -48,10 +59,15 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    if !(0.0..=86_400.0).contains(&args.checkpoint) {
-        let message = format!("`{}` seconds between checkpoints, expected 0 to 86400", args.checkpoint);
-        return Err(Error::bad_input(message));
+    for (seconds, what) in [(args.checkpoint, "checkpoints"), (args.save_every, "saves")] {
+        if !(0.0..=86_400.0).contains(&seconds) {
+            return Err(Error::bad_input(format!("`{seconds}` seconds between {what}, expected 0 to 86400")));
+        }
     }
+    if live::is_stream(&args.video) {
+        return stream(&args);
+    }
+    args.live.check_unused()?;
     let output = args.output.clone().unwrap_or_else(|| args.video.with_extension("take"));
     let engine = args.model.load(true)?;
     known_models::remember(&engine.fingerprint(), args.model.path()?);
@@ -71,22 +87,73 @@ pub fn run(args: Args) -> Result<()> {
     };
     watch.set_interval(Duration::from_secs_f64(args.checkpoint));
     let (started, n_before) = (Instant::now(), watch.n_done());
-    let mut progress = Progress::new(args.quiet || args.json);
-    let mut sink = |event: Event| {
-        if args.json {
-            // A reader that has gone away is no reason to stop watching.
-            let _ = writeln!(std::io::stdout(), "{}", event_json(&event, started));
-        }
-        progress.event(event);
-    };
+    let mut sink = args.sink();
     let mut events = Events::new(&mut sink, catch_interrupt()?);
     watch.run(&mut events)?;
     if !args.quiet {
         let (n, seconds) = (watch.n_total() - n_before, started.elapsed().as_secs_f64());
         eprintln!("watched {n} tokens in {seconds:.1} s ({:.1} t/s)", n as f64 / seconds.max(1e-9));
-        eprintln!("next: longtake ask {} \"What happens in this video?\"", output.display());
     }
+    args.print_next(&output);
     Ok(())
+}
+
+/// Watches a stream into a take.
+fn stream(args: &Args) -> Result<()> {
+    let output = args.output.as_deref().ok_or_else(|| Error::bad_input("a stream has no name: pass --output FILE"))?;
+    let engine = args.model.load(true)?;
+    known_models::remember(&engine.fingerprint(), args.model.path()?);
+    let (system_prompt, ctx_size) = (args.system_prompt.as_deref(), args.model.compute.ctx_size);
+    let Around { before, after } = Around::of(&engine, system_prompt)?;
+    let scale = args.media.scale(engine.text.hparams().layout)?;
+    let options = args.model.compute.session(&engine, 0, scale)?;
+    let live = LiveOptions { when_full: args.live.when_full(), reserve: args.reserve + after.len() };
+    let mut plan = live::open(&engine, &args.media)?;
+    let shape = plan.shape.clone();
+    let limits = args.budget.limits(ctx_size)?;
+    let cost = Budget::new(&engine, limits, options).fit_live(&shape, before.len() + live.reserve)?;
+    if !args.quiet {
+        live::print_stream(&shape, &cost, Some(live.when_full));
+    }
+    warn_of_length(&engine, cost.n_ctx);
+    let options = SessionOptions { n_ctx: cost.n_ctx, ..options };
+    let every = (args.save_every > 0.0).then(|| Duration::from_secs_f64(args.save_every));
+    let mut take = LiveTake::new(output, (system_prompt, before.clone()), options, every)?;
+    let mut session = Session::new(&engine, options)?;
+    let mut sink = args.sink();
+    let mut events = Events::new(&mut sink, catch_interrupt()?);
+    let started = Instant::now();
+    let mut keep = |cache: &KvCache, window, events: &mut Events<'_>| {
+        if take.is_due() {
+            // The event says it when that fails; the next time may go better, and so may the end.
+            let _ = take.save(&engine, &shape.seen(window), cache, events);
+        }
+    };
+    let (window, end) = session.watch(&before, &mut plan, live, &mut events, &mut keep)?;
+    take.save(&engine, &shape.seen(window), session.cache(), &mut events)?;
+    live::conclude(&shape, window, end, started.elapsed(), args.quiet)?;
+    args.print_next(output);
+    Ok(())
+}
+
+impl Args {
+    /// Where events go: a bar, or lines of JSON.
+    fn sink(&self) -> impl FnMut(Event) {
+        let (json, mut progress, started) = (self.json, Progress::new(self.quiet || self.json), Instant::now());
+        move |event| {
+            if json {
+                // A reader that has gone away is no reason to stop watching.
+                let _ = writeln!(std::io::stdout(), "{}", event_json(&event, started));
+            }
+            progress.event(event);
+        }
+    }
+
+    fn print_next(&self, output: &Path) {
+        if !self.quiet {
+            eprintln!("next: longtake ask {} \"What happens in this video?\"", output.display());
+        }
+    }
 }
 
 /// Plans the video and makes a new take.
@@ -113,6 +180,9 @@ fn event_json(event: &Event, started: Instant) -> serde_json::Value {
         Event::PromptStart { n_tokens, cached } => json!({"event": "start", "n_tokens": n_tokens, "cached": cached}),
         Event::Encoded { n_done, n_total, .. } => json!({"event": "encoded", "pairs": n_done, "of": n_total}),
         Event::Prefilled { n_done, n_total } => json!({"event": "prefilled", "tokens": n_done, "of": n_total}),
+        Event::Streamed { seen, forgotten } => json!({"event": "streamed", "pairs": seen, "forgotten": forgotten}),
+        Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
+        Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),
         Event::Skipped { n_packets, .. } => json!({"event": "skipped", "packets": n_packets}),
     };
     line["seconds"] = json!(started.elapsed().as_secs_f64());

@@ -28,23 +28,28 @@ pub const TEMP_SUFFIX: &str = ".longtake-tmp";
 /// The error of `fill`, or `Io` of the operating system; `BadInput` when `path` is a folder or names no file. Each with
 /// the path.
 pub fn write_beside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    write_in(path, None, fill).at(|| path.display().to_string())
+    let buffered = |file: &File| {
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        fill(&mut out)?;
+        Ok(out.flush()?)
+    };
+    write_in(path, buffered).at(|| path.display().to_string())
 }
 
-/// The same for a file of `n_bytes` that begins with what `fill` writes; the rest is a hole that reads as zeros and takes
-/// no room on file systems that know holes.
+/// The same for a file of `n_bytes` that `fill` writes into at any place and in any order; what it leaves out is a hole that
+/// reads as zeros and takes no room on file systems that know holes.
 ///
 /// # Errors
 /// See [`write_beside`].
-pub fn write_beside_with_hole(
-    path: &Path,
-    n_bytes: u64,
-    fill: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
-    write_in(path, Some(n_bytes), fill).at(|| path.display().to_string())
+pub fn write_beside_in_place(path: &Path, n_bytes: u64, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    let sized = |file: &File| {
+        file.set_len(n_bytes)?;
+        fill(file)
+    };
+    write_in(path, sized).at(|| path.display().to_string())
 }
 
-fn write_in(path: &Path, n_bytes: Option<u64>, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+fn write_in(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     let Some(name) = path.file_name() else { return Err(Error::bad_input("names no file, expected one to write to")) };
     if path.is_dir() {
         return Err(Error::bad_input("is a folder, expected a file to write to"));
@@ -57,13 +62,7 @@ fn write_in(path: &Path, n_bytes: Option<u64>, fill: impl FnOnce(&mut dyn Write)
     remove_stale(folder, &prefix);
 
     let temp = Temp::create(folder, &prefix)?;
-    let mut out = BufWriter::with_capacity(1 << 20, &temp.file);
-    fill(&mut out)?;
-    out.flush()?;
-    drop(out);
-    if let Some(n_bytes) = n_bytes {
-        temp.file.set_len(n_bytes)?;
-    }
+    fill(&temp.file)?;
     temp.file.sync_all()?;
     temp.rename_to(path)?;
     sync_folder(folder);

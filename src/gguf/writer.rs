@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -66,7 +67,7 @@ impl GgufWriter {
     /// `Io` of the operating system. Each names the file and, where there is one, the tensor or key.
     pub fn write(&self, path: &Path, fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>) -> Result<()> {
         let (header, _) = self.header().at(|| path.display().to_string())?;
-        atomic::write_beside(path, |out| self.stream(&header, self.tensors.len(), out, fill))
+        atomic::write_beside(path, |out| self.stream(&header, out, fill))
     }
 
     /// Everything before the tensor data, padding included.
@@ -77,19 +78,19 @@ impl GgufWriter {
         self.header().map(|(front, _)| front)
     }
 
-    /// [`GgufWriter::write`] for the first `n_filled` tensors only; the data of the others is a hole of zeros, to be filled
-    /// in place.
+    /// [`GgufWriter::write`] in any order: `fill(file, starts)` writes where it wants into the tensors, which begin at `starts`
+    /// and are holes of zeros where it does not. What it leaves can be filled in place later.
     ///
     /// # Errors
     /// See [`GgufWriter::write`].
-    pub fn write_with_hole(
-        &self,
-        path: &Path,
-        n_filled: usize,
-        fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn write_in_place(&self, path: &Path, fill: impl FnOnce(&File, &[u64]) -> Result<()>) -> Result<()> {
         let (header, file_bytes) = self.header().at(|| path.display().to_string())?;
-        atomic::write_beside_with_hole(path, file_bytes, |out| self.stream(&header, n_filled, out, fill))
+        // The header's end is padded, and its size was computed before: no sum overflows.
+        let starts: Vec<u64> = self.tensors.iter().map(|tensor| header.len() as u64 + tensor.offset).collect();
+        atomic::write_beside_in_place(path, file_bytes, |mut file| {
+            file.write_all(&header)?;
+            fill(file, &starts)
+        })
     }
 
     /// The whole file as bytes (tests, small files).
@@ -98,7 +99,7 @@ impl GgufWriter {
         let mut out = Vec::new();
         let room = usize::try_from(file_bytes).ok().filter(|n| out.try_reserve_exact(*n).is_ok());
         room.ok_or_else(|| Error::limit(format!("file of `{file_bytes}` bytes does not fit into memory")))?;
-        self.stream(&header, self.tensors.len(), &mut out, fill)?;
+        self.stream(&header, &mut out, fill)?;
         Ok(out)
     }
 
@@ -143,14 +144,13 @@ impl GgufWriter {
     fn stream(
         &self,
         header: &[u8],
-        n_filled: usize,
         out: &mut dyn Write,
         mut fill: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         let alignment = alignment_of(&self.meta)?;
         out.write_all(header)?;
         let mut buf = Vec::new();
-        for (i, tensor) in self.tensors.iter().enumerate().take(n_filled) {
+        for (i, tensor) in self.tensors.iter().enumerate() {
             let place = || format!("tensor `{}`", shown(&tensor.name));
             buf.clear();
             fill(i, &mut buf).at(place)?;

@@ -2,6 +2,7 @@
 //!
 //! The child gets a fixed list of arguments, no shell, no standard input, and a path that it can only take for a local file:
 //! it may open nothing but local files and no playlist formats, so a video cannot make it touch the network or other files.
+//! A stream ([`LivePipe`]) is its standard input, and then it may open nothing at all.
 //! Its output is read frame by frame into a short queue; silence for too long, a failure or a wrong size ends it, and it is
 //! killed and reaped in any case when the source is dropped. Two threads per child watch its pipes, since a pipe has no
 //! timeout of its own.
@@ -165,7 +166,7 @@ impl FfmpegSource {
         args.extend(["-map", "0:V:0", "-an", "-sn", "-dn", "-vf"].map(OsString::from));
         args.push(filter.into());
         args.extend(["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"].map(OsString::from));
-        let (process, mut stdout) = Process::start(&self.tools.ffmpeg, &args)?;
+        let (process, mut stdout) = Process::start(&self.tools.ffmpeg, &args, Stdio::null())?;
         let (sender, frames) = sync_channel(N_QUEUED);
         let len = self.info.height * self.info.width * 3;
         std::thread::Builder::new().name("ffmpeg output".into()).spawn(move || {
@@ -252,6 +253,50 @@ impl FrameSource for FfmpegSource {
     }
 }
 
+/// `ffmpeg` as a filter: a stream in any of the known containers goes in, sampled Y4M comes out.
+pub struct LivePipe {
+    process: Process,
+    timeout: Duration,
+}
+
+impl LivePipe {
+    /// Starts a child that reads `input` and gives `fps` frames a second of it, all of the first one's size. A thread of
+    /// its own brings the input to the child.
+    ///
+    /// # Errors
+    /// `Io` when it does not start.
+    pub fn start(tools: &Tools, mut input: impl Read + Send + 'static, fps: f64) -> Result<(LivePipe, ChildStdout)> {
+        // Y4M does not say its matrix, and unlabelled pictures are read as BT.601.
+        let filter = format!("fps={fps},scale=out_color_matrix=bt601:out_range=tv:flags=bicubic");
+        let read = ["-nostdin", "-hide_banner", "-v", "error", "-protocol_whitelist", "pipe", "-format_whitelist"];
+        let from = [FORMATS, "-i", "pipe:0", "-map", "0:V:0", "-an", "-sn", "-dn", "-vf", &filter];
+        let to = ["-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-flush_packets", "1", "pipe:1"];
+        let (mut process, stdout) = Process::start(&tools.ffmpeg, &[&read[..], &from, &to].concat(), Stdio::piped())?;
+        let Some(mut stdin) = process.child.stdin.take() else {
+            return Err(process.fault("ffmpeg has no standard input".into()));
+        };
+        std::thread::Builder::new().name("ffmpeg input".into()).spawn(move || {
+            // It fails when the child ends first, which its output tells.
+            std::io::copy(&mut input, &mut stdin).ok();
+        })?;
+        Ok((LivePipe { process, timeout: tools.timeout }, stdout))
+    }
+
+    /// Waits for the child after its output has ended.
+    ///
+    /// # Errors
+    /// `Io` with its last words when it failed.
+    pub fn finish(&mut self) -> Result<()> {
+        let status = self.process.finish(self.timeout)?;
+        if status.success() { Ok(()) } else { Err(self.process.fault(format!("ffmpeg ended with {status}"))) }
+    }
+
+    /// What is wrong with its output, with its last words; it is stopped.
+    pub fn explain(&mut self, error: &Error) -> Error {
+        self.process.fault(format!("ffmpeg gave no whole video: {error}"))
+    }
+}
+
 /// Arguments that name the input: errors only, local files only, known containers only, never an option or a protocol.
 fn input(path: &Path) -> Vec<OsString> {
     let mut name = OsString::from("file:");
@@ -267,7 +312,7 @@ fn probe(path: &Path, tools: &Tools, wanted: &[&str], timeout: Duration) -> Resu
     let mut args: Vec<OsString> = ["-select_streams", "V:0", "-of", "json"].map(OsString::from).to_vec();
     args.extend(wanted.iter().map(OsString::from));
     args.extend(input(path));
-    let (mut process, stdout) = Process::start(&tools.ffprobe, &args)?;
+    let (mut process, stdout) = Process::start(&tools.ffprobe, &args, Stdio::null())?;
     let (sender, answer) = sync_channel(1);
     std::thread::Builder::new().name("ffprobe output".into()).spawn(move || {
         let mut text = Vec::new();
@@ -295,10 +340,10 @@ struct Process {
 }
 
 impl Process {
-    fn start(program: &Path, args: &[impl AsRef<OsStr>]) -> Result<(Process, ChildStdout)> {
+    fn start(program: &Path, args: &[impl AsRef<OsStr>], stdin: Stdio) -> Result<(Process, ChildStdout)> {
         let name = || program.display().to_string();
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().at(name)?;
         let mut process = Process { child, complaints: Arc::default() };
         let (stdout, stderr) = (process.child.stdout.take(), process.child.stderr.take());

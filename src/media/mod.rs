@@ -2,7 +2,7 @@
 //! In: paths. Out: [`Rgb`] frames one at a time, then `pixel_values` rows and a [`Grid`].
 //! Start reading at [`open_video`] and [`patch::pixel_values`]. Every cap stands in [`limits`].
 //! One file per decoder; what each decides about odd files stands at its top.
-//! On purpose absent here: the model, any network, threads (except those that watch an external decoder).
+//! On purpose absent here: the model, any network, threads (except those that watch an external decoder or a pipe).
 #![forbid(unsafe_code)]
 
 pub mod limits;
@@ -20,6 +20,7 @@ mod h264;
 pub mod gif;
 pub mod folder;
 pub mod ffmpeg;
+pub mod live;
 
 pub use image_file::load_image;
 pub use patch::Grid;

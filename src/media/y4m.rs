@@ -1,7 +1,8 @@
 //! Y4M (YUV4MPEG2): uncompressed video with a line of text before each frame.
 //!
-//! 8-bit 4:2:0, 4:2:2, 4:4:4 and mono. Only the header lines are read at first, to find the frames; pixels are read one
-//! frame at a time. A frame that is cut off at the end of the file is left out and counted.
+//! 8-bit 4:2:0, 4:2:2, 4:4:4 and mono. Of a file ([`Y4mSource`]) only the header lines are read at first, to find the frames;
+//! pixels are read one frame at a time. A frame that is cut off at the end of the file is left out and counted. A stream
+//! ([`Y4mStream`]) is read once, in order; a frame that is cut off is an error there.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -100,6 +101,72 @@ impl Y4mSource {
         self.file.seek(SeekFrom::Start(offset))?;
         self.file.read_exact(&mut self.buffer)?;
         Ok(self.layout.to_rgb(&self.buffer))
+    }
+}
+
+/// A Y4M stream being read.
+pub struct Y4mStream<R> {
+    reader: R,
+    layout: Layout,
+    buffer: Vec<u8>,
+    /// Frames read so far.
+    n_read: u64,
+}
+
+impl<R: BufRead> Y4mStream<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// `Format` for a damaged header, `Unsupported` for other than 8-bit layouts, `Limit` beyond the caps.
+    pub fn new(mut reader: R) -> Result<Y4mStream<R>> {
+        let layout = Layout::parse(&read_line(&mut reader)?)?;
+        Ok(Y4mStream { reader, layout, buffer: Vec::new(), n_read: 0 })
+    }
+
+    /// (height, width) of every frame.
+    pub fn size(&self) -> (usize, usize) {
+        (self.layout.height, self.layout.width)
+    }
+
+    /// Frames per second.
+    pub fn fps(&self) -> f64 {
+        self.layout.fps
+    }
+
+    /// Reads the next frame; false at the end. Its pixels stay where they are until [`Y4mStream::rgb`] asks for them.
+    ///
+    /// # Errors
+    /// `Format` with the frame's number for a frame that is cut off, or for what is no frame.
+    pub fn advance(&mut self) -> Result<bool> {
+        let more = self.read_frame().at(|| format!("frame {}", self.n_read))?;
+        self.n_read += u64::from(more);
+        Ok(more)
+    }
+
+    fn read_frame(&mut self) -> Result<bool> {
+        if self.reader.fill_buf()?.is_empty() {
+            return Ok(false);
+        }
+        let line = read_line(&mut self.reader)?;
+        if line.starts_with(MAGIC) {
+            return Err(Error::format("another Y4M header in place of a frame, the size of a stream cannot change"));
+        }
+        if !line.starts_with(FRAME) {
+            return Err(Error::format("does not begin with `FRAME`"));
+        }
+        let len = self.layout.frame_len();
+        self.buffer.clear();
+        // Grows with what arrives: a header alone claims no memory.
+        let n = (&mut self.reader).take(len).read_to_end(&mut self.buffer)?;
+        if n as u64 != len {
+            return Err(Error::format(format!("is cut off after `{n}` of {len} bytes")));
+        }
+        Ok(true)
+    }
+
+    /// The frame that was read last, as a picture.
+    pub fn rgb(&self) -> Rgb {
+        self.layout.to_rgb(&self.buffer)
     }
 }
 

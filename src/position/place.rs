@@ -4,19 +4,13 @@ use super::Layout;
 use super::scale::check_temporal_scale;
 use crate::{Error, Result};
 
-/// The position of a token. HoPE's are fractional and may be negative.
+/// The position of a token. HoPE's are fractional and may be negative. In f64 they are exact (or rounded once, for a temporal
+/// scale that is no binary fraction) for as long as any stream may last.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Pos {
-    pub t: f32,
-    pub h: f32,
-    pub w: f32,
-}
-
-impl Pos {
-    fn at(t: f64, h: f64, w: f64) -> Pos {
-        // Computed in f64 and rounded once, so that any temporal scale is as exact as f32 can hold.
-        Pos { t: t as f32, h: h as f32, w: w as f32 }
-    }
+    pub t: f64,
+    pub h: f64,
+    pub w: f64,
 }
 
 /// A piece of a sequence. Grids count merged tokens.
@@ -29,6 +23,8 @@ pub enum Segment {
 
 /// Largest side of a grid and largest count: keeps every position well inside what f64 and f32 hold.
 const MAX_COUNT: usize = 1 << 24;
+/// Most tokens of a stream: centuries, and far below where f64 rounds a position noticeably.
+const MAX_TOKENS: usize = 1 << 46;
 
 /// A visual segment that may still grow.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,7 +89,7 @@ impl Placer {
         let (start, step) = (self.next_pos(), self.layout.decode_step());
         out.extend((0..n).map(|j| {
             let id = start + step * j as f64;
-            Pos::at(id, id, id)
+            Pos { t: id, h: id, w: id }
         }));
         self.cursor += n as f64;
         self.n_tokens += n;
@@ -134,14 +130,14 @@ impl Placer {
                     // Index of the token within the segment, for the layouts that flatten.
                     let j = (f * h as f64 + y as f64) * w as f64 + x as f64;
                     out.push(match self.layout {
-                        Layout::Rope => Pos::at(start + j, start + j, start + j),
+                        Layout::Rope => Pos { t: start + j, h: start + j, w: start + j },
                         Layout::Tad => {
                             let id = open.token + j + t;
-                            Pos::at(id, id, id)
+                            Pos { t: id, h: id, w: id }
                         }
-                        Layout::Mrope => Pos::at(t, start + y as f64, start + x as f64),
+                        Layout::Mrope => Pos { t, h: start + y as f64, w: start + x as f64 },
                         Layout::VideoRope | Layout::Hope | Layout::HopeX => {
-                            Pos::at(t, t + centre(h, y), t + centre(w, x))
+                            Pos { t, h: t + centre(h, y), w: t + centre(w, x) }
                         }
                     });
                 }
@@ -149,6 +145,26 @@ impl Placer {
         }
         open.frames += n;
         self.n_tokens += n * h * w;
+    }
+
+    /// Goes past the next `n` frames of the open segment: what follows stands where it would stand after them.
+    ///
+    /// # Errors
+    /// `Limit` beyond the frames whose positions f64 tells apart.
+    ///
+    /// # Panics
+    /// When no segment is open.
+    pub fn pass_frames(&mut self, n: usize) -> Result<()> {
+        let open = self.open.as_mut().expect("begin_visual comes before frames");
+        let frames = open.frames.checked_add(n);
+        let n_tokens = n.checked_mul(open.h * open.w).and_then(|n| n.checked_add(self.n_tokens));
+        match (frames, n_tokens) {
+            (Some(frames), Some(n_tokens)) if n_tokens <= MAX_TOKENS => {
+                (open.frames, self.n_tokens) = (frames, n_tokens);
+                Ok(())
+            }
+            _ => Err(Error::limit(format!("`{n}` frames of {} tokens are beyond {MAX_TOKENS}", open.h * open.w))),
+        }
     }
 
     /// Ends the open visual segment, if any; later tokens continue after it.

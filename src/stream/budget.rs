@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::speed::Speed;
-use super::{Engine, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit, decode};
+use super::{Engine, LiveShape, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit, decode};
 use crate::kernels::threads;
 use crate::media::Grid;
 use crate::model::Scratch;
@@ -180,6 +180,33 @@ impl<'e> Budget<'e> {
             if long { self.measure(work, video) } else { Ok(None) }
         };
         self.fit(wanted, room, build, measure)
+    }
+
+    /// The largest context within the limits for a stream, with `around` slots for what is not video: the model's own, unless
+    /// they say otherwise. Tokens are those of the window.
+    ///
+    /// # Errors
+    /// A limit on time, which a stream has no use for; limits that not even one frame pair fits.
+    pub fn fit_live(&self, live: &LiveShape, around: usize) -> Result<Cost> {
+        if self.limits.time.is_some() {
+            return Err(Error::bad_input("a stream lasts as long as it lasts: a limit on time does not apply"));
+        }
+        let wanted = self.limits.n_ctx.unwrap_or(self.engine.text.hparams().n_ctx_train);
+        let n_pairs = Session::pairs_at_once(live.grid.h, live.grid.w);
+        let largest = Some(Largest { n_pairs, grid: live.grid, label: live.label.clone() });
+        let n_tokens = wanted.saturating_sub(around);
+        let work = Work { n_tokens, around, n_patches: 0, n_source_frames: 0, largest };
+        let n_tokens = self.most_tokens(&work, None)?;
+        if n_tokens < live.per_pair {
+            let excess = self.excess(&self.cost(&work, live.per_pair, None)?).unwrap_or_default();
+            let (w, h) = (live.width, live.height);
+            return Err(Error::limit(format!("not even one frame pair of {w}x{h} fits: {excess}")).at(&*live.label));
+        }
+        let mut cost = self.cost(&work, n_tokens, None)?;
+        if n_tokens < work.n_tokens {
+            cost.reduced.push(format!("context from {wanted} to {}", cost.n_ctx));
+        }
+        Ok(cost)
     }
 
     fn measure(&self, work: &Work, video: Option<&Path>) -> Result<Option<Speed>> {

@@ -1,10 +1,11 @@
 //! The decoding stage: a thread that turns frames into patch rows, a group of frame pairs ahead of the vision tower.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use super::MediaPlan;
 use crate::media::Grid;
 use crate::model::VisionTower;
 use crate::{Error, Result};
@@ -43,32 +44,56 @@ pub enum Decoded {
     Failed(Error),
 }
 
+/// What is decoded: frame pairs in order.
+pub trait Pairs: Send {
+    /// Whether what was decoded of a group counts when the rest of it does not come: a stream cannot be read again, a file
+    /// can, and then keeps its groups.
+    const KEEPS_PARTS: bool;
+
+    /// A flag that makes [`Pairs::next`] give up soon, for decoders that wait for others and do not look at `stopped`.
+    fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        None
+    }
+
+    /// Appends the patch rows of pair `pair`, which comes after the one of the call before, to `out`; false at the end, or
+    /// when `stopped` says so.
+    ///
+    /// # Errors
+    /// A frame that cannot be decoded.
+    fn next(&mut self, pair: usize, out: &mut Vec<f32>, stopped: &dyn Fn() -> bool) -> Result<bool>;
+}
+
 /// Decodes the pairs from `start` on in groups of `group`, on a thread of its own, while `consume` takes them. When `consume`
 /// returns early or `cancel` is set, decoding ends with the present frame, or at once where the decoder only waits.
-pub fn decode<R>(
-    plan: &mut MediaPlan,
+pub fn decode<P: Pairs, R>(
+    pairs: &mut P,
     start: usize,
     group: usize,
     cancel: &AtomicBool,
     consume: impl FnOnce(&mut dyn Iterator<Item = Decoded>) -> R,
 ) -> R {
-    let n_pairs = plan.n_pairs();
     let gone = AtomicBool::new(false);
-    let stopper = plan.stopper().unwrap_or_default();
+    let stopper = pairs.stopper().unwrap_or_default();
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(WAITING);
         let gone = &gone;
         scope.spawn(move || {
-            for first in (start..n_pairs).step_by(group) {
-                let n = group.min(n_pairs - first);
-                let stopped = || cancel.load(Ordering::Relaxed) || gone.load(Ordering::Relaxed);
-                let decoded = match pixels(plan, first, n, &stopped) {
-                    Ok(Some(pixels)) => Decoded::Pixels { first, pixels },
-                    Ok(None) => return,
-                    Err(error) => Decoded::Failed(error),
-                };
-                let failed = matches!(decoded, Decoded::Failed(_));
-                if send.send(decoded).is_err() || failed {
+            let stopped = || cancel.load(Ordering::Relaxed) || gone.load(Ordering::Relaxed);
+            for first in (start..).step_by(group) {
+                let mut pixels = Vec::new();
+                let (n, failure) = group_of(pairs, first..first + group, &mut pixels, &stopped);
+                let is_part = n < group;
+                // Whoever listened may be gone.
+                if n > 0
+                    && (failure.is_none() && !stopped() || P::KEEPS_PARTS)
+                    && send.send(Decoded::Pixels { first, pixels }).is_err()
+                {
+                    return;
+                }
+                if let Some(error) = failure {
+                    send.send(Decoded::Failed(error)).ok();
+                }
+                if is_part {
                     return;
                 }
             }
@@ -93,14 +118,19 @@ pub fn decode<R>(
     })
 }
 
-/// The patch rows of some pairs; `None` when told to stop.
-fn pixels(plan: &mut MediaPlan, first: usize, n: usize, stopped: &dyn Fn() -> bool) -> Result<Option<Vec<f32>>> {
-    let mut pixels = Vec::new();
-    for pair in first..first + n {
-        if stopped() {
-            return Ok(None);
+/// Decodes some pairs into `out`: how many came, and what went wrong after them.
+fn group_of(
+    pairs: &mut impl Pairs,
+    wanted: Range<usize>,
+    out: &mut Vec<f32>,
+    stopped: &dyn Fn() -> bool,
+) -> (usize, Option<Error>) {
+    for pair in wanted.clone() {
+        match if stopped() { Ok(false) } else { pairs.next(pair, out, stopped) } {
+            Ok(true) => {}
+            Ok(false) => return (pair - wanted.start, None),
+            Err(error) => return (pair - wanted.start, Some(error)),
         }
-        plan.pixels(pair, &mut pixels)?;
     }
-    Ok(Some(pixels))
+    (wanted.len(), None)
 }

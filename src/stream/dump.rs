@@ -131,7 +131,7 @@ impl Dump {
             arrays.f32(&format!("{kind}_vit_stages"), vec![media.stages.len(), rows, tower.n_embd], &stages);
             arrays.f32(&format!("{kind}_vit_output"), vec![media.output.len() / hp.n_embd, hp.n_embd], &media.output);
         }
-        let axes = [|p: &Pos| p.t, |p: &Pos| p.h, |p: &Pos| p.w];
+        let axes = [|p: &Pos| p.t as f32, |p: &Pos| p.h as f32, |p: &Pos| p.w as f32];
         let position_ids: Vec<f32> = axes.iter().flat_map(|axis| self.positions.iter().map(axis)).collect();
         arrays.f32("position_ids", vec![3, self.positions.len()], &position_ids);
         arrays.f32("logits_last4", vec![prompt.logits_last4.len() / hp.n_vocab, hp.n_vocab], &prompt.logits_last4);

@@ -13,6 +13,10 @@ pub enum Event {
     Encoded { item: usize, n_done: usize, n_total: usize },
     /// So many tokens of the prompt are in the cache now.
     Prefilled { n_done: usize, n_total: usize },
+    /// So many frame pairs of a stream were seen; the first `forgotten` of them are in the cache no more.
+    Streamed { seen: usize, forgotten: usize },
+    /// What a stream has shown so far was saved: so many tokens; or why that did not work.
+    Saved(std::result::Result<usize, String>),
     /// Damaged packets were skipped in medium `item`.
     Skipped { item: usize, n_packets: usize },
 }
@@ -32,6 +36,12 @@ impl<'a> Events<'a> {
     /// The flag that asks to stop.
     pub(super) fn cancel(&self) -> &'a AtomicBool {
         self.cancel
+    }
+
+    /// The same without the flag: for what is done after the stop.
+    pub(super) fn unstoppable(&mut self) -> Events<'_> {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Events { sink: self.sink, cancel: &NEVER }
     }
 
     pub(super) fn send(&mut self, event: Event) {

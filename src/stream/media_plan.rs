@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::TakeHeader;
+use super::decode::Pairs;
+use super::{LiveShape, TakeHeader, Window};
 use crate::media::patch::PatchSpec;
 use crate::media::sample::{SampleOptions, check_options, frame_indices, frame_size};
 use crate::media::{FrameSource, Grid, Rgb, VideoInfo, load_image, open_video, resize, smart_resize};
@@ -41,8 +42,10 @@ pub struct MediaPlan {
     pub grid: Grid,
     /// Tokens in the context.
     pub n_tokens: usize,
-    /// Frames taken, as indices of the source (a still image: one).
+    /// Frames taken, as indices of the source (a still image: one). Of a stream, those that are still in the cache.
     pub frames: Vec<usize>,
+    /// Frame pairs at the beginning of a stream that have left the cache.
+    pub n_forgotten: usize,
     /// What the source says of itself (videos).
     pub info: Option<VideoInfo>,
     pub temporal_scale: Option<f64>,
@@ -57,7 +60,7 @@ enum Source {
     Watched,
 }
 
-fn patch_spec(hp: &VisionHParams) -> PatchSpec {
+pub(super) fn patch_spec(hp: &VisionHParams) -> PatchSpec {
     PatchSpec { patch: hp.patch_size, merge: hp.merge, mean: hp.image_mean, std: hp.image_std }
 }
 
@@ -93,6 +96,7 @@ impl MediaPlan {
             grid,
             n_tokens: grid.n_tokens(hp.merge),
             frames: vec![0],
+            n_forgotten: 0,
             info: None,
             temporal_scale: options.temporal_scale,
             source: Source::Image(resize::bicubic(&picture, height, width), spec),
@@ -136,6 +140,7 @@ impl MediaPlan {
             grid,
             n_tokens: grid.n_tokens(hp.merge),
             frames,
+            n_forgotten: 0,
             info: Some(info),
             temporal_scale: options.temporal_scale,
             source: Source::Video(source, spec),
@@ -170,8 +175,37 @@ impl MediaPlan {
             grid: Grid { t, h: h * header.merge, w: w * header.merge },
             n_tokens: header.n_media(),
             frames: header.frames.iter().map(|i| *i as usize).collect(),
+            n_forgotten: header.n_forgotten,
             info: None,
             temporal_scale: Some(header.temporal_scale),
+            source: Source::Watched,
+        }
+    }
+
+    /// A stream of which this much was seen.
+    pub(super) fn seen(live: &LiveShape, Window { n_pairs, n_forgotten }: Window) -> MediaPlan {
+        let source = &live.info;
+        let frames = 2 * n_forgotten as u64..2 * n_pairs as u64;
+        let frames: Vec<usize> = frames.map(|k| source.index(k) as usize).collect();
+        let n_frames = frames.last().map_or(0, |last| last + 1);
+        MediaPlan {
+            kind: MediaKind::Video,
+            label: live.label.clone(),
+            height: live.height,
+            width: live.width,
+            grid: Grid { t: n_pairs, ..live.grid },
+            n_tokens: (n_pairs - n_forgotten) * live.per_pair,
+            frames,
+            n_forgotten,
+            info: Some(VideoInfo {
+                n_frames,
+                fps: source.fps,
+                duration: n_frames as f64 / source.fps,
+                height: source.height,
+                width: source.width,
+                decoder: source.decoder.clone(),
+            }),
+            temporal_scale: live.temporal_scale,
             source: Source::Watched,
         }
     }
@@ -186,14 +220,6 @@ impl MediaPlan {
         match &self.source {
             Source::Image(..) | Source::Watched => 0,
             Source::Video(source, _) => source.skipped(),
-        }
-    }
-
-    /// A flag that makes [`MediaPlan::pixels`] give up soon; see [`FrameSource::stopper`].
-    pub fn stopper(&self) -> Option<Arc<AtomicBool>> {
-        match &self.source {
-            Source::Image(..) | Source::Watched => None,
-            Source::Video(source, _) => source.stopper(),
         }
     }
 
@@ -225,5 +251,23 @@ impl MediaPlan {
         };
         crate::media::patch::pixel_values([&two[0], &two[1]], spec, out);
         Ok(())
+    }
+}
+
+impl Pairs for MediaPlan {
+    const KEEPS_PARTS: bool = false;
+
+    fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        match &self.source {
+            Source::Image(..) | Source::Watched => None,
+            Source::Video(source, _) => source.stopper(),
+        }
+    }
+
+    fn next(&mut self, pair: usize, out: &mut Vec<f32>, _: &dyn Fn() -> bool) -> Result<bool> {
+        if pair >= self.n_pairs() {
+            return Ok(false);
+        }
+        self.pixels(pair, out).map(|()| true)
     }
 }

@@ -1,7 +1,7 @@
 //! The stream: a conversation with media becomes model input in bounded steps, and answers come out token by token.
 //! In: message parts, media files, an [`Engine`]. Out: tokens, [`Event`]s, and for model authors a [`Dump`].
 //! Start reading at [`Session::feed`]; [`Engine`] is what stays the same between conversations, [`MediaPlan`] what a file
-//! will cost before any frame is decoded.
+//! will cost before any frame is decoded; [`LivePlan`] is its like for a stream of unknown length.
 //! On purpose absent here: flags, printing, sockets.
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod decode;
 mod dump;
 mod engine;
 mod event;
+mod live;
 pub mod fingerprint;
 mod media_plan;
 mod prompt;
@@ -24,9 +25,10 @@ pub use cache_error::{CacheError, cache_errors};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
+pub use live::{LivePlan, LiveShape, LiveTake};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan};
 pub use prompt::{Prompt, Unit};
-pub use session::{Finish, GenerateOptions, Session, SessionOptions};
+pub use session::{Finish, GenerateOptions, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window};
 pub use speed::fill;
 pub use take::{Take, TakeHeader, TakeWriter};
 pub use watch::{Around, Watch, conversation, question};

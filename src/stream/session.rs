@@ -1,6 +1,10 @@
 //! One conversation: what the cache holds, where the next token stands, and how more comes in and answers come out.
 
+mod live;
+
 use std::ops::ControlFlow;
+
+pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 
 use super::decode::Decoded;
 use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
@@ -32,13 +36,25 @@ pub struct SessionOptions {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Fed {
     unit: Unit,
-    /// Merged grid (frames, rows, columns) and temporal scale of a medium.
-    grid: Option<([usize; 3], f64)>,
+    /// Where a medium stands.
+    placed: Option<Placed>,
+}
+
+/// Merged grid (frame pairs, rows, columns) and temporal scale of a medium, and how many of its first pairs were forgotten.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Placed {
+    grid: [usize; 3],
+    scale: f64,
+    n_forgotten: usize,
 }
 
 impl Fed {
+    fn token(id: u32) -> Fed {
+        Fed { unit: Unit::Token(id), placed: None }
+    }
+
     fn n_tokens(&self) -> usize {
-        self.grid.map_or(1, |([t, h, w], _)| t * h * w)
+        self.placed.map_or(1, |Placed { grid: [t, h, w], n_forgotten, .. }| (t - n_forgotten) * h * w)
     }
 }
 
@@ -117,7 +133,7 @@ impl<'e> Session<'e> {
     /// A take of another model; memory that the system refuses.
     pub fn from_take(engine: &'e Engine, take: &Take) -> Result<Session<'e>> {
         take.check_model(engine)?;
-        let TakeHeader { shape, temporal_scale, grid, before, after, .. } = &take.header;
+        let TakeHeader { shape, temporal_scale, grid, n_forgotten, before, after, .. } = &take.header;
         let options = SessionOptions {
             n_ctx: shape.n_ctx,
             n_batch: take.header.n_batch,
@@ -126,11 +142,11 @@ impl<'e> Session<'e> {
             temporal_scale: Some(*temporal_scale),
         };
         let mut session = Session::with_cache(engine, options, take.cache()?);
-        let token = |id: &u32| Fed { unit: Unit::Token(*id), grid: None };
-        let video = Unit::Media { kind: MediaKind::Video, index: 0 };
-        session.log.extend(before.iter().map(token));
-        session.log.push(Fed { unit: video, grid: Some((*grid, *temporal_scale)) });
-        session.log.extend(after.iter().map(token));
+        let unit = Unit::Media { kind: MediaKind::Video, index: 0 };
+        let placed = Placed { grid: *grid, scale: *temporal_scale, n_forgotten: *n_forgotten };
+        session.log.extend(before.iter().copied().map(Fed::token));
+        session.log.push(Fed { unit, placed: Some(placed) });
+        session.log.extend(after.iter().copied().map(Fed::token));
         // What is in the cache whole stays in the log; of the next unit a part may be there.
         let (mut units, mut counted) = (0, 0);
         for fed in &session.log {
@@ -202,16 +218,21 @@ impl<'e> Session<'e> {
                 // What was read is kept; the error that counts is the one that stopped it.
                 let _ = recorder.checkpoint(&self.cache);
             }
-            let (mut units, mut tokens) = (0, 0);
-            for fed in &self.log {
-                tokens += fed.n_tokens();
-                if tokens > self.cache.len() {
-                    break;
-                }
-                units += 1;
-            }
-            self.rewind(units);
+            self.rewind_to_whole_units();
         })
+    }
+
+    /// Forgets units that are not in the cache whole.
+    fn rewind_to_whole_units(&mut self) {
+        let (mut units, mut tokens) = (0, 0);
+        for fed in &self.log {
+            tokens += fed.n_tokens();
+            if tokens > self.cache.len() {
+                break;
+            }
+            units += 1;
+        }
+        self.rewind(units);
     }
 
     fn feed_units(&mut self, prompt: &mut Prompt, events: &mut Events<'_>, mut dump: Option<&mut Dump>) -> Result<()> {
@@ -234,22 +255,24 @@ impl<'e> Session<'e> {
         self.logits.clear();
         for at in start..prompt.units.len() {
             match prompt.units[at] {
-                Unit::Token(id) => {
-                    let n_embd = self.engine.text.hparams().n_embd;
-                    let at = self.embd.len();
-                    self.embd.resize(at + n_embd, 0.0);
-                    self.engine.text.embed(&[id], &mut self.embd[at..])?;
-                    self.placer.text(1, &mut self.pos);
-                    self.drop_known(1);
-                    self.log.push(Fed { unit: Unit::Token(id), grid: None });
-                    self.drain(steps, false, events, dump.as_deref_mut())?;
-                }
+                Unit::Token(id) => self.feed_token(id, steps, events, dump.as_deref_mut())?,
                 Unit::Media { kind, index } => {
                     self.feed_media(prompt, kind, index, steps, events, dump.as_deref_mut())?
                 }
             }
         }
         self.drain(steps, true, events, dump)
+    }
+
+    fn feed_token(&mut self, id: u32, steps: Steps, events: &mut Events<'_>, dump: Option<&mut Dump>) -> Result<()> {
+        let n_embd = self.engine.text.hparams().n_embd;
+        let at = self.embd.len();
+        self.embd.resize(at + n_embd, 0.0);
+        self.engine.text.embed(&[id], &mut self.embd[at..])?;
+        self.placer.text(1, &mut self.pos);
+        self.drop_known(1);
+        self.log.push(Fed::token(id));
+        self.drain(steps, false, events, dump)
     }
 
     fn feed_media(
@@ -268,15 +291,14 @@ impl<'e> Session<'e> {
         let plan = prompt.media(kind, index)?;
         let tower = self.engine.need_vision()?;
         let (grid, merged) = (plan.grid, plan.grid.merged(tower.hparams().merge));
-        let scale =
-            plan.temporal_scale.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale);
+        let scale = self.scale(plan.temporal_scale);
         self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
         let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
         decode::probe(tower, group.min(plan.n_pairs()), grid).at(|| plan.label.clone())?;
         // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
         // result is the same to the last bit.
         let start = self.skip / per_pair / group * group;
-        self.placer.frames(start, &mut Vec::new());
+        self.placer.pass_frames(start)?;
         self.skip -= start * per_pair;
         let medium = Medium { item, kind, grid, per_pair, start, n_pairs: plan.n_pairs() };
         decode::decode(plan, start, group, events.cancel(), |stage| {
@@ -290,8 +312,14 @@ impl<'e> Session<'e> {
             events.send(Event::Skipped { item, n_packets: plan.skipped() });
         }
         let unit = Unit::Media { kind, index };
-        self.log.push(Fed { unit, grid: Some(([merged.t, merged.h, merged.w], scale)) });
+        let grid = [merged.t, merged.h, merged.w];
+        self.log.push(Fed { unit, placed: Some(Placed { grid, scale, n_forgotten: 0 }) });
         Ok(())
+    }
+
+    /// The temporal scale of a medium that wants `own`, or nothing in particular.
+    fn scale(&self, own: Option<f64>) -> f64 {
+        own.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale)
     }
 
     /// Takes decoded pairs as they come: vision tower, positions, prefill.
@@ -390,11 +418,11 @@ impl<'e> Session<'e> {
         self.placer = Placer::new(self.placer.layout());
         let mut placed = Vec::new();
         for fed in &self.log {
-            match fed.grid {
+            match fed.placed {
                 None => self.placer.text(1, &mut placed),
-                Some(([t, h, w], scale)) => {
+                Some(Placed { grid: [t, h, w], scale, .. }) => {
                     self.placer.begin_visual(h, w, Some(scale)).expect("it was placed before");
-                    self.placer.frames(t, &mut placed);
+                    self.placer.pass_frames(t).expect("they were placed before");
                     self.placer.end_visual();
                 }
             }
@@ -472,7 +500,7 @@ impl<'e> Session<'e> {
         self.logits.extend_from_slice(logits);
         self.embd.clear();
         self.pos.clear();
-        self.log.push(Fed { unit: Unit::Token(id), grid: None });
+        self.log.push(Fed::token(id));
         Ok(())
     }
 }

@@ -20,8 +20,8 @@ pub struct Watch<'e> {
 
 /// Token ids that surround a video, whatever the question.
 pub struct Around {
-    before: Vec<u32>,
-    after: Vec<u32>,
+    pub before: Vec<u32>,
+    pub after: Vec<u32>,
 }
 
 impl Around {
@@ -87,32 +87,12 @@ impl<'e> Watch<'e> {
         (system_prompt, around): (Option<&str>, Around),
         options: SessionOptions,
     ) -> Result<Watch<'e>> {
-        let (hp, tower) = (engine.text.hparams(), engine.need_vision()?);
-        let merge = tower.hparams().merge;
-        let merged = plan.grid.merged(merge);
         let (source_fingerprint, source_bytes) = fingerprint::media(video)?;
-        let index = |i: &usize| u32::try_from(*i).map_err(|_| Error::limit(format!("frame `{i}` is beyond 32 bits")));
         let header = TakeHeader {
-            model_name: engine.name.clone(),
-            model_fingerprint: engine.fingerprint(),
-            mmproj_fingerprint: engine.mmproj_fingerprint().unwrap_or_default(),
-            layout: hp.layout.to_string(),
-            temporal_scale: plan.temporal_scale.or(options.temporal_scale).unwrap_or(hp.temporal_scale),
-            shape: engine.cache_shape(options.n_ctx, (options.type_k, options.type_v)),
-            n_batch: options.n_batch,
-            n_encode: Session::pairs_at_once(plan.grid.h, plan.grid.w),
-            before: around.before,
-            after: around.after,
-            grid: [merged.t, merged.h, merged.w],
-            merge,
-            height: plan.height,
-            width: plan.width,
-            frames: plan.frames.iter().map(index).collect::<Result<_>>()?,
-            fps: plan.info.as_ref().map_or(0.0, |info| info.fps),
-            system_prompt: system_prompt.map(str::to_string),
             source: video.display().to_string(),
             source_bytes,
             source_fingerprint,
+            ..TakeHeader::of(engine, &plan, &options, (&around.before, &around.after), system_prompt)?
         };
         let mut session = Session::new(engine, options)?;
         session.record(TakeWriter::create(take, &header)?);

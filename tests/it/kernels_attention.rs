@@ -325,7 +325,7 @@ fn a_cache_write_is_bias_rotation_and_quantization() {
         [(1, 32, 1, 0), (2, 128, 300, 7), (3, 64, 90, 1), (2, 96, 5, 2)].into_iter().enumerate()
     {
         let rotary = Rotary::new(Layout::Hope, d, 1e6, [d / 8, d / 16 * 3, d / 16 * 3]).unwrap();
-        let pos: Vec<Pos> = (0..n).map(|i| Pos { t: i as f32, h: i as f32 * 1.5 - 40.0, w: 3.0 + i as f32 }).collect();
+        let pos: Vec<Pos> = (0..n).map(|i| Pos { t: i as f64, h: i as f64 * 1.5 - 40.0, w: 3.0 + i as f64 }).collect();
         let mut table = RotaryTable::default();
         rotary.fill(&pos, &mut table);
         let mut rng = Rng(seed as u64);

@@ -5,6 +5,8 @@ mod common;
 mod cli;
 
 mod convert;
+mod endless;
+mod endless_program;
 #[cfg(feature = "ggml")]
 mod ggml;
 #[cfg(not(feature = "ggml"))]

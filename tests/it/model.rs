@@ -237,13 +237,15 @@ fn run_with(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usi
         let mut pos = Vec::new();
         placer.text(1, &mut pos);
         generated.push(best);
-        generated_positions.push(pos[0].t);
+        generated_positions.push(pos[0].t as f32);
         model.embed(&[best], &mut row).unwrap();
         let batch = Batch { embd: &row, pos: &pos, n_logits: 1 };
         logits = model.forward(&batch, &mut cache, &mut scratch, None).unwrap().to_vec();
     }
-    let position_ids =
-        [|p: &Pos| p.t, |p: &Pos| p.h, |p: &Pos| p.w].iter().flat_map(|axis| pos.iter().map(axis)).collect();
+    let position_ids = [|p: &Pos| p.t as f32, |p: &Pos| p.h as f32, |p: &Pos| p.w as f32]
+        .iter()
+        .flat_map(|axis| pos.iter().map(axis))
+        .collect();
     Run { position_ids, logits_last4, trace, layer0_k, generated, generated_positions, logits_after: logits }
 }
 

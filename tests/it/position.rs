@@ -49,8 +49,7 @@ fn golden_positions_are_exact() {
             ("h", pos.iter().map(|p| p.h).collect()),
             ("w", pos.iter().map(|p| p.w).collect()),
         ] {
-            let want: Vec<f32> = numbers(&case[axis]).into_iter().map(|x| x as f32).collect();
-            assert_eq!(got, want, "{id} axis {axis}");
+            assert_eq!(got, numbers(&case[axis]), "{id} axis {axis}");
         }
         assert_eq!(placer.next_pos(), case["next_pos"].as_f64().unwrap(), "{id}");
         assert_eq!(layout.decode_step(), case["decode_step"].as_f64().unwrap(), "{id}");
@@ -96,7 +95,7 @@ fn golden_rotations_hold_in_both_precisions() {
         let s = sizes(&case["section"]);
         let rotary = Rotary::new(layout, d, case["base"].as_f64().unwrap(), [s[0], s[1], s[2]]).unwrap();
         let p = numbers(&case["pos"]);
-        let pos = Pos { t: p[0] as f32, h: p[1] as f32, w: p[2] as f32 };
+        let pos = Pos { t: p[0], h: p[1], w: p[2] };
         let largest = p.iter().fold(0f64, |m, x| m.max(x.abs()));
         let mut q64 = numbers(&case["q"]);
         let mut q32: Vec<f32> = q64.iter().map(|x| *x as f32).collect();
@@ -164,13 +163,38 @@ fn shifting_every_position_leaves_scores_alone() {
     for layout in Layout::ALL {
         let sections = longtake::position::default_sections(layout, 64);
         let rotary = Rotary::new(layout, 64, 1e4, sections).unwrap();
-        let score = |shift: f32| {
+        let score = |shift: f64| {
             let (mut a, mut b) = (q.clone(), k.clone());
             rotate_f64(&rotary, &mut a, Pos { t: 9.5 + shift, h: 12.25 + shift, w: 8.0 + shift });
             rotate_f64(&rotary, &mut b, Pos { t: 3.0 + shift, h: -1.75 + shift, w: 4.5 + shift });
             a.iter().zip(&b).map(|(x, y)| x * y).sum::<f64>()
         };
         assert!((score(0.0) - score(1000.25)).abs() < 1e-9, "{layout}");
+        // A year of video at a thousand steps a second: no f32 could tell these positions apart.
+        assert!((score(0.0) - score(3.2e10 + 0.25)).abs() < 1e-4, "{layout}");
+    }
+}
+
+/// A stream's positions are those of one long video, however much of it was passed over, and neighbours stay apart.
+#[test]
+fn passed_frames_leave_positions_as_they_would_have_been() {
+    for layout in Layout::ALL {
+        let (mut whole, mut part) = (Placer::new(layout), Placer::new(layout));
+        let (mut all, mut rest) = (Vec::new(), Vec::new());
+        for placer in [&mut whole, &mut part] {
+            placer.text(3, &mut Vec::new());
+            placer.begin_visual(3, 4, Some(0.7)).unwrap();
+        }
+        whole.frames(50, &mut all);
+        part.pass_frames(41).unwrap();
+        part.frames(9, &mut rest);
+        assert_eq!(all[41 * 12..], rest, "{layout}");
+        assert_eq!(whole.next_pos(), part.next_pos(), "{layout}");
+        part.pass_frames(1 << 40).unwrap();
+        rest.clear();
+        part.frames(2, &mut rest);
+        assert_ne!(rest[0], rest[12], "{layout}");
+        assert!(part.pass_frames(usize::MAX).is_err(), "{layout}");
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::cache::CacheShape;
 use crate::gguf::{Array, GgmlType, Metadata, Value};
-use crate::position::check_temporal_scale;
+use crate::position::{Layout, Placer};
+use crate::stream::{Engine, MediaPlan, Session, SessionOptions};
 use crate::{Error, Result};
 
 /// What the cache of a take is of. Keys: `docs/gguf-keys.md`.
@@ -22,12 +23,14 @@ pub struct TakeHeader {
     pub after: Vec<u32>,
     /// The video in merged tokens: frame pairs, rows, columns.
     pub grid: [usize; 3],
+    /// Frame pairs at the beginning of a stream that are in the cache no more; their positions are not given to others.
+    pub n_forgotten: usize,
     /// Patches per token and side.
     pub merge: usize,
     /// Frame size in pixels, after resizing.
     pub height: usize,
     pub width: usize,
-    /// Frames taken, as indices of the source, at so many per second.
+    /// Frames in the cache, as indices of the source, at so many per second.
     pub frames: Vec<u32>,
     pub fps: f64,
     pub system_prompt: Option<String>,
@@ -50,14 +53,56 @@ impl TakeHeader {
 
     /// Tokens of the video.
     pub fn n_media(&self) -> usize {
-        self.grid.iter().product()
+        let [t, h, w] = self.grid;
+        t.saturating_sub(self.n_forgotten) * h * w
+    }
+
+    /// What it says of a video that was planned, without the source's own identity.
+    ///
+    /// # Errors
+    /// Frames beyond 32 bits.
+    pub fn of(
+        engine: &Engine,
+        plan: &MediaPlan,
+        options: &SessionOptions,
+        (before, after): (&[u32], &[u32]),
+        system_prompt: Option<&str>,
+    ) -> Result<TakeHeader> {
+        let (hp, merge) = (engine.text.hparams(), engine.need_vision()?.hparams().merge);
+        let merged = plan.grid.merged(merge);
+        let index = |i: &usize| u32::try_from(*i).map_err(|_| Error::limit(format!("frame `{i}` is beyond 32 bits")));
+        Ok(TakeHeader {
+            model_name: engine.name.clone(),
+            model_fingerprint: engine.fingerprint(),
+            mmproj_fingerprint: engine.mmproj_fingerprint().unwrap_or_default(),
+            layout: hp.layout.to_string(),
+            temporal_scale: plan.temporal_scale.or(options.temporal_scale).unwrap_or(hp.temporal_scale),
+            shape: engine.cache_shape(options.n_ctx, (options.type_k, options.type_v)),
+            n_batch: options.n_batch,
+            n_encode: Session::pairs_at_once(plan.grid.h, plan.grid.w),
+            before: before.to_vec(),
+            after: after.to_vec(),
+            grid: [merged.t, merged.h, merged.w],
+            n_forgotten: plan.n_forgotten,
+            merge,
+            height: plan.height,
+            width: plan.width,
+            frames: plan.frames.iter().map(index).collect::<Result<_>>()?,
+            fps: plan.info.as_ref().map_or(0.0, |info| info.fps),
+            system_prompt: system_prompt.map(str::to_string),
+            source: plan.label.clone(),
+            source_bytes: 0,
+            source_fingerprint: String::new(),
+        })
     }
 
     /// # Errors
     /// Sizes that contradict each other.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::format(what));
-        let media = self.grid.iter().try_fold(1usize, |n, side| n.checked_mul(*side));
+        let [t, h, w] = self.grid;
+        let pairs = t.checked_sub(self.n_forgotten).filter(|n| *n > 0);
+        let media = pairs.and_then(|n| n.checked_mul(h)?.checked_mul(w));
         let total = media.and_then(|n| n.checked_add(self.before.len())?.checked_add(self.after.len()));
         match total {
             Some(n) if n <= self.shape.n_ctx && n <= MAX_TOKENS && !self.grid.contains(&0) => {}
@@ -66,10 +111,13 @@ impl TakeHeader {
         if self.n_batch == 0 || self.n_encode == 0 || !(1..=64).contains(&self.merge) {
             return wrong("steps of `0` tokens or pairs, or no patches per token".to_string());
         }
-        if self.frames.len() != 2 * self.grid[0] {
-            return wrong(format!("`{}` frames do not make {} pairs", self.frames.len(), self.grid[0]));
+        if pairs.is_none_or(|n| self.frames.len() != 2 * n) || u32::try_from(t).is_err() {
+            return wrong(format!("`{}` frames do not make {t} pairs less {}", self.frames.len(), self.n_forgotten));
         }
-        check_temporal_scale(self.temporal_scale)?;
+        // Whatever passes here can be placed.
+        let mut placer = Placer::new(Layout::Mrope);
+        placer.begin_visual(h, w, Some(self.temporal_scale))?;
+        placer.pass_frames(t)?;
         self.shape.n_bytes().map(drop)
     }
 
@@ -124,6 +172,7 @@ impl TakeHeader {
             before: list("take.tokens_before")?,
             after: list("take.tokens_after")?,
             grid: [t as usize, h as usize, w as usize],
+            n_forgotten: meta.uint("take.n_forgotten")?.map_or(Ok(0), |_| size("take.n_forgotten"))?,
             merge: size("take.merge")?,
             height: size("take.video.height")?,
             width: size("take.video.width")?,
@@ -156,6 +205,7 @@ impl TakeHeader {
             ("take.cache.n_ctx", shape.n_ctx),
             ("take.n_batch", self.n_batch),
             ("take.n_encode", self.n_encode),
+            ("take.n_forgotten", self.n_forgotten),
             ("take.merge", self.merge),
             ("take.video.height", self.height),
             ("take.video.width", self.width),

@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -45,23 +46,27 @@ impl TakeWriter {
         if path.exists() {
             return Err(Error::bad_input("exists already").at(place()));
         }
-        let shape = &header.shape;
         // A step of prefill may be a checkpoint each, and the end one more.
-        let n_slots = shape.n_ctx.div_ceil(header.n_batch) + 2;
-        let mut meta = header.to_metadata();
-        meta.set("general.alignment", 4096u32);
-        let mut writer = GgufWriter::new(meta);
-        writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, n_slots])?;
-        let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
-        writer.tensor(CACHE_K, shape.type_k, &ne)?;
-        writer.tensor(CACHE_V, shape.type_v, &ne)?;
-        let first = Record::after(chain_start(&writer.front()?), 0, record::hash_of_nothing(), 0);
-        writer.write_with_hole(path, 1, |_, data| {
-            data.extend(first.to_bytes());
-            data.resize(n_slots * BYTES, 0);
-            Ok(())
-        })?;
+        let (writer, first) = tables(header, header.shape.n_ctx.div_ceil(header.n_batch) + 2)?;
+        writer.write_in_place(path, |file, at| put(file, at[0], &first.to_bytes()))?;
         TakeWriter::open(path)
+    }
+
+    /// Writes a take that is complete at once: the first slots of `cache`, as many as `header` counts. What stood at `path`
+    /// before is replaced when everything is on disk; whoever has it open keeps what he opened.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to, a full disk, a header that contradicts itself.
+    pub fn write_whole(path: &Path, header: &TakeHeader, cache: &KvCache, spent: Duration) -> Result<()> {
+        header.check().at(|| path.display().to_string())?;
+        let slots = 0..header.n_tokens();
+        let (writer, first) = tables(header, 2)?;
+        let rows = record::hash_slots(cache, slots.clone());
+        let last = Record::after(first.chain, slots.end as u64, rows, spent.as_millis() as u64);
+        writer.write_in_place(path, |file, at| {
+            put(file, at[0], &[first.to_bytes(), last.to_bytes()].concat())?;
+            put_rows(file, (at[1], at[2]), cache, slots)
+        })
     }
 
     /// Opens a take that is to be continued, after [`Take::open`] found it whole.
@@ -155,23 +160,46 @@ impl TakeWriter {
         if self.n_records == self.n_slots {
             return Err(Error::limit(format!("no room for more than {} checkpoints", self.n_slots)));
         }
-        for (part, at, bytes) in cache.runs(from..to) {
-            let start = if part == Part::K { self.at_k } else { self.at_v };
-            self.file.seek(SeekFrom::Start(start + at as u64))?;
-            self.file.write_all(bytes)?;
-        }
+        put_rows(&self.file, (self.at_k, self.at_v), cache, from..to)?;
         // The record may not reach the disk before the rows that it counts.
         self.file.sync_data()?;
         let spent = self.before + self.started.elapsed();
         let rows = record::hash_slots(cache, from..to);
         let next = Record::after(self.last.chain, to as u64, rows, spent.as_millis() as u64);
-        self.file.seek(SeekFrom::Start(self.at_records + (self.n_records * BYTES) as u64))?;
-        self.file.write_all(&next.to_bytes())?;
+        put(&self.file, self.at_records + (self.n_records * BYTES) as u64, &next.to_bytes())?;
         self.file.sync_data()?;
         self.n_records += 1;
         self.last = next;
         Ok(())
     }
+}
+
+/// The tables of a take with room for `n_slots` records, and its first record.
+fn tables(header: &TakeHeader, n_slots: usize) -> Result<(GgufWriter, Record)> {
+    let shape = &header.shape;
+    let mut meta = header.to_metadata();
+    meta.set("general.alignment", 4096u32);
+    let mut writer = GgufWriter::new(meta);
+    writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, n_slots])?;
+    let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
+    writer.tensor(CACHE_K, shape.type_k, &ne)?;
+    writer.tensor(CACHE_V, shape.type_v, &ne)?;
+    let first = Record::after(chain_start(&writer.front()?), 0, record::hash_of_nothing(), 0);
+    Ok((writer, first))
+}
+
+/// Writes `bytes` at `at`.
+fn put(mut file: &File, at: u64, bytes: &[u8]) -> Result<()> {
+    file.seek(SeekFrom::Start(at))?;
+    Ok(file.write_all(bytes)?)
+}
+
+/// Writes the rows of some slots where keys and values begin at (`at_k`, `at_v`).
+fn put_rows(file: &File, (at_k, at_v): (u64, u64), cache: &KvCache, slots: Range<usize>) -> Result<()> {
+    cache.runs(slots).try_for_each(|(part, at, bytes)| {
+        let start = if part == Part::K { at_k } else { at_v };
+        put(file, start + at as u64, bytes)
+    })
 }
 
 /// Takes the exclusive lock. File systems without locks say so, and are used without one.

@@ -1,0 +1,205 @@
+//! Watching a stream for as long as it lasts.
+//!
+//! The cache holds what stands before the stream (the sinks) and a window of its frame pairs. Positions only ever go on, and a
+//! score depends on differences of positions alone, so forgetting the oldest pairs leaves every score among the rest as it
+//! is. What a remaining token took in from a forgotten one, in the second layer and above, stays in its keys and values.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Fed, Placed, Session, Steps};
+use crate::cache::KvCache;
+use crate::error::Context;
+use crate::media::Grid;
+use crate::model::VisionTower;
+use crate::stream::decode::{self, Decoded};
+use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, Unit};
+use crate::{Error, ErrorKind, Result};
+
+/// At least this share of the window is forgotten at once, so that moving the rest forward costs next to nothing.
+const FORGET_SHARE: usize = 8;
+
+/// What to do when the context is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The stream ends with what fits.
+    Stop,
+    /// The oldest frame pairs go; what stands before the stream stays.
+    Forget,
+}
+
+/// How to watch a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveOptions {
+    pub when_full: WhenFull,
+    /// Slots kept free for what comes after the stream.
+    pub reserve: usize,
+}
+
+/// The frame pairs of a stream that are in the cache: from the first that was not forgotten to the last that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Window {
+    pub n_pairs: usize,
+    pub n_forgotten: usize,
+}
+
+/// Why a stream ended.
+#[derive(Debug)]
+pub enum LiveEnd {
+    /// It was over.
+    Over,
+    /// The context is full.
+    Full,
+    /// The caller asked for it.
+    Stopped,
+    /// It is damaged from here on.
+    Failed(Error),
+}
+
+/// What stays the same while a stream is watched.
+struct Live<'a> {
+    tower: &'a VisionTower,
+    /// A frame pair in patches, and in tokens: rows, columns.
+    grid: Grid,
+    merged: Grid,
+    per_pair: usize,
+    scale: f64,
+    n_before: usize,
+    /// Slots that may be filled.
+    limit: usize,
+    /// Pairs that are forgotten at once, if any are.
+    at_once: Option<usize>,
+}
+
+/// What a caller does with the cache and the window of whole pairs in it after every step.
+pub type Keep<'a> = dyn FnMut(&KvCache, Window, &mut Events<'_>) + 'a;
+
+impl<'e> Session<'e> {
+    /// Forgets everything, reads the tokens `before` and then the stream, until it is over, the context is full under
+    /// [`WhenFull::Stop`], or the caller's flag is set: then what was decoded is still read. Afterwards the session holds
+    /// `before` and the window that is returned, as the conversation's first video, and questions can be fed.
+    ///
+    /// # Errors
+    /// A context that is too small, a stream without a single frame, a model that fails. A stream that is damaged later on
+    /// is no error but [`LiveEnd::Failed`].
+    pub fn watch(
+        &mut self,
+        before: &[u32],
+        plan: &mut LivePlan,
+        options: LiveOptions,
+        events: &mut Events<'_>,
+        keep: &mut Keep<'_>,
+    ) -> Result<(Window, LiveEnd)> {
+        let live = self.live(before.len(), &plan.shape, options)?;
+        let (cancel, mut events) = (events.cancel(), events.unstoppable());
+        events.send(Event::PromptStart { n_tokens: live.limit, cached: 0 });
+        self.clear();
+        self.logits.clear();
+        let mut window = Window::default();
+        let end =
+            self.read_stream(before, plan, &live, &mut window, (&mut events, cancel), keep).and_then(|end| match end {
+                _ if window.n_pairs > 0 => Ok(end),
+                LiveEnd::Failed(error) => Err(error),
+                LiveEnd::Stopped => Err(Error::new(ErrorKind::Cancelled, "stopped before the first frame")),
+                _ => Err(Error::format("the stream ended before its first frame").at(&*plan.shape.label)),
+            });
+        let end = end.inspect_err(|_| self.rewind_to_whole_units())?;
+        let Live { merged, scale, .. } = live;
+        let placed = Placed { grid: [window.n_pairs, merged.h, merged.w], scale, n_forgotten: window.n_forgotten };
+        let unit = Unit::Media { kind: MediaKind::Video, index: 0 };
+        self.log.push(Fed { unit, placed: Some(placed) });
+        Ok((window, end))
+    }
+
+    /// Checks that the context is large enough.
+    fn live(&self, n_before: usize, shape: &LiveShape, options: LiveOptions) -> Result<Live<'e>> {
+        let tower = self.engine.need_vision()?;
+        let LiveShape { grid, per_pair, temporal_scale, .. } = *shape;
+        let limit = self.options.n_ctx.saturating_sub(options.reserve);
+        let at_once = match options.when_full {
+            WhenFull::Stop => None,
+            WhenFull::Forget => Some((limit / FORGET_SHARE / per_pair).max(1)),
+        };
+        // While it forgets, a step's rows wait, and a pair may be in the cache in part.
+        let least = n_before + per_pair + at_once.map_or(0, |n| n * per_pair + self.scratch.n_batch());
+        if limit < least {
+            let message = format!(
+                "a context of `{}` slots, {} of them kept free, is too small for a window over frames of {per_pair} \
+                 tokens, expected {least} slots more than those kept free; raise -c or lower -b or the pixels",
+                self.options.n_ctx, options.reserve
+            );
+            return Err(Error::limit(message));
+        }
+        let (merged, scale) = (grid.merged(tower.hparams().merge), self.scale(temporal_scale));
+        Ok(Live { tower, grid, merged, per_pair, scale, n_before, limit, at_once })
+    }
+
+    /// Reads everything; the rows of the last step, too.
+    fn read_stream(
+        &mut self,
+        before: &[u32],
+        plan: &mut LivePlan,
+        live: &Live<'_>,
+        window: &mut Window,
+        (events, cancel): (&mut Events<'_>, &AtomicBool),
+        keep: &mut Keep<'_>,
+    ) -> Result<LiveEnd> {
+        let steps = Steps { total: live.limit, n_logits: 0 };
+        for id in before {
+            self.feed_token(*id, steps, events, None)?;
+        }
+        self.placer.begin_visual(live.merged.h, live.merged.w, Some(live.scale))?;
+        let group = Session::pairs_at_once(live.grid.h, live.grid.w);
+        decode::probe(live.tower, group, live.grid).at(|| plan.shape.label.clone())?;
+        let end =
+            decode::decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, steps, events, keep))?;
+        self.drain(steps, true, events, None)?;
+        self.placer.end_visual();
+        Ok(match end {
+            LiveEnd::Over if cancel.load(Ordering::Relaxed) => LiveEnd::Stopped,
+            end => end,
+        })
+    }
+
+    /// Takes decoded pairs as they come, and makes room for them.
+    fn take_stream(
+        &mut self,
+        stage: &mut dyn Iterator<Item = Decoded>,
+        live: &Live<'_>,
+        window: &mut Window,
+        steps: Steps,
+        events: &mut Events<'_>,
+        keep: &mut Keep<'_>,
+    ) -> Result<LiveEnd> {
+        let n_embd = self.engine.text.hparams().n_embd;
+        for decoded in stage {
+            let pixels = match decoded {
+                Decoded::Pixels { pixels, .. } => pixels,
+                Decoded::Failed(error) => return Ok(LiveEnd::Failed(error)),
+            };
+            let rows = live.tower.encode(&pixels, live.grid.h, live.grid.w, None)?;
+            drop(pixels);
+            for rows in rows.chunks_exact(live.per_pair * n_embd) {
+                if self.cache.len() + self.pos.len() + live.per_pair > live.limit {
+                    let Some(at_once) = live.at_once else { return Ok(LiveEnd::Full) };
+                    // Whole pairs that are in the cache; the limit was checked to leave some.
+                    let n = at_once.min((self.cache.len() - live.n_before) / live.per_pair);
+                    self.cache.forget(live.n_before..live.n_before + n * live.per_pair);
+                    window.n_forgotten += n;
+                }
+                self.embd.extend_from_slice(rows);
+                self.placer.frames(1, &mut self.pos);
+                window.n_pairs += 1;
+                events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten });
+                let before = self.cache.len();
+                self.drain(steps, false, events, None)?;
+                if self.cache.len() > before && self.cache.len() > live.n_before {
+                    let n_whole = (self.cache.len() - live.n_before) / live.per_pair;
+                    if n_whole > 0 {
+                        keep(&self.cache, Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
+                    }
+                }
+            }
+        }
+        Ok(LiveEnd::Over)
+    }
+}
