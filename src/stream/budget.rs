@@ -269,7 +269,7 @@ impl<'e> Budget<'e> {
     fn excess(&self, cost: &Cost) -> Option<String> {
         let Limits { n_ctx, memory, time } = self.limits;
         if let Some(n_ctx) = n_ctx.filter(|n| *n < cost.n_ctx) {
-            return Some(format!("{} tokens into a context of {n_ctx}", cost.n_ctx));
+            return Some(format!("`{}` tokens into a context of `{n_ctx}`", cost.n_ctx));
         }
         if let Some(memory) = memory.filter(|n| *n < cost.memory()) {
             return Some(format!("{} bytes into {memory} bytes", cost.memory()));

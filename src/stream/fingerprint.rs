@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::Result;
 use crate::error::Context;
 use crate::gguf::Gguf;
+use crate::media::Rgb;
 
 /// Bytes of each sample.
 const SAMPLE: usize = 16 << 10;
@@ -58,6 +59,14 @@ pub fn media(path: &Path) -> Result<(String, u64)> {
     }
     hash.update(n_bytes.to_le_bytes());
     Ok((hex(hash), n_bytes))
+}
+
+/// Identifies a picture by its pixels.
+pub fn pixels(picture: &Rgb) -> String {
+    let mut hash = Sha256::new();
+    hash.update((picture.width as u64).to_le_bytes());
+    hash.update(&picture.data);
+    hex(hash)
 }
 
 fn sample(path: &Path, n_bytes: u64, hash: &mut Sha256) -> std::io::Result<()> {

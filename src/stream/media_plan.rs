@@ -1,11 +1,14 @@
 //! What a media file will become, known before it is decoded: frames, size, tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use sha2::{Digest, Sha256};
+
 use super::decode::Pairs;
-use super::{LiveShape, TakeHeader, Window};
+use super::{LiveShape, TakeHeader, Window, fingerprint};
+use crate::media::folder::FolderSource;
 use crate::media::patch::PatchSpec;
 use crate::media::sample::{SampleOptions, check_options, frame_indices, frame_size};
 use crate::media::{FrameSource, Grid, Rgb, VideoInfo, load_image, open_video, resize, smart_resize};
@@ -50,6 +53,8 @@ pub struct MediaPlan {
     pub info: Option<VideoInfo>,
     pub temporal_scale: Option<f64>,
     source: Source,
+    /// Tells sources apart: what [`fingerprint`] says of files and pixels, or a name.
+    source_id: String,
 }
 
 enum Source {
@@ -88,6 +93,7 @@ impl MediaPlan {
         let (height, width) = smart_resize(h, w, hp.factor(), min as f64, max as f64).at(|| label.clone())?;
         let spec = patch_spec(hp);
         let grid = Grid::of(1, height, width, &spec);
+        let source_id = fingerprint::pixels(&picture);
         Ok(MediaPlan {
             kind: MediaKind::Image,
             label,
@@ -100,6 +106,7 @@ impl MediaPlan {
             info: None,
             temporal_scale: options.temporal_scale,
             source: Source::Image(resize::bicubic(&picture, height, width), spec),
+            source_id,
         })
     }
 
@@ -110,10 +117,22 @@ impl MediaPlan {
     pub fn video(path: &Path, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
         let label = path.display().to_string();
         let source = open_video(path)?;
-        MediaPlan::frames(source, label, options, tower)
+        let source_id = fingerprint::media(path)?.0;
+        Ok(MediaPlan { source_id, ..MediaPlan::frames(source, label, options, tower)? })
     }
 
-    /// The same from any source of frames.
+    /// A video given as a list of pictures.
+    ///
+    /// # Errors
+    /// An unreadable file, options that contradict each other or the pictures.
+    pub fn pictures(paths: &[PathBuf], options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
+        let label = format!("{} frames", paths.len());
+        let source = Box::new(FolderSource::from_files(paths.to_vec())?);
+        let ids = paths.iter().map(|path| Ok(fingerprint::media(path)?.0)).collect::<Result<Vec<_>>>()?;
+        Ok(MediaPlan { source_id: ids.concat(), ..MediaPlan::frames(source, label, options, tower)? })
+    }
+
+    /// The same from any source of frames, which `label` names.
     ///
     /// # Errors
     /// Options that contradict each other or the video.
@@ -134,6 +153,7 @@ impl MediaPlan {
         let grid = Grid::of(frames.len() / 2, height, width, &spec);
         Ok(MediaPlan {
             kind: MediaKind::Video,
+            source_id: label.clone(),
             label,
             height,
             width,
@@ -179,6 +199,7 @@ impl MediaPlan {
             info: None,
             temporal_scale: Some(header.temporal_scale),
             source: Source::Watched,
+            source_id: header.source_fingerprint.clone(),
         }
     }
 
@@ -207,12 +228,24 @@ impl MediaPlan {
             }),
             temporal_scale: live.temporal_scale,
             source: Source::Watched,
+            source_id: live.label.clone(),
         }
     }
 
     /// Frame pairs (1 for a still image).
     pub fn n_pairs(&self) -> usize {
         self.grid.t
+    }
+
+    /// Tells media apart that look the same in a prompt: SHA-256 of what identifies the source, of the frames taken, and of
+    /// their size.
+    pub(super) fn id(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let numbers = [self.height, self.width, self.n_forgotten].into_iter().chain(self.frames.iter().copied());
+        numbers.for_each(|n| hash.update((n as u64).to_le_bytes()));
+        hash.update([self.kind as u8]);
+        hash.update(self.source_id.as_bytes());
+        hash.finalize().into()
     }
 
     /// Damaged packets skipped so far.

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan};
-use crate::media::folder::FolderSource;
 use crate::text::template::{Piece, RenderOptions};
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
@@ -51,13 +50,8 @@ impl Prompt {
                     videos.push(match source {
                         MediaSource::Path(path) => MediaPlan::video(Path::new(path), &options, tower)?,
                         MediaSource::Frames(paths) => {
-                            let label = format!("{} frames", paths.len());
-                            MediaPlan::frames(
-                                Box::new(FolderSource::from_files(paths.iter().map(PathBuf::from).collect())?),
-                                label,
-                                &options,
-                                tower,
-                            )?
+                            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+                            MediaPlan::pictures(&paths, &options, tower)?
                         }
                     });
                 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 
 use super::decode::Decoded;
-use super::{Dump, Engine, Event, Events, MediaKind, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
+use super::{Dump, Engine, Event, Events, MediaKind, MediaPlan, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::media::Grid;
@@ -46,6 +46,8 @@ struct Placed {
     grid: [usize; 3],
     scale: f64,
     n_forgotten: usize,
+    /// See [`MediaPlan::id`].
+    id: [u8; 32],
 }
 
 impl Fed {
@@ -143,7 +145,8 @@ impl<'e> Session<'e> {
         };
         let mut session = Session::with_cache(engine, options, take.cache()?);
         let unit = Unit::Media { kind: MediaKind::Video, index: 0 };
-        let placed = Placed { grid: *grid, scale: *temporal_scale, n_forgotten: *n_forgotten };
+        let id = MediaPlan::watched(&take.header).id();
+        let placed = Placed { grid: *grid, scale: *temporal_scale, n_forgotten: *n_forgotten, id };
         session.log.extend(before.iter().copied().map(Fed::token));
         session.log.push(Fed { unit, placed: Some(placed) });
         session.log.extend(after.iter().copied().map(Fed::token));
@@ -245,7 +248,7 @@ impl<'e> Session<'e> {
             return Err(Error::limit(message));
         }
         // The last unit is always fed again, so that there are logits to continue from.
-        let same = self.log.iter().zip(&prompt.units).take_while(|(fed, unit)| fed.unit == **unit).count();
+        let same = self.log.iter().zip(&prompt.units).take_while(|(fed, unit)| self.holds(fed, prompt, **unit)).count();
         self.rewind(same.min(prompt.units.len().saturating_sub(1)));
         let start = self.log.len();
         events.send(Event::PromptStart { n_tokens: total, cached: self.cache.len() });
@@ -300,6 +303,7 @@ impl<'e> Session<'e> {
         let start = self.skip / per_pair / group * group;
         self.placer.pass_frames(start)?;
         self.skip -= start * per_pair;
+        let id = plan.id();
         let medium = Medium { item, kind, grid, per_pair, start, n_pairs: plan.n_pairs() };
         decode::decode(plan, start, group, events.cancel(), |stage| {
             self.take_pairs(stage, medium, steps, events, dump.as_deref_mut())
@@ -313,8 +317,21 @@ impl<'e> Session<'e> {
         }
         let unit = Unit::Media { kind, index };
         let grid = [merged.t, merged.h, merged.w];
-        self.log.push(Fed { unit, placed: Some(Placed { grid, scale, n_forgotten: 0 }) });
+        self.log.push(Fed { unit, placed: Some(Placed { grid, scale, n_forgotten: 0, id }) });
         Ok(())
+    }
+
+    /// Whether what was fed is what the prompt says there: for media, the same pixels from the same places.
+    fn holds(&self, fed: &Fed, prompt: &Prompt, unit: Unit) -> bool {
+        let plan = match unit {
+            Unit::Token(_) => return fed.unit == unit,
+            Unit::Media { kind: MediaKind::Image, index } => prompt.images.get(index),
+            Unit::Media { kind: MediaKind::Video, index } => prompt.videos.get(index),
+        };
+        let same = |plan: &MediaPlan, placed: Placed| {
+            plan.id() == placed.id && self.scale(plan.temporal_scale) == placed.scale
+        };
+        fed.unit == unit && plan.zip(fed.placed).is_some_and(|(plan, placed)| same(plan, placed))
     }
 
     /// The temporal scale of a medium that wants `own`, or nothing in particular.

@@ -69,7 +69,7 @@ fn whatever_the_limit_the_plan_stays_within_and_says_what_it_cost() {
 #[test]
 fn what_cannot_fit_is_refused_with_the_numbers() {
     for (flags, expected) in [
-        (&["-c", "102"][..], "into a context of 102"),
+        (&["-c", "102"][..], "into a context of `102`"),
         (&["--max-memory", "1M"], "into 1048576 bytes"),
         (&["--max-time", "0.000001s"], "s into 0 s"),
         (&["-c", "400", "--nframes", "40"], "40 frames"),

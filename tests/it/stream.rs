@@ -134,6 +134,32 @@ fn branches_from_one_video_equal_fresh_sessions_and_read_it_once() {
     }
 }
 
+/// Fault 41: the same words about another video of the same size, or the same one placed otherwise, are another prompt.
+#[test]
+fn another_video_is_never_taken_for_the_first() {
+    let engine = engine();
+    let mut one = session(&engine, 400, 64);
+    let with = |seed: usize, scale: Option<f64>| {
+        let prompt = prompt(&engine, &["What moves?"], 8, None);
+        let mut plan = Bars::plan(&engine, 8, seed, None);
+        plan.temporal_scale = scale;
+        Prompt { videos: vec![plan], ..prompt }
+    };
+    for (i, (seed, scale, is_new)) in
+        [(0, None, true), (0, None, false), (1, None, true), (1, Some(0.5), true), (1, Some(0.5), false)]
+            .into_iter()
+            .enumerate()
+    {
+        let mut encoded = 0;
+        let cancel = AtomicBool::new(false);
+        let mut sink = |event| encoded += usize::from(matches!(event, Event::Encoded { .. }));
+        one.feed(&mut with(seed, scale), &mut Events::new(&mut sink, &cancel), None).unwrap();
+        assert_eq!(encoded, if is_new { 4 } else { 0 }, "feed {i}");
+        let want = answer(&mut session(&engine, 400, 64), &mut with(seed, scale));
+        assert_eq!(answer(&mut one, &mut with(seed, scale)), want, "feed {i}");
+    }
+}
+
 /// Fault 42: stopped at any event, the session goes on from what was complete, and nothing piles up.
 #[test]
 fn stopped_anywhere_it_continues_to_the_same_answer() {

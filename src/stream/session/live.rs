@@ -12,7 +12,7 @@ use crate::error::Context;
 use crate::media::Grid;
 use crate::model::VisionTower;
 use crate::stream::decode::{self, Decoded};
-use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, Unit};
+use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, MediaPlan, Unit};
 use crate::{Error, ErrorKind, Result};
 
 /// At least this share of the window is forgotten at once, so that moving the rest forward costs next to nothing.
@@ -104,7 +104,9 @@ impl<'e> Session<'e> {
             });
         let end = end.inspect_err(|_| self.rewind_to_whole_units())?;
         let Live { merged, scale, .. } = live;
-        let placed = Placed { grid: [window.n_pairs, merged.h, merged.w], scale, n_forgotten: window.n_forgotten };
+        let id = MediaPlan::seen(&plan.shape, window).id();
+        let grid = [window.n_pairs, merged.h, merged.w];
+        let placed = Placed { grid, scale, n_forgotten: window.n_forgotten, id };
         let unit = Unit::Media { kind: MediaKind::Video, index: 0 };
         self.log.push(Fed { unit, placed: Some(placed) });
         Ok((window, end))
