@@ -247,7 +247,7 @@ def encode(args, model, bin_dir):
         command = [bin_dir / "llama-mtmd-cli", "-m", model, "--mmproj", args.mmproj, "--image", picture, "-p", "x", "-n", 1,
                    "-t", args.threads, "-ngl", 0, "--no-warmup", "-c", 4096]
         done = run(command)
-        found = re.findall(r"encoded in (\d+) ms", done.stdout + done.stderr)
+        found = re.findall(r"(?:encoded|encoding done) in (\d+) ms", done.stdout + done.stderr)
         if not found:
             raise RuntimeError(f"llama-mtmd-cli does not say how long it encoded:\n{done.stderr[-2000:]}")
         theirs.append(float(found[-1]))

@@ -61,9 +61,20 @@ fn whatever_the_limit_the_plan_stays_within_and_says_what_it_cost() {
     let tight = planned(&["--max-memory", &format!("{limit:.0}")]);
     assert!(number(&tight, "/memory/total") <= limit && number(&tight, "/n_tokens") < n_tokens, "{tight}");
 
+    // The machine may be several times faster or slower at the next calibration: what was promised holds each time, and some
+    // time it takes fewer tokens.
     let limit = number(&free, "/seconds/total") / 3.0;
-    let quick = planned(&["--max-time", &format!("{limit:.6}s")]);
-    assert!(number(&quick, "/seconds/total") <= limit && number(&quick, "/n_tokens") < n_tokens, "{quick}");
+    let reduced = (0..10).any(|_| {
+        let out = plan(&["--max-time", &format!("{limit:.6}s")]);
+        let Ok(quick) = serde_json::from_slice::<Value>(&out.stdout) else {
+            let message = String::from_utf8_lossy(&out.stderr).to_string();
+            assert!(message.contains("not even"), "{message}");
+            return false;
+        };
+        assert!(number(&quick, "/seconds/total") <= limit, "{quick}");
+        number(&quick, "/n_tokens") < n_tokens
+    });
+    assert!(reduced, "a third of {} s never took fewer tokens", 3.0 * limit);
 }
 
 #[test]
