@@ -10,6 +10,7 @@ all that is needed.
 """
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -61,6 +62,12 @@ def points(events):
     return found
 
 
+def tick(least):
+    """The next round number."""
+    power = 10 ** math.floor(math.log10(least))
+    return next(n * power for n in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if n * power >= least)
+
+
 def plot(path, found, title):
     """Two panels over the same axis: memory, tokens per second."""
     width, height, left, top = 760, 250, 70, 40
@@ -72,11 +79,12 @@ def plot(path, found, title):
                                                          ("tokens per second, vision included", 1, 1, "#d62728")]):
         base = top + panel * height
         tall = height - 70
-        top_value = 1.15 * max(p[column] for p in found) / unit
+        step = tick(max(p[column] for p in found) / unit / 4)
+        top_value = 4 * step
         y = lambda v: base + 20 + tall * (1 - v / unit / top_value)
         out.append(f'<text x="{left}" y="{base + 12}">{name}</text>')
         for i in range(5):
-            value = top_value * i / 4
+            value = step * i
             out.append(f'<line x1="{left}" x2="{width - 20}" y1="{y(value * unit):.1f}" y2="{y(value * unit):.1f}" stroke="#ddd"/>'
                        f'<text x="{left - 8}" y="{y(value * unit) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
         for i in range(5):
