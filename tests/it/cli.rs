@@ -342,8 +342,10 @@ fn bench_prints_its_rows_in_every_format() {
         "q8_0",
         "-o",
     ];
-    let rows: Value = serde_json::from_str(&ok(&[&args[..], &["json"]].concat())).unwrap();
-    let tests: Vec<&str> = rows.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
+    let video = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/demo.mp4");
+    let rows: Value = serde_json::from_str(&ok(&[&args[..], &["json", "--video", video]].concat())).unwrap();
+    let mut tests: Vec<&str> = rows.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert!(tests.pop().unwrap().starts_with("video demo.mp4 "), "{rows}");
     assert_eq!(tests, ["pp20", "tg3", "pp20 @ d70", "tg3 @ d70", "encode 112x56"]);
     assert!(rows.as_array().unwrap().iter().all(|r| r["avg_ts"].as_f64().unwrap() > 0.0));
     assert_eq!(ok(&[&args[..], &["md"]].concat()).lines().count(), 2 + tests.len());

@@ -17,7 +17,7 @@ use crate::stream::{Engine, EngineOptions, MmprojChoice};
 use crate::{Error, Result};
 use peer::Peer;
 use print::print;
-use timed::{TextTest, encode_test};
+use timed::{TextTest, encode_test, video_test};
 
 /// Measure prefill, decoding and encoding speed.
 ///
@@ -42,6 +42,9 @@ pub struct Args {
     /// Picture sizes to encode, as WIDTHxHEIGHT (comma list; `none`).
     #[arg(short = 'e', long, value_delimiter = ',', default_value = "448x252")]
     encode: Vec<String>,
+    /// Video to read from the file to the filled cache, sampled as `run` does (repeatable).
+    #[arg(long, value_name = "FILE")]
+    video: Vec<PathBuf>,
     /// Times each test is run.
     #[arg(short, long, default_value_t = 3)]
     repetitions: usize,
@@ -125,7 +128,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::bad_input("repetitions and batch size must be at least 1"));
     }
     let mut peer = args.peer.as_deref().map(|how| Peer::load(&args.model, how)).transpose()?;
-    let mmproj = match (&args.mmproj, encode.is_empty()) {
+    let mmproj = match (&args.mmproj, encode.is_empty() && args.video.is_empty()) {
         (Some(path), _) => MmprojChoice::Path(path.clone()),
         (None, false) => MmprojChoice::Auto,
         (None, true) => MmprojChoice::Off,
@@ -159,6 +162,10 @@ pub fn run(args: Args) -> Result<()> {
             let seconds = encode_test(tower, w, h, args.repetitions)?;
             rows.push(Row { test: format!("encode {w}x{h}"), n: 1, unit: "pairs/s", seconds, peer: None });
         }
+    }
+    for path in &args.video {
+        let (name, n, seconds) = video_test(&engine, path, (args.batch_size, types), args.repetitions)?;
+        rows.push(Row { test: format!("video {name}"), n, unit: "t/s", seconds, peer: None });
     }
     print(&args, &engine, &rows)
 }

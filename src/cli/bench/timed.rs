@@ -1,12 +1,15 @@
-//! What is timed: tokens through the language model, pictures through the vision tower.
+//! What is timed: tokens through the language model, pictures through the vision tower, a video through all of it.
 
+use std::path::Path;
 use std::time::Instant;
 
 use super::Work;
 use crate::cache::{CacheShape, KvCache};
+use crate::cli::progress::catch_interrupt;
+use crate::gguf::GgmlType;
 use crate::model::{Batch, Scratch, TextModel, VisionTower};
 use crate::position::Placer;
-use crate::stream::fill;
+use crate::stream::{Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit, fill};
 use crate::{Error, Result};
 
 /// The tokens that are read: the same in every repetition, and in llama.cpp.
@@ -86,4 +89,30 @@ pub fn encode_test(tower: &VisionTower, w: usize, h: usize, repetitions: usize) 
         }
     }
     Ok(seconds)
+}
+
+/// Reads a video once per repetition: decoding, vision tower, prefill. Returns its name with frames and size, its tokens, and
+/// the seconds.
+pub fn video_test(
+    engine: &Engine,
+    path: &Path,
+    (n_batch, (type_k, type_v)): (usize, (GgmlType, GgmlType)),
+    repetitions: usize,
+) -> Result<(String, usize, Vec<f64>)> {
+    let (mut name, mut n_tokens, mut seconds) = (String::new(), 0, Vec::new());
+    for _ in 0..repetitions {
+        let plan = MediaPlan::video(path, &MediaOptions::default(), engine.need_vision()?)?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        name = format!("{file} {} x {}x{}", plan.frames.len(), plan.width, plan.height);
+        n_tokens = plan.n_tokens;
+        let options = SessionOptions { n_ctx: n_tokens, n_batch, type_k, type_v, temporal_scale: None };
+        let mut session = Session::new(engine, options)?;
+        let units = vec![Unit::Media { kind: MediaKind::Video, index: 0 }];
+        let mut prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
+        let mut ignore = |_| {};
+        let started = Instant::now();
+        session.feed(&mut prompt, &mut Events::new(&mut ignore, catch_interrupt()?), None)?;
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    Ok((name, n_tokens, seconds))
 }
