@@ -17,9 +17,6 @@ use longtake::kernels::{Activations, Kernels, Number, Panel, supported, threads}
 use longtake::tensor::MatView;
 use rayon::prelude::*;
 
-#[global_allocator]
-static ALLOCATOR: longtake::kernels::pages::LargePages = longtake::kernels::pages::LargePages;
-
 /// (n_cols, n_rows) of the matrices, without the output layer.
 const SHAPES: [(usize, usize); 4] = [(1536, 1536), (1536, 8960), (8960, 1536), (1536, 256)];
 /// (n_cols, n_rows) of the output layer.

@@ -15,14 +15,14 @@
 //! * for network drives, removable media and files that others rewrite, the file can be read instead of mapped
 //!   ([`OpenOptions::mmap`](super::OpenOptions)).
 
-use std::fs::{File, Metadata, TryLockError};
+use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
-use super::storage;
+use super::{lock, storage};
 use crate::{Error, Result};
 
 /// A whole file, mapped read-only.
@@ -41,7 +41,7 @@ impl Mapping {
     /// larger than the address space.
     pub(super) fn open(path: &Path) -> Result<Option<Mapping>> {
         let (file, meta) = storage::open_regular(path)?;
-        lock(&file)?;
+        lock(|| file.try_lock_shared(), "locked by another program that is writing it")?;
         let len = usize::try_from(meta.len())
             .map_err(|_| Error::limit(format!("file of `{}` bytes does not fit into the address space", meta.len())))?;
         if len == 0 {
@@ -86,17 +86,4 @@ impl Mapping {
         }
         Ok(())
     }
-}
-
-/// Takes the shared lock. File systems without locks say so, and are used without one.
-fn lock(file: &File) -> Result<()> {
-    // The writer of this file may be between its rename and the release of its lock, which takes microseconds. Whoever
-    // keeps the lock for longer is at work on the file.
-    for _ in 0..20 {
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
-        }
-    }
-    Err(std::io::Error::other("locked by another program that is writing it").into())
 }

@@ -11,6 +11,7 @@ pub mod parse;
 mod reader;
 mod split;
 mod storage;
+mod lock;
 mod mmap;
 mod value;
 mod tensor_info;
@@ -19,6 +20,7 @@ mod writer;
 
 pub use ggml_type::GgmlType;
 pub use keys::Metadata;
+pub use lock::lock;
 pub use reader::{Gguf, OpenOptions};
 pub use split::SPLIT_KEYS;
 pub use tensor_info::TensorInfo;

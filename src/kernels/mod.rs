@@ -12,7 +12,6 @@ mod detect;
 mod disjoint;
 mod kv_write;
 mod matmul;
-pub mod pages;
 mod prefetch;
 mod scratch;
 pub mod threads;
@@ -29,7 +28,7 @@ pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as Atten
 pub use detect::{Candidate, VARIABLE, candidates, cpu_features, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
-    Activations, CHUNK, DotRows, Finish, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk,
+    Activations, CHUNK, DotRows, Epilogue, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk,
     Tile, Word, matmul, matmul_with, panel_group,
 };
 

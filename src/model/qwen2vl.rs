@@ -7,7 +7,7 @@ use super::{HParams, Trace};
 use crate::cache::KvCache;
 use crate::gguf::Gguf;
 use crate::kernels::{
-    self, Activations, AttentionShape, Finish, Kernels, attention, kv_write, matmul, matmul_with, rotate_rows,
+    self, Activations, AttentionShape, Epilogue, Kernels, attention, kv_write, matmul, matmul_with, rotate_rows,
 };
 use crate::position::{Pos, Rotary, RotaryTable};
 use crate::{Error, Result, error::Context};
@@ -255,7 +255,7 @@ impl TextModel {
         kv_write(self.kernels, &s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
         let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true, exact: true };
         attention(self.kernels, shape, cache.view(il), &s.q[..n_q], &mut s.attn[..n_q]);
-        matmul_with(self.kernels, layer.attn_output.view(), &s.attn[..n_q], Finish::ADD, &mut s.x[..n * n_embd]);
+        matmul_with(self.kernels, layer.attn_output.view(), &s.attn[..n_q], Epilogue::ADD, &mut s.x[..n * n_embd]);
         Ok(())
     }
 
@@ -265,7 +265,7 @@ impl TextModel {
         let mut xb = Activations::new(self.kernels, &s.xb[..n * n_embd], n_embd);
         xb.matmul_gated(layer.ffn_gate.view(), layer.ffn_up.view(), hidden);
         drop(xb);
-        matmul_with(self.kernels, layer.ffn_down.view(), hidden, Finish::ADD, &mut s.x[..n * n_embd]);
+        matmul_with(self.kernels, layer.ffn_down.view(), hidden, Epilogue::ADD, &mut s.x[..n * n_embd]);
     }
 
     /// logits = output · rms_norm(x), for the last `n_logits` rows.

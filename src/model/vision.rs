@@ -7,7 +7,7 @@ use super::hparams::{positive, sized};
 use super::weights::{Loader, Mat};
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::{
-    self, Activations, AttentionShape, CacheRows, Finish, Kernels, KvView, attention, kv_write, matmul, matmul_with,
+    self, Activations, AttentionShape, CacheRows, Epilogue, Kernels, KvView, attention, kv_write, matmul, matmul_with,
     rotate_rows,
 };
 use crate::position::RotaryTable;
@@ -189,10 +189,10 @@ impl VisionTower {
                     AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: self.exact };
                 attention(self.kernels, shape, kv, &q[rows.clone()], &mut xb[rows]);
             }
-            self.linear(&block.attn_out, &xb, Finish::ADD, &mut x);
+            self.linear(&block.attn_out, &xb, Epilogue::ADD, &mut x);
             self.norm(&block.ln2, &x, &mut xb, eps);
-            self.linear(&block.ffn_up, &xb, Finish { quick_gelu: true, ..Finish::default() }, &mut hidden);
-            self.linear(&block.ffn_down, &hidden, Finish::ADD, &mut x);
+            self.linear(&block.ffn_up, &xb, Epilogue { quick_gelu: true, ..Epilogue::default() }, &mut hidden);
+            self.linear(&block.ffn_down, &hidden, Epilogue::ADD, &mut x);
             keep(&x);
         }
         self.norm(&self.post_ln, &x, &mut xb, eps);
@@ -200,10 +200,10 @@ impl VisionTower {
         let merged = n_embd * merge * merge;
         let n_out = n / (merge * merge);
         let mut wide = vec![0f32; n_out * merged];
-        self.linear(&self.mm_0, &xb, Finish::default(), &mut wide);
+        self.linear(&self.mm_0, &xb, Epilogue::default(), &mut wide);
         kernels::for_rows(&mut wide, merged, |_, row| kernels::gelu_erf(row));
         let mut out = vec![0f32; n_out * self.hp.n_embd_out];
-        self.linear(&self.mm_2, &wide, Finish::default(), &mut out);
+        self.linear(&self.mm_2, &wide, Epilogue::default(), &mut out);
         if let Some(at) = out.iter().position(|v| !v.is_finite()) {
             return Err(Error::format(format!(
                 "visual token {} is not finite: the weights are broken",
@@ -227,10 +227,10 @@ impl VisionTower {
         });
     }
 
-    /// out = finish(weight · input + bias).
-    fn linear<'a>(&self, linear: &'a Linear, input: &[f32], finish: Finish<'a>, out: &mut [f32]) {
-        let finish = Finish { bias: Some(&linear.bias), ..finish };
-        matmul_with(self.kernels, linear.weight.view(), input, finish, out);
+    /// out = epilogue(weight · input + bias).
+    fn linear<'a>(&self, linear: &'a Linear, input: &[f32], epilogue: Epilogue<'a>, out: &mut [f32]) {
+        let epilogue = Epilogue { bias: Some(&linear.bias), ..epilogue };
+        matmul_with(self.kernels, linear.weight.view(), input, epilogue, out);
     }
 }
 

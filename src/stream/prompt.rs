@@ -77,7 +77,15 @@ impl Prompt {
         Ok(units)
     }
 
-    /// The medium that a unit names.
+    /// The medium that a unit names, if it was planned.
+    pub fn plan(&self, kind: MediaKind, index: usize) -> Option<&MediaPlan> {
+        match kind {
+            MediaKind::Image => self.images.get(index),
+            MediaKind::Video => self.videos.get(index),
+        }
+    }
+
+    /// The same, to read it.
     ///
     /// # Errors
     /// A medium that was not planned.
@@ -86,23 +94,27 @@ impl Prompt {
             MediaKind::Image => &mut self.images,
             MediaKind::Video => &mut self.videos,
         };
-        list.get_mut(index).ok_or_else(|| Error::mismatch(format!("the conversation has no {kind:?} number {index}")))
+        list.get_mut(index).ok_or_else(|| not_planned(kind, index))
     }
 
     /// Tokens of `units` in the context.
     ///
     /// # Errors
-    /// See [`Prompt::media`].
-    pub fn n_tokens(&mut self) -> Result<usize> {
+    /// A medium that was not planned.
+    pub fn n_tokens(&self) -> Result<usize> {
         let mut n = 0usize;
-        for unit in self.units.clone() {
-            n += match unit {
+        for unit in &self.units {
+            n += match *unit {
                 Unit::Token(_) => 1,
-                Unit::Media { kind, index } => self.media(kind, index)?.n_tokens,
+                Unit::Media { kind, index } => self.plan(kind, index).ok_or_else(|| not_planned(kind, index))?.n_tokens,
             };
         }
         Ok(n)
     }
+}
+
+fn not_planned(kind: MediaKind, index: usize) -> Error {
+    Error::mismatch(format!("the conversation has no {kind:?} number {index}"))
 }
 
 /// All parts of all messages that are not plain text, in order.

@@ -1,9 +1,9 @@
 //! One conversation: what the cache holds, where the next token stands, and how more comes in and answers come out.
 
+mod generate;
 mod live;
 
-use std::ops::ControlFlow;
-
+pub use generate::{Finish, GenerateOptions};
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 
 use super::decode::Decoded;
@@ -13,7 +13,6 @@ use crate::gguf::GgmlType;
 use crate::media::Grid;
 use crate::model::{Batch, Scratch, Trace};
 use crate::position::{Placer, Pos};
-use crate::text::{Sampler, StreamDecoder};
 use crate::{Error, Result, error::Context};
 
 /// Patches that go through the vision tower together: enough to feed the matrix products, little enough to stay small.
@@ -77,26 +76,6 @@ pub struct Session<'e> {
     skip: usize,
     /// Where the cache is kept as it fills.
     recorder: Option<TakeWriter>,
-}
-
-/// Why generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// A stop token.
-    Stop,
-    /// The token limit, or the context is full.
-    Length,
-    /// The caller's callback said so.
-    Caller,
-}
-
-/// How to generate.
-#[derive(Debug, Clone, Copy)]
-pub struct GenerateOptions {
-    /// At most so many tokens.
-    pub n_predict: usize,
-    /// Go on after a stop token.
-    pub ignore_eos: bool,
 }
 
 impl<'e> Session<'e> {
@@ -323,15 +302,11 @@ impl<'e> Session<'e> {
 
     /// Whether what was fed is what the prompt says there: for media, the same pixels from the same places.
     fn holds(&self, fed: &Fed, prompt: &Prompt, unit: Unit) -> bool {
-        let plan = match unit {
-            Unit::Token(_) => return fed.unit == unit,
-            Unit::Media { kind: MediaKind::Image, index } => prompt.images.get(index),
-            Unit::Media { kind: MediaKind::Video, index } => prompt.videos.get(index),
-        };
+        let Unit::Media { kind, index } = unit else { return fed.unit == unit };
         let same = |plan: &MediaPlan, placed: Placed| {
             plan.id() == placed.id && self.scale(plan.temporal_scale) == placed.scale
         };
-        fed.unit == unit && plan.zip(fed.placed).is_some_and(|(plan, placed)| same(plan, placed))
+        fed.unit == unit && prompt.plan(kind, index).zip(fed.placed).is_some_and(|(plan, placed)| same(plan, placed))
     }
 
     /// The temporal scale of a medium that wants `own`, or nothing in particular.
@@ -446,79 +421,6 @@ impl<'e> Session<'e> {
             placed.clear();
         }
         self.cache.truncate(self.log.iter().map(Fed::n_tokens).sum::<usize>() + self.skip);
-    }
-
-    /// Generates until a stop token, the limit, a full context or the caller's word. `on_text` gets whole characters as they
-    /// become printable. Returns the tokens (without the stop token) and why it ended.
-    ///
-    /// # Errors
-    /// Nothing fed yet; logits that are not finite; cancellation.
-    pub fn generate(
-        &mut self,
-        sampler: &mut Sampler,
-        options: GenerateOptions,
-        events: &mut Events<'_>,
-        mut dump: Option<&mut Dump>,
-        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
-    ) -> Result<(Vec<u32>, Finish)> {
-        let (tokenizer, n_vocab) = (&self.engine.tokenizer, self.engine.text.hparams().n_vocab);
-        if self.logits.len() < n_vocab {
-            return Err(Error::bad_input("there is nothing to answer: the prompt is empty"));
-        }
-        self.logits.drain(..self.logits.len() - n_vocab);
-        let mut decoder = StreamDecoder::new();
-        let mut tokens = Vec::new();
-        let finish = loop {
-            if tokens.len() == options.n_predict {
-                break Finish::Length;
-            }
-            events.check()?;
-            let id = sampler.sample(&self.logits)?;
-            if let Some(dump) = dump.as_deref_mut() {
-                dump.add_generated(id, &self.logits, self.placer.next_pos());
-            }
-            if tokenizer.is_stop(id) && !options.ignore_eos {
-                break Finish::Stop;
-            }
-            sampler.accept(id);
-            tokens.push(id);
-            let text = decoder.push(tokenizer, id);
-            if !text.is_empty() && on_text(&text).is_break() {
-                break Finish::Caller;
-            }
-            if self.cache.free() == 0 {
-                break Finish::Length;
-            }
-            // The last token is fed only for who wants the logits after it.
-            if tokens.len() == options.n_predict && dump.is_none() {
-                break Finish::Length;
-            }
-            self.push(id)?;
-        };
-        let rest = decoder.finish();
-        if !rest.is_empty() {
-            let _ = on_text(&rest);
-        }
-        if let Some(dump) = dump {
-            dump.logits_after_generated = self.logits.clone();
-        }
-        Ok((tokens, finish))
-    }
-
-    /// Feeds one token; the logits after it take the place of those before.
-    pub(super) fn push(&mut self, id: u32) -> Result<()> {
-        let model = &self.engine.text;
-        self.embd.resize(model.hparams().n_embd, 0.0);
-        model.embed(&[id], &mut self.embd)?;
-        self.placer.text(1, &mut self.pos);
-        let batch = Batch { embd: &self.embd, pos: &self.pos, n_logits: 1 };
-        let logits = model.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-        self.embd.clear();
-        self.pos.clear();
-        self.log.push(Fed::token(id));
-        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    Activations, CHUNK, Finish, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, matmul, matmul_with,
+    Activations, CHUNK, Epilogue, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, matmul, matmul_with,
     supported,
 };
 use longtake::tensor::{MatView, dequantize_row, quantize_row};
@@ -429,9 +429,9 @@ fn weights_that_are_not_finite_stay_visible() {
     }
 }
 
-/// A finish gives, bit for bit, what the same operations do on the product afterwards.
+/// An epilogue gives, bit for bit, what the same operations do on the product afterwards.
 #[test]
-fn a_finish_is_what_could_follow() {
+fn an_epilogue_is_what_could_follow() {
     for ty in [GgmlType::Q4_K, GgmlType::Q8_0, GgmlType::F16, GgmlType::F32] {
         for (seed, n_tokens) in [1, 7, 9, 61].into_iter().enumerate() {
             let mut rng = Rng(seed as u64 + 700);
@@ -453,9 +453,9 @@ fn a_finish_is_what_could_follow() {
                         *v += before;
                     }
                     let mut got = before.clone();
-                    let finish = Finish { bias: with_bias.then_some(&bias[..]), quick_gelu, add };
-                    matmul_with(k, w.view(), &x, finish, &mut got);
-                    assert!(got == want, "{} {ty} ({n_tokens}, {n_cols}) x {n_rows}: {finish:?}", k.name);
+                    let epilogue = Epilogue { bias: with_bias.then_some(&bias[..]), quick_gelu, add };
+                    matmul_with(k, w.view(), &x, epilogue, &mut got);
+                    assert!(got == want, "{} {ty} ({n_tokens}, {n_cols}) x {n_rows}: {epilogue:?}", k.name);
                 }
             }
         }

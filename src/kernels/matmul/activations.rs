@@ -35,7 +35,7 @@ pub struct Activations<'a> {
 
 /// What becomes of the sums of a product before they reach the output.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Finish<'a> {
+pub struct Epilogue<'a> {
     /// One number per weight row, added.
     pub bias: Option<&'a [f32]>,
     /// Then x becomes x * sigmoid(1.702 x).
@@ -44,9 +44,9 @@ pub struct Finish<'a> {
     pub add: bool,
 }
 
-impl Finish<'_> {
+impl Epilogue<'_> {
     /// Onto the output, with nothing else.
-    pub const ADD: Finish<'static> = Finish { bias: None, quick_gelu: false, add: true };
+    pub const ADD: Epilogue<'static> = Epilogue { bias: None, quick_gelu: false, add: true };
 }
 
 /// Where in the output the sums of some rows and a token belong.
@@ -109,25 +109,25 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// When the lengths disagree.
     pub fn matmul(&mut self, w: MatView<'_>, out: &mut [f32]) {
-        self.matmul_with(w, Finish::default(), out);
+        self.matmul_with(w, Epilogue::default(), out);
     }
 
-    /// The same with a [`Finish`], which costs less than one over the whole of `out` afterwards.
+    /// The same with a [`Epilogue`], which costs less than one over the whole of `out` afterwards.
     ///
     /// # Panics
     /// When the lengths disagree.
-    pub fn matmul_with(&mut self, w: MatView<'_>, finish: Finish<'_>, out: &mut [f32]) {
+    pub fn matmul_with(&mut self, w: MatView<'_>, epilogue: Epilogue<'_>, out: &mut [f32]) {
         assert!(w.n_cols() == self.n_cols && out.len() == self.n_tokens * w.n_rows(), "matmul operands disagree");
-        assert!(finish.bias.is_none_or(|bias| bias.len() == w.n_rows()), "one bias per row");
+        assert!(epilogue.bias.is_none_or(|bias| bias.len() == w.n_rows()), "one bias per row");
         let kernels = self.kernels;
         self.run(&[w], out, |row, [sums, _], out| {
-            if let Some(bias) = finish.bias {
+            if let Some(bias) = epilogue.bias {
                 sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
             }
-            if finish.quick_gelu {
+            if epilogue.quick_gelu {
                 (kernels.quick_gelu)(sums);
             }
-            out.put(sums, finish.add);
+            out.put(sums, epilogue.add);
         });
     }
 
@@ -145,13 +145,13 @@ impl<'a> Activations<'a> {
         });
     }
 
-    /// Multiplies with one matrix, or with two of the same shape, and calls `finish(row, sums, out)` with the sums of some
+    /// Multiplies with one matrix, or with two of the same shape, and calls `epilogue(row, sums, out)` with the sums of some
     /// rows, from `row` on, and one token: those of the last matrix first.
     fn run(
         &mut self,
         matrices: &[MatView<'_>],
         out: &mut [f32],
-        finish: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
+        epilogue: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
     ) {
         if out.is_empty() {
             return;
@@ -161,11 +161,11 @@ impl<'a> Activations<'a> {
             if panels.clone().any(|panel| panel.number == Number::Int8) {
                 self.quantize_rows();
             }
-            self.run_dot(matrices, out, finish);
+            self.run_dot(matrices, out, epilogue);
         } else {
             // No more than two.
             let forms = panels.fold([0; 2], |[_, last], panel| [last, self.quantize_tiles(panel)]);
-            self.run_panels(matrices, &forms[2 - matrices.len()..], out, finish);
+            self.run_panels(matrices, &forms[2 - matrices.len()..], out, epilogue);
         }
     }
 
@@ -177,7 +177,7 @@ impl<'a> Activations<'a> {
         &self,
         matrices: &[MatView<'_>],
         out: &mut [f32],
-        finish: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
+        epilogue: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
     ) {
         let ops = &self.kernels.int8;
         let (n_rows, n_tokens, n_cols, x) = (matrices[0].n_rows(), self.n_tokens, self.n_cols, &self.forms.rows);
@@ -200,7 +200,7 @@ impl<'a> Activations<'a> {
                 let (last, other) = sums.split_at_mut(n * n_tokens);
                 for (it, last) in last.chunks_exact_mut(n).enumerate() {
                     let other = other.chunks_exact_mut(n).nth(it).unwrap_or_default();
-                    finish(first, [last, other], Place { out, row: it, col: first });
+                    epilogue(first, [last, other], Place { out, row: it, col: first });
                 }
             });
         });
@@ -211,7 +211,7 @@ impl<'a> Activations<'a> {
         matrices: &[MatView<'_>],
         forms: &[usize],
         out: &mut [f32],
-        finish: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
+        epilogue: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
     ) {
         let layout = self.kernels.int8.layout;
         let (n_rows, n_tokens) = (matrices[0].n_rows(), self.n_tokens);
@@ -245,7 +245,7 @@ impl<'a> Activations<'a> {
                         self.products(w, (x, tokens.clone()), buffers, (sums, ldo), soon, |it, row, sums| {
                             let at = (it - tokens.start) * ldo + row;
                             let other = others.get_mut(at..at + sums.len()).unwrap_or_default();
-                            finish(rows.start + row, [sums, other], Place { out, row: it, col: rows.start + row });
+                            epilogue(rows.start + row, [sums, other], Place { out, row: it, col: rows.start + row });
                         });
                     }
                 }
@@ -262,7 +262,7 @@ impl<'a> Activations<'a> {
         (words, scales): (&mut [f32], &mut [f32]),
         (sums, ldo): (&mut [f32], usize),
         out: Option<(&SharedMat<'_>, usize)>,
-        mut finish: impl FnMut(usize, usize, &mut [f32]),
+        mut epilogue: impl FnMut(usize, usize, &mut [f32]),
     ) {
         let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, x.panel);
         let (n_chunks, steps) = (self.n_chunks(), layout.steps(panel.number));
@@ -331,7 +331,7 @@ impl<'a> Activations<'a> {
                 (ops.tile)(operands, sums);
                 if pass + 1 == n_passes {
                     for (it, sums) in sums.chunks_mut(ldo).take(width).enumerate() {
-                        finish(first + it, rows.start, &mut sums[..rows.len()]);
+                        epilogue(first + it, rows.start, &mut sums[..rows.len()]);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 //! Start reading at [`matmul`], then [`Activations`]: several matrices share one input, which is brought into the form of
 //! their products once. A few tokens (decode) take weights as they lie in memory, in `dot.rs` where they are quantized and
 //! `float.rs` where they are not. For many (prefill), `panel.rs` brings tiles of rows into panels of 8-bit or 16-bit
-//! integers or floats, and `tile.rs` multiplies those; what follows a product is done on the tile ([`Finish`]). A format is
+//! integers or floats, and `tile.rs` multiplies those; what follows a product is done on the tile ([`Epilogue`]). A format is
 //! one function in `codes.rs`; an instruction set is one [`Int8Isa`].
 
 mod activations;
@@ -15,7 +15,7 @@ mod ops;
 pub(super) mod panel;
 pub(super) mod tile;
 
-pub use activations::{Activations, Finish};
+pub use activations::{Activations, Epilogue};
 pub use codes::{CHUNK, Chunk};
 pub use dot::{DotRows, RowChunk};
 pub use float::FloatRows;
@@ -34,13 +34,13 @@ pub(super) const MAX_DOT_TOKENS: usize = 8;
 /// # Panics
 /// When the lengths disagree.
 pub fn matmul(kernels: &Kernels, w: MatView<'_>, x: &[f32], out: &mut [f32]) {
-    matmul_with(kernels, w, x, Finish::default(), out);
+    matmul_with(kernels, w, x, Epilogue::default(), out);
 }
 
-/// The same with a [`Finish`].
+/// The same with a [`Epilogue`].
 ///
 /// # Panics
 /// When the lengths disagree.
-pub fn matmul_with(kernels: &Kernels, w: MatView<'_>, x: &[f32], finish: Finish<'_>, out: &mut [f32]) {
-    Activations::new(kernels, x, w.n_cols()).matmul_with(w, finish, out);
+pub fn matmul_with(kernels: &Kernels, w: MatView<'_>, x: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) {
+    Activations::new(kernels, x, w.n_cols()).matmul_with(w, epilogue, out);
 }

@@ -1,6 +1,6 @@
 //! Filling a take in place.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::record::{self, BYTES, Record, WORDS, chain_start};
 use super::{CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
 use crate::cache::{KvCache, Part};
 use crate::error::Context;
-use crate::gguf::{GgmlType, Gguf, GgufWriter};
+use crate::gguf::{GgmlType, Gguf, GgufWriter, lock};
 use crate::{Error, ErrorKind, Result};
 
 /// Time between checkpoints: each brings the new rows to disk, which takes a fraction of a second.
@@ -100,7 +100,7 @@ impl TakeWriter {
         };
         let [at_records, at_k, at_v] = at;
         let file = File::options().read(true).write(true).open(path).at(place)?;
-        lock(&file).at(place)?;
+        lock(|| file.try_lock(), "in use: another program is watching into it or asking it").at(place)?;
         let last = *records.last().expect("checked to have one");
         let now = Instant::now();
         Ok(TakeWriter {
@@ -200,17 +200,4 @@ fn put_rows(file: &File, (at_k, at_v): (u64, u64), cache: &KvCache, slots: Range
         let start = if part == Part::K { at_k } else { at_v };
         put(file, start + at as u64, bytes)
     })
-}
-
-/// Takes the exclusive lock. File systems without locks say so, and are used without one.
-fn lock(file: &File) -> Result<()> {
-    // A child process that another thread is just starting holds a copy of every open handle for a moment, and with it the
-    // locks. Whoever keeps the lock for longer is at work on the file.
-    for _ in 0..20 {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
-        }
-    }
-    Err(std::io::Error::other("in use: another program is watching into it or asking it").into())
 }
