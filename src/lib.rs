@@ -15,6 +15,7 @@ pub mod media;
 pub mod text;
 pub mod stream;
 pub mod convert;
+pub mod eval;
 pub mod cli;
 
 pub use error::{Error, ErrorKind, Result};

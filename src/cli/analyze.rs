@@ -12,7 +12,7 @@ use crate::position::{
 };
 use crate::{Error, Result};
 
-/// The theory in numbers: positions, rotations.
+/// The theory in numbers: positions, rotations, what a layout prefers.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -27,6 +27,8 @@ enum What {
     Rotate(RotateArgs),
     /// How far answers move with smaller cache types.
     Cache(Box<super::cache_error::Args>),
+    Theory(super::theory::TheoryArgs),
+    Frequencies(super::theory::FrequencyArgs),
 }
 
 #[derive(clap::Args)]
@@ -74,6 +76,8 @@ pub fn run(args: Args) -> Result<()> {
         What::Positions(args) => positions(args),
         What::Rotate(args) => rotate(args),
         What::Cache(args) => super::cache_error::run(*args),
+        What::Theory(args) => super::theory::run(args),
+        What::Frequencies(args) => super::theory::frequencies(args),
     }
 }
 
@@ -158,7 +162,7 @@ fn parse_segment(text: &str) -> Result<Segment> {
     }
 }
 
-fn triple<T: std::str::FromStr>(text: &str, flag: &str) -> Result<[T; 3]> {
+pub fn triple<T: std::str::FromStr>(text: &str, flag: &str) -> Result<[T; 3]> {
     let parts: Option<Vec<T>> = text.split(',').map(|p| p.trim().parse().ok()).collect();
     let parts: Option<[T; 3]> = parts.and_then(|p| p.try_into().ok());
     parts.ok_or_else(|| Error::bad_input(format!("{flag} `{text}` must be three numbers as T,H,W")))

@@ -25,6 +25,7 @@ mod plan;
 mod progress;
 mod quantize;
 mod run;
+mod theory;
 mod watch;
 
 /// Answers questions about hours of video on your own machine.

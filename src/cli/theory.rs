@@ -1,0 +1,184 @@
+//! `longtake analyze theory` and `longtake analyze frequencies`: what a position layout can and cannot prefer.
+
+use std::f64::consts::TAU;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::error::Context;
+use crate::eval::theory::{Experiment, experiments, plots};
+use crate::gguf::Gguf;
+use crate::gguf::atomic::write_beside;
+use crate::model::HParams;
+use crate::position::{Axis, Layout, Pos, Rotary, default_sections};
+use crate::{Error, ErrorKind, Result};
+
+/// The experiments of the theory: expected numbers beside computed ones, and plots.
+#[derive(clap::Args)]
+pub struct TheoryArgs {
+    /// Run these experiments only (E1 to E8).
+    #[arg(long, value_delimiter = ',', value_name = "E1,…")]
+    only: Vec<String>,
+    /// Seed of those that draw random vectors.
+    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// Also draw the plots, as SVG files in this folder.
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which axis drives which rotary pair, at which frequency.
+#[derive(clap::Args)]
+pub struct FrequencyArgs {
+    /// rope, tad, mrope, videorope, hope or hopex.
+    #[arg(long, required_unless_present = "model")]
+    layout: Option<String>,
+    /// Read layout, head dimension, base and sections from this model file (GGUF); other flags replace them.
+    #[arg(short, long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Elements per head (default 128).
+    #[arg(long, value_name = "N")]
+    head_dim: Option<usize>,
+    /// Rope base (default 1000000).
+    #[arg(long, value_name = "B")]
+    rope_base: Option<f64>,
+    /// Section split in pairs, as T,H,W; the default follows the head dimension.
+    #[arg(long, value_name = "T,H,W")]
+    sections: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the experiments. Fails when one of them does not come out as expected.
+pub fn run(args: TheoryArgs) -> Result<()> {
+    let found = experiments(&args.only, args.seed)?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let row = |row: &crate::eval::theory::Row| json!({ "what": row.what, "expected": row.expected, "computed": row.computed, "ok": row.ok });
+        let experiment = |e: &Experiment| {
+            json!({
+                "id": e.id, "title": e.title, "ok": e.holds(), "rows": e.rows.iter().map(row).collect::<Vec<_>>(),
+            })
+        };
+        let ok = found.iter().all(Experiment::holds);
+        let all: Vec<_> = found.iter().map(experiment).collect();
+        writeln!(out, "{}", json!({ "seed": args.seed, "ok": ok, "experiments": all }))?;
+    } else {
+        for experiment in &found {
+            print(&mut out, experiment)?;
+        }
+    }
+    if let Some(dir) = &args.out {
+        draw(dir)?;
+    }
+    let wrong: Vec<&str> = found.iter().filter(|e| !e.holds()).map(|e| e.id).collect();
+    match wrong.as_slice() {
+        [] => Ok(()),
+        wrong => Err(Error::mismatch(format!("not as expected: {}", wrong.join(", ")))),
+    }
+}
+
+fn print(out: &mut dyn Write, experiment: &Experiment) -> Result<()> {
+    let count = |text: &str| text.chars().count();
+    let width = experiment.rows.iter().map(|row| count(&row.what)).max().unwrap_or(0);
+    writeln!(out, "{}: {}\n", experiment.id, experiment.title)?;
+    writeln!(out, "  {:<width$} {:>16} {:>16}", "", "expected", "computed")?;
+    for row in &experiment.rows {
+        let ok = match row.ok {
+            Some(true) => "ok",
+            Some(false) => "WRONG",
+            None => "",
+        };
+        writeln!(out, "  {:<width$} {:>16} {:>16}  {ok}", row.what, row.expected, row.computed)?;
+    }
+    Ok(writeln!(out)?)
+}
+
+fn draw(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).at(|| dir.display().to_string())?;
+    for plot in plots()? {
+        let path = dir.join(plot.file);
+        write_beside(&path, |out| Ok(out.write_all(plot.svg.as_bytes())?))?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+/// Prints the table of frequencies.
+pub fn frequencies(args: FrequencyArgs) -> Result<()> {
+    const MAX_HEAD: usize = 1024;
+    let hparams = args.model.as_deref().map(hparams).transpose()?;
+    let layout = match (&args.layout, &hparams) {
+        (Some(name), _) => Layout::from_name(name)?,
+        (None, Some(hp)) => hp.layout,
+        (None, None) => return Err(Error::bad_input("which layout? pass --layout or --model")),
+    };
+    let from_model = |get: fn(&HParams) -> usize| hparams.as_ref().map(get);
+    let n_rot = args.head_dim.or(from_model(|hp| hp.n_embd_head)).unwrap_or(128);
+    if n_rot > MAX_HEAD {
+        return Err(Error::bad_input(format!("head dimension `{n_rot}` is above {MAX_HEAD}")));
+    }
+    let base = args.rope_base.or(hparams.as_ref().map(|hp| hp.rope_freq_base)).unwrap_or(1e6);
+    // A model's sections belong to its own layout and head.
+    let own = hparams.as_ref().filter(|hp| hp.layout == layout && hp.n_embd_head == n_rot).map(|hp| hp.rope_sections);
+    let sections = match &args.sections {
+        Some(text) => super::analyze::triple(text, "--sections")?,
+        None => own.unwrap_or_else(|| default_sections(layout, n_rot)),
+    };
+    let as_bad_input = |err: Error| Error::new(ErrorKind::BadInput, err.to_string());
+    let rotary = Rotary::new(layout, n_rot, base, sections).map_err(as_bad_input)?;
+    let rows: Vec<Row> = (0..rotary.n_pair()).map(|i| Row::of(&rotary, i)).collect();
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        let row = |row: &Row| json!({ "pair": row.pair, "axis": row.axis, "theta": row.theta, "period": row.period });
+        let value = json!({
+            "layout": layout.name(), "head_dim": n_rot, "rope_base": base, "sections": sections,
+            "pairs": rows.iter().map(row).collect::<Vec<_>>(),
+        });
+        writeln!(out, "{value}")?;
+        return Ok(());
+    }
+    let [t, h, w] = sections;
+    writeln!(out, "layout {layout}, head dimension {n_rot}, base {base}, sections {t},{h},{w}\n")?;
+    writeln!(out, "{:>5} {:>5} {:>14} {:>14}", "pair", "axis", "theta", "period")?;
+    for row in &rows {
+        let axis = row.axis.unwrap_or("-");
+        match row.period {
+            Some(period) => writeln!(out, "{:>5} {axis:>5} {:>14.8e} {period:>14.1}", row.pair, row.theta)?,
+            None => writeln!(out, "{:>5} {axis:>5} {:>14} {:>14}", row.pair, "0", "stands still")?,
+        }
+    }
+    Ok(())
+}
+
+/// A rotary pair.
+struct Row {
+    pair: usize,
+    /// Nothing where no id drives it.
+    axis: Option<&'static str>,
+    /// Radians per step of the id, and steps per turn.
+    theta: f64,
+    period: Option<f64>,
+}
+
+impl Row {
+    fn of(rotary: &Rotary, pair: usize) -> Row {
+        let axis = match rotary.axes()[pair] {
+            Axis::T => Some("t"),
+            Axis::H => Some("h"),
+            Axis::W => Some("w"),
+            Axis::Zero => None,
+        };
+        let theta = rotary.angle(pair, Pos { t: 1.0, h: 1.0, w: 1.0 });
+        Row { pair, axis, theta, period: axis.map(|_| TAU / theta) }
+    }
+}
+
+fn hparams(path: &Path) -> Result<HParams> {
+    HParams::from_gguf(&Gguf::open(path)?).at(|| path.display().to_string())
+}

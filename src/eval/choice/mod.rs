@@ -1,0 +1,1 @@
+//! Multiple-choice benchmarks over local folders: Video-MME, LongVideoBench, MLVU.
