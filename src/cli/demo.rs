@@ -1,70 +1,110 @@
-//! `longtake demo`: an embedded model answers about an embedded video, through the code that any model takes.
+//! `longtake demo`: a drawn video hides a symbol, and the embedded model finds it, through the code that any model takes.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::Map;
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, json};
 
 use super::flags::{ComputeFlags, MediaFlags, SamplingFlags};
+use super::progress::{catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
+use crate::eval::movie::write_mp4;
+use crate::eval::symbols::{DrawnVideo, FPS};
 use crate::gguf::Gguf;
-use crate::gguf::atomic::write_beside;
 use crate::stream::Engine;
 use crate::text::{Content, MediaSource, Message, Part};
-use crate::{Result, error::Context};
+use crate::{Error, Result};
 
-/// Made by `assets/demo/make.sh`.
-static TEXT: &[u8] = include_bytes!("../../assets/demo/demo.gguf");
-static MMPROJ: &[u8] = include_bytes!("../../assets/demo/mmproj-demo.gguf");
-static VIDEO: &[u8] = include_bytes!("../../assets/demo/demo.mp4");
+/// Made by `training/symbols/train.sh`.
+static TEXT: &[u8] = include_bytes!("../../assets/symbols/symbols.gguf");
+static MMPROJ: &[u8] = include_bytes!("../../assets/symbols/mmproj-symbols.gguf");
 
-/// Answer a question about an embedded video with an embedded tiny model: works with nothing else on disk.
+/// Pixels of a frame; 9 x 16 tokens for two of them.
+const SIZE: (usize, usize) = (448, 252);
+const TOKENS_PER_PAIR: usize = SIZE.0 / 28 * (SIZE.1 / 28);
+/// Longest demo: hours of video, and a gigabyte of it on disk.
+const MAX_TOKENS: usize = 1 << 21;
+
+/// Hide a symbol in a drawn video and let an embedded tiny model find it: works with nothing else on disk.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     compute: ComputeFlags,
-    /// What to ask about the video.
-    #[arg(short, long, default_value = "What is shown in the video?")]
-    prompt: String,
+    /// Length of the video in tokens, 144 for each pair of frames.
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    tokens: usize,
+    /// Symbols in the video; the question is about one of them.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    symbols: usize,
+    /// Where the symbol asked about is, from 0 (first frame) to 1 (last); anywhere by default.
+    #[arg(long, value_name = "0-1", allow_hyphen_values = true)]
+    depth: Option<f64>,
+    /// Ask something else.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Keep the video.
+    #[arg(short, long, value_name = "FILE.mp4")]
+    output: Option<PathBuf>,
     #[command(flatten)]
     media: MediaFlags,
+    /// `--seed` draws the video as well; 1 unless given.
     #[command(flatten)]
     sampling: SamplingFlags,
-    /// Print one JSON object with text, tokens and timings instead of the text.
+    /// Print one JSON object with text, tokens, timings and whether the answer is right instead of the text.
     #[arg(long)]
     json: bool,
 }
 
+/// The embedded model.
+///
+/// # Errors
+/// None, unless memory is refused: the files were checked when they were built in.
+pub fn embedded() -> Result<Engine> {
+    let open = |name: &str, bytes| Gguf::from_static(name, bytes).map(Arc::new);
+    Engine::from_files(open("symbols.gguf", TEXT)?, Some(open("mmproj-symbols.gguf", MMPROJ)?))
+}
+
 /// Runs the command.
 pub fn run(mut args: Args) -> Result<()> {
-    // A model that was never trained never says that it is done.
-    const N_PREDICT: i64 = 24;
-    if args.sampling.predict < 0 {
-        args.sampling.predict = N_PREDICT;
+    if !(TOKENS_PER_PAIR..=MAX_TOKENS).contains(&args.tokens) {
+        let message = format!("--tokens `{}` must be between {TOKENS_PER_PAIR} and {MAX_TOKENS}", args.tokens);
+        return Err(Error::bad_input(message));
     }
+    let seed = u64::try_from(args.sampling.seed).unwrap_or(1);
+    args.sampling.seed = seed as i64;
+    let video = DrawnVideo::new(seed, SIZE, args.tokens / TOKENS_PER_PAIR, args.symbols, args.depth)?;
     args.compute.start()?;
     let started = Instant::now();
-    let embedded = |name: &str, bytes| Gguf::from_static(name, bytes).map(Arc::new);
-    let engine = Engine::from_files(embedded("demo.gguf", TEXT)?, Some(embedded("mmproj-demo.gguf", MMPROJ)?))?;
+    let engine = embedded()?;
     let load_time = started.elapsed();
     let hp = engine.text.hparams();
     eprintln!(
-        "embedded model: {} layers of width {}, position layout {}, {:.1} MB with its vision tower",
+        "model: embedded, {} layers of width {}, position layout {}, {:.1} MB with its vision tower; it knows 8 shapes in 8 colours",
         hp.n_layer,
         hp.n_embd,
         hp.layout,
         (TEXT.len() + MMPROJ.len()) as f64 / 1e6
     );
-    eprintln!(
-        "its weights are random: every step from the video file to the tokens is real, but the answer means nothing"
-    );
-    let video = TempVideo::write()?;
+    let file = VideoFile::new(args.output.clone());
+    draw(&video, &file.path)?;
+    let asked = video.question();
+    let question = match (&args.prompt, &asked) {
+        (Some(prompt), _) => prompt.clone(),
+        (None, Some(question)) => question.text.clone(),
+        (None, None) => "What shape is shown?".to_string(),
+    };
+    eprintln!("question: {question}");
+    // Every frame is looked at as it is, however many there are.
+    let media = &mut args.media;
+    media.max_frames.get_or_insert(video.n_frames());
+    media.total_pixels.get_or_insert((video.n_frames() * SIZE.0 * SIZE.1) as u64);
     let parts = vec![
-        Part::Video { source: MediaSource::Path(video.0.display().to_string()), options: Map::new() },
-        Part::Text(args.prompt.clone()),
+        Part::Video { source: MediaSource::Path(file.path.display().to_string()), options: Map::new() },
+        Part::Text(question.clone()),
     ];
-    eprintln!("question: {}", args.prompt);
     let messages = [Message { role: "user".to_string(), content: Content::Parts(parts) }];
     let request = Request {
         compute: &args.compute,
@@ -76,27 +116,96 @@ pub fn run(mut args: Args) -> Result<()> {
         quiet: false,
         dump: None,
     };
-    let answer = answer(&engine, &request, &messages, load_time)?;
+    let mut answer = answer(&engine, &request, &messages, load_time)?;
+    let expected = asked.filter(|asked| asked.text == question).map(|asked| asked.answer);
+    let correct = expected.map(|expected| answer["text"] == expected);
+    report(&video, expected, correct);
     if args.json {
+        answer["seed"] = json!(seed);
+        answer["question"] = json!(question);
+        answer["expected"] = json!(expected);
+        answer["correct"] = json!(correct);
+        let needle = |n: &crate::eval::symbols::Needle| json!({ "symbol": n.symbol.to_string(), "pair": n.pair, "second": video.second(n.pair) });
+        answer["symbols"] = video.needles.iter().map(needle).collect();
         writeln!(std::io::stdout(), "{answer}")?;
     }
-    eprintln!("next: longtake run -m MODEL.gguf --video FILE.mp4 -p \"What happens in this video?\"");
+    if args.output.is_none() {
+        eprintln!("next: longtake demo --tokens 65536 | longtake demo --symbols 3 --seed 2 -o symbols.mp4");
+        eprintln!("      longtake run -m MODEL.gguf --video FILE.mp4 -p \"What happens in this video?\"");
+    }
     Ok(())
 }
 
-/// The embedded video as a file, for as long as it is needed: decoders read files.
-struct TempVideo(std::path::PathBuf);
+/// Draws and encodes the video, with a bar.
+fn draw(video: &DrawnVideo, path: &Path) -> Result<()> {
+    let cancel = catch_interrupt()?;
+    let bar = ProgressBar::with_draw_target(Some(video.n_frames() as u64), ProgressDrawTarget::stderr());
+    let style =
+        ProgressStyle::with_template("drawing                      {wide_bar} {pos}/{len} frames {per_sec} eta {eta}");
+    bar.set_style(style.expect("the template is fixed"));
+    let started = Instant::now();
+    write_mp4(video, path, &mut |n_done| {
+        bar.set_position(n_done as u64);
+        check_interrupt(cancel)
+    })?;
+    bar.finish_and_clear();
+    let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    eprintln!(
+        "video: {} frames of {}x{} ({} at {FPS} a second), {} of H.264, drawn in {:.1} s",
+        video.n_frames(),
+        video.width,
+        video.height,
+        clock(video.n_frames() as f64 / f64::from(FPS)),
+        HumanBytes(size),
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
 
-impl TempVideo {
-    fn write() -> Result<TempVideo> {
-        let path = std::env::temp_dir().join(format!("longtake-demo-{}.mp4", std::process::id()));
-        write_beside(&path, |file| Ok(file.write_all(VIDEO)?)).at(|| "cannot place the embedded video")?;
-        Ok(TempVideo(path))
+/// Says where the symbols were, and whether the answer is right.
+fn report(video: &DrawnVideo, expected: Option<&str>, correct: Option<bool>) {
+    match (expected, correct) {
+        (Some(_), Some(true)) => eprintln!("right."),
+        (Some(expected), _) => eprintln!("wrong: it is `{expected}`."),
+        _ => {}
+    }
+    for needle in &video.needles {
+        eprintln!(
+            "{} shown at {}, frame pair {} of {}",
+            needle.symbol,
+            clock(video.second(needle.pair)),
+            needle.pair + 1,
+            video.n_pairs
+        );
+    }
+    if let Some(bytes) = memory() {
+        eprintln!("memory: {}", HumanBytes(bytes));
     }
 }
 
-impl Drop for TempVideo {
+/// Minutes and seconds.
+fn clock(seconds: f64) -> String {
+    let whole = Duration::from_secs_f64(seconds).as_secs();
+    format!("{}:{:02}", whole / 60, whole % 60)
+}
+
+/// Where the video is: a file that the user keeps, or one that goes when the demo ends.
+struct VideoFile {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl VideoFile {
+    fn new(keep: Option<PathBuf>) -> VideoFile {
+        let temporary = || std::env::temp_dir().join(format!("longtake-demo-{}.mp4", std::process::id()));
+        VideoFile { keep: keep.is_some(), path: keep.unwrap_or_else(temporary) }
+    }
+}
+
+impl Drop for VideoFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if !self.keep {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }

@@ -17,10 +17,12 @@ mod chat;
 mod convert;
 mod cpu;
 mod demo;
+mod eval;
 mod flags;
 mod inspect;
 mod known_models;
 mod live;
+mod niah;
 mod plan;
 mod progress;
 mod quantize;
@@ -44,6 +46,7 @@ enum Command {
     Watch(Box<watch::Args>),
     Ask(Box<ask::Args>),
     Plan(Box<plan::Args>),
+    Eval(eval::Args),
     Analyze(analyze::Args),
     Bench(bench::Args),
     Convert(convert::Args),
@@ -60,6 +63,7 @@ impl Command {
             Command::Watch(args) => watch::run(*args),
             Command::Ask(args) => ask::run(*args),
             Command::Plan(args) => plan::run(*args),
+            Command::Eval(args) => eval::run(args),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),
@@ -72,9 +76,12 @@ impl Command {
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
     // clap prints usage errors itself and exits with 2.
-    // A take knows its model.
-    let optional = |arg: clap::Arg| arg.required(false).required_unless_present("take");
-    let cli = Cli::command().mut_subcommand("chat", |chat| chat.mut_arg("model", optional));
+    // A take knows its model; needles are drawn for the embedded one.
+    let unless_take = |arg: clap::Arg| arg.required(false).required_unless_present("take");
+    let optional = |arg: clap::Arg| arg.required(false);
+    let cli = Cli::command()
+        .mut_subcommand("chat", |chat| chat.mut_arg("model", unless_take))
+        .mut_subcommand("eval", |eval| eval.mut_subcommand("niah", |niah| niah.mut_arg("model", optional)));
     let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     let (_, sub) = matches.subcommand().expect("a subcommand is required");

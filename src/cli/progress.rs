@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::stream::Event;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Set by the first Ctrl-C.
 static CANCEL: AtomicBool = AtomicBool::new(false);
@@ -24,6 +24,12 @@ pub fn catch_interrupt() -> Result<&'static AtomicBool> {
         Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(&CANCEL),
         Err(err) => Err(Error::from(std::io::Error::other(err))),
     }
+}
+
+/// # Errors
+/// `Cancelled` once Ctrl-C was pressed.
+pub fn check_interrupt(cancel: &AtomicBool) -> Result<()> {
+    if cancel.load(Ordering::Relaxed) { Err(Error::new(ErrorKind::Cancelled, "stopped on request")) } else { Ok(()) }
 }
 
 /// Forgets the Ctrl-C that ended one piece of work, so that the next one can begin; the next Ctrl-C stops that.

@@ -4,6 +4,10 @@
 //! On purpose absent here: flags, printing, downloads.
 #![forbid(unsafe_code)]
 
+pub mod journal;
+pub mod movie;
+pub mod niah;
 pub mod plot;
 mod random;
+pub mod symbols;
 pub mod theory;

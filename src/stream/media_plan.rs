@@ -65,7 +65,8 @@ enum Source {
     Watched,
 }
 
-pub(super) fn patch_spec(hp: &VisionHParams) -> PatchSpec {
+/// What a vision tower expects of pixels.
+pub fn patch_spec(hp: &VisionHParams) -> PatchSpec {
     PatchSpec { patch: hp.patch_size, merge: hp.merge, mean: hp.image_mean, std: hp.image_std }
 }
 

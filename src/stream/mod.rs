@@ -26,7 +26,7 @@ pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
 pub use live::{LivePlan, LiveShape, LiveTake};
-pub use media_plan::{MediaKind, MediaOptions, MediaPlan};
+pub use media_plan::{MediaKind, MediaOptions, MediaPlan, patch_spec};
 pub use prompt::{Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window};
 pub use speed::fill;

@@ -481,7 +481,7 @@ mod tests {
     #[test]
     fn the_loop_takes_what_the_decoder_says_in_order_or_not_at_all() {
         let open = |name: &str| {
-            Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name)).unwrap())
+            Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)).unwrap())
         };
         let engine = Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap();
 

@@ -342,7 +342,7 @@ fn bench_prints_its_rows_in_every_format() {
         "q8_0",
         "-o",
     ];
-    let video = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/demo.mp4");
+    let video = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/random_model/demo.mp4");
     let rows: Value = serde_json::from_str(&ok(&[&args[..], &["json", "--video", video]].concat())).unwrap();
     let mut tests: Vec<&str> = rows.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
     assert!(tests.pop().unwrap().starts_with("video demo.mp4 "), "{rows}");
@@ -377,7 +377,7 @@ fn bad_input_gives_one_clear_error() {
     save_png(&picture, 1, 1000, &[0; 3000]);
     let small = dir.path().join("small.png");
     save_png(&small, 28, 28, &[0; 28 * 28 * 3]);
-    let clip = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/demo/demo.mp4");
+    let clip = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/random_model/demo.mp4");
     let broken_json = file("broken.json", b"[{\"role\": ");
     let wrong_json = file("wrong.json", b"[{\"role\":\"user\",\"content\":[{\"type\":\"smell\"}]}]");
     let empty_folder = dir.path().join("none");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use crate::endless::{QUESTION, y4m};
 
 fn asset(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name).to_str().unwrap().to_string()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name).to_str().unwrap().to_string()
 }
 
 /// The program with its standard input open.

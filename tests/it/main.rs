@@ -6,6 +6,7 @@ mod cli;
 
 mod convert;
 mod endless;
+mod eval;
 mod endless_program;
 #[cfg(feature = "ggml")]
 mod ggml;

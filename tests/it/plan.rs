@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::common::{Arrays, max_abs_diff};
 
 fn asset(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)
 }
 
 /// A command (`analyze-cache`: one below another) with the embedded model.

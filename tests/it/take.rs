@@ -18,7 +18,7 @@ use longtake::stream::{
 use longtake::text::{Sampler, SamplerOptions};
 
 fn asset(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)
 }
 
 fn engine() -> Engine {

@@ -1,0 +1,203 @@
+//! V-NIAH: reuse of the haystack's cache against fresh runs, the model's own arithmetic against a sequence built by hand.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use longtake::cache::KvCache;
+use longtake::eval::niah::{Needle, Niah, NiahOptions, Trial, Units, drawn_haystack, drawn_needles};
+use longtake::eval::symbols::DrawnVideo;
+use longtake::gguf::{GgmlType, Gguf};
+use longtake::media::Rgb;
+use longtake::media::patch::pixel_values;
+use longtake::model::{Batch, Scratch};
+use longtake::position::{Segment, place_all};
+use longtake::stream::{Engine, patch_spec};
+use longtake::{Error, ErrorKind};
+use serde_json::Value;
+
+const SIZE: (usize, usize) = (56, 84);
+
+fn engine() -> Engine {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model");
+    let open = |name: &str| Arc::new(Gguf::open(&folder.join(name)).unwrap());
+    Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap()
+}
+
+fn options(temporal_scale: Option<f64>) -> NiahOptions {
+    NiahOptions { n_batch: 37, type_k: GgmlType::F32, type_v: GgmlType::F32, temporal_scale, seed: 3 }
+}
+
+fn materials(engine: &Engine, n: usize) -> (Units, Vec<Needle>) {
+    let haystack = drawn_haystack(engine, 5, SIZE, n, &mut |_| Ok(())).unwrap();
+    (haystack, drawn_needles(engine, 6, SIZE, 2, true).unwrap())
+}
+
+fn grid(lengths: &[usize], depths: &[f64], n_needles: usize) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for &n in lengths {
+        for &depth in depths {
+            trials.extend((0..n_needles).map(|needle| Trial { n, depth, needle }));
+        }
+    }
+    trials
+}
+
+/// Outcomes do not depend on what ran before, nor on a trial that was broken off in between.
+#[test]
+fn reuse_changes_nothing() {
+    let engine = engine();
+    // The haystack is shorter than the longest trial and is repeated.
+    let (haystack, needles) = materials(&engine, 20);
+    let n_max = 230;
+    let mut trials = grid(&[1, 7, 30, n_max], &[0.0, 0.35, 1.0], needles.len());
+    let mut reused = Niah::new(&engine, &haystack, &needles, n_max, options(Some(0.75))).unwrap();
+    reused.sort(&mut trials);
+    for (k, trial) in trials.iter().enumerate() {
+        if k % 3 == 1 {
+            let mut steps = 0;
+            let stopped = reused.run(*trial, &mut |_| {
+                steps += 1;
+                if steps > k % 5 { Err(Error::new(ErrorKind::Cancelled, "enough")) } else { Ok(()) }
+            });
+            assert!(stopped.is_err_and(|err| err.kind() == ErrorKind::Cancelled) || steps <= k % 5, "{trial:?}");
+        }
+        let mut fresh = Niah::new(&engine, &haystack, &needles, trial.n, options(Some(0.75))).unwrap();
+        let expected = fresh.run(*trial, &mut |_| Ok(())).unwrap();
+        assert_eq!(reused.run(*trial, &mut |_| Ok(())).unwrap(), expected, "{trial:?}");
+    }
+}
+
+/// The protocol, spelled out: opening, units with the needle before unit depth * n, question, closing; one video segment.
+#[test]
+fn a_trial_is_the_published_sequence() {
+    let engine = engine();
+    let (n, at, scale) = (6, 3, 1.25);
+    let mut haystack = Units::new(&engine, SIZE).unwrap();
+    let video = DrawnVideo::new(5, SIZE, n, 0, None).unwrap();
+    let rgb = |v: &DrawnVideo, i| Rgb { width: v.width, height: v.height, data: v.frame(i) };
+    let spec = patch_spec(engine.vision.as_ref().unwrap().hparams());
+    let tower = engine.vision.as_ref().unwrap();
+    let encode = |pair: [&Rgb; 2]| {
+        let mut pixels = Vec::new();
+        pixel_values(pair, &spec, &mut pixels);
+        let rows = tower.encode(&pixels, SIZE.1 / 14, SIZE.0 / 14, None).unwrap();
+        rows.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect::<Vec<f32>>()
+    };
+    let mut rows = Vec::new();
+    for pair in 0..n {
+        let frames = [rgb(&video, 2 * pair), rgb(&video, 2 * pair + 1)];
+        haystack.push_pair(&engine, [&frames[0], &frames[1]]).unwrap();
+        rows.push(encode([&frames[0], &frames[1]]));
+    }
+    let shown = DrawnVideo::new(9, SIZE, 1, 1, None).unwrap();
+    let picture = rgb(&shown, 0);
+    let mut pictures = Units::new(&engine, SIZE).unwrap();
+    pictures.push_pair(&engine, [&picture, &picture]).unwrap();
+    rows.insert(at, encode([&picture, &picture]));
+
+    let ids = |text: &str, special| engine.tokenizer.encode(text, special).unwrap();
+    let opening =
+        ids("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n", true);
+    let (question, told) = ("\nWhat is shown? <|im_end|>", "Yes and");
+    let mut after = ids(question, false);
+    after.extend(ids("<|im_end|>\n<|im_start|>assistant\n", true));
+    let answer = ids(told, false);
+    assert!(answer.len() > 1, "the answer must have several tokens");
+    let n_embd = engine.text.hparams().n_embd;
+    let text = |ids: &[u32]| {
+        let mut out = vec![0.0; ids.len() * n_embd];
+        engine.text.embed(ids, &mut out).unwrap();
+        out
+    };
+    let tail: Vec<u32> = after.iter().chain(&answer[..answer.len() - 1]).copied().collect();
+    let embd = [text(&opening), rows.concat(), text(&tail)].concat();
+    let (h, w) = (SIZE.1 / 28, SIZE.0 / 28);
+    let segments = [Segment::Text(opening.len()), Segment::Video { t: n + 1, h, w }, Segment::Text(tail.len())];
+    let (pos, _) = place_all(engine.text.hparams().layout, &segments, &[scale]).unwrap();
+    let shape = engine.cache_shape(pos.len(), (GgmlType::F32, GgmlType::F32));
+    let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(engine.text.hparams(), pos.len()));
+    let batch = Batch { embd: &embd, pos: &pos, n_logits: answer.len() };
+    let logits = engine.text.forward(&batch, &mut cache, &mut scratch, None).unwrap();
+    let likeliest = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
+    let expected: Vec<u32> = logits.chunks_exact(engine.text.hparams().n_vocab).map(likeliest).collect();
+
+    // Asked for what it prefers anyway, the model is right; asked for anything else, it is wrong.
+    for (wanted, right) in [(engine.tokenizer.decode(&expected, false), None), (told.to_string(), Some(false))] {
+        let needle = Needle { name: "drawn".into(), pictures: copy(&engine, &picture), question: question.into(), answer: wanted };
+        let mut niah = Niah::new(&engine, &haystack, std::slice::from_ref(&needle), n, options(Some(scale))).unwrap();
+        let outcome = niah.run(Trial { n, depth: 0.5, needle: 0 }, &mut |_| Ok(())).unwrap();
+        if right == Some(false) {
+            assert_eq!(outcome.predicted, engine.tokenizer.decode(&expected, false));
+            assert!(!outcome.right);
+        }
+    }
+}
+
+fn copy(engine: &Engine, picture: &Rgb) -> Units {
+    let mut units = Units::new(engine, SIZE).unwrap();
+    units.push_pair(engine, [picture, picture]).unwrap();
+    units
+}
+
+/// The program: drawn needles, a stop, a second run that goes on, other settings refused, files written.
+#[test]
+fn the_program_goes_on_where_it_was_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
+        command.args(["eval", "niah", "--lengths", "4,12", "--depths", "0,1", "--n-needles", "2", "--json", "--trained", "8"]);
+        command.arg("-o").arg(&out).args(more).output().unwrap()
+    };
+    let first = run(&[]);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let journal = std::fs::read_to_string(out.join("trials.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 1 + 2 * 2 * 2);
+    let summary: Value = serde_json::from_slice(&first.stdout).unwrap();
+    // Half a journal, the last line torn.
+    let cut = journal.len() / 2;
+    std::fs::write(out.join("trials.jsonl"), &journal[..cut]).unwrap();
+    let second = run(&[]);
+    assert_eq!(serde_json::from_slice::<Value>(&second.stdout).unwrap(), summary);
+    let mut lines: Vec<String> =
+        std::fs::read_to_string(out.join("trials.jsonl")).unwrap().lines().map(str::to_string).collect();
+    let mut before: Vec<String> = journal.lines().map(str::to_string).collect();
+    lines.sort();
+    before.sort();
+    assert_eq!(lines, before);
+    let cells: Vec<Value> = serde_json::from_slice(&std::fs::read(out.join("all_accuracies.json")).unwrap()).unwrap();
+    assert_eq!(cells.len(), 4);
+    let mean = cells.iter().map(|c| c["Score"].as_f64().unwrap()).sum::<f64>() / 4.0;
+    assert!((mean - summary["score"].as_f64().unwrap()).abs() < 1e-9);
+    assert!(std::fs::read_to_string(out.join("heatmap.svg")).unwrap().contains("Depth Percent"));
+    let other = run(&["--seed", "2"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("`seed` was 1, now 2"));
+}
+
+#[test]
+fn senseless_requests_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("needles.json");
+    std::fs::write(&list, r#"[{"path": "../x.png", "prompt": "?", "answer": "a"}]"#).unwrap();
+    let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model/demo.mp4");
+    let (clip, list) = (clip.to_str().unwrap(), list.to_str().unwrap());
+    let cases: [(&[&str], &str); 8] = [
+        (&["--lengths", "0"], "--lengths"),
+        (&["--lengths", "5:9:0"], "--lengths"),
+        (&["--lengths", "1:99999999999:1"], "--lengths"),
+        (&["--depths", "0.5,nan"], "--depths"),
+        (&["--frame", "57x56", "--lengths", "2"], "57x56"),
+        (&["--temporal-scale", "-1", "--lengths", "2"], "temporal scale"),
+        (&["--haystack", clip], "--needles"),
+        (&["--haystack", clip, "--needles", list, "--lengths", "2", "--frame", "56x56"], "leaves the folder"),
+    ];
+    for (flags, expected) in cases {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
+        let out = command.args(["eval", "niah", "-o"]).arg(dir.path().join("out")).args(flags).output().unwrap();
+        let message = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && message.contains(expected), "{flags:?}: {message}");
+        assert!(!message.contains("panicked"), "{flags:?}: {message}");
+    }
+}

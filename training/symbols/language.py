@@ -1,0 +1,185 @@
+"""Trains a language model over the frozen vision tower: symbols are found among frame pairs that mean nothing.
+
+    language.py TOWER.pt OUT.pt --layout hope [--scales 0.5,0.75,1,1.25,1.5] [--steps 1600] [--seed 1]
+
+Videos grow with the model's ability: from 4 frame pairs to `--pairs` of four tokens each, first with one symbol, then
+with up to three. Other frame sizes come in between with as many tokens. Only answers are learnt.
+"""
+import argparse
+import math
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import frames
+from network import LAYOUTS, LanguageModel, VisionTower, place
+from words import N_VOCAB, Words
+
+# (rows, columns) of tokens, pairs of each kind in the pool, share of the steps.
+SIZES = [((2, 2), 12000, 0.7), ((3, 4), 3000, 0.2), ((9, 16), 300, 0.1)]
+
+
+class Pool:
+    """Frame pairs seen through the tower once: tokens of symbols with their (shape, colour), and of backgrounds."""
+
+    def __init__(self, tower, grid, n, seed):
+        rng = np.random.default_rng([seed, grid[0], grid[1]])
+        h, w = grid[0] * 28, grid[1] * 28
+        self.labels = rng.integers(0, 8, (n, 2))
+        draw = lambda s, c: frames.symbol(rng, h, w, frames.SHAPES[s], frames.COLOR_NAMES[c])[0]
+        self.symbols = self.seen(tower, grid, (draw(s, c) for s, c in self.labels))
+        self.backgrounds = self.seen(tower, grid, (frames.background(rng, h, w) for _ in range(n)))
+
+    @staticmethod
+    def seen(tower, grid, pairs):
+        out, batch = [], []
+        step = max(1, 512 // (grid[0] * grid[1]))
+        for pair in pairs:
+            batch.append(pair)
+            if len(batch) == step:
+                out.append(tower(torch.from_numpy(frames.patches(np.stack(batch))), *grid))
+                batch = []
+        if batch:
+            out.append(tower(torch.from_numpy(frames.patches(np.stack(batch))), *grid))
+        return torch.cat(out)
+
+
+class Batches:
+    """Draws batches: embeddings, positions, places and values of the tokens to predict."""
+
+    def __init__(self, words, pools, layout, scales, seed):
+        self.words, self.pools, self.layout, self.scales = words, pools, layout, scales
+        self.rng = np.random.default_rng([seed, 77])
+
+    def draw(self, model, grid, pairs, needles, batch, turns=2, bare=None, scale=None, where=None):
+        rng, pool = self.rng, self.pools[grid]
+        per_pair = grid[0] * grid[1]
+        rows, positions, lengths, places, wanted = [], [], [], [], []
+        for _ in range(batch):
+            n = min(pairs, int(rng.integers(1, needles + 1)))
+            found = set()
+            chosen = []
+            # Every shape and every colour once at most, so that each question has one answer.
+            while len(chosen) < n:
+                i = int(rng.integers(len(pool.labels)))
+                s, c = pool.labels[i]
+                if ("s", s) not in found and ("c", c) not in found:
+                    found |= {("s", s), ("c", c)}
+                    chosen.append(i)
+            video = pool.backgrounds[torch.from_numpy(rng.integers(0, len(pool.backgrounds), pairs))]
+            at = rng.choice(pairs, n, replace=False) if where is None else [where]
+            for i, f in zip(chosen, at):
+                video[f] = pool.symbols[i]
+            plain = rng.random() < 0.25 if bare is None else bare
+            before = self.words.before(plain)
+            after, want = self.words.after(rng, [tuple(pool.labels[i]) for i in chosen], plain, turns)
+            ids = np.concatenate([before, after])
+            text = model.embed_tokens(torch.from_numpy(ids))
+            rows.append(torch.cat([text[: len(before)], video.reshape(pairs * per_pair, -1), text[len(before) :]]))
+            gamma = scale if scale is not None else 2.0 if self.layout == "videorope" else rng.choice(self.scales)
+            positions.append(place(self.layout, len(before), (pairs, *grid), len(after), gamma))
+            places.append(np.flatnonzero(want) + len(before) + pairs * per_pair - 1)
+            wanted.append(after[want])
+            lengths.append(len(rows[-1]))
+        longest = max(lengths)
+        x = torch.stack([F.pad(r, (0, 0, 0, longest - len(r))) for r in rows])
+        pos = torch.stack([F.pad(p, (0, 0, 0, longest - len(p))) for p in positions])
+        places = np.concatenate([p + b * longest for b, p in enumerate(places)])
+        return x, pos, torch.from_numpy(places), torch.from_numpy(np.concatenate(wanted))
+
+
+def accuracy(logits, wanted):
+    """How many answers are right; ends of turns do not count."""
+    right = (logits.argmax(-1) == wanted).view(-1, 2)[:, 0]
+    return right.float().mean().item()
+
+
+def load_tower(path):
+    tower = VisionTower()
+    tower.load_state_dict(torch.load(path)["tower"])
+    return tower.eval().requires_grad_(False)
+
+
+def pools_of(tower_path, seed):
+    """The pools, kept beside the tower's file: every layout learns from the same frames."""
+    kept = f"{tower_path}.pool{seed}"
+    try:
+        return torch.load(kept, weights_only=False)
+    except FileNotFoundError:
+        tower = load_tower(tower_path)
+        with torch.no_grad():
+            pools = {grid: Pool(tower, grid, n, seed) for grid, n, _ in SIZES}
+        torch.save(pools, kept)
+        return pools
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tower")
+    parser.add_argument("out")
+    parser.add_argument("--layout", choices=LAYOUTS, required=True)
+    parser.add_argument("--scales", default="0.5,0.75,1,1.25,1.5", help="temporal scales, one drawn for each video")
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--pairs", type=int, default=32, help="longest videos, in frame pairs of four tokens")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", help="go on from this file")
+    parser.add_argument("--needles", type=int, default=1, help="symbols in a video at first")
+    parser.add_argument("--most-needles", type=int, default=3, help="symbols in a video in the end")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    words = Words(args.out + ".tokenizer")
+    scales = [float(s) for s in args.scales.split(",")]
+    batches = Batches(words, pools_of(args.tower, args.seed), args.layout, scales, args.seed)
+    rng = np.random.default_rng([args.seed, 5])
+    model = LanguageModel(args.layout, N_VOCAB)
+    limit, needles = 4.0, args.needles
+    if args.start:
+        state = torch.load(args.start)
+        model.load_state_dict(state["model"])
+        limit, needles = max(limit, state["limit"]), max(needles, state["needles"])
+    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.05},
+              {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]
+    opt = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
+    rate = lambda i: min(1, (i + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * i / args.steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(opt, rate)
+    started, mean, curve = time.time(), 0.0, []
+    for step in range(args.steps):
+        grid, _, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]
+        tokens = 4 * math.exp(rng.uniform(math.log(2.0), math.log(limit)))
+        pairs = max(1, round(tokens / (grid[0] * grid[1])))
+        batch = max(4, min(args.batch, 6000 // (pairs * grid[0] * grid[1] + 60)))
+        x, pos, places, wanted = batches.draw(model, grid, pairs, needles, batch)
+        logits = model(x, pos, places)
+        loss = F.cross_entropy(logits, wanted)
+        opt.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+        schedule.step()
+        right = accuracy(logits, wanted)
+        mean += (0.04 if step > 25 else 0.2) * (right - mean)
+        if needles == 1:
+            limit = min(args.pairs, limit * (1.02 if mean > 0.85 else 1.0))
+            if limit == args.pairs and mean > 0.95 and args.most_needles > 1:
+                # Several symbols are another task: short videos again at first.
+                needles, limit, mean = args.most_needles, 6.0, 0.6
+        else:
+            limit = min(args.pairs, limit * (1.01 if mean > 0.78 else 1.0))
+        if (step + 1) % 50 == 0:
+            curve.append((step + 1, loss.item(), mean, limit, needles))
+            print(f"step {step + 1} loss {loss.item():.4f} answers {mean:.3f} up to {limit:.0f} pairs, {needles} symbols, "
+                  f"{time.time() - started:.0f} s", flush=True)
+            state = dict(model=model.state_dict(), layout=args.layout, limit=limit, needles=needles, curve=curve,
+                         args=vars(args))
+            torch.save(state, args.out)
+
+
+if __name__ == "__main__":
+    main()
