@@ -14,9 +14,11 @@ mod bench;
 mod budget;
 mod cache_error;
 mod chat;
+mod choice;
 mod convert;
 mod cpu;
 mod demo;
+mod eval;
 mod flags;
 mod inspect;
 mod known_models;
@@ -47,6 +49,7 @@ enum Command {
     Analyze(analyze::Args),
     Bench(bench::Args),
     Convert(convert::Args),
+    Eval(eval::Args),
     Inspect(inspect::Args),
     Quantize(quantize::Args),
 }
@@ -63,6 +66,7 @@ impl Command {
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),
+            Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Quantize(args) => quantize::run(args),
         }

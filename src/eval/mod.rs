@@ -4,6 +4,7 @@
 //! On purpose absent here: flags, printing, downloads.
 #![forbid(unsafe_code)]
 
+pub mod choice;
 pub mod plot;
 mod random;
 pub mod theory;

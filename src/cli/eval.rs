@@ -1,0 +1,33 @@
+//! `longtake eval`: scores on published collections, from local folders.
+
+use clap::Subcommand;
+
+use super::choice;
+use crate::Result;
+use crate::eval::choice::Task;
+
+/// Scores on published collections of questions about videos, from local folders.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Video-MME: annotations in the folder or videomme/, videos in data/, subtitles in subtitle/.
+    Videomme(Box<choice::Args>),
+    /// LongVideoBench: lvb_val.json or lvb_test_wo_gt.json (or their tables), videos in videos/.
+    Longvideobench(Box<choice::Args>),
+    /// MLVU: json/<task>.json with videos in video/<task>/, or one table of questions.
+    Mlvu(Box<choice::Args>),
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    match args.what {
+        What::Videomme(args) => choice::run(Task::VideoMme, &args),
+        What::Longvideobench(args) => choice::run(Task::LongVideoBench, &args),
+        What::Mlvu(args) => choice::run(Task::Mlvu, &args),
+    }
+}
