@@ -11,6 +11,7 @@ mod endless_program;
 mod ggml;
 #[cfg(not(feature = "ggml"))]
 mod ggml_absent;
+mod eval;
 mod gguf;
 mod kernels;
 mod kernels_matmul;
