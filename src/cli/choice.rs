@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
-use super::flags::{MediaFlags, ModelFlags};
+use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::progress::catch_interrupt;
 use crate::eval::choice::{Collection, CollectionOptions, Log, Report, RunOptions, Step, Task, Words, run as ask};
 use crate::media::sample::{FPS, HOPE_FRAME_MIN_TOKENS};
@@ -67,14 +67,13 @@ pub struct Args {
 /// Runs the command.
 pub fn run(task: Task, args: &Args) -> Result<()> {
     // What is wrong with the folder or the flags is said before the model is loaded.
-    let media = args.media_options(1)?;
+    args.media_options(1)?;
     if args.subtitles && task != Task::VideoMme {
         return Err(Error::bad_input(format!("--subtitles is for videomme, {} is asked without", task.name())));
     }
     let split = args.split.clone().unwrap_or_else(|| task.default_split().to_string());
     let options = CollectionOptions { split: split.clone(), annotations: args.annotations.clone() };
     let mut collection = Collection::open(task, &args.dir, &options)?;
-    drop(media);
     let engine = args.model.load(true)?;
     let factor = engine.need_vision()?.hparams().factor() as u64;
     let scale = args.scale(&engine)?;
@@ -91,8 +90,10 @@ pub fn run(task: Task, args: &Args) -> Result<()> {
     let mut log = Log::open(&out, &settings(&engine, &collection, &run, &split))?;
     let n_questions = collection.items.len().min(args.limit.unwrap_or(usize::MAX));
     eprintln!("{}: {n_questions} questions from {}, results in {}", task.name(), args.dir.display(), out.display());
+    // What a video may take; 0 where only its own flags bound it.
+    let n_tokens = run.media.sample.total_pixels.unwrap_or(0) / (factor * factor);
+    warn_of_length(&engine, n_tokens as usize);
     let bar = bar();
-    let mut reading = String::new();
     let outcome = ask(&engine, &mut collection, &run, &mut log, catch_interrupt()?, &mut |step| match step {
         Step::Answered { n_done, n_total, id } => {
             bar.set_length(n_total as u64);
@@ -101,8 +102,7 @@ pub fn run(task: Task, args: &Args) -> Result<()> {
         }
         Step::Failed { id, error } => bar.suspend(|| eprintln!("warning: question {id} failed: {error}")),
         Step::Session(Event::Encoded { n_done, n_total, .. }) => {
-            reading = format!("frames {}/{}", 2 * n_done, 2 * n_total);
-            bar.set_message(reading.clone());
+            bar.set_message(format!("frames {}/{}", 2 * n_done, 2 * n_total));
         }
         Step::Session(_) => {}
     })?;
