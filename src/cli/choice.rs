@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Results: a line of JSON per question, written as it is answered; the same command goes on from there
-    /// [default: longtake-<collection>.jsonl]
+    /// [default: longtake-COLLECTION.jsonl]
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Tokens of an answer at most (default: the collection's own).

@@ -19,7 +19,7 @@ enum What {
     Videomme(Box<choice::Args>),
     /// LongVideoBench: lvb_val.json or lvb_test_wo_gt.json (or their tables), videos in videos/.
     Longvideobench(Box<choice::Args>),
-    /// MLVU: json/<task>.json with videos in video/<task>/, or one table of questions.
+    /// MLVU: json/TASK.json with videos in video/TASK/, or one table of questions.
     Mlvu(Box<choice::Args>),
 }
 

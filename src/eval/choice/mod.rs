@@ -1,7 +1,7 @@
 //! Multiple-choice benchmarks over local folders: Video-MME, LongVideoBench, MLVU.
 //! In: a folder in a published layout, an engine. Out: one line per answered question, and scores as the published
 //! harness computes them.
-//! Start reading at [`Collection::open`], then [`run`]; [`Report::new`] scores responses and knows no model.
+//! Start reading at [`Collection::open`], then [`run()`]; [`Report::new`] scores responses and knows no model.
 //! One file per collection says which fields it reads and how it asks; [`table`] reads annotation files.
 //! On purpose absent here: downloads, judging by another model.
 

@@ -149,6 +149,16 @@ pub fn read(path: &Path, fields: &[&str]) -> Result<Vec<Row>> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Error::limit(format!("is longer than {MAX_BYTES} bytes")).at(name));
     }
+    parse(path, bytes, fields)
+}
+
+/// The same from the bytes of a file that is called `path`.
+///
+/// # Errors
+/// Anything malformed or beyond the caps.
+pub fn parse(path: &Path, bytes: Vec<u8>, fields: &[&str]) -> Result<Vec<Row>> {
+    let name = path.display().to_string();
+    let place = || name.clone();
     let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let rows = match extension.as_str() {
         "parquet" => parquet_file::read(bytes, fields),

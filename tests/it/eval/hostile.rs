@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use longtake::ErrorKind;
-use longtake::eval::choice::table::read;
+use longtake::eval::choice::table::{Row, parse};
 use longtake::eval::choice::{Collection, CollectionOptions, Task};
 use parquet::basic::{Compression, ZstdLevel};
 use serde_json::{Value, json};
@@ -106,24 +106,21 @@ fn table() -> Vec<Column> {
     ]
 }
 
-fn read_bytes(dir: &Path, bytes: &[u8]) -> longtake::Result<Vec<longtake::eval::choice::table::Row>> {
-    let path = dir.join("t.parquet");
-    std::fs::write(&path, bytes).unwrap();
-    read(&path, FIELDS)
+fn parsed(bytes: &[u8]) -> longtake::Result<Vec<Row>> {
+    parse(Path::new("t.parquet"), bytes.to_vec(), FIELDS)
 }
 
 #[test]
 fn a_truncated_or_flipped_table_is_an_error_or_other_rows_but_nothing_worse() {
-    let dir = tempfile::tempdir().unwrap();
     for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(ZstdLevel::default())] {
         let bytes = parquet_of(&table(), compression);
-        let whole = read_bytes(dir.path(), &bytes).unwrap();
+        let whole = parsed(&bytes).unwrap();
         assert_eq!(whole.len(), 3);
         assert_eq!(whole[0].texts("options").unwrap(), Some(vec!["x".to_string(), "y".to_string()]));
         assert_eq!(whole[1].texts("options").unwrap(), Some(Vec::new()));
         assert_eq!(whole[2].number("n").unwrap(), Some(3.0));
         for cut in 0..bytes.len() {
-            let err = read_bytes(dir.path(), &bytes[..cut]).unwrap_err();
+            let err = parsed(&bytes[..cut]).unwrap_err();
             assert!(err.to_string().contains("t.parquet"), "cut at {cut}: {err}");
         }
         let mut n_refused = 0;
@@ -131,7 +128,7 @@ fn a_truncated_or_flipped_table_is_an_error_or_other_rows_but_nothing_worse() {
             for value in [0x00, 0x7F, 0xFF, bytes[at] ^ 1] {
                 let mut bytes = bytes.clone();
                 bytes[at] = value;
-                n_refused += usize::from(read_bytes(dir.path(), &bytes).is_err());
+                n_refused += usize::from(parsed(&bytes).is_err());
             }
         }
         assert!(n_refused > 0);
@@ -140,11 +137,10 @@ fn a_truncated_or_flipped_table_is_an_error_or_other_rows_but_nothing_worse() {
 
 #[test]
 fn columns_of_wrong_types_are_refused_by_name() {
-    let dir = tempfile::tempdir().unwrap();
     let not_text = parquet_of(&[Column::Bytes("id", vec![vec![0xFF, 0xFE]])], Compression::SNAPPY);
-    let err = read_bytes(dir.path(), &not_text).unwrap_err().to_string();
+    let err = parsed(&not_text).unwrap_err().to_string();
     assert!(err.contains("column `id`") && err.contains("UTF-8"), "{err}");
-    let rows = read_bytes(dir.path(), &parquet_of(&[Column::Int("options", vec![7])], Compression::SNAPPY)).unwrap();
+    let rows = parsed(&parquet_of(&[Column::Int("options", vec![7])], Compression::SNAPPY)).unwrap();
     let err = rows[0].texts("options").unwrap_err().to_string();
     assert!(err.contains("row 1") && err.contains("`options`: is a number"), "{err}");
 }
@@ -156,9 +152,8 @@ fn file_with_footer(footer: &[u8], declared: u32) -> Vec<u8> {
 
 #[test]
 fn declared_sizes_are_checked_before_anything_is_reserved() {
-    let dir = tempfile::tempdir().unwrap();
     let refused = |bytes: &[u8]| {
-        let err = read_bytes(dir.path(), bytes).unwrap_err();
+        let err = parsed(bytes).unwrap_err();
         assert!(matches!(err.kind(), ErrorKind::Limit | ErrorKind::Format), "{err}");
         err.to_string()
     };
