@@ -2,9 +2,11 @@
 
 use clap::Subcommand;
 
+use super::{choice, niah};
 use crate::Result;
+use crate::eval::choice::Task;
 
-/// Scores: needles in long videos, published collections of questions.
+/// Scores: needles in long videos, and published collections of questions from local folders.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -13,12 +15,21 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    Niah(Box<super::niah::Args>),
+    Niah(Box<niah::Args>),
+    /// Video-MME: annotations in the folder or videomme/, videos in data/, subtitles in subtitle/.
+    Videomme(Box<choice::Args>),
+    /// LongVideoBench: lvb_val.json or lvb_test_wo_gt.json (or their tables), videos in videos/.
+    Longvideobench(Box<choice::Args>),
+    /// MLVU: json/TASK.json with videos in video/TASK/, or one table of questions.
+    Mlvu(Box<choice::Args>),
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     match args.what {
-        What::Niah(args) => super::niah::run(*args),
+        What::Niah(args) => niah::run(*args),
+        What::Videomme(args) => choice::run(Task::VideoMme, &args),
+        What::Longvideobench(args) => choice::run(Task::LongVideoBench, &args),
+        What::Mlvu(args) => choice::run(Task::Mlvu, &args),
     }
 }

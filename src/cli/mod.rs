@@ -14,6 +14,7 @@ mod bench;
 mod budget;
 mod cache_error;
 mod chat;
+mod choice;
 mod convert;
 mod cpu;
 mod demo;
@@ -46,10 +47,10 @@ enum Command {
     Watch(Box<watch::Args>),
     Ask(Box<ask::Args>),
     Plan(Box<plan::Args>),
-    Eval(eval::Args),
     Analyze(analyze::Args),
     Bench(bench::Args),
     Convert(convert::Args),
+    Eval(eval::Args),
     Inspect(inspect::Args),
     Quantize(quantize::Args),
 }
@@ -63,10 +64,10 @@ impl Command {
             Command::Watch(args) => watch::run(*args),
             Command::Ask(args) => ask::run(*args),
             Command::Plan(args) => plan::run(*args),
-            Command::Eval(args) => eval::run(args),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),
+            Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Quantize(args) => quantize::run(args),
         }

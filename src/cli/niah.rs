@@ -103,7 +103,8 @@ pub fn run(args: Args) -> Result<()> {
         "haystack": args.haystack, "needles": args.needles, "n_needles": args.n_needles,
         "frame": [size.0, size.1], "seed": args.seed,
     });
-    let (mut journal, rows) = Journal::open(&args.out.join("trials.jsonl"), &settings)?;
+    let (mut journal, rows) =
+        Journal::open(&args.out.join("trials.jsonl"), settings.as_object().expect("it is an object"))?;
     let mut results = rows.iter().map(read_row).collect::<Result<Vec<_>>>()?;
     let (haystack, needles) = materials(&args, &engine, size, n_max)?;
     let options = NiahOptions {
@@ -171,7 +172,7 @@ fn run_trials(
     bar.set_position((n_all - trials.len()) as u64);
     for trial in trials {
         let outcome = niah.run(*trial, &mut |_| check_interrupt(cancel))?;
-        journal.add(&json!({
+        journal.push(&json!({
             "frames": trial.n, "depth": trial.depth, "needle": trial.needle, "name": needles[trial.needle].name,
             "expected": needles[trial.needle].answer, "predicted": outcome.predicted,
             "tokens": outcome.n_tokens, "score": u8::from(outcome.right),

@@ -6,12 +6,12 @@ mod cli;
 
 mod convert;
 mod endless;
-mod eval;
 mod endless_program;
 #[cfg(feature = "ggml")]
 mod ggml;
 #[cfg(not(feature = "ggml"))]
 mod ggml_absent;
+mod eval;
 mod gguf;
 mod kernels;
 mod kernels_matmul;

@@ -3,7 +3,7 @@
 //! With query and unrelated key drawn independently, a similar key scores higher by 2 sigma² S on average, where S is the sum
 //! of the cosines of all pairs at a displacement (HoPE paper, lemma 4.1). Everything here follows from S, and S from the same
 //! tables as a run of the model: [`crate::position`].
-//! Start reading at [`preference`] and [`scan`]; [`experiments`] compares them with published and derived numbers.
+//! Start reading at [`preference`] and [`scan`]; [`experiments()`] compares them with published and derived numbers.
 
 mod experiments;
 mod monte_carlo;

@@ -126,6 +126,5 @@ fn length_chart() -> Result<Chart> {
             line(Layout::VideoRope, Part::Pair(N_ROT / 2 - 1), "lowest pair alone")?,
         ],
         zero_line: None,
-        ..Chart::default()
     })
 }

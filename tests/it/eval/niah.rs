@@ -97,8 +97,7 @@ fn a_trial_is_the_published_sequence() {
     rows.insert(at, encode([&picture, &picture]));
 
     let ids = |text: &str, special| engine.tokenizer.encode(text, special).unwrap();
-    let opening =
-        ids("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n", true);
+    let opening = ids("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n", true);
     let (question, told) = ("\nWhat is shown? <|im_end|>", "Yes and");
     let mut after = ids(question, false);
     after.extend(ids("<|im_end|>\n<|im_start|>assistant\n", true));
@@ -124,7 +123,12 @@ fn a_trial_is_the_published_sequence() {
 
     // Asked for what it prefers anyway, the model is right; asked for anything else, it is wrong.
     for (wanted, right) in [(engine.tokenizer.decode(&expected, false), None), (told.to_string(), Some(false))] {
-        let needle = Needle { name: "drawn".into(), pictures: copy(&engine, &picture), question: question.into(), answer: wanted };
+        let needle = Needle {
+            name: "drawn".into(),
+            pictures: copy(&engine, &picture),
+            question: question.into(),
+            answer: wanted,
+        };
         let mut niah = Niah::new(&engine, &haystack, std::slice::from_ref(&needle), n, options(Some(scale))).unwrap();
         let outcome = niah.run(Trial { n, depth: 0.5, needle: 0 }, &mut |_| Ok(())).unwrap();
         if right == Some(false) {
@@ -147,7 +151,19 @@ fn the_program_goes_on_where_it_was_stopped() {
     let out = dir.path().join("out");
     let run = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
-        command.args(["eval", "niah", "--lengths", "4,12", "--depths", "0,1", "--n-needles", "2", "--json", "--trained", "8"]);
+        command.args([
+            "eval",
+            "niah",
+            "--lengths",
+            "4,12",
+            "--depths",
+            "0,1",
+            "--n-needles",
+            "2",
+            "--json",
+            "--trained",
+            "8",
+        ]);
         command.arg("-o").arg(&out).args(more).output().unwrap()
     };
     let first = run(&[]);
@@ -173,7 +189,7 @@ fn the_program_goes_on_where_it_was_stopped() {
     assert!(std::fs::read_to_string(out.join("heatmap.svg")).unwrap().contains("Depth Percent"));
     let other = run(&["--seed", "2"]);
     assert_eq!(other.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&other.stderr).contains("`seed` was 1, now 2"));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("seed `1`"));
 }
 
 #[test]
