@@ -61,8 +61,8 @@ class Words:
         ids, wanted = [], []
         for turn in range(turns):
             s, c = needles[rng.integers(len(needles))]
-            kinds = 4 if len(needles) == 1 else 2
-            kind = rng.integers(kinds)
+            # Among several, finding by colour is learnt last, so it is asked more often.
+            kind = rng.integers(4) if len(needles) == 1 else int(rng.random() > 0.75)
             questions, word, answer = [
                 (SHAPE_OF, COLOR_NAMES[c], SHAPES[s]), (COLOR_OF, SHAPES[s], COLOR_NAMES[c]),
                 (SHAPE_ALONE, "", SHAPES[s]), (COLOR_ALONE, "", COLOR_NAMES[c]),
