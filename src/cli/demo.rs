@@ -46,7 +46,8 @@ pub fn run(mut args: Args) -> Result<()> {
     args.compute.start()?;
     let started = Instant::now();
     let embedded = |name: &str, bytes| Gguf::from_static(name, bytes).map(Arc::new);
-    let engine = Engine::from_files(embedded("demo.gguf", TEXT)?, Some(embedded("mmproj-demo.gguf", MMPROJ)?))?;
+    let mut engine = Engine::from_files(embedded("demo.gguf", TEXT)?, Some(embedded("mmproj-demo.gguf", MMPROJ)?))?;
+    args.compute.offload(&mut engine)?;
     let load_time = started.elapsed();
     let hp = engine.text.hparams();
     eprintln!(

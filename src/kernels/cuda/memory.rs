@@ -112,6 +112,24 @@ impl Card {
         Ok(mem)
     }
 
+    /// Memory for parts of `sizes` bytes each, reserved at once.
+    ///
+    /// # Errors
+    /// See [`Card::alloc`].
+    pub fn alloc_parts<const N: usize>(&self, sizes: [usize; N], what: &str) -> Result<[Mem; N]> {
+        let room = |size: &usize| size.next_multiple_of(Card::ALIGN);
+        let all = self.alloc(sizes.iter().map(room).sum(), what)?;
+        let mut at = 0;
+        Ok(sizes.map(|size| {
+            let part = all.part(at, size);
+            at += room(&size);
+            part
+        }))
+    }
+
+    /// Parts of one allocation begin at multiples of this, which suits every kernel.
+    const ALIGN: usize = 256;
+
     /// Waits until all that was asked for is done.
     ///
     /// # Errors
