@@ -19,7 +19,8 @@ mod cuda {
     const SOURCES: &str = "src/kernels/cuda";
     const EMULATION: &str = "tests/cuda_emu";
     /// Cards of compute capability 7.5, 8.x and 9.0, and newer ones through PTX; `.ci/cuda` reads this line, too.
-    const TARGETS: &str = "arch=compute_75,code=sm_75 arch=compute_80,code=[sm_80,compute_80] arch=compute_80,code=sm_90";
+    const TARGETS: &str =
+        "arch=compute_75,code=sm_75 arch=compute_80,code=[sm_80,compute_80] arch=compute_80,code=sm_90";
 
     pub fn build() {
         // Not the folder itself, which holds Rust as well.
@@ -69,7 +70,8 @@ mod cuda {
                 });
             }
         });
-        let mut table = String::from("/// Every file of kernels with its image.\nstatic MODULES: &[(&str, &[u8])] = &[\n");
+        let mut table =
+            String::from("/// Every file of kernels with its image.\nstatic MODULES: &[(&str, &[u8])] = &[\n");
         for name in names {
             let path = out.join(format!("{name}.fatbin"));
             table += &format!("    ({name:?}, include_bytes!({:?})),\n", path.display().to_string());
@@ -99,7 +101,9 @@ mod cuda {
     fn key(nvcc: &Path, name: &str) -> String {
         let mut hash = DefaultHasher::new();
         (nvcc, TARGETS).hash(&mut hash);
-        let wanted = |path: &PathBuf| path.extension().is_some_and(|e| e == "cuh") || path.file_stem().is_some_and(|s| s == name);
+        let wanted = |path: &PathBuf| {
+            path.extension().is_some_and(|e| e == "cuh") || path.file_stem().is_some_and(|s| s == name)
+        };
         for path in sources().iter().filter(|path| wanted(path)) {
             std::fs::read(path).expect("a source that was listed").hash(&mut hash);
         }
@@ -140,6 +144,9 @@ mod cuda {
             // Products and sums round as the kernels say, on every machine.
             .flag("-ffp-contract=off")
             .flag("-Wno-unknown-pragmas")
+            // A card stops at loads that are not aligned, where this machine would go on; so does the emulation.
+            .flag_if_supported("-fsanitize=alignment,bounds")
+            .flag_if_supported("-fsanitize-undefined-trap-on-error")
             .include(EMULATION)
             .include(SOURCES)
             .include(out)

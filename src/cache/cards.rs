@@ -62,9 +62,8 @@ impl KvCache {
             self.on_cards = Some(OnCards { rows, n_card: 0, n_host: self.len });
         }
         let Some(on_cards) = &mut self.on_cards else { return Ok(()) };
-        let same = |(rows, (card, layers)): (&CardRows, &(Card, Range<usize>))| {
-            rows.card.is(card) && rows.layers == *layers
-        };
+        let same =
+            |(rows, (card, layers)): (&CardRows, &(Card, Range<usize>))| rows.card.is(card) && rows.layers == *layers;
         let all_same = on_cards.rows.len() == places.len() && on_cards.rows.iter().zip(places).all(same);
         assert!(all_same, "a cache serves one model");
         let missing = on_cards.n_card..self.len;

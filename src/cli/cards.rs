@@ -39,7 +39,10 @@ pub fn offload(engine: &mut Engine, n: usize) -> Result<()> {
     let (able, old): (Vec<_>, Vec<_>) = found.iter().partition(|info| info.can_run());
     for info in old {
         let (major, minor) = info.capability;
-        eprintln!("warning: {} is not used: its compute capability is {major}.{minor}, expected 7.5 or later", info.name);
+        eprintln!(
+            "warning: {} is not used: its compute capability is {major}.{minor}, expected 7.5 or later",
+            info.name
+        );
     }
     if able.is_empty() {
         return Ok(());

@@ -250,8 +250,11 @@ impl CardLayers {
             if broken != [0] {
                 s.broken.write(&[0i32])?;
                 let layers = &run.layers;
-                return Err(Error::format("keys or values are not finite: the weights are broken")
-                    .at(format!("layers {} to {}", layers.start, layers.end - 1)));
+                return Err(Error::format("keys or values are not finite: the weights are broken").at(format!(
+                    "layers {} to {}",
+                    layers.start,
+                    layers.end - 1
+                )));
             }
             match &run.head {
                 None => s.x.read(x)?,
@@ -384,7 +387,7 @@ mod tests {
 
     #[test]
     fn cards_get_layers_by_their_memory() {
-        assert_eq!(shares(&[10], 28), [0..28]);
+        assert_eq!(shares(&[10, 0], 28), [0..28, 28..28]);
         assert_eq!(shares(&[30, 10], 28), [0..21, 21..28]);
         assert_eq!(shares(&[1, 1, 1], 2), [0..1, 1..1, 1..2]);
         assert_eq!(shares(&[0, 0], 3), [0..0, 0..3]);

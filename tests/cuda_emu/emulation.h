@@ -2,7 +2,9 @@
 // other, each thread a fiber that runs until it meets a barrier or an operation of its warp.
 //
 // What it keeps: the order that barriers and warp operations impose, the values that lanes exchange, the fragments of mma.
-// What it does not: timing, races between barriers (fibers run in a fixed order), limits on registers.
+// Each warp runs on until it waits, so a barrier that is missing shows: the first warp reads what the others have yet to
+// write, or writes over what they have yet to read. Loads that are not aligned stop the program, as they stop a card.
+// What it does not keep: timing, the rounding of sums within mma, limits on registers.
 #pragma once
 
 #include <cmath>

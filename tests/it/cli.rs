@@ -513,3 +513,26 @@ fn inspect_cpu_tells_what_the_variable_decides() {
     }
     assert_eq!(longtake(&["inspect", "--cpu", "model.gguf"]).status.code(), Some(2));
 }
+
+/// Layers on a GPU are a wish that a machine without one does not grant, and says so.
+#[test]
+fn layers_on_a_gpu_that_is_not_there_are_computed_by_the_cpu() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/demo.gguf");
+    let listed = longtake(&["inspect", "--cards"]);
+    if listed.status.success() {
+        eprintln!("skipped: this machine has a card");
+        return;
+    }
+    let reason = String::from_utf8_lossy(&listed.stderr).into_owned();
+    let missing = if cfg!(feature = "cuda") { "driver" } else { "this binary has no CUDA" };
+    assert!(reason.contains(missing), "{reason}");
+    let ask = |ngl: &str| longtake(&["run", "-m", text(&demo), "-p", "hello", "-n", "3", "-ngl", ngl]);
+    let (with, without) = (ask("all"), ask("0"));
+    assert!(with.status.success() && with.stdout == without.stdout, "{}", String::from_utf8_lossy(&with.stderr));
+    let warning = if cfg!(feature = "cuda") { "no layers on a GPU" } else { "this binary has no CUDA" };
+    let warned = |out: &Output| String::from_utf8_lossy(&out.stderr).contains(warning);
+    assert!(warned(&with) && !warned(&without));
+    let wrong = ask("most");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("`most` is neither a number of layers nor `all`"));
+}

@@ -159,10 +159,10 @@ impl Card {
             return Err(Error::unsupported(format!("heads of `{d}` elements, expected at most 1024")));
         }
         let group = n_head / n_head_kv;
-        let flash = (n_per_seq * group >= MANY_ROWS && d <= 128).then(|| match d {
-            ..=32 => "attention_flash_32",
-            ..=64 => "attention_flash_64",
-            ..=80 => "attention_flash_80",
+        let flash = (n_per_seq * group >= MANY_ROWS && d <= 128).then_some(match d {
+            0..=32 => "attention_flash_32",
+            33..=64 => "attention_flash_64",
+            65..=80 => "attention_flash_80",
             _ => "attention_flash_128",
         });
         let chunks = group.div_ceil(if d <= 128 { SPLIT_HEADS } else { 1 });

@@ -216,7 +216,11 @@ impl Driver for Real {
             // SAFETY: the caller's promise; waited for below.
             unsafe { sys::cuMemcpyDtoHAsync_v2(host.cast(), card, width, self.stream) }
         } else {
-            let (from, to) = if to_card { (Side::CU_MEMORYTYPE_HOST, Side::CU_MEMORYTYPE_DEVICE) } else { (Side::CU_MEMORYTYPE_DEVICE, Side::CU_MEMORYTYPE_HOST) };
+            let (from, to) = if to_card {
+                (Side::CU_MEMORYTYPE_HOST, Side::CU_MEMORYTYPE_DEVICE)
+            } else {
+                (Side::CU_MEMORYTYPE_DEVICE, Side::CU_MEMORYTYPE_HOST)
+            };
             let (from_pitch, to_pitch) = if to_card { (host_pitch, card_pitch) } else { (card_pitch, host_pitch) };
             let plan = sys::CUDA_MEMCPY2D {
                 srcXInBytes: 0,
@@ -249,9 +253,8 @@ impl Driver for Real {
         let [x, y, z] = grid;
         let nothing = std::ptr::null_mut();
         // SAFETY: the caller's promise; no kernel here asks for dynamic shared memory.
-        let code = unsafe {
-            sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, args.as_mut_ptr(), nothing)
-        };
+        let code =
+            unsafe { sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, args.as_mut_ptr(), nothing) };
         check(code, &format!("launch `{name}`"))
     }
 

@@ -76,7 +76,8 @@ impl Driver for Emulated {
         let c_name = CString::new(name).expect("names of kernels are plain words");
         let block = [block, 1, 1];
         // SAFETY: the caller's promise about the arguments; grid and block are three numbers each.
-        let code = unsafe { longtake_emulation_launch(c_name.as_ptr(), grid.as_ptr(), block.as_ptr(), args.as_mut_ptr()) };
+        let code =
+            unsafe { longtake_emulation_launch(c_name.as_ptr(), grid.as_ptr(), block.as_ptr(), args.as_mut_ptr()) };
         match code {
             0 => Ok(()),
             1 => Err(Error::unsupported(format!("there is no kernel `{name}`"))),

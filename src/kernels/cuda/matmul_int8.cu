@@ -11,7 +11,9 @@ constexpr int LD = STEP / 4 + 4;
 template <int TYPE> __device__ __forceinline__ void matmul_int8(const MatMul &m) {
     using F = Format<TYPE>;
     constexpr int HALVES = F::HALVES ? 2 : 1;
-    __shared__ uint32_t w_codes[TILE_ROWS * LD], x_codes[TILE_TOKENS * LD];
+    __shared__ uint32_t w_codes[TILE_ROWS * LD];
+    // Filled 16 bytes at a time.
+    alignas(16) __shared__ uint32_t x_codes[TILE_TOKENS * LD];
     __shared__ float a[STEP_GROUPS * HALVES][TILE_ROWS], b[F::OFFSET ? STEP_GROUPS * HALVES : 1][TILE_ROWS];
     __shared__ float d[STEP_GROUPS][TILE_TOKENS], s[F::OFFSET ? STEP_GROUPS * HALVES : 1][TILE_TOKENS];
     const int tid = threadIdx.x, warp = tid / WARP, g = tid % WARP / 4, t = tid % 4;

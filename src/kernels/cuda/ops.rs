@@ -35,7 +35,11 @@ pub(super) fn int(n: usize) -> Result<i32> {
 #[track_caller]
 pub(super) fn want(op: &str, lengths: &[(&Mem, usize)]) {
     for (i, (mem, floats)) in lengths.iter().enumerate() {
-        assert!(mem.len() >= floats * size_of::<f32>(), "{op}: operand {i} has {} bytes for {floats} floats", mem.len());
+        assert!(
+            mem.len() >= floats * size_of::<f32>(),
+            "{op}: operand {i} has {} bytes for {floats} floats",
+            mem.len()
+        );
     }
 }
 
@@ -132,7 +136,8 @@ impl Card {
     pub fn embed(&self, table: &DevMat, tokens: Option<&[i32]>, out: &Mem) -> Result<()> {
         let n = tokens.map_or(table.n_rows(), <[i32]>::len);
         want("embed", &[(out, n * table.n_cols())]);
-        if let Some(id) = tokens.into_iter().flatten().find(|id| !(0..table.n_rows() as i64).contains(&i64::from(**id))) {
+        if let Some(id) = tokens.into_iter().flatten().find(|id| !(0..table.n_rows() as i64).contains(&i64::from(**id)))
+        {
             return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {}", table.n_rows())));
         }
         let ids = tokens.map(|tokens| self.upload(tokens, "tokens")).transpose()?;

@@ -31,7 +31,8 @@ fn int(card: &Card, value: usize) -> Mem {
 #[test]
 fn the_cache_write_is_that_of_the_host_byte_for_byte() {
     let card = card();
-    for (seed, (n, heads, d, n_past)) in [(1, 1, 32, 0), (5, 2, 64, 3), (40, 3, 96, 7), (3, 2, 128, 0)].into_iter().enumerate()
+    for (seed, (n, heads, d, n_past)) in
+        [(1, 1, 32, 0), (5, 2, 64, 3), (40, 3, 96, 7), (3, 2, 128, 0)].into_iter().enumerate()
     {
         for ty in TYPES {
             let mut rng = Rng(seed as u64 + 400);
@@ -132,14 +133,7 @@ fn check(card: &Card, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u6
     let mut want = vec![0f32; q.len()];
     for is in 0..c.n_seq {
         let rows = is * c.n * width..(is + 1) * c.n * width;
-        let view = KvView {
-            type_k,
-            type_v,
-            k: &host_k[is],
-            v: &host_v[is],
-            stride_k: k.stride,
-            stride_v: v.stride,
-        };
+        let view = KvView { type_k, type_v, k: &host_k[is], v: &host_v[is], stride_k: k.stride, stride_v: v.stride };
         attention(scalar(), shape, view, &q[rows.clone()], &mut want[rows]);
     }
     let out = up(card, &vec![f32::NAN; q.len()]);

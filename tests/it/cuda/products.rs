@@ -89,8 +89,9 @@ fn integers_are_multiplied_exactly() {
             let (n_cols, n_rows) = (256, 67);
             let w = Weights::random(ty, n_cols, n_rows, &mut rng);
             // 127 in every group makes its scale 1.
-            let x: Vec<f32> =
-                (0..n_tokens * n_cols).map(|i| if i % 32 == 5 { 127.0 } else { rng.below(255) as f32 - 127.0 }).collect();
+            let x: Vec<f32> = (0..n_tokens * n_cols)
+                .map(|i| if i % 32 == 5 { 127.0 } else { rng.below(255) as f32 - 127.0 })
+                .collect();
             let got = product(&card, &w, &x, EpilogueMem::default(), &vec![0.0; n_tokens * n_rows]);
             let error = nmse(&got, &w.exact(&x));
             assert!(error <= 1e-11, "{ty} seed {seed}, {n_tokens} tokens: NMSE {error:.1e}");
