@@ -15,7 +15,7 @@ if [ "${1:-}" = pack ]; then
   cd "$(dirname "$0")/../.."
   cargo build --locked --release --features cuda
   tests=$(cargo test --locked --release --features cuda --test it --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    grep -F "\"kind\":[\"test\"]" | sed -n "s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -1)
   cp target/release/longtake "$to/longtake"
   cp "$tests" "$to/it"
   cp tests/gpu/run.sh "$to/run.sh"
