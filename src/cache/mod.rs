@@ -4,6 +4,12 @@
 //! On purpose absent here: positions (keys arrive with theirs rotated in), sampling, threads.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "cuda")]
+mod cards;
+
+#[cfg(feature = "cuda")]
+pub use cards::CardRows;
+
 use std::ops::Range;
 
 use memmap2::MmapMut;
@@ -73,6 +79,9 @@ pub struct KvCache {
     len: usize,
     k: MmapMut,
     v: MmapMut,
+    /// Layers whose rows are on cards.
+    #[cfg(feature = "cuda")]
+    on_cards: Option<cards::OnCards>,
 }
 
 impl KvCache {
@@ -89,7 +98,7 @@ impl KvCache {
                 Error::limit(format!("cannot reserve `{n_bytes}` bytes for a cache of {} slots: {err}", shape.n_ctx))
             })
         };
-        Ok(KvCache { shape, row_k, row_v, len: 0, k: map(rows * row_k)?, v: map(rows * row_v)? })
+        Ok(KvCache::over(shape, (row_k, row_v), 0, map(rows * row_k)?, map(rows * row_v)?))
     }
 
     /// A cache over memory that holds the keys and values of `len` slots already: what [`KvCache::runs`] names, at the
@@ -104,7 +113,20 @@ impl KvCache {
         if k.len() != rows * row_k || v.len() != rows * row_v || len > shape.n_ctx {
             return Err(Error::mismatch(format!("memory of {} bytes is no cache of `{n_bytes}`", k.len() + v.len())));
         }
-        Ok(KvCache { shape, row_k, row_v, len, k, v })
+        Ok(KvCache::over(shape, (row_k, row_v), len, k, v))
+    }
+
+    fn over(shape: CacheShape, (row_k, row_v): (usize, usize), len: usize, k: MmapMut, v: MmapMut) -> KvCache {
+        KvCache {
+            shape,
+            row_k,
+            row_v,
+            len,
+            k,
+            v,
+            #[cfg(feature = "cuda")]
+            on_cards: None,
+        }
     }
 
     /// A copy that shares no memory with any file.
@@ -126,9 +148,11 @@ impl KvCache {
     /// place in bytes from the start of K or V.
     ///
     /// # Panics
-    /// When the slots leave the cache.
+    /// When the slots leave the cache, or are on cards only (see [`KvCache::pull`]).
     pub fn runs(&self, slots: Range<usize>) -> impl Iterator<Item = (Part, usize, &[u8])> {
         assert!(slots.end <= self.shape.n_ctx);
+        #[cfg(feature = "cuda")]
+        assert!(self.on_cards.as_ref().is_none_or(|c| slots.end <= c.n_host), "rows are on cards: pull first");
         let n = self.shape.n_layer * self.shape.n_head_kv;
         [(Part::K, &self.k, self.row_k), (Part::V, &self.v, self.row_v)].into_iter().flat_map(
             move |(part, memory, row)| {
@@ -166,16 +190,34 @@ impl KvCache {
     pub fn truncate(&mut self, len: usize) {
         assert!(len <= self.len, "a cache of {} slots cannot be cut to {len}", self.len);
         self.len = len;
+        #[cfg(feature = "cuda")]
+        if let Some(on_cards) = &mut self.on_cards {
+            (on_cards.n_card, on_cards.n_host) = (on_cards.n_card.min(len), on_cards.n_host.min(len));
+        }
+    }
+
+    /// Brings the rows of layers on cards to the host, where [`KvCache::runs`] and [`KvCache::keys_f32`] find them.
+    ///
+    /// # Errors
+    /// What a card says.
+    pub fn pull(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        self.pull_from_cards()?;
+        Ok(())
     }
 
     /// Forgets the slots `slots`: those behind them move forward, so that the filled slots stay without gaps. Their keys keep
     /// the positions that they were rotated with. Costs a copy of everything behind (14000 tokens of a 2B model in
     /// F16: 40 ms), so it is done rarely and in big steps.
     ///
+    /// # Errors
+    /// What a card says, where rows are on one.
+    ///
     /// # Panics
     /// When some of the slots were never filled.
-    pub fn forget(&mut self, slots: Range<usize>) {
+    pub fn forget(&mut self, slots: Range<usize>) -> Result<()> {
         assert!(slots.start <= slots.end && slots.end <= self.len, "slots {slots:?} of {} are forgotten", self.len);
+        self.pull()?;
         let (n_ctx, len) = (self.shape.n_ctx, self.len);
         for (memory, row) in [(&mut self.k, self.row_k), (&mut self.v, self.row_v)] {
             for head in memory.chunks_exact_mut(n_ctx * row) {
@@ -183,14 +225,25 @@ impl KvCache {
             }
         }
         self.len -= slots.len();
+        #[cfg(feature = "cuda")]
+        if let Some(on_cards) = &mut self.on_cards {
+            // What moved goes to the cards again before they are next used.
+            (on_cards.n_card, on_cards.n_host) = (slots.start, self.len);
+        }
+        Ok(())
     }
 
-    /// Counts `n` slots as filled, after every layer wrote them.
+    /// Counts `n` slots as filled, after every layer wrote them here.
     ///
     /// # Panics
-    /// When there are fewer free.
+    /// When there are fewer free, or slots before are on cards only.
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.free());
+        #[cfg(feature = "cuda")]
+        if let Some(on_cards) = &mut self.on_cards {
+            assert_eq!(on_cards.n_host, self.len, "rows are on cards: pull first");
+            on_cards.n_host += n;
+        }
         self.len += n;
     }
 
@@ -262,15 +315,15 @@ mod tests {
                 }
             }
             cache.advance(9);
-            cache.forget(2..5);
+            cache.forget(2..5).unwrap();
             assert_eq!(cache.len(), 6);
             for (i, (_, _, bytes)) in cache.runs(0..6).enumerate() {
                 let first = i % (SHAPE.n_layer * SHAPE.n_head_kv) * SHAPE.n_ctx;
                 let rows: Vec<u8> = bytes.chunks_exact(bytes.len() / 6).map(|row| row[0] - first as u8).collect();
                 assert_eq!(rows, [0, 1, 5, 6, 7, 8], "{type_k}, run {i}");
             }
-            cache.forget(3..3);
-            cache.forget(0..6);
+            cache.forget(3..3).unwrap();
+            cache.forget(0..6).unwrap();
             assert!(cache.is_empty());
         }
     }

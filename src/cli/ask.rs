@@ -26,6 +26,9 @@ pub struct Args {
     /// Threads (0: all that this process may use).
     #[arg(short, long, default_value_t = 0, value_name = "N")]
     threads: usize,
+    /// Layers on the GPU: the last N, one more for the output matrix, or `all` [short: -ngl]
+    #[arg(long, value_name = "N", hide = cfg!(not(feature = "cuda")))]
+    n_gpu_layers: Option<String>,
     /// Read files into memory instead of mapping them (network drives).
     #[arg(long)]
     no_mmap: bool,
@@ -41,10 +44,12 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    let compute = ComputeFlags { threads: args.threads, ..ComputeFlags::default() };
+    let compute =
+        ComputeFlags { threads: args.threads, n_gpu_layers: args.n_gpu_layers.clone(), ..ComputeFlags::default() };
     compute.start()?;
     let started = Instant::now();
-    let (take, engine) = open(&args.take, args.model.as_deref(), !args.no_mmap)?;
+    let (take, mut engine) = open(&args.take, args.model.as_deref(), !args.no_mmap)?;
+    compute.offload(&mut engine)?;
     let mut session = Session::from_take(&engine, &take)?;
     let load_time = started.elapsed();
     if !args.quiet {

@@ -114,11 +114,29 @@ pub fn print_memory(cost: &Cost) {
         HumanBytes(cost.cache),
         HumanBytes(cost.working)
     );
+    if let Some(cards) = &cost.cards {
+        eprintln!(
+            "GPU:     {} = weights {} + cache {} + working memory {}; {} stay free",
+            HumanBytes(cards.memory()),
+            HumanBytes(cards.weights),
+            HumanBytes(cards.cache),
+            HumanBytes(cards.working),
+            HumanBytes(cards.spare.max(0) as u64)
+        );
+    }
 }
 
 /// Memory in bytes as JSON.
 pub fn memory_json(cost: &Cost) -> serde_json::Value {
-    json!({ "total": cost.memory(), "weights": cost.weights, "cache": cost.cache, "working": cost.working })
+    let mut memory =
+        json!({ "total": cost.memory(), "weights": cost.weights, "cache": cost.cache, "working": cost.working });
+    if let Some(cards) = &cost.cards {
+        memory["gpu"] = json!({
+            "total": cards.memory(), "weights": cards.weights, "cache": cards.cache, "working": cards.working,
+            "spare": cards.spare,
+        });
+    }
+    memory
 }
 
 /// The plan as one JSON object.

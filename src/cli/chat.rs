@@ -40,7 +40,8 @@ pub fn run(args: Args) -> Result<()> {
         None => (None, args.model.load(true)?),
         Some(take) => {
             args.model.compute.start()?;
-            let (take, engine) = open_take(take, args.model.model.as_deref(), !args.model.no_mmap)?;
+            let (take, mut engine) = open_take(take, args.model.model.as_deref(), !args.model.no_mmap)?;
+            args.model.compute.offload(&mut engine)?;
             (Some(take), engine)
         }
     };

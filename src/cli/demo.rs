@@ -78,7 +78,8 @@ pub fn run(mut args: Args) -> Result<()> {
     let video = DrawnVideo::new(seed, SIZE, args.tokens / TOKENS_PER_PAIR, args.symbols, args.depth)?;
     args.compute.start()?;
     let started = Instant::now();
-    let engine = embedded()?;
+    let mut engine = embedded()?;
+    args.compute.offload(&mut engine)?;
     let load_time = started.elapsed();
     let hp = engine.text.hparams();
     eprintln!(

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::cards;
 use crate::cache::CACHE_TYPES;
 use crate::gguf::GgmlType;
 use crate::media::sample::SampleOptions;
@@ -74,7 +75,9 @@ impl ModelFlags {
             None if wants_vision => MmprojChoice::Auto,
             None => MmprojChoice::Off,
         };
-        let engine = Engine::load(&EngineOptions { model: self.path()?.to_path_buf(), mmproj, mmap: !self.no_mmap })?;
+        let mut engine =
+            Engine::load(&EngineOptions { model: self.path()?.to_path_buf(), mmproj, mmap: !self.no_mmap })?;
+        self.compute.offload(&mut engine)?;
         engine.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         Ok(engine)
     }
@@ -104,18 +107,22 @@ pub struct ComputeFlags {
     /// Type of cached values, likewise [short: -ctv]
     #[arg(long, value_name = "TYPE")]
     pub cache_type_v: Option<String>,
-    /// Layers on the GPU; this build computes on the CPU only [short: -ngl]
-    #[arg(long, value_name = "N", hide = true)]
+    /// Layers on the GPU, and with them the vision tower: the last N, one more for the output matrix, or `all` (a build with
+    /// the feature `cuda`) [short: -ngl]
+    #[arg(long, value_name = "N", hide = cfg!(not(feature = "cuda")))]
     pub n_gpu_layers: Option<String>,
 }
 
 impl ComputeFlags {
     /// Starts the worker threads.
     pub fn start(&self) -> Result<()> {
-        if self.n_gpu_layers.as_deref().is_some_and(|n| n != "0") {
-            eprintln!("warning: this build computes on the CPU only, --n-gpu-layers has no effect");
-        }
+        cards::n_layers(self.n_gpu_layers.as_deref())?;
         crate::kernels::threads::start(self.threads)
+    }
+
+    /// Moves layers to the GPU where that is wanted.
+    pub fn offload(&self, engine: &mut Engine) -> Result<()> {
+        cards::offload(engine, cards::n_layers(self.n_gpu_layers.as_deref())?)
     }
 
     /// Sizes of a session; `n_ctx` slots unless the user said otherwise.

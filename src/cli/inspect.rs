@@ -20,7 +20,7 @@ use crate::{Error, Result};
 #[derive(clap::Args)]
 pub struct Args {
     /// The GGUF file; of a split model, the first part
-    #[arg(required_unless_present = "cpu")]
+    #[arg(required_unless_present_any = ["cpu", "cards"])]
     file: Option<PathBuf>,
     /// Print one JSON object, for a file with all arrays in full; numbers that are not finite appear as strings
     #[arg(long)]
@@ -31,6 +31,9 @@ pub struct Args {
     /// Show instead what this CPU can run, which kernels are used, on how many threads, and why
     #[arg(long, conflicts_with_all = ["file", "check"])]
     cpu: bool,
+    /// Show instead the GPUs of this machine and whether this binary can use them
+    #[arg(long, conflicts_with_all = ["file", "check", "cpu"])]
+    cards: bool,
 }
 
 /// Runs the command.
@@ -38,6 +41,9 @@ pub struct Args {
 /// # Errors
 /// What [`Gguf::open`] says, and `Format` when `--check` found a number that is not finite; for `--cpu`, see `cpu.rs`.
 pub fn run(args: Args) -> Result<()> {
+    if args.cards {
+        return super::cards::list(args.json);
+    }
     let Some(file) = args.file else { return super::cpu::run(args.json) };
     let gguf = Gguf::open(&file)?;
     let report = if args.check { Some(check(&gguf)?) } else { None };

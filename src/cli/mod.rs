@@ -13,6 +13,7 @@ mod ask;
 mod bench;
 mod budget;
 mod cache_error;
+mod cards;
 mod chat;
 mod choice;
 mod convert;

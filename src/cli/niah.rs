@@ -84,7 +84,9 @@ pub fn run(args: Args) -> Result<()> {
         Some(_) => args.model.load(true)?,
         None => {
             args.model.compute.start()?;
-            demo::embedded()?
+            let mut engine = demo::embedded()?;
+            args.model.compute.offload(&mut engine)?;
+            engine
         }
     };
     let scale = match (&args.temporal_scale, engine.text.hparams().layout) {

@@ -130,6 +130,7 @@ fn stream(args: &Args) -> Result<()> {
         }
     };
     let (window, end) = session.watch(&before, &mut plan, live, &mut events, &mut keep)?;
+    session.pull()?;
     take.save(&engine, &shape.seen(window), session.cache(), &mut events)?;
     live::conclude(&shape, window, end, started.elapsed(), args.quiet)?;
     args.print_next(output);

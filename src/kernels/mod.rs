@@ -8,6 +8,8 @@
 mod attention;
 mod body;
 pub mod cpus;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod detect;
 mod disjoint;
 mod kv_write;

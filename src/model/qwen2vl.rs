@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "cuda")]
+use super::cards::{CardBatch, CardLayers, CardScratch};
 use super::weights::{Loader, Mat};
 use super::{HParams, Trace};
 use crate::cache::KvCache;
@@ -13,24 +15,24 @@ use crate::position::{Pos, Rotary, RotaryTable};
 use crate::{Error, Result, error::Context};
 
 /// One transformer block. Matrices are (rows, columns) = (outputs, inputs).
-struct Layer {
-    attn_norm: Vec<f32>,
+pub(super) struct Layer {
+    pub attn_norm: Vec<f32>,
     /// (n_head * d, n_embd), and its bias
-    attn_q: Mat,
-    bias_q: Vec<f32>,
+    pub attn_q: Mat,
+    pub bias_q: Vec<f32>,
     /// (n_head_kv * d, n_embd), and its bias
-    attn_k: Mat,
-    bias_k: Vec<f32>,
-    attn_v: Mat,
-    bias_v: Vec<f32>,
+    pub attn_k: Mat,
+    pub bias_k: Vec<f32>,
+    pub attn_v: Mat,
+    pub bias_v: Vec<f32>,
     /// (n_embd, n_head * d)
-    attn_output: Mat,
-    ffn_norm: Vec<f32>,
+    pub attn_output: Mat,
+    pub ffn_norm: Vec<f32>,
     /// (n_ff, n_embd)
-    ffn_gate: Mat,
-    ffn_up: Mat,
+    pub ffn_gate: Mat,
+    pub ffn_up: Mat,
     /// (n_embd, n_ff)
-    ffn_down: Mat,
+    pub ffn_down: Mat,
 }
 
 /// A loaded language model.
@@ -44,6 +46,9 @@ pub struct TextModel {
     output_norm: Vec<f32>,
     /// (n_vocab, n_embd); the embedding itself when tied.
     output: Mat,
+    /// The last layers, where they are on cards.
+    #[cfg(feature = "cuda")]
+    cards: Option<CardLayers>,
 }
 
 /// The tokens of one step: embeddings (words looked up, vision from the tower) and where each stands.
@@ -73,6 +78,9 @@ pub struct Scratch {
     hidden: Vec<f32>,
     /// (n_logits, n_vocab)
     logits: Vec<f32>,
+    /// On cards, once [`TextModel::prepare`] reserved it.
+    #[cfg(feature = "cuda")]
+    cards: Option<CardScratch>,
 }
 
 impl Scratch {
@@ -91,6 +99,8 @@ impl Scratch {
             v: rows(kv),
             hidden: rows(hp.n_ff),
             logits: Vec::new(),
+            #[cfg(feature = "cuda")]
+            cards: None,
         }
     }
 
@@ -164,7 +174,73 @@ impl TextModel {
             unreachable!("finish reports missing matrices")
         };
         let kernels = kernels::select()?;
-        Ok((TextModel { hp, rotary, kernels, token_embd, layers, output_norm, output }, unused))
+        let model = TextModel {
+            hp,
+            rotary,
+            kernels,
+            token_embd,
+            layers,
+            output_norm,
+            output,
+            #[cfg(feature = "cuda")]
+            cards: None,
+        };
+        Ok((model, unused))
+    }
+
+    /// Moves the last `n` layers to `cards`; beyond the number of layers also the output matrix, as llama.cpp counts.
+    ///
+    /// # Errors
+    /// Memory that a card does not have, with the numbers.
+    #[cfg(feature = "cuda")]
+    pub fn offload(&mut self, cards: &[crate::kernels::cuda::Card], n: usize) -> Result<()> {
+        let n_layer = self.hp.n_layer;
+        self.cards = None;
+        if n > 0 && !cards.is_empty() {
+            let head = (n > n_layer).then_some((self.output_norm.as_slice(), &self.output));
+            self.cards = Some(CardLayers::load(cards, &self.layers, n.min(n_layer), head)?);
+        }
+        Ok(())
+    }
+
+    /// Which layers are on which card, by name, and whether the output matrix is there, too.
+    #[cfg(feature = "cuda")]
+    pub fn on_cards(&self) -> Vec<(String, std::ops::Range<usize>, bool)> {
+        self.cards.as_ref().map_or(Vec::new(), CardLayers::names)
+    }
+
+    /// Bytes that layers on cards take there for a cache of `shape` and steps of `n_batch` tokens.
+    ///
+    /// # Errors
+    /// A cache that cannot be; a card that no longer answers.
+    #[cfg(feature = "cuda")]
+    pub fn card_bytes(&self, shape: &crate::cache::CacheShape, n_batch: usize) -> Result<Option<super::CardBytes>> {
+        self.cards.as_ref().map(|cards| cards.bytes(&self.hp, shape, n_batch)).transpose()
+    }
+
+    /// Reserves what a step with this cache and this working memory needs on cards, so that no step has to.
+    ///
+    /// # Errors
+    /// Memory that a card does not have, with the numbers.
+    pub fn prepare(&self, cache: &mut KvCache, s: &mut Scratch) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(cards) = &self.cards {
+            cache.place(&cards.places())?;
+            if s.cards.is_none() {
+                s.cards = Some(cards.scratch(&self.hp, s.n_batch)?);
+            }
+        }
+        let _ = (cache, s);
+        Ok(())
+    }
+
+    /// Layers that the CPU computes, the first ones; all others are on cards.
+    pub fn n_host_layers(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if let Some(cards) = &self.cards {
+            return cards.first();
+        }
+        self.hp.n_layer
     }
 
     /// Sizes and rules.
@@ -191,7 +267,7 @@ impl TextModel {
     /// (n_logits, n_vocab). On an error the cache keeps its length.
     ///
     /// # Errors
-    /// A batch that does not fit the scratch or the cache; activations that are not finite.
+    /// A batch that does not fit the scratch or the cache; activations that are not finite; what a card says.
     pub fn forward<'s>(
         &self,
         batch: &Batch<'_>,
@@ -208,6 +284,7 @@ impl TextModel {
         if n == 0 {
             return Ok(&[]);
         }
+        self.prepare(cache, s)?;
         let n_embd = self.hp.n_embd;
         self.rotary.fill(batch.pos, &mut s.rotary);
         s.x[..n * n_embd].copy_from_slice(batch.embd);
@@ -215,7 +292,7 @@ impl TextModel {
             trace.hidden_last.clear();
             trace.hidden_last.extend_from_slice(last_row(&s.x, n, n_embd));
         }
-        for (il, layer) in self.layers.iter().enumerate() {
+        for (il, layer) in self.layers.iter().enumerate().take(self.n_host_layers()) {
             self.norm(&layer.attn_norm, s, n);
             self.attention(il, layer, cache, s, n).at(|| format!("layer {il}"))?; // x += wo · attn(xb)
             if let (0, Some(trace)) = (il, trace.as_deref_mut()) {
@@ -226,6 +303,19 @@ impl TextModel {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.hidden_last.extend_from_slice(last_row(&s.x, n, n_embd));
             }
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(cards) = &self.cards {
+            let memory = s.cards.as_ref().expect("`prepare` reserved it");
+            let step = CardBatch { hp: &self.hp, n, n_logits: batch.n_logits, angles: &s.rotary };
+            let out = (&mut s.logits, trace.as_deref_mut());
+            cards.forward(&step, &mut s.x[..n * n_embd], cache, memory, out)?;
+            cache.advance_on_cards(n);
+            if cards.has_head() {
+                return Ok(&s.logits);
+            }
+            self.head(s, n, batch.n_logits, trace);
+            return Ok(&s.logits);
         }
         cache.advance(n);
         self.head(s, n, batch.n_logits, trace);

@@ -47,25 +47,25 @@ impl VisionHParams {
     }
 }
 
-struct Block {
-    ln1: Norm,
-    attn_q: Linear,
-    attn_k: Linear,
-    attn_v: Linear,
-    attn_out: Linear,
-    ln2: Norm,
-    ffn_up: Linear,
-    ffn_down: Linear,
+pub(super) struct Block {
+    pub ln1: Norm,
+    pub attn_q: Linear,
+    pub attn_k: Linear,
+    pub attn_v: Linear,
+    pub attn_out: Linear,
+    pub ln2: Norm,
+    pub ffn_up: Linear,
+    pub ffn_down: Linear,
 }
 
-struct Norm {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+pub(super) struct Norm {
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
 }
 
-struct Linear {
-    weight: Mat,
-    bias: Vec<f32>,
+pub(super) struct Linear {
+    pub weight: Mat,
+    pub bias: Vec<f32>,
 }
 
 /// A loaded vision tower.
@@ -80,6 +80,9 @@ pub struct VisionTower {
     post_ln: Norm,
     mm_0: Linear,
     mm_2: Linear,
+    /// All of it in memory of a card, where that is wanted.
+    #[cfg(feature = "cuda")]
+    card: Option<super::vision_cards::CardTower>,
 }
 
 impl VisionTower {
@@ -117,7 +120,37 @@ impl VisionTower {
         let (Some(mm_0), Some(mm_2)) = (mm_0, mm_2) else { unreachable!("finish reports missing matrices") };
         let kernels = kernels::select()?;
         let exact = blocks.iter().all(|block| block.attn_q.weight.view().ty().block_len() == 1);
-        Ok((VisionTower { hp, kernels, exact, patch_embd, blocks, post_ln, mm_0, mm_2 }, unused))
+        let tower = VisionTower {
+            hp,
+            kernels,
+            exact,
+            patch_embd,
+            blocks,
+            post_ln,
+            mm_0,
+            mm_2,
+            #[cfg(feature = "cuda")]
+            card: None,
+        };
+        Ok((tower, unused))
+    }
+
+    /// Moves the tower to `card`.
+    ///
+    /// # Errors
+    /// Memory that the card does not have, with the numbers.
+    #[cfg(feature = "cuda")]
+    pub fn offload(&mut self, card: &crate::kernels::cuda::Card) -> Result<()> {
+        let VisionTower { hp, patch_embd, blocks, post_ln, mm_0, mm_2, .. } = &*self;
+        let weights = super::vision_cards::Weights { hp, patch_embd, blocks, post_ln, mm_0, mm_2 };
+        self.card = Some(super::vision_cards::CardTower::load(card, &weights)?);
+        Ok(())
+    }
+
+    /// Bytes that [`VisionTower::encode`] takes on a card for `n` patches; none where the tower is on the host.
+    #[cfg(feature = "cuda")]
+    pub fn card_bytes(&self, n: usize) -> usize {
+        if self.card.is_some() { super::vision_cards::CardTower::n_bytes(&self.hp, n) } else { 0 }
     }
 
     /// Sizes.
@@ -146,6 +179,10 @@ impl VisionTower {
         );
         let (d, n_ff) = (n_embd / n_head, self.hp.n_ff);
         let rotary = rotary_table(h, w, merge, d);
+        #[cfg(feature = "cuda")]
+        if let Some(card) = &self.card {
+            return finite(card.encode(&self.hp, pixels, per_pair, &rotary, trace)?, self.hp.n_embd_out);
+        }
         let patch_embd = MatView::new(GgmlType::F32, values, n_embd, bytemuck::cast_slice(&self.patch_embd))?;
         let mut x = vec![0f32; n * n_embd];
         matmul(self.kernels, patch_embd, pixels, &mut x);
@@ -204,13 +241,7 @@ impl VisionTower {
         kernels::for_rows(&mut wide, merged, |_, row| kernels::gelu_erf(row));
         let mut out = vec![0f32; n_out * self.hp.n_embd_out];
         self.linear(&self.mm_2, &wide, Epilogue::default(), &mut out);
-        if let Some(at) = out.iter().position(|v| !v.is_finite()) {
-            return Err(Error::format(format!(
-                "visual token {} is not finite: the weights are broken",
-                at / self.hp.n_embd_out
-            )));
-        }
-        Ok(out)
+        finite(out, self.hp.n_embd_out)
     }
 
     /// Bytes that [`VisionTower::encode`] takes for `pairs` frame pairs of `h` x `w` patches.
@@ -231,6 +262,17 @@ impl VisionTower {
     fn linear<'a>(&self, linear: &'a Linear, input: &[f32], epilogue: Epilogue<'a>, out: &mut [f32]) {
         let epilogue = Epilogue { bias: Some(&linear.bias), ..epilogue };
         matmul_with(self.kernels, linear.weight.view(), input, epilogue, out);
+    }
+}
+
+/// Visual tokens (n, n_embd_out) that are all finite.
+fn finite(out: Vec<f32>, n_embd_out: usize) -> Result<Vec<f32>> {
+    match out.iter().position(|v| !v.is_finite()) {
+        None => Ok(out),
+        Some(at) => {
+            let token = at / n_embd_out;
+            Err(Error::format(format!("visual token {token} is not finite: the weights are broken")))
+        }
     }
 }
 

@@ -84,6 +84,16 @@ impl RotaryTable {
         }
     }
 
+    /// The whole table, (n_tokens, 2, n_turning): for each token a row of cosines, then a row of sines.
+    pub fn rows(&self) -> &[f32] {
+        &self.cos_sin
+    }
+
+    /// Pairs that turn.
+    pub fn n_turning(&self) -> usize {
+        self.n_turning
+    }
+
     /// cos and sin of token `it`, each (n_turning).
     pub fn token(&self, it: usize) -> (&[f32], &[f32]) {
         let n = self.n_turning;

@@ -40,10 +40,29 @@ pub struct Cost {
     pub weights: u64,
     pub cache: u64,
     pub working: u64,
+    /// What of it is on cards, where layers are: it does not count above.
+    pub cards: Option<CardCost>,
     /// Seconds of the stages; decoding runs beside the others. Unknown where nothing was calibrated.
     pub seconds: Option<Seconds>,
     /// What was reduced to fit, for people.
     pub reduced: Vec<String>,
+}
+
+/// Bytes on cards.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CardCost {
+    pub weights: u64,
+    pub cache: u64,
+    pub working: u64,
+    /// Bytes that stay free on the card with the least room to spare; negative where they are missing.
+    pub spare: i64,
+}
+
+impl CardCost {
+    /// All bytes together.
+    pub fn memory(&self) -> u64 {
+        self.weights + self.cache + self.working
+    }
 }
 
 /// Time per stage.
@@ -274,6 +293,9 @@ impl<'e> Budget<'e> {
         if let Some(memory) = memory.filter(|n| *n < cost.memory()) {
             return Some(format!("{} bytes into {memory} bytes", cost.memory()));
         }
+        if let Some(cards) = cost.cards.filter(|cards| cards.spare < 0) {
+            return Some(format!("{} bytes of GPU memory are missing; lower -ngl or -c", -cards.spare));
+        }
         let seconds = cost.seconds.map_or(0.0, |s| s.total());
         let time = time.filter(|time| time.as_secs_f64() < seconds)?;
         Some(format!("{seconds:.0} s into {:.0} s", time.as_secs_f64()))
@@ -290,6 +312,24 @@ impl<'e> Budget<'e> {
         Ok(low)
     }
 
+    /// What a context of `n_ctx` slots and `work` take on cards, where layers are there.
+    #[cfg(feature = "cuda")]
+    fn cards(&self, n_ctx: usize, n_batch: usize, work: &Work) -> Result<Option<CardCost>> {
+        let shape = self.engine.cache_shape(n_ctx, (self.options.type_k, self.options.type_v));
+        let Some(bytes) = self.engine.text.card_bytes(&shape, n_batch)? else { return Ok(None) };
+        let tower = match (&self.engine.vision, &work.largest) {
+            (Some(tower), Some(Largest { n_pairs, grid, .. })) => tower.card_bytes(n_pairs * grid.h * grid.w) as u64,
+            _ => 0,
+        };
+        let crate::model::CardBytes { weights, cache, working, spare } = bytes;
+        Ok(Some(CardCost { weights, cache, working: working + tower, spare: spare - tower as i64 }))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cards(&self, _: usize, _: usize, _: &Work) -> Result<Option<CardCost>> {
+        Ok(None)
+    }
+
     /// The cost of `work` when its media are `n_tokens` instead of all of theirs.
     fn cost(&self, work: &Work, n_tokens: usize, speed: Option<&Speed>) -> Result<Cost> {
         let needed = n_tokens.saturating_add(work.around);
@@ -304,11 +344,15 @@ impl<'e> Budget<'e> {
             + vision
             + self.engine.tokenizer.n_vocab() * BYTES_PER_TOKEN
             + PROGRAM_BYTES;
+        let cards = self.cards(n_ctx, n_batch, work)?;
+        // What cards hold of weights and cache, the host does not keep.
+        let (card_weights, card_cache) = cards.map_or((0, 0), |cards| (cards.weights, cards.cache));
         Ok(Cost {
             n_tokens,
             n_ctx,
-            weights: self.engine.n_bytes,
-            cache: self.engine.cache_shape(n_ctx, types).n_bytes()? as u64,
+            weights: self.engine.n_bytes.saturating_sub(card_weights),
+            cache: (self.engine.cache_shape(n_ctx, types).n_bytes()? as u64).saturating_sub(card_cache),
+            cards,
             working: working as u64,
             seconds: speed.map(|speed| speed.seconds(work, n_tokens, self.options.n_batch)),
             reduced: Vec::new(),

@@ -112,6 +112,18 @@ impl Engine {
         Ok(Engine { text, vision, tokenizer, template, warnings, is_f32, name, n_bytes, text_file, mmproj_file })
     }
 
+    /// Moves the last `n` layers (beyond their number also the output matrix) to `cards`, and the vision tower to the first.
+    ///
+    /// # Errors
+    /// Memory that a card does not have, with the numbers.
+    #[cfg(feature = "cuda")]
+    pub fn offload(&mut self, cards: &[crate::kernels::cuda::Card], n: usize) -> Result<()> {
+        if let (Some(tower), Some(card)) = (&mut self.vision, cards.first().filter(|_| n > 0)) {
+            tower.offload(card)?;
+        }
+        self.text.offload(cards, n)
+    }
+
     /// Identifies the text model's file.
     pub fn fingerprint(&self) -> String {
         fingerprint::model(&self.text_file)

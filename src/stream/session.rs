@@ -88,16 +88,18 @@ impl<'e> Session<'e> {
             return Err(Error::bad_input("context and batch size must be at least 1"));
         }
         let shape = engine.cache_shape(options.n_ctx, (options.type_k, options.type_v));
-        Ok(Session::with_cache(engine, options, KvCache::new(shape)?))
+        Session::with_cache(engine, options, KvCache::new(shape)?)
     }
 
-    fn with_cache(engine: &'e Engine, options: SessionOptions, cache: KvCache) -> Session<'e> {
+    fn with_cache(engine: &'e Engine, options: SessionOptions, mut cache: KvCache) -> Result<Session<'e>> {
         let hp = engine.text.hparams();
-        Session {
+        let mut scratch = Scratch::new(hp, options.n_batch.min(options.n_ctx));
+        engine.text.prepare(&mut cache, &mut scratch)?;
+        Ok(Session {
             engine,
             options,
             cache,
-            scratch: Scratch::new(hp, options.n_batch.min(options.n_ctx)),
+            scratch,
             placer: Placer::new(hp.layout),
             log: Vec::new(),
             embd: Vec::new(),
@@ -105,7 +107,7 @@ impl<'e> Session<'e> {
             logits: Vec::new(),
             skip: 0,
             recorder: None,
-        }
+        })
     }
 
     /// A session that holds what a take holds. The take's file is not changed by it.
@@ -122,7 +124,7 @@ impl<'e> Session<'e> {
             type_v: shape.type_v,
             temporal_scale: Some(*temporal_scale),
         };
-        let mut session = Session::with_cache(engine, options, take.cache()?);
+        let mut session = Session::with_cache(engine, options, take.cache()?)?;
         let unit = Unit::Media { kind: MediaKind::Video, index: 0 };
         let id = MediaPlan::watched(&take.header).id();
         let placed = Placed { grid: *grid, scale: *temporal_scale, n_forgotten: *n_forgotten, id };
@@ -173,6 +175,14 @@ impl<'e> Session<'e> {
         self.options.n_ctx
     }
 
+    /// Brings what the cache holds on cards to the host (see [`KvCache::pull`]).
+    ///
+    /// # Errors
+    /// What a card says.
+    pub fn pull(&mut self) -> Result<()> {
+        self.cache.pull()
+    }
+
     /// The cache itself, for inspection.
     pub fn cache(&self) -> &KvCache {
         &self.cache
@@ -198,7 +208,7 @@ impl<'e> Session<'e> {
         self.feed_units(prompt, events, dump).inspect_err(|_| {
             if let Some(recorder) = &mut self.recorder {
                 // What was read is kept; the error that counts is the one that stopped it.
-                let _ = recorder.checkpoint(&self.cache);
+                let _ = self.cache.pull().and_then(|()| recorder.checkpoint(&self.cache));
             }
             self.rewind_to_whole_units();
         })
@@ -387,10 +397,12 @@ impl<'e> Session<'e> {
             self.logits.extend_from_slice(logits);
             if let Some(dump) = dump.as_deref_mut() {
                 dump.positions.extend_from_slice(&self.pos[..n]);
+                self.cache.pull()?;
             }
             self.embd.drain(..n * n_embd);
             self.pos.drain(..n);
             if let Some(recorder) = &mut self.recorder {
+                self.cache.pull()?;
                 recorder.after_batch(&self.cache)?;
             }
             events.send(Event::Prefilled { n_done: end, n_total: steps.total });

@@ -197,20 +197,34 @@ fn parts_keep_the_order_of_the_command_line() {
 }
 
 #[test]
-fn the_demo_answers_with_nothing_else_on_disk() {
+fn the_demo_finds_what_it_hid() {
     let dir = tempfile::tempdir().unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_longtake"))
-        .args(["demo", "--json", "--max-frames", "6"])
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{stderr}");
-    assert!(stderr.contains("h264 (built-in)"), "{stderr}");
-    let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
-    assert_eq!(answer["tokens"].as_array().unwrap().len(), 24);
-    assert_eq!(answer["media"][0]["frames"].as_array().unwrap().len(), 6);
+    let demo = |seed: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
+        command.args(["demo", "--json", "--seed", seed]).args(more).current_dir(dir.path()).stdin(Stdio::null());
+        let out = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "seed {seed}: {stderr}");
+        assert!(stderr.contains("h264 (built-in)"), "seed {seed}: {stderr}");
+        (serde_json::from_slice::<Value>(&out.stdout).unwrap(), stderr)
+    };
+    // Several times the length of the videos that the model was trained with, in tokens.
+    let mut wrong = Vec::new();
+    for seed in 1..=20 {
+        let (answer, _) = demo(&seed.to_string(), &["--tokens", "1152"]);
+        assert_eq!(answer["media"][0]["frames"].as_array().unwrap().len(), 16, "every frame is looked at");
+        assert_eq!(answer["symbols"].as_array().unwrap().len(), 1);
+        if answer["correct"] != true {
+            wrong.push(answer);
+        }
+    }
+    assert!(wrong.len() <= 1, "of 20 answers wrong: {wrong:?}");
+    // The video is kept where it is wanted, and another question is not judged.
+    let (answer, stderr) =
+        demo("3", &["--tokens", "288", "-o", "kept.mp4", "-p", "Which color is shown?", "--depth", "1"]);
+    assert!(dir.path().join("kept.mp4").exists() && answer["correct"].is_null());
+    assert!(stderr.contains("frame pair 2 of 2"), "{stderr}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left behind");
 }
 
 #[test]
@@ -512,4 +526,27 @@ fn inspect_cpu_tells_what_the_variable_decides() {
         assert!(out.status.code() == Some(2) && err.contains("cannot run here, this CPU has no"), "{err}");
     }
     assert_eq!(longtake(&["inspect", "--cpu", "model.gguf"]).status.code(), Some(2));
+}
+
+/// Layers on a GPU are a wish that a machine without one does not grant, and says so.
+#[test]
+fn layers_on_a_gpu_that_is_not_there_are_computed_by_the_cpu() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/demo.gguf");
+    let listed = longtake(&["inspect", "--cards"]);
+    if listed.status.success() {
+        eprintln!("skipped: this machine has a card");
+        return;
+    }
+    let reason = String::from_utf8_lossy(&listed.stderr).into_owned();
+    let missing = if cfg!(feature = "cuda") { "driver" } else { "this binary has no CUDA" };
+    assert!(reason.contains(missing), "{reason}");
+    let ask = |ngl: &str| longtake(&["run", "-m", text(&demo), "-p", "hello", "-n", "3", "-ngl", ngl]);
+    let (with, without) = (ask("all"), ask("0"));
+    assert!(with.status.success() && with.stdout == without.stdout, "{}", String::from_utf8_lossy(&with.stderr));
+    let warning = if cfg!(feature = "cuda") { "no layers on a GPU" } else { "this binary has no CUDA" };
+    let warned = |out: &Output| String::from_utf8_lossy(&out.stderr).contains(warning);
+    assert!(warned(&with) && !warned(&without));
+    let wrong = ask("most");
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("`most` is neither a number of layers nor `all`"));
 }

@@ -5,6 +5,8 @@ mod common;
 mod cli;
 
 mod convert;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod endless;
 mod endless_program;
 #[cfg(feature = "ggml")]

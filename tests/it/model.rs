@@ -228,6 +228,7 @@ fn run_with(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usi
         let trace = (end == n).then_some(&mut trace);
         logits_last4.extend_from_slice(model.forward(&batch, &mut cache, &mut scratch, trace).unwrap());
     }
+    cache.pull().unwrap();
     let layer0_k = (0..hp.n_head_kv).flat_map(|ih| cache.keys_f32(0, ih, n).unwrap()).collect();
     let mut logits = logits_last4[logits_last4.len() - hp.n_vocab..].to_vec();
     let (mut generated, mut generated_positions) = (Vec::new(), Vec::new());
@@ -257,8 +258,24 @@ fn pads(meta: &Metadata) -> (u32, u32) {
 
 /// Walks every case and variant of `model` through the files that `pair` gives for its layout.
 fn check_model<'p>(model: &str, tolerance: f32, pair: impl Fn(Layout) -> &'p Pair) {
+    // One chunk, odd chunks, token by token: the same answer.
+    check_model_on(model, tolerance, pair, &[4096, 7, 1], (&mut |_| (), &mut |_| ()));
+}
+
+/// What is done to a model or a tower before it is used.
+type Prepare<'a, T> = &'a mut dyn FnMut(&mut T);
+
+/// The same in chunks of these sizes, with models and towers that were moved somewhere else first.
+fn check_model_on<'p>(
+    model: &str,
+    tolerance: f32,
+    pair: impl Fn(Layout) -> &'p Pair,
+    chunks: &[usize],
+    (move_text, move_tower): (Prepare<'_, TextModel>, Prepare<'_, VisionTower>),
+) {
     let index = golden_json(&format!("model/{model}/index.json"));
-    let (tower, unused) = VisionTower::load(&pair(Layout::Mrope).mmproj).unwrap();
+    let (mut tower, unused) = VisionTower::load(&pair(Layout::Mrope).mmproj).unwrap();
+    move_tower(&mut tower);
     assert!(unused.is_empty(), "{unused:?}");
     let merge = tower.hparams().merge;
     let mut models = std::collections::HashMap::new();
@@ -266,13 +283,16 @@ fn check_model<'p>(model: &str, tolerance: f32, pair: impl Fn(Layout) -> &'p Pai
         let case = Case::load(model, name, entry, &tower, pads(pair(Layout::Mrope).text.meta()), tolerance);
         for (label, info) in entry["variants"].as_object().unwrap() {
             let layout = Layout::from_name(info["variant"].as_str().unwrap()).unwrap();
-            let text = models.entry(layout).or_insert_with(|| TextModel::load(&pair(layout).text).unwrap().0);
+            let text = models.entry(layout).or_insert_with(|| {
+                let mut text = TextModel::load(&pair(layout).text).unwrap().0;
+                move_text(&mut text);
+                text
+            });
             let want = Arrays::open(&format!("model/{model}/{name}.{label}.safetensors"));
             let scale = info["scale"].as_f64().unwrap();
             let safe = info["safe_steps"].as_u64().unwrap() as usize;
             let wanted_tokens: Vec<u32> = want.i64("generated").into_iter().map(|t| t as u32).collect();
-            // One chunk, odd chunks, token by token: the same answer.
-            for chunk in [4096, 7, 1] {
+            for &chunk in chunks {
                 let id = format!("{model}/{name}.{label}, chunks of {chunk}");
                 let got = run(text, &case, scale, merge, chunk, 16);
                 let close = |what: &str, got: &[f32], tolerance: f32| {
@@ -322,6 +342,18 @@ fn check_converted(name: &str) {
     let dir = tempfile::tempdir().unwrap();
     let pairs = Layout::ALL.map(|layout| (layout, convert_checkpoint(dir.path(), name, layout, "f32")));
     check_model(name, TOLERANCE, |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
+}
+
+/// The reference numbers from layers, output matrix and tower on cards; `place` puts them there.
+#[cfg(feature = "cuda")]
+pub fn check_on_cards(chunks: &[usize], place: &dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>)) {
+    let pair = open_pair("tiny-c");
+    let pairs = Layout::ALL.map(|layout| {
+        let text = if layout == Layout::Mrope { Arc::clone(&pair.text) } else { with_layout(&pair.text, layout) };
+        (layout, Pair { text, mmproj: Arc::clone(&pair.mmproj) })
+    });
+    let find = |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1;
+    check_model_on("tiny-c", TOLERANCE, find, chunks, (&mut |t| place(Some(t), None), &mut |v| place(None, Some(v))));
 }
 
 #[test]

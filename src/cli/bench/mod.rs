@@ -60,6 +60,9 @@ pub struct Args {
     /// Threads (0: all that this process may use).
     #[arg(short, long, default_value_t = 0)]
     threads: usize,
+    /// Layers on the GPU: the last N, one more for the output matrix, or `all` [short: -ngl]
+    #[arg(long, value_name = "N", hide = cfg!(not(feature = "cuda")))]
+    n_gpu_layers: Option<String>,
     /// Run each text test in llama.cpp too, on the same file and threads, in turn with ours: a build with the feature `ggml`
     /// can. Of `repack` or `no-repack` and `fa` or `no-fa` (comma list) whatever is not named is chosen per test by trying.
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "best")]
@@ -133,7 +136,8 @@ pub fn run(args: Args) -> Result<()> {
         (None, false) => MmprojChoice::Auto,
         (None, true) => MmprojChoice::Off,
     };
-    let engine = Engine::load(&EngineOptions { model: args.model.clone(), mmproj, mmap: true })?;
+    let mut engine = Engine::load(&EngineOptions { model: args.model.clone(), mmproj, mmap: true })?;
+    crate::cli::cards::offload(&mut engine, crate::cli::cards::n_layers(args.n_gpu_layers.as_deref())?)?;
     let types = (cache_type(&args.cache_type_k)?, cache_type(&args.cache_type_v)?);
     let mut rows = Vec::new();
     for depth in &args.n_depth {

@@ -185,7 +185,7 @@ impl<'e> Session<'e> {
                     let Some(at_once) = live.at_once else { return Ok(LiveEnd::Full) };
                     // Whole pairs that are in the cache; the limit was checked to leave some.
                     let n = at_once.min((self.cache.len() - live.n_before) / live.per_pair);
-                    self.cache.forget(live.n_before..live.n_before + n * live.per_pair);
+                    self.cache.forget(live.n_before..live.n_before + n * live.per_pair)?;
                     window.n_forgotten += n;
                 }
                 self.embd.extend_from_slice(rows);
@@ -197,6 +197,7 @@ impl<'e> Session<'e> {
                 if self.cache.len() > before && self.cache.len() > live.n_before {
                     let n_whole = (self.cache.len() - live.n_before) / live.per_pair;
                     if n_whole > 0 {
+                        self.cache.pull()?;
                         keep(&self.cache, Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
                     }
                 }

@@ -1,0 +1,110 @@
+//! `--n-gpu-layers` and `longtake inspect --cards`. A build without the feature `cuda` says that it has none.
+#![forbid(unsafe_code)]
+
+use crate::stream::Engine;
+use crate::{Error, Result};
+
+/// How many layers `--n-gpu-layers` wants on cards: a number, or `all` with the output matrix.
+///
+/// # Errors
+/// Another word.
+pub fn n_layers(flag: Option<&str>) -> Result<usize> {
+    match flag {
+        None => Ok(0),
+        Some("all") => Ok(usize::MAX),
+        Some(word) => word
+            .parse()
+            .map_err(|_| Error::bad_input(format!("--n-gpu-layers `{word}` is neither a number of layers nor `all`"))),
+    }
+}
+
+/// Moves `n` layers and the vision tower to cards. A machine without cards is no error: it says so in a line, and the CPU
+/// computes.
+///
+/// # Errors
+/// Cards that refuse, memory that they do not have.
+#[cfg(feature = "cuda")]
+pub fn offload(engine: &mut Engine, n: usize) -> Result<()> {
+    use crate::kernels::cuda::{Card, cards};
+    if n == 0 {
+        return Ok(());
+    }
+    let found = match cards() {
+        Ok(found) => found,
+        Err(err) => {
+            eprintln!("warning: no layers on a GPU: {err}; the CPU computes");
+            return Ok(());
+        }
+    };
+    let (able, old): (Vec<_>, Vec<_>) = found.iter().partition(|info| info.can_run());
+    for info in old {
+        let (major, minor) = info.capability;
+        eprintln!(
+            "warning: {} is not used: its compute capability is {major}.{minor}, expected 7.5 or later",
+            info.name
+        );
+    }
+    if able.is_empty() {
+        return Ok(());
+    }
+    let cards = able.into_iter().map(Card::open).collect::<Result<Vec<_>>>()?;
+    engine.offload(&cards, n)?;
+    for (name, layers, head) in engine.text.on_cards() {
+        let head = if head { " and the output matrix" } else { "" };
+        eprintln!("{name}: layers {} to {}{head}", layers.start, layers.end - 1);
+    }
+    Ok(())
+}
+
+/// Says that this build has no CUDA, where layers on a GPU are wanted.
+///
+/// # Errors
+/// None.
+#[cfg(not(feature = "cuda"))]
+pub fn offload(_: &mut Engine, n: usize) -> Result<()> {
+    if n > 0 {
+        eprintln!("warning: this binary has no CUDA (cargo feature `cuda`), --n-gpu-layers has no effect");
+    }
+    Ok(())
+}
+
+/// Lists the cards of this machine on stdout, as text or as a JSON array.
+///
+/// # Errors
+/// `Unsupported` saying what is missing: the feature, the driver or a card.
+#[cfg(feature = "cuda")]
+pub fn list(json: bool) -> Result<()> {
+    use std::io::{self, Write};
+
+    use crate::error::Context;
+    let cards = crate::kernels::cuda::cards()?;
+    let mut text = String::new();
+    for card in &cards {
+        let (major, minor) = card.capability;
+        let verdict = if card.can_run() { "can run" } else { "cannot run, expected capability 7.5 or later" };
+        let mib = card.memory >> 20;
+        text += &format!("{}  {}  {mib} MiB  capability {major}.{minor}: {verdict}\n", card.index, card.name);
+    }
+    if json {
+        let list = cards.iter().map(|card| {
+            let (major, minor) = card.capability;
+            serde_json::json!({
+                "index": card.index, "name": card.name, "memory": card.memory, "capability": [major, minor],
+                "can_run": card.can_run(),
+            })
+        });
+        text = format!("{}\n", list.collect::<serde_json::Value>());
+    }
+    match io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough, such as `head`, is no failure.
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.at(|| "standard output"),
+    }
+}
+
+/// # Errors
+/// Always: this build has no CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn list(_: bool) -> Result<()> {
+    Err(Error::unsupported("this binary has no CUDA, expected one built with `cargo build --release --features cuda`"))
+}

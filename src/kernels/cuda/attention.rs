@@ -1,0 +1,211 @@
+//! The cache write and attention: which kernel, and on how many blocks.
+
+use super::memory::{Card, Mem};
+use super::ops::{RawRotation, Rotation, THREADS, args, blocks_for, int, want};
+use crate::gguf::GgmlType;
+use crate::{Error, Result};
+
+/// Stored rows of keys or values of a layer: head `ih` of sequence `is` begins at `(is * n_head_kv + ih) * stride` bytes and
+/// holds one row of `d` elements per slot.
+#[derive(Clone)]
+pub struct KvMem {
+    pub ty: GgmlType,
+    pub mem: Mem,
+    pub stride: usize,
+}
+
+/// Tokens (n_seq * n_per_seq) of sequences that do not see each other, and where they stand in their slots.
+#[derive(Clone, Copy)]
+pub struct Sequences<'a> {
+    pub n_seq: usize,
+    pub n_per_seq: usize,
+    /// One i32 on the card: slots filled before the first token of a sequence.
+    pub past: &'a Mem,
+    /// What that i32 is: kernels read it there, the host checks with it.
+    pub n_past: usize,
+}
+
+#[repr(C)]
+struct RawKvWrite {
+    rows: u64,
+    bias: u64,
+    out: u64,
+    stride: u64,
+    slot: u64,
+    broken: u64,
+    rotation: RawRotation,
+    n_head: i32,
+    d: i32,
+    ty: i32,
+    n_tokens: i32,
+    n_seq: i32,
+}
+
+#[repr(C)]
+struct RawAttention {
+    q: u64,
+    k: u64,
+    v: u64,
+    stride_k: u64,
+    stride_v: u64,
+    past: u64,
+    out: u64,
+    parts: u64,
+    type_k: i32,
+    type_v: i32,
+    n_head: i32,
+    n_head_kv: i32,
+    d: i32,
+    n_tokens: i32,
+    n_seq: i32,
+    causal: i32,
+    n_splits: i32,
+}
+
+/// Query rows from which on tensor cores pay.
+const MANY_ROWS: usize = 64;
+/// Heads per block of attention_split.cu.
+const SPLIT_HEADS: usize = 8;
+/// Blocks that fill a card, and keys that a range has at least.
+const SPLIT_BLOCKS: usize = 512;
+const SPLIT_KEYS: usize = 256;
+/// Ranges of keys at most.
+const MAX_SPLITS: usize = 64;
+
+impl KvMem {
+    /// # Panics
+    /// When `n_slots` slots do not fit.
+    fn check(&self, op: &str, n_heads: usize, d: usize, n_slots: usize) {
+        let row = self.ty.row_bytes(d).expect("the cache was made for whole blocks");
+        assert!(n_slots * row <= self.stride, "{op}: {n_slots} slots of {row} bytes in {}", self.stride);
+        assert!(n_heads * self.stride <= self.mem.len(), "{op}: {n_heads} heads in {} bytes", self.mem.len());
+    }
+}
+
+impl Card {
+    /// Stores `rows` (n_seq * n_per_seq, n_head_kv * d) behind the slots that are filled: bias, rotation, encoding and store in
+    /// one pass. Sets the i32 `broken` where a row is not finite, or beyond what the type can hold.
+    ///
+    /// # Errors
+    /// What the card says.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn kv_write(
+        &self,
+        rows: &Mem,
+        (bias, rotation): (Option<&Mem>, Option<&Rotation>),
+        seqs: Sequences<'_>,
+        (n_head_kv, d): (usize, usize),
+        to: &KvMem,
+        broken: &Mem,
+    ) -> Result<()> {
+        let n_tokens = seqs.n_seq * seqs.n_per_seq;
+        want("kv_write", &[(rows, n_tokens * n_head_kv * d), (bias.unwrap_or(rows), n_head_kv * d)]);
+        want("kv_write", &[(seqs.past, 1), (broken, 1)]);
+        to.check("kv_write", seqs.n_seq * n_head_kv, d, seqs.n_past + seqs.n_per_seq);
+        let raw = RawKvWrite {
+            rows: rows.at(),
+            bias: bias.map_or(0, Mem::at),
+            out: to.mem.at(),
+            stride: to.stride as u64,
+            slot: seqs.past.at(),
+            broken: broken.at(),
+            rotation: RawRotation::new(rotation, d)?,
+            n_head: int(n_head_kv)?,
+            d: int(d)?,
+            ty: to.ty.id() as i32,
+            n_tokens: int(n_tokens)?,
+            n_seq: int(seqs.n_per_seq)?,
+        };
+        let grid = [blocks_for(n_tokens * n_head_kv * 32)?, 1, 1];
+        // SAFETY: every length was checked above.
+        unsafe { self.launch("kv_write", grid, THREADS, args![raw]) }
+    }
+
+    /// Floats that [`Card::attention`] needs as `parts` for up to `n_tokens` tokens.
+    pub fn attention_parts(n_tokens: usize, n_head: usize, d: usize) -> usize {
+        // With many tokens there is one range each; with few, as many as fill the card with blocks of up to 8 heads.
+        (n_tokens * n_head).max(SPLIT_BLOCKS * SPLIT_HEADS) * (d + 2)
+    }
+
+    /// out (tokens, n_head * d) = softmax(q·kᵀ / sqrt(d)) · v, sequence by sequence: token `it` of one sees `n_past + it + 1`
+    /// slots where `causal`, else all see `n_past + n_per_seq`.
+    ///
+    /// # Errors
+    /// Heads beyond 1024 elements; what the card says.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    #[allow(clippy::too_many_arguments)]
+    pub fn attention(
+        &self,
+        q: &Mem,
+        (k, v): (&KvMem, &KvMem),
+        seqs: Sequences<'_>,
+        (n_head, n_head_kv, d): (usize, usize, usize),
+        causal: bool,
+        out: &Mem,
+        parts: &Mem,
+    ) -> Result<()> {
+        let Sequences { n_seq, n_per_seq, n_past, past } = seqs;
+        let n_tokens = n_seq * n_per_seq;
+        assert!(n_head.is_multiple_of(n_head_kv) && d.is_multiple_of(2), "{n_head} heads of {d} over {n_head_kv}");
+        want("attention", &[(q, n_tokens * n_head * d), (out, n_tokens * n_head * d), (past, 1)]);
+        for kv in [k, v] {
+            kv.check("attention", n_seq * n_head_kv, d, n_past + n_per_seq);
+        }
+        if d > 1024 {
+            return Err(Error::unsupported(format!("heads of `{d}` elements, expected at most 1024")));
+        }
+        let group = n_head / n_head_kv;
+        let flash = (n_per_seq * group >= MANY_ROWS && d <= 128).then_some(match d {
+            0..=32 => "attention_flash_32",
+            33..=64 => "attention_flash_64",
+            65..=80 => "attention_flash_80",
+            _ => "attention_flash_128",
+        });
+        let chunks = group.div_ceil(if d <= 128 { SPLIT_HEADS } else { 1 });
+        let n_keys = n_past + n_per_seq;
+        let blocks = n_tokens * n_head_kv * chunks;
+        let n_splits = (SPLIT_BLOCKS / blocks.max(1)).min(n_keys / SPLIT_KEYS).clamp(1, MAX_SPLITS);
+        if flash.is_none() {
+            want("attention", &[(parts, n_tokens * n_head * n_splits * (d + 2))]);
+        }
+        let raw = RawAttention {
+            q: q.at(),
+            k: k.mem.at(),
+            v: v.mem.at(),
+            stride_k: k.stride as u64,
+            stride_v: v.stride as u64,
+            past: past.at(),
+            out: out.at(),
+            parts: parts.at(),
+            type_k: k.ty.id() as i32,
+            type_v: v.ty.id() as i32,
+            n_head: int(n_head)?,
+            n_head_kv: int(n_head_kv)?,
+            d: int(d)?,
+            n_tokens: int(n_tokens)?,
+            n_seq: int(n_per_seq)?,
+            causal: causal.into(),
+            n_splits: int(n_splits)?,
+        };
+        if let Some(name) = flash {
+            let grid = [(n_per_seq * group).div_ceil(64) as u32, n_head_kv as u32, n_seq as u32];
+            // SAFETY: every length was checked above.
+            return unsafe { self.launch(name, grid, 128, args![raw]) };
+        }
+        let name = match (k.ty, v.ty) {
+            _ if d > 128 => "attention_split_wide",
+            (GgmlType::F16, GgmlType::F16) => "attention_split_f16",
+            (GgmlType::Q8_0, GgmlType::Q8_0) => "attention_split_q8_0",
+            _ => "attention_split_any",
+        };
+        let grid = [n_splits as u32, (n_head_kv * chunks) as u32, n_tokens as u32];
+        // SAFETY: every length was checked above.
+        unsafe { self.launch(name, grid, 128, args![raw])? };
+        // SAFETY: as above; `parts` were written by the kernel before.
+        unsafe { self.launch("attention_merge", [n_tokens as u32, n_head as u32, 1], 128, args![raw]) }
+    }
+}

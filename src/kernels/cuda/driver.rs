@@ -1,0 +1,266 @@
+//! Cards through NVIDIA's driver library, which is looked for at run time: a machine without one has no cards.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUmemorytype_enum as Side, CUresult};
+
+use super::memory::{Card, Driver, RawCopy};
+use crate::error::Context;
+use crate::{Error, ErrorKind, Result};
+
+include!(concat!(env!("OUT_DIR"), "/cuda_modules.rs"));
+
+/// What is known of a card without opening it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CardInfo {
+    /// Its number, as `CUDA_VISIBLE_DEVICES` leaves it.
+    pub index: usize,
+    pub name: String,
+    /// Compute capability.
+    pub capability: (u32, u32),
+    /// Bytes in all.
+    pub memory: u64,
+}
+
+/// The cards of this machine.
+///
+/// # Errors
+/// `Unsupported` saying what is missing: the driver, or a card.
+pub fn cards() -> Result<Vec<CardInfo>> {
+    // SAFETY: loads the library, whose initialisers are trusted as those of any system library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::unsupported("no NVIDIA driver is installed (libcuda is missing)"));
+    }
+    // SAFETY: called before anything else of the library; the argument must be 0.
+    check(unsafe { sys::cuInit(0) }, "start the NVIDIA driver")?;
+    let mut n = 0;
+    // SAFETY: writes one integer.
+    check(unsafe { sys::cuDeviceGetCount(&mut n) }, "count the cards")?;
+    if n == 0 {
+        return Err(Error::unsupported("the NVIDIA driver finds no card"));
+    }
+    (0..n).map(info).collect()
+}
+
+fn device(index: c_int) -> Result<sys::CUdevice> {
+    let mut device = 0;
+    // SAFETY: writes one integer.
+    check(unsafe { sys::cuDeviceGet(&mut device, index) }, "find a card")?;
+    Ok(device)
+}
+
+fn info(index: c_int) -> Result<CardInfo> {
+    let device = device(index)?;
+    let mut name = [0; 256];
+    // SAFETY: writes at most 256 bytes, the last of them 0.
+    check(unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), 256, device) }, "name a card")?;
+    // SAFETY: the name ends within the array.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
+    let attribute = |attribute| -> Result<u32> {
+        let mut value = 0;
+        // SAFETY: writes one integer.
+        check(unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) }, "ask a card")?;
+        Ok(value as u32)
+    };
+    let mut memory = 0;
+    // SAFETY: writes one number.
+    check(unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) }, "measure a card")?;
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(CardInfo { index: index as usize, name, capability: (major, minor), memory: memory as u64 })
+}
+
+impl CardInfo {
+    /// Whether kernels of this build run on it.
+    pub fn can_run(&self) -> bool {
+        self.capability >= (7, 5)
+    }
+}
+
+impl Card {
+    /// Opens a card of [`cards`].
+    ///
+    /// # Errors
+    /// A card that is too old, or a driver that does not know the kernels.
+    pub fn open(info: &CardInfo) -> Result<Card> {
+        if !info.can_run() {
+            let (major, minor) = info.capability;
+            return Err(Error::unsupported(format!(
+                "{} has compute capability {major}.{minor}, expected 7.5 or later",
+                info.name
+            )));
+        }
+        Ok(Card::new(Real::open(info).at(|| info.name.clone())?))
+    }
+}
+
+/// The error of a driver call; `what` completes "cannot".
+fn check(code: CUresult, what: &str) -> Result<()> {
+    if code == CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut text = std::ptr::null();
+    // SAFETY: writes a pointer to a constant string, or null for a code that it does not know.
+    unsafe { sys::cuGetErrorString(code, &mut text) };
+    let text = if text.is_null() {
+        "unknown to this driver".to_string()
+    } else {
+        // SAFETY: a constant of the library.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    };
+    let kind = if code == CUresult::CUDA_ERROR_OUT_OF_MEMORY { ErrorKind::Limit } else { ErrorKind::Io };
+    Err(Error::new(kind, format!("cannot {what}: {text} (CUDA error {})", code as u32)))
+}
+
+struct Real {
+    name: String,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    modules: Vec<sys::CUmodule>,
+    functions: Mutex<HashMap<String, usize>>,
+}
+
+// SAFETY: handles of the driver may be used from any thread once the context is current there, which every method sees to.
+unsafe impl Send for Real {}
+// SAFETY: as above; the driver locks what it shares.
+unsafe impl Sync for Real {}
+
+impl Real {
+    fn open(info: &CardInfo) -> Result<Real> {
+        let device = device(info.index as c_int)?;
+        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: writes a handle, which lives as long as the process.
+        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, "open the card")?;
+        // SAFETY: the handle is valid.
+        check(unsafe { sys::cuCtxSetCurrent(context) }, "use the card")?;
+        // SAFETY: writes a handle; the context is current.
+        check(unsafe { sys::cuStreamCreate(&mut stream, 1) }, "make a stream")?;
+        let load = |(name, image): &(&str, &[u8])| {
+            let mut module = std::ptr::null_mut();
+            let what = format!("load the kernels of `{name}`; an older driver than the toolkit they were built with?");
+            // SAFETY: a whole image as nvcc wrote it, which the driver copies.
+            check(unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) }, &what).map(|()| module)
+        };
+        let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
+        Ok(Real { name: info.name.clone(), context, stream, modules, functions: Mutex::default() })
+    }
+
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the handle is valid for the whole process.
+        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "use the card")
+    }
+
+    /// The kernel called `name`.
+    fn function(&self, name: &str) -> Result<sys::CUfunction> {
+        let mut known = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = known.get(name) {
+            return Ok(*function as sys::CUfunction);
+        }
+        let c_name = CString::new(name).expect("names of kernels are plain words");
+        for module in &self.modules {
+            let mut function = std::ptr::null_mut();
+            // SAFETY: a module of this context; writes a handle when it succeeds.
+            if unsafe { sys::cuModuleGetFunction(&mut function, *module, c_name.as_ptr()) } == CUresult::CUDA_SUCCESS {
+                known.insert(name.to_string(), function as usize);
+                return Ok(function);
+            }
+        }
+        Err(Error::unsupported(format!("there is no kernel `{name}`")))
+    }
+}
+
+impl Driver for Real {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
+        self.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two numbers.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "measure the card's memory")?;
+        Ok((free as u64, total as u64))
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Option<u64>> {
+        self.enter()?;
+        let mut at = 0;
+        // SAFETY: writes an address when it succeeds.
+        let code = unsafe { sys::cuMemAlloc_v2(&mut at, bytes) };
+        if code == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            return Ok(None);
+        }
+        check(code, "reserve memory of the card")?;
+        // SAFETY: `bytes` bytes from `at` on are this process's.
+        check(unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.stream) }, "clear memory of the card")?;
+        Ok(Some(at))
+    }
+
+    unsafe fn free(&self, at: u64) {
+        // Nothing can be done about a failure here; the next call reports it.
+        if self.enter().is_ok() {
+            // SAFETY: the caller's promise; the driver waits for kernels that still use it.
+            unsafe { sys::cuMemFree_v2(at) };
+        }
+    }
+
+    unsafe fn copy(&self, copy: RawCopy) -> Result<()> {
+        self.enter()?;
+        let RawCopy { host, host_pitch, card, card_pitch, width, rows, to_card } = copy;
+        let code = if rows == 1 && to_card {
+            // SAFETY: the caller's promise; waited for below.
+            unsafe { sys::cuMemcpyHtoDAsync_v2(card, host.cast(), width, self.stream) }
+        } else if rows == 1 {
+            // SAFETY: the caller's promise; waited for below.
+            unsafe { sys::cuMemcpyDtoHAsync_v2(host.cast(), card, width, self.stream) }
+        } else {
+            let (from, to) = if to_card {
+                (Side::CU_MEMORYTYPE_HOST, Side::CU_MEMORYTYPE_DEVICE)
+            } else {
+                (Side::CU_MEMORYTYPE_DEVICE, Side::CU_MEMORYTYPE_HOST)
+            };
+            let (from_pitch, to_pitch) = if to_card { (host_pitch, card_pitch) } else { (card_pitch, host_pitch) };
+            let plan = sys::CUDA_MEMCPY2D {
+                srcXInBytes: 0,
+                srcY: 0,
+                srcMemoryType: from,
+                srcHost: host.cast(),
+                srcDevice: card,
+                srcArray: std::ptr::null_mut(),
+                srcPitch: from_pitch,
+                dstXInBytes: 0,
+                dstY: 0,
+                dstMemoryType: to,
+                dstHost: host.cast(),
+                dstDevice: card,
+                dstArray: std::ptr::null_mut(),
+                dstPitch: to_pitch,
+                WidthInBytes: width,
+                Height: rows,
+            };
+            // SAFETY: the caller's promise; waited for below.
+            unsafe { sys::cuMemcpy2DAsync_v2(&plan, self.stream) }
+        };
+        check(code, "copy to or from the card")?;
+        self.sync()
+    }
+
+    unsafe fn launch(&self, name: &str, grid: [u32; 3], block: u32, args: &mut [*mut c_void]) -> Result<()> {
+        self.enter()?;
+        let function = self.function(name)?;
+        let [x, y, z] = grid;
+        let nothing = std::ptr::null_mut();
+        // SAFETY: the caller's promise; no kernel here asks for dynamic shared memory.
+        let code =
+            unsafe { sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, args.as_mut_ptr(), nothing) };
+        check(code, &format!("launch `{name}`"))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as this.
+        check(unsafe { sys::cuStreamSynchronize(self.stream) }, "finish work on the card")
+    }
+}

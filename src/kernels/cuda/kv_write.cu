@@ -1,0 +1,104 @@
+// The fused cache write: bias, rotation, quantization and store in one pass over fresh rows, byte for byte as
+// src/kernels/kv_write.rs; and the same bias and rotation for queries.
+#include "cache.cuh"
+
+// Cosines and sines: (n_table, 2, n_turning), a row for each token; token `it` uses row it % n_table. Pairs (i, i + d/2) from
+// n_turning on are not touched.
+struct Rotation {
+    const float *table;
+    int n_table, n_turning;
+};
+
+// Element `i` of a head, with its bias and rotated.
+__device__ __forceinline__ float finished(const float *head, const float *bias, const Rotation &rotation, int it, int i, int d) {
+    const int half = d / 2, pair = i < half ? i : i - half;
+    float x = head[i];
+    if (bias) x = __fadd_rn(x, bias[i]);
+    if (pair >= rotation.n_turning) return x;
+    const int other = i < half ? i + half : i - half;
+    float y = head[other];
+    if (bias) y = __fadd_rn(y, bias[other]);
+    const float *row = rotation.table + size_t(it % rotation.n_table) * 2 * rotation.n_turning;
+    const float c = row[pair], s = row[rotation.n_turning + pair];
+    return i < half ? __fsub_rn(__fmul_rn(x, c), __fmul_rn(y, s)) : __fadd_rn(__fmul_rn(x, c), __fmul_rn(y, s));
+}
+
+struct KvWrite {
+    // (n_tokens, n_head * d)
+    const float *rows;
+    // (n_head * d,) or null
+    const float *bias;
+    // Head `ih` begins at `ih * stride` bytes; sequence `is`, of `n_seq` tokens, at `is * n_head * stride`.
+    uint8_t *out;
+    uint64_t stride;
+    // The slot of the first token of a sequence.
+    const int *slot;
+    // Set to 1 where a row is not finite, or beyond what the type holds.
+    int *broken;
+    Rotation rotation;
+    int n_head, d, type, n_tokens, n_seq;
+};
+
+__device__ __forceinline__ void put_u16(uint8_t *to, uint16_t bits) { *reinterpret_cast<uint16_t *>(to) = bits; }
+
+// One warp per head of a token: 32 elements at a time, one to a lane.
+extern "C" __global__ void kv_write(KvWrite w) {
+    const size_t task = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) / WARP;
+    const int lane = threadIdx.x % WARP, it = int(task / w.n_head), ih = int(task % w.n_head);
+    if (it >= w.n_tokens) return;
+    const float *head = w.rows + (size_t(it) * w.n_head + ih) * w.d;
+    const float *bias = w.bias ? w.bias + ih * w.d : nullptr;
+    const uint64_t at = uint64_t(it / w.n_seq * w.n_head + ih) * w.stride;
+    uint8_t *to = w.out + at + uint64_t(*w.slot + it % w.n_seq) * cache_row_bytes(w.type, w.d);
+    bool fits = true;
+    for (int first = 0; first < w.d; first += WARP) {
+        const int i = first + lane;
+        const float x = i < w.d ? finished(head, bias, w.rotation, it, i, w.d) : 0.0f;
+        const float size = fabsf(x);
+        if (w.type == Q8_0) {
+            // No comparison holds for a NaN.
+            fits &= size <= 65504.0f * 127.0f;
+            const float d = __fdiv_rn(warp_max(size), 127.0f);
+            const float inverse = __fdiv_rn(1.0f, d);
+            uint8_t *block = to + first / 32 * 34;
+            if (lane == 0) put_u16(block, f32_to_f16(d));
+            // Half away from zero.
+            block[2 + lane] = uint8_t(int8_t(int(roundf(isfinite(inverse) ? __fmul_rn(x, inverse) : 0.0f))));
+        } else if (w.type == Q4_0) {
+            fits &= size <= 65504.0f * 8.0f;
+            const float top = warp_max(size);
+            // The first of the largest magnitude, with its sign.
+            const unsigned largest = __ballot_sync(ALL_LANES, size == top);
+            const float extreme = __shfl_sync(ALL_LANES, x, largest ? __ffs(int(largest)) - 1 : 0);
+            const float d = __fdiv_rn(top == 0.0f ? 0.0f : extreme, -8.0f);
+            float inverse = __fdiv_rn(1.0f, d);
+            if (!isfinite(inverse)) inverse = 0.0f;
+            const int code = int(__dadd_rn(__dmul_rn(double(x), double(inverse)), 8.5));
+            const int mine = code > 15 ? 15 : code;
+            const int high = __shfl_xor_sync(ALL_LANES, mine, 16);
+            uint8_t *block = to + first / 32 * 18;
+            if (lane == 0) put_u16(block, f32_to_f16(d));
+            if (lane < 16) block[2 + lane] = uint8_t(mine | high << 4);
+        } else if (i < w.d) {
+            fits &= isfinite(x) != 0;
+            if (w.type == F32) reinterpret_cast<float *>(to)[i] = x;
+            if (w.type == F16) put_u16(to + 2 * i, f32_to_f16(x));
+            if (w.type == BF16) put_u16(to + 2 * i, uint16_t(pack_bf16(x, 0.0f) & 0xffff));
+        }
+    }
+    if (!fits) atomicOr(w.broken, 1);
+}
+EXPORT(kv_write);
+
+// rows: (n_tokens, n_head * d), in place; bias: (n_head * d,) or null. One thread per pair.
+extern "C" __global__ void rotate_rows(float *rows, const float *bias, Rotation rotation, int n_head, int d, uint64_t n_pairs) {
+    const size_t task = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (task >= n_pairs) return;
+    const int half = d / 2, i = int(task % half), ih = int(task / half % n_head), it = int(task / half / n_head);
+    float *head = rows + (size_t(it) * n_head + ih) * d;
+    if (bias) bias += ih * d;
+    const float low = finished(head, bias, rotation, it, i, d), high = finished(head, bias, rotation, it, i + half, d);
+    head[i] = low;
+    head[i + half] = high;
+}
+EXPORT(rotate_rows);

@@ -1,0 +1,92 @@
+// Products of a few tokens (up to 8) straight from packed rows: one pass over the weights, at the speed of memory.
+// A warp computes a row; its lanes take groups of columns in turn, and every token meets a group while it is unpacked.
+#include "epilogue.cuh"
+#include "formats.cuh"
+
+struct MatVec {
+    // (n_rows, n_cols) packed
+    const uint8_t *w;
+    uint64_t row_bytes;
+    // (n_tokens, n_cols): floats for weights in floats, else what quantize.cu made of them
+    const float *x;
+    const int8_t *q;
+    const float *d, *s;
+    // (n_rows,) or null
+    const float *bias;
+    // (n_tokens, n_rows)
+    float *out;
+    int n_rows, n_cols, n_tokens, flags;
+};
+
+constexpr int MATVEC_THREADS = 128;
+
+// Sums over the warp, and stores those of all tokens.
+template <int TOKENS> __device__ __forceinline__ void store_sums(const MatVec &m, int row, float (&sums)[TOKENS]) {
+#pragma unroll
+    for (int it = 0; it < TOKENS; it++) {
+        if (it >= m.n_tokens) break;
+        const float sum = warp_sum(sums[it]);
+        if (threadIdx.x % WARP == 0) finish(sum, m.bias, row, m.out + size_t(it) * m.n_rows + row, m.flags);
+    }
+}
+
+template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_quantized(const MatVec &m) {
+    const int row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, n_groups = m.n_cols / 32;
+    if (row >= m.n_rows) return;
+    const uint8_t *w = m.w + m.row_bytes * row;
+    float sums[TOKENS] = {};
+    for (int g = threadIdx.x % WARP; g < n_groups; g += WARP) {
+        Group group;
+        unpack_group<TYPE>(w, g, group);
+#pragma unroll
+        for (int it = 0; it < TOKENS; it++) {
+            if (it >= m.n_tokens) break;
+            const size_t at = size_t(it) * n_groups + g;
+            const uint4 *q = reinterpret_cast<const uint4 *>(m.q + at * 32);
+            int dots[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const uint4 x = q[half];
+                const uint32_t *codes = group.codes + 4 * half;
+                int dot = __dp4a(int(codes[0]), int(x.x), 0);
+                dot = __dp4a(int(codes[1]), int(x.y), dot);
+                dot = __dp4a(int(codes[2]), int(x.z), dot);
+                dots[half] = __dp4a(int(codes[3]), int(x.w), dot);
+            }
+            if (Format<TYPE>::HALVES) {
+                sums[it] += m.d[at] * (group.a[0] * float(dots[0]) + group.a[1] * float(dots[1]));
+            } else {
+                sums[it] += m.d[at] * group.a[0] * float(dots[0] + dots[1]);
+            }
+            if (Format<TYPE>::OFFSET) sums[it] += group.b[0] * m.s[2 * at] + group.b[1] * m.s[2 * at + 1];
+        }
+    }
+    store_sums(m, row, sums);
+}
+
+template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_floats(const MatVec &m) {
+    const int row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
+    if (row >= m.n_rows) return;
+    const uint8_t *w = m.w + m.row_bytes * row;
+    float sums[TOKENS] = {};
+    for (int i = threadIdx.x % WARP; i < m.n_cols; i += WARP) {
+        const float value = load_float<TYPE>(w, i);
+#pragma unroll
+        for (int it = 0; it < TOKENS; it++) {
+            if (it >= m.n_tokens) break;
+            sums[it] += value * m.x[size_t(it) * m.n_cols + i];
+        }
+    }
+    store_sums(m, row, sums);
+}
+
+// `_1` is for one token, `_8` for up to eight.
+#define MATVEC(TYPE, NAME, HOW)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_1(MatVec m) { HOW<TYPE, 1>(m); }      \
+    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_8(MatVec m) { HOW<TYPE, 8>(m); }      \
+    EXPORT(matvec_##NAME##_1);                                                                                         \
+    EXPORT(matvec_##NAME##_8);
+#define MATVEC_QUANTIZED(TYPE, NAME) MATVEC(TYPE, NAME, matvec_quantized)
+#define MATVEC_FLOATS(TYPE, NAME) MATVEC(TYPE, NAME, matvec_floats)
+QUANTIZED_TYPES(MATVEC_QUANTIZED)
+FLOAT_TYPES(MATVEC_FLOATS)

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# What no machine without a card can check: every kernel against the scalar table, the goldens, takes and answers end to end,
+# speed, and compute-sanitizer where it is installed. For a bare machine with a card and a driver.
+#
+#   tests/gpu/run.sh pack DIR     here: builds (release, feature cuda) and copies all that is needed to DIR
+#   DIR/run.sh [MODEL.gguf …]     there: runs it; models to bench besides the embedded one
+#
+# Prints a short table last. Exit code 1 if anything failed, 3 where there is no card.
+set -uo pipefail
+
+if [ "${1:-}" = pack ]; then
+  set -e
+  [ $# = 2 ] || { echo "usage: $0 pack DIR"; exit 2; }
+  mkdir -p "$2" && to=$(cd "$2" && pwd)
+  cd "$(dirname "$0")/../.."
+  cargo build --locked --release --features cuda
+  tests=$(cargo test --locked --release --features cuda --test it --no-run --message-format=json |
+    grep -F "\"kind\":[\"test\"]" | sed -n "s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -1)
+  cp target/release/longtake "$to/longtake"
+  cp "$tests" "$to/it"
+  cp tests/gpu/run.sh "$to/run.sh"
+  # Where the tests look for their files is compiled in.
+  pwd >"$to/root"
+  tar cf "$to/files.tar" assets/demo tests/golden
+  echo "packed $(du -sh "$to" | cut -f1) into $to"
+  exit 0
+fi
+
+here=$(cd "$(dirname "$0")" && pwd)
+[ -x "$here/longtake" ] || { echo "this folder holds no binary: make one with \`tests/gpu/run.sh pack DIR\`"; exit 2; }
+if ! "$here/longtake" inspect --cards; then
+  echo "NO GPU: nothing was tested"
+  exit 3
+fi
+root=$(cat "$here/root")
+if [ ! -d "$root/assets/demo" ]; then
+  mkdir -p "$root" && tar xf "$here/files.tar" -C "$root" || { echo "cannot unpack the tests' files into $root"; exit 1; }
+fi
+
+table="" failed=0
+row() { table+=$(printf '%-34s %s' "$1" "$2")$'\n'; }
+check() { # name, command …
+  local name=$1 started=$SECONDS; shift
+  echo "== $name"
+  if "$@"; then row "$name" "ok, $((SECONDS - started)) s"; else row "$name" FAILED; failed=1; fi
+}
+demo=$root/assets/demo
+# Its weights have 16 bits, so that CPU and card round little and choose the same words.
+model=$root/tests/golden/gguf_models/tiny-c.gguf
+same() { # the same greedy answer from the CPU and from the card
+  local ask=(run -m "$model" --video "$demo/demo.mp4" -p "What happens?" -n 24 --quiet)
+  local cpu gpu
+  cpu=$("$here/longtake" "${ask[@]}") && gpu=$("$here/longtake" "${ask[@]}" -ngl all) || return 1
+  [ "$cpu" = "$gpu" ] || { echo "CPU: $cpu"; echo "GPU: $gpu"; return 1; }
+}
+take() { # a take written from the card answers the same on both
+  local dir answers; dir=$(mktemp -d)
+  "$here/longtake" watch -m "$model" "$demo/demo.mp4" -o "$dir/a.take" --quiet -ngl all || return 1
+  for ngl in 0 all; do "$here/longtake" ask "$dir/a.take" "What happens?" -n 16 --quiet -ngl $ngl >"$dir/$ngl" || return 1; done
+  cmp "$dir/0" "$dir/all"; answers=$?
+  rm -r "$dir"
+  return $answers
+}
+export LONGTAKE_CUDA_TEST=card
+check "kernels, network, goldens" "$here/it" cuda:: --test-threads=1
+check "answer of CPU and GPU" same
+check "take across CPU and GPU" take
+check "bench demo" "$here/longtake" bench -m "$demo/demo.gguf" -ngl all
+for file in "$@"; do
+  check "bench $(basename "$file")" "$here/longtake" bench -m "$file" -p 512,2048 -n 64 -d 0,16384 -ngl all
+done
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    check "compute-sanitizer $tool" compute-sanitizer --tool $tool --error-exitcode 1 "$here/it" cuda:: --test-threads=1 \
+      --skip cuda::model
+  done
+else
+  row "compute-sanitizer" "not installed, skipped"
+fi
+printf '\n%s' "$table"
+exit $failed

@@ -1,0 +1,197 @@
+//! The cache write, byte for byte, and attention over what it wrote.
+
+use longtake::gguf::GgmlType;
+use longtake::kernels::cuda::{Card, KvMem, Mem, Rotation, Sequences};
+use longtake::kernels::{AttentionShape, CacheRows, KvView, attention, kv_write, rotate_rows};
+use longtake::position::{Layout, Pos, Rotary, RotaryTable};
+
+use super::{Rng, card, down, nmse, scalar, up};
+
+const TYPES: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+
+/// A table of random positions whose last pairs stand still, on both sides.
+fn rotation(card: &Card, d: usize, n: usize, rng: &mut Rng) -> (RotaryTable, Rotation) {
+    let n_pair = d / 2;
+    let n_time = n_pair / 4;
+    let sections = [n_time, (n_pair - n_time) / 2, n_pair - n_time - (n_pair - n_time) / 2];
+    let rotary = Rotary::new(Layout::Hope, d, 1e6, sections).unwrap();
+    let mut at = || f64::from(rng.normal()) * 3000.0;
+    let pos: Vec<Pos> = (0..n).map(|_| Pos { t: at(), h: at(), w: at() }).collect();
+    let mut table = RotaryTable::default();
+    rotary.fill(&pos, &mut table);
+    assert!(rotary.n_turning() < n_pair, "HoPE leaves pairs of heads of {d} alone");
+    let dev = Rotation { table: up(card, table.rows()), n_tokens: n, n_turning: rotary.n_turning() };
+    (table, dev)
+}
+
+fn int(card: &Card, value: usize) -> Mem {
+    card.upload(&[value as i32], "test").unwrap()
+}
+
+#[test]
+fn the_cache_write_is_that_of_the_host_byte_for_byte() {
+    let card = card();
+    for (seed, (n, heads, d, n_past)) in
+        [(1, 1, 32, 0), (5, 2, 64, 3), (40, 3, 96, 7), (3, 2, 128, 0)].into_iter().enumerate()
+    {
+        for ty in TYPES {
+            let mut rng = Rng(seed as u64 + 400);
+            let (row, n_ctx) = (ty.row_bytes(d).unwrap(), n_past + n + 2);
+            let mut rows = rng.vec(n * heads * d);
+            // A block of zeros, and one whose reciprocal scale is not finite.
+            rows[..32].fill(0.0);
+            if n > 1 {
+                rows[heads * d..][..32].fill(1e-44);
+            }
+            let bias: Vec<f32> = rng.vec(heads * d).iter().map(|b| if seed == 0 { 0.0 } else { *b }).collect();
+            let (table, rotation) = rotation(&card, d, n, &mut rng);
+            for turned in [false, true] {
+                let mut want = vec![7u8; heads * n_ctx * row];
+                let to = CacheRows { ty, data: &mut want, stride: n_ctx * row, slot: n_past };
+                kv_write(scalar(), &rows, Some(&bias), turned.then_some(&table), (heads, d), to).unwrap();
+                let out = KvMem { ty, mem: card.upload(&vec![7u8; want.len()], "test").unwrap(), stride: n_ctx * row };
+                let (past, broken) = (int(&card, n_past), int(&card, 0));
+                let seqs = Sequences { n_seq: 1, n_per_seq: n, past: &past, n_past };
+                let (dev_rows, dev_bias) = (up(&card, &rows), up(&card, &bias));
+                let finish = (Some(&dev_bias), turned.then_some(&rotation));
+                card.kv_write(&dev_rows, finish, seqs, (heads, d), &out, &broken).unwrap();
+                let mut got = vec![0u8; want.len()];
+                out.mem.read(&mut got).unwrap();
+                let at = got.iter().zip(&want).position(|(g, w)| g != w);
+                assert_eq!(at, None, "{ty} seed {seed} turned {turned}: first byte that differs");
+                let mut flag = [9i32];
+                broken.read(&mut flag).unwrap();
+                assert_eq!(flag, [0], "{ty} seed {seed}");
+
+                let mut want = rows.clone();
+                rotate_rows(scalar(), &mut want, Some(&bias), &table, (heads, d));
+                card.rotate_rows(&dev_rows, Some(&dev_bias), &rotation, n, (heads, d)).unwrap();
+                assert!(down(&dev_rows) == want, "queries, seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_raises_the_flag() {
+    let card = card();
+    for ty in TYPES {
+        for (value, want) in [(f32::NAN, 1), (f32::INFINITY, 1), (1.0, 0)] {
+            let mut rows = vec![0.5f32; 64];
+            rows[37] = value;
+            let out = KvMem { ty, mem: card.alloc(1024, "test").unwrap(), stride: 512 };
+            let (past, broken) = (int(&card, 0), int(&card, 0));
+            let seqs = Sequences { n_seq: 1, n_per_seq: 1, past: &past, n_past: 0 };
+            card.kv_write(&up(&card, &rows), (None, None), seqs, (2, 32), &out, &broken).unwrap();
+            let mut flag = [9i32];
+            broken.read(&mut flag).unwrap();
+            assert_eq!(flag, [want], "{ty} {value}");
+        }
+    }
+}
+
+struct Case {
+    n_seq: usize,
+    n: usize,
+    n_past: usize,
+    n_head: usize,
+    n_head_kv: usize,
+    d: usize,
+    causal: bool,
+}
+
+/// Keys or values of `n_seq` sequences in memory of both sides.
+fn store(card: &Card, c: &Case, ty: GgmlType, rng: &mut Rng) -> (Vec<Vec<u8>>, KvMem) {
+    let (n_kv, row) = (c.n_past + c.n, ty.row_bytes(c.d).unwrap());
+    let stride = (n_kv + 3) * row;
+    let mut all = Vec::new();
+    for _ in 0..c.n_seq {
+        // What is behind the filled slots nobody may read.
+        let mut bytes = vec![0xffu8; c.n_head_kv * stride];
+        let to = CacheRows { ty, data: &mut bytes, stride, slot: 0 };
+        kv_write(scalar(), &rng.vec(n_kv * c.n_head_kv * c.d), None, None, (c.n_head_kv, c.d), to).unwrap();
+        all.push(bytes);
+    }
+    let mem = card.upload(&all.concat(), "test").unwrap();
+    (all, KvMem { ty, mem, stride })
+}
+
+fn check(card: &Card, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u64, bound: f64) {
+    let mut rng = Rng(seed);
+    let ((host_k, k), (host_v, v)) = (store(card, c, type_k, &mut rng), store(card, c, type_v, &mut rng));
+    let width = c.n_head * c.d;
+    // Queries of some size, so that weights are not all alike.
+    let q: Vec<f32> = rng.vec(c.n_seq * c.n * width).iter().map(|x| 3.0 * x).collect();
+    let shape = AttentionShape {
+        n_head: c.n_head,
+        n_head_kv: c.n_head_kv,
+        d: c.d,
+        n_past: c.n_past,
+        causal: c.causal,
+        exact: true,
+    };
+    let mut want = vec![0f32; q.len()];
+    for is in 0..c.n_seq {
+        let rows = is * c.n * width..(is + 1) * c.n * width;
+        let view = KvView { type_k, type_v, k: &host_k[is], v: &host_v[is], stride_k: k.stride, stride_v: v.stride };
+        attention(scalar(), shape, view, &q[rows.clone()], &mut want[rows]);
+    }
+    let out = up(card, &vec![f32::NAN; q.len()]);
+    let parts = card.alloc(4 * Card::attention_parts(c.n_seq * c.n, c.n_head, c.d), "test").unwrap();
+    let past = int(card, c.n_past);
+    let seqs = Sequences { n_seq: c.n_seq, n_per_seq: c.n, past: &past, n_past: c.n_past };
+    card.attention(&up(card, &q), (&k, &v), seqs, (c.n_head, c.n_head_kv, c.d), c.causal, &out, &parts).unwrap();
+    let error = nmse(&down(&out), &want);
+    let Case { n_seq, n, n_past, n_head, n_head_kv, d, causal } = c;
+    assert!(
+        error <= bound,
+        "K {type_k} V {type_v} seed {seed}: {n_seq} sequences of {n} behind {n_past}, {n_head} heads over {n_head_kv} of {d}, \
+         causal {causal}: NMSE {error:.1e}"
+    );
+}
+
+#[test]
+fn few_queries_over_split_keys_agree_with_scalar() {
+    let card = card();
+    // One token deep in the cache (many ranges of keys), several tokens, more heads than a block takes, wide heads.
+    let cases = [
+        (1, 1, 700, 12, 2, 128, true),
+        (1, 3, 40, 4, 4, 64, true),
+        (1, 1, 0, 9, 1, 32, true),
+        (1, 2, 290, 10, 1, 48, true),
+        (2, 5, 0, 3, 3, 80, false),
+        (1, 2, 33, 2, 1, 256, true),
+        (1, 1, 5, 2, 2, 6, true),
+    ];
+    for (seed, (n_seq, n, n_past, n_head, n_head_kv, d, causal)) in cases.into_iter().enumerate() {
+        let case = Case { n_seq, n, n_past, n_head, n_head_kv, d, causal };
+        for type_k in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
+            for type_v in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
+                check(&card, &case, (type_k, type_v), seed as u64 + 500, 1e-11);
+            }
+        }
+    }
+}
+
+#[test]
+fn many_queries_on_tensor_cores_agree_with_scalar() {
+    let card = card();
+    let cases = [
+        (1, 33, 70, 6, 2, 64, true),
+        (1, 70, 0, 3, 1, 32, true),
+        (2, 65, 0, 2, 2, 80, false),
+        (1, 11, 100, 12, 2, 128, true),
+        (3, 64, 0, 1, 1, 16, false),
+        (1, 70, 9, 1, 1, 96, true),
+        (1, 64, 1, 1, 1, 10, true),
+    ];
+    for (seed, (n_seq, n, n_past, n_head, n_head_kv, d, causal)) in cases.into_iter().enumerate() {
+        let case = Case { n_seq, n, n_past, n_head, n_head_kv, d, causal };
+        for ty in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
+            check(&card, &case, (ty, ty), seed as u64 + 600, 1e-9);
+        }
+        if d % 32 == 0 {
+            check(&card, &case, (GgmlType::Q8_0, GgmlType::F16), seed as u64 + 600, 1e-9);
+        }
+    }
+}

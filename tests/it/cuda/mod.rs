@@ -1,0 +1,115 @@
+//! Every CUDA kernel against the scalar definitions at odd sizes: on the emulated card, or with `LONGTAKE_CUDA_TEST=card` on
+//! the first card of this machine (`tests/gpu/run.sh` does that).
+
+mod attention;
+mod model;
+
+mod products;
+mod rows;
+
+use longtake::gguf::GgmlType;
+use longtake::kernels::cuda::{Card, Mem, cards};
+use longtake::kernels::{Kernels, supported};
+
+/// Every type that weights can have.
+const WEIGHT_TYPES: [GgmlType; 15] = [
+    GgmlType::F32,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::Q4_0,
+    GgmlType::Q4_1,
+    GgmlType::Q5_0,
+    GgmlType::Q5_1,
+    GgmlType::Q8_0,
+    GgmlType::Q2_K,
+    GgmlType::Q3_K,
+    GgmlType::Q4_K,
+    GgmlType::Q5_K,
+    GgmlType::Q6_K,
+    GgmlType::IQ4_NL,
+    GgmlType::IQ4_XS,
+];
+
+/// The card that tests use; a demand for one that is not there fails aloud.
+fn card() -> Card {
+    match std::env::var("LONGTAKE_CUDA_TEST").as_deref() {
+        Ok("card") => Card::open(&cards().expect("LONGTAKE_CUDA_TEST=card needs a card")[0]).expect("the card opens"),
+        Ok(other) => panic!("LONGTAKE_CUDA_TEST is `{other}`, expected `card` or nothing"),
+        Err(_) => Card::emulated(1 << 30),
+    }
+}
+
+/// The definition.
+fn scalar() -> &'static Kernels {
+    let table = supported()[0];
+    assert_eq!(table.name, "scalar");
+    table
+}
+
+/// A small generator (splitmix64): seeds appear in every message.
+struct Rng(u64);
+
+impl Rng {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// Roughly normal, of variance 1.
+    fn normal(&mut self) -> f32 {
+        let z = self.bits();
+        (0..4).map(|i| ((z >> (16 * i)) & 0xffff) as f32 / 65536.0 - 0.5).sum::<f32>() * 1.732
+    }
+
+    fn vec(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+}
+
+fn up(card: &Card, data: &[f32]) -> Mem {
+    card.upload(data, "test").unwrap()
+}
+
+fn down(mem: &Mem) -> Vec<f32> {
+    let mut out = vec![0f32; mem.len() / 4];
+    mem.read(&mut out).unwrap();
+    out
+}
+
+/// Squared error relative to the squared result; NaN counts as infinite.
+fn nmse(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - f64::from(*w)).powi(2)).sum();
+    let power: f64 = want.iter().map(|w| f64::from(*w).powi(2)).sum();
+    let ratio = if error == 0.0 { 0.0 } else { error / power };
+    if ratio.is_nan() { f64::INFINITY } else { ratio }
+}
+
+#[test]
+fn memory_is_zeroed_copied_in_parts_and_refused_with_numbers() {
+    let card = card();
+    let mem = card.alloc(40, "a test").unwrap();
+    assert_eq!(down(&mem), [0.0; 10]);
+    mem.floats(3, 4).write(&[1f32, 2.0, 3.0, 4.0]).unwrap();
+    let mut host = [9u8; 40];
+    let rows = longtake::kernels::cuda::Copy2d { at: 4, pitch: 12, width: 8, rows: 3 };
+    mem.read_rows(&mut host, rows).unwrap();
+    let got: Vec<f32> = host.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let rest = f32::from_le_bytes([9; 4]);
+    assert_eq!(got, [rest, 0.0, 0.0, rest, 2.0, 3.0, rest, 0.0, 0.0, rest]);
+    mem.write_rows(&[7; 40], rows).unwrap();
+    let sevens = f32::from_le_bytes([7; 4]);
+    assert_eq!(down(&mem), [0.0, sevens, sevens, 1.0, sevens, sevens, 4.0, sevens, sevens, 0.0]);
+
+    let (free, total) = card.memory().unwrap();
+    assert!(free <= total);
+    let error = card.alloc(total as usize + 1, "a cache").err().expect("more than there is").to_string();
+    assert!(error.contains(&format!("`{}` bytes for a cache", total + 1)) && error.contains("are free"), "{error}");
+}

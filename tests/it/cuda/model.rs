@@ -1,0 +1,154 @@
+//! The network on cards: the reference numbers, and agreement with the CPU wherever the boundary between them lies.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use longtake::cache::{CacheShape, KvCache};
+use longtake::gguf::{GgmlType, Gguf};
+use longtake::kernels::cuda::Card;
+use longtake::model::{Batch, Scratch, TextModel, VisionTower};
+use longtake::position::Placer;
+
+use super::{Rng, card, nmse};
+use crate::model::check_on_cards;
+
+#[test]
+fn all_on_a_card_gives_the_reference_numbers() {
+    let card = card();
+    check_on_cards(&[4096], &|text, tower| {
+        if let Some(text) = text {
+            text.offload(std::slice::from_ref(&card), usize::MAX).unwrap();
+            assert_eq!(text.n_host_layers(), 0);
+        }
+        if let Some(tower) = tower {
+            tower.offload(&card).unwrap();
+        }
+    });
+}
+
+fn demo(name: &str) -> Arc<Gguf> {
+    Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name)).unwrap())
+}
+
+fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {
+    let hp = model.hparams();
+    let (n_layer, n_head_kv, d) = (hp.n_layer, hp.n_head_kv, hp.n_embd_head);
+    KvCache::new(CacheShape { n_layer, n_head_kv, d, n_ctx, type_k: ty, type_v: ty }).unwrap()
+}
+
+/// A prompt in steps, then tokens one by one; what happens to the cache in between is up to `between`.
+fn run(model: &TextModel, ty: GgmlType, between: &dyn Fn(&mut KvCache)) -> (Vec<f32>, KvCache) {
+    let hp = model.hparams();
+    let (mut cache, mut scratch) = (cache_of(model, 60, ty), Scratch::new(hp, 23));
+    let ids: Vec<u32> = (0..46u32).map(|i| i * 7919 % hp.n_vocab as u32).collect();
+    let (mut placer, mut logits, mut at) = (Placer::new(hp.layout), Vec::new(), 0);
+    for n in [23, 11, 9, 1, 1, 1] {
+        let mut embd = vec![0f32; n * hp.n_embd];
+        model.embed(&ids[at..at + n], &mut embd).unwrap();
+        let mut pos = Vec::new();
+        placer.text(n, &mut pos);
+        let batch = Batch { embd: &embd, pos: &pos, n_logits: n.min(10) };
+        logits.extend_from_slice(model.forward(&batch, &mut cache, &mut scratch, None).unwrap());
+        between(&mut cache);
+        at += n;
+    }
+    cache.pull().unwrap();
+    (logits, cache)
+}
+
+fn bytes(cache: &KvCache) -> Vec<u8> {
+    cache.runs(0..cache.len()).flat_map(|(_, _, bytes)| bytes.to_vec()).collect()
+}
+
+#[test]
+fn layers_on_cards_agree_with_the_cpu_wherever_the_boundary_is() {
+    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+    let n_layer = model.hparams().n_layer;
+    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
+        if model.hparams().n_embd_head % ty.block_len() != 0 {
+            continue;
+        }
+        model.offload(&[], 0).unwrap();
+        let (want, _) = run(&model, ty, &|_| ());
+        for n in [1, n_layer, n_layer + 1] {
+            // Also over two cards, where there are layers for both.
+            for cards in [vec![card()], vec![card(), card()]] {
+                if std::env::var_os("LONGTAKE_CUDA_TEST").is_some() && cards.len() > 1 {
+                    continue; // one card, opened twice, is one card
+                }
+                model.offload(&cards, n).unwrap();
+                let (got, _) = run(&model, ty, &|_| ());
+                let error = nmse(&got, &want);
+                // Both round activations to 8 bits, each in its way.
+                let case = format!("{ty}, {n} of {n_layer} layers on {} cards", cards.len());
+                assert!(error <= 2e-3, "{case}: NMSE {error:.1e}");
+            }
+        }
+    }
+}
+
+/// Rows go to the host and back as truncation, forgetting and takes want it, and nothing is lost on the way.
+#[test]
+fn rows_on_cards_survive_being_moved() {
+    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+    model.offload(&[card()], usize::MAX).unwrap();
+    let ty = GgmlType::F16;
+    let (want, kept) = run(&model, ty, &|_| ());
+    // Pulled after each step, it is the same cache.
+    let (got, pulled) = run(&model, ty, &|cache| cache.pull().unwrap());
+    assert!(got == want && bytes(&pulled) == bytes(&kept), "pulled on the way");
+    // A step more that is taken back changes nothing.
+    let (got, cut) = run(&model, ty, &|cache| {
+        cache.pull().unwrap();
+        let len = cache.len();
+        cache.truncate(len - 1);
+        let copy = cache.to_memory().unwrap();
+        assert_eq!(copy.len(), len - 1);
+    });
+    assert!(got.len() == want.len() && cut.len() == kept.len() - 6);
+    // Forgetting moves the same bytes on a card as on the host.
+    let mut on_card = kept;
+    let mut on_host = on_card.to_memory().unwrap();
+    on_card.forget(3..20).unwrap();
+    on_host.forget(3..20).unwrap();
+    assert!(bytes(&on_card) == bytes(&on_host), "forgotten");
+    let hp = model.hparams();
+    let step = |cache: &mut KvCache| {
+        let (mut placer, mut pos) = (Placer::new(hp.layout), Vec::new());
+        placer.text(46, &mut pos);
+        pos.clear();
+        placer.text(1, &mut pos);
+        let mut embd = vec![0f32; hp.n_embd];
+        model.embed(&[5], &mut embd).unwrap();
+        let batch = Batch { embd: &embd, pos: &pos, n_logits: 1 };
+        model.forward(&batch, cache, &mut Scratch::new(hp, 1), None).unwrap().to_vec()
+    };
+    assert!(step(&mut on_card) == step(&mut on_host), "a step behind what was forgotten");
+}
+
+#[test]
+fn the_tower_on_a_card_agrees_with_the_cpu() {
+    let (mut tower, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
+    for (seed, (pairs, h, w)) in [(1, 2, 2), (2, 4, 6), (1, 10, 8), (3, 2, 4)].into_iter().enumerate() {
+        let mut rng = Rng(seed as u64 + 700);
+        let pixels = rng.vec(pairs * h * w * tower.hparams().n_patch_values());
+        let (host, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
+        let want = host.encode(&pixels, h, w, None).unwrap();
+        tower.offload(&card()).unwrap();
+        let error = nmse(&tower.encode(&pixels, h, w, None).unwrap(), &want);
+        assert!(error <= 1e-3, "seed {seed}: {pairs} pairs of {h} x {w}: NMSE {error:.1e}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_card_that_is_too_small_is_an_error_with_numbers() {
+    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+    let error = model.offload(&[Card::emulated(1000)], 1).unwrap_err().to_string();
+    assert!(error.contains("the weights of layer") && error.contains("of 1000 bytes are free"), "{error}");
+    let hp = model.hparams().clone();
+    model.offload(&[Card::emulated(4 << 20)], 1).unwrap();
+    let mut cache = cache_of(&model, 1 << 20, GgmlType::F32);
+    let error = model.prepare(&mut cache, &mut Scratch::new(&hp, 1)).unwrap_err().to_string();
+    assert!(error.contains("the cache of 1 layers with 1048576 slots"), "{error}");
+}

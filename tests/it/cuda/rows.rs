@@ -1,0 +1,106 @@
+//! Row operations, embeddings, picking.
+
+use longtake::kernels::cuda::DevMat;
+use longtake::kernels::{Kernels, gelu_erf};
+use longtake::tensor::{MatView, dequantize_row, quantize_row};
+
+use super::{Rng, WEIGHT_TYPES, card, down, scalar, up};
+
+fn close(got: &[f32], want: &[f32], case: &str) {
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= 2e-6 * (w.abs() + 1.0), "{case}: {g} instead of {w} at {i}");
+    }
+}
+
+#[test]
+fn row_operations_agree_with_scalar() {
+    let (card, k) = (card(), scalar());
+    for (seed, (n_rows, n)) in [(1, 1), (3, 5), (2, 31), (4, 33), (1, 257), (3, 1536)].into_iter().enumerate() {
+        let mut rng = Rng(seed as u64);
+        let (x, y) = (rng.vec(n_rows * n), rng.vec(n_rows * n));
+        let (w, b) = (rng.vec(n), rng.vec(n));
+        let wide: Vec<f32> = x.iter().map(|v| v * 30.0).collect();
+        let case = |op: &str| format!("{op} seed {seed} ({n_rows}, {n})");
+        let rows = |op: &dyn Fn(&[f32], &mut [f32])| {
+            let mut out = vec![0f32; n_rows * n];
+            x.chunks(n).zip(out.chunks_mut(n)).for_each(|(x, out)| op(x, out));
+            out
+        };
+        let (dev_x, dev_w, dev_b, out) = (up(&card, &x), up(&card, &w), up(&card, &b), up(&card, &x));
+
+        card.rms_norm(&dev_x, &dev_w, 1e-6, &out, n_rows).unwrap();
+        close(&down(&out), &rows(&|x, out| (k.rms_norm)(x, &w, 1e-6, out)), &case("rms_norm"));
+        card.layer_norm(&dev_x, (&dev_w, &dev_b), 1e-6, &out, n_rows).unwrap();
+        close(&down(&out), &rows(&|x, out| (k.layer_norm)(x, &w, &b, 1e-6, out)), &case("layer_norm"));
+
+        let element = |op: &dyn Fn(&Kernels, &mut [f32])| {
+            let mut x = wide.clone();
+            op(k, &mut x);
+            x
+        };
+        let (gate, gelu, erf, sum) = (up(&card, &wide), up(&card, &wide), up(&card, &wide), up(&card, &wide));
+        card.silu_mul(&gate, &up(&card, &y), n_rows * n).unwrap();
+        close(&down(&gate), &element(&|k, x| (k.silu_mul)(x, &y)), &case("silu_mul"));
+        card.quick_gelu(&gelu, n_rows * n).unwrap();
+        close(&down(&gelu), &element(&|k, x| (k.quick_gelu)(x)), &case("quick_gelu"));
+        card.gelu_erf(&erf, n_rows * n).unwrap();
+        close(&down(&erf), &element(&|_, x| gelu_erf(x)), &case("gelu_erf"));
+        card.add(&sum, &up(&card, &y), n_rows * n).unwrap();
+        let want = element(&|_, x| x.iter_mut().zip(&y).for_each(|(x, y)| *x += y));
+        assert_eq!(down(&sum), want, "{}", case("add"));
+    }
+}
+
+/// Weights become the same floats as on the host, to the last bit.
+#[test]
+fn embedding_rows_are_those_of_the_host() {
+    let card = card();
+    for ty in WEIGHT_TYPES {
+        for (seed, blocks) in [1, 2, 5].into_iter().enumerate() {
+            let (n_cols, n_rows) = (ty.block_len() * blocks, 7);
+            let mut rng = Rng(seed as u64 + 10);
+            let mut packed = vec![0u8; n_rows * ty.row_bytes(n_cols).unwrap()];
+            quantize_row(ty, &rng.vec(n_rows * n_cols), &mut packed, None).unwrap();
+            let mut want = vec![0f32; n_rows * n_cols];
+            dequantize_row(ty, &packed, &mut want).unwrap();
+            let view = MatView::new(ty, n_cols, n_rows, &packed).unwrap();
+            let table = DevMat::upload(&card, view, "test").unwrap();
+            let out = card.alloc(n_rows * n_cols * 4, "test").unwrap();
+            card.embed(&table, None, &out).unwrap();
+            assert!(down(&out) == want, "{ty} seed {seed}: whole");
+            let ids = [6, 0, 3, 3];
+            card.embed(&table, Some(&ids), &out).unwrap();
+            let rows: Vec<f32> = ids.iter().flat_map(|id| want[*id as usize * n_cols..][..n_cols].to_vec()).collect();
+            assert!(down(&out)[..rows.len()] == rows, "{ty} seed {seed}: tokens");
+            let error = card.embed(&table, Some(&[7]), &out).unwrap_err().to_string();
+            assert!(error.contains("token `7` is outside the vocabulary of 7"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_come_first_and_ties_by_index() {
+    let card = card();
+    for (seed, (n_rows, n, k)) in [(1, 1, 1), (2, 3, 5), (1, 1000, 7), (3, 2500, 40)].into_iter().enumerate() {
+        let mut rng = Rng(seed as u64 + 20);
+        // Few different values, so that there are ties; some that are no numbers.
+        let mut x: Vec<f32> = (0..n_rows * n).map(|_| (rng.normal() * 20.0).round()).collect();
+        for _ in 0..n / 10 {
+            let at = rng.below(n_rows * n);
+            x[at] = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY][rng.below(3)];
+        }
+        let (values, ids) = card.top_k(&up(&card, &x), (n_rows, n), k).unwrap();
+        for (r, row) in x.chunks(n).enumerate() {
+            let mut want: Vec<usize> = (0..n).filter(|i| !row[*i].is_nan()).collect();
+            want.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+            let mut want: Vec<i32> = want.into_iter().map(|i| i as i32).take(k).collect();
+            want.resize(k, -1);
+            let got = &ids[r * k..][..k];
+            // Zeros of both signs are equal.
+            let same = |a: i32, b: i32| a == b || (a >= 0 && b >= 0 && row[a as usize] == row[b as usize]);
+            assert!(got.iter().zip(&want).all(|(a, b)| same(*a, *b)), "seed {seed} row {r}: {got:?} not {want:?}");
+            let found = got.iter().zip(&values[r * k..]).filter(|(id, _)| **id >= 0);
+            found.for_each(|(id, v)| assert_eq!(row[*id as usize], *v, "seed {seed} row {r}"));
+        }
+    }
+}
