@@ -29,7 +29,7 @@ impl Journal {
     ///
     /// # Errors
     /// A file that is no results file, one of a run with other settings (the first that differs is named), one that
-    /// another run is writing, a damaged line before the last. Such files are left alone.
+    /// another run is writing, a damaged line before the last. Such files are left alone, unless they hold no result.
     pub fn open(path: &Path, settings: &Map<String, Value>) -> Result<(Journal, Vec<Value>)> {
         Journal::open_here(path, settings).at(|| path.display().to_string())
     }
@@ -56,18 +56,27 @@ impl Journal {
         }
         let mut journal = Journal { file, path: path.to_path_buf() };
         if whole == 0 {
-            journal.cut(0)?;
-            journal.append(&json!({ HEAD: VERSION, "settings": settings }))?;
-            return Ok((journal, Vec::new()));
+            return journal.begin(settings);
         }
         let parse = |(i, line): (usize, &[u8])| {
             serde_json::from_slice(line).map_err(|err| Error::format(err.to_string()).at(format!("line {}", i + 1)))
         };
         let lines = bytes[..whole - 1].split(|b| *b == b'\n').enumerate();
         let mut lines = lines.map(parse).collect::<Result<Vec<Value>>>()?;
-        same_settings(&lines.remove(0), settings)?;
+        let same = same_settings(&lines.remove(0), settings);
+        if same.is_err() && lines.is_empty() {
+            // A run that came to nothing stands in nobody's way.
+            return journal.begin(settings);
+        }
+        same?;
         journal.cut(whole as u64)?;
         Ok((journal, lines))
+    }
+
+    fn begin(mut self, settings: &Map<String, Value>) -> Result<(Journal, Vec<Value>)> {
+        self.cut(0)?;
+        self.append(&json!({ HEAD: VERSION, "settings": settings }))?;
+        Ok((self, Vec::new()))
     }
 
     /// Cuts off what follows; the next line is written there.
@@ -143,7 +152,11 @@ mod tests {
     fn other_settings_and_other_files_are_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.jsonl");
-        drop(Journal::open(&path, &settings("m")).unwrap());
+        drop(Journal::open(&path, &settings("x")).unwrap());
+        // Without a result it belongs to nobody.
+        let (mut journal, _) = Journal::open(&path, &settings("m")).unwrap();
+        journal.push(&json!({ "id": 1 })).unwrap();
+        drop(journal);
         let refused = |content: Option<&str>, settings: &Map<String, Value>| {
             content.into_iter().for_each(|content| std::fs::write(&path, content).unwrap());
             let before = std::fs::read(&path).unwrap();
@@ -167,6 +180,6 @@ mod tests {
             )
             .contains("line 2")
         );
-        assert!(refused(Some("{\"longtake_eval\":2}\n"), &settings("m")).contains("version"));
+        assert!(refused(Some("{\"longtake_eval\":2}\n{}\n"), &settings("m")).contains("version"));
     }
 }
