@@ -23,7 +23,7 @@ fi
 
 # NAME LAYOUT [FLAGS]: the budget is the same for all.
 train() {
-  [ -f "$work/$1.pt" ] && return
+  if [ -f "$work/$1.pt" ]; then return; fi
   step "language model: $1"
   "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps 2000 "${@:3}" | tee "$work/$1.log"
   mv "$work/$1.part.pt" "$work/$1.pt"
@@ -37,6 +37,9 @@ wait
 # HoPE's frequencies without its temporal scales: the ablation "HFA".
 train hope-fixed hope --scales 1
 
+# The embedded model learns on, from fresh frames.
+train embedded hope --start "$work/hope.pt" --steps 1200 --seed 3 --rate 1.5e-3
+
 step "files"
 cargo build --release --manifest-path "$root/Cargo.toml"
 longtake="$root/target/release/longtake"
@@ -45,7 +48,8 @@ for name in hope mrope videorope rope hope-fixed; do
   "$longtake" convert "$work/symbols-$name" -o "$work/$name.gguf" --outtype f32 --mmproj-outtype f32 --rope "${name%-fixed}"
   "$longtake" quantize "$work/$name.gguf" "models/symbols-$name-Q8_0.gguf" Q8_0
 done
-"$longtake" convert "$work/symbols-hope" -o "$work/embedded.gguf" --outtype q8_0 --mmproj-outtype q8_0 --rope hope
+"$python" export.py "$work/tower.pt" "$work/embedded.pt" "$work/symbols-embedded"
+"$longtake" convert "$work/symbols-embedded" -o "$work/embedded.gguf" --outtype q8_0 --mmproj-outtype q8_0 --rope hope
 cp "$work/embedded.gguf" "$root/assets/symbols/symbols.gguf"
 cp "$work/mmproj-embedded.gguf" "$root/assets/symbols/mmproj-symbols.gguf"
 ls -l "$root/assets/symbols" models
