@@ -21,7 +21,7 @@ if [ "${1:-}" = pack ]; then
   cp tests/gpu/run.sh "$to/run.sh"
   # Where the tests look for their files is compiled in.
   pwd >"$to/root"
-  tar cf "$to/files.tar" assets/demo tests/golden
+  tar cf "$to/files.tar" tests/random_model tests/golden
   echo "packed $(du -sh "$to" | cut -f1) into $to"
   exit 0
 fi
@@ -33,7 +33,7 @@ if ! "$here/longtake" inspect --cards; then
   exit 3
 fi
 root=$(cat "$here/root")
-if [ ! -d "$root/assets/demo" ]; then
+if [ ! -d "$root/tests/random_model" ]; then
   mkdir -p "$root" && tar xf "$here/files.tar" -C "$root" || { echo "cannot unpack the tests' files into $root"; exit 1; }
 fi
 
@@ -44,7 +44,7 @@ check() { # name, command …
   echo "== $name"
   if "$@"; then row "$name" "ok, $((SECONDS - started)) s"; else row "$name" FAILED; failed=1; fi
 }
-demo=$root/assets/demo
+demo=$root/tests/random_model
 # Its weights have 16 bits, so that CPU and card round little and choose the same words.
 model=$root/tests/golden/gguf_models/tiny-c.gguf
 same() { # the same greedy answer from the CPU and from the card

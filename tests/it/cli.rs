@@ -531,7 +531,7 @@ fn inspect_cpu_tells_what_the_variable_decides() {
 /// Layers on a GPU are a wish that a machine without one does not grant, and says so.
 #[test]
 fn layers_on_a_gpu_that_is_not_there_are_computed_by_the_cpu() {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/demo.gguf");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model/demo.gguf");
     let listed = longtake(&["inspect", "--cards"]);
     if listed.status.success() {
         eprintln!("skipped: this machine has a card");

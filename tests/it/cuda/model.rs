@@ -27,7 +27,7 @@ fn all_on_a_card_gives_the_reference_numbers() {
 }
 
 fn demo(name: &str) -> Arc<Gguf> {
-    Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo").join(name)).unwrap())
+    Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)).unwrap())
 }
 
 fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {

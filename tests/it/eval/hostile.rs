@@ -185,7 +185,7 @@ fn declared_sizes_are_checked_before_anything_is_reserved() {
 #[test]
 fn the_program_says_what_is_wrong_with_a_folder() {
     let dir = tempfile::tempdir().unwrap();
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/demo.gguf");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/random_model/demo.gguf");
     let eval = |flags: &[&str]| {
         let out = longtake(&[&["eval", "videomme", text(dir.path()), "-m", model], flags].concat());
         (out.status.code(), stderr(&out))

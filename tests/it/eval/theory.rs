@@ -48,7 +48,7 @@ fn frequencies_come_from_flags_or_from_a_model() {
     assert_eq!(format!("{:.4e}", theta(&videorope, 63)), "1.1548e-4");
     assert!((videorope["pairs"][48]["period"].as_f64().unwrap() - std::f64::consts::TAU * 1e3).abs() < 1e-6);
 
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo/demo.gguf");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/random_model/demo.gguf");
     let own = pairs(&["-m", model]);
     assert_eq!(own["pairs"].as_array().unwrap().len() as u64, own["head_dim"].as_u64().unwrap() / 2);
     assert_eq!(pairs(&["-m", model, "--layout", "rope"])["pairs"][3]["axis"], "t");
