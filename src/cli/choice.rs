@@ -2,13 +2,11 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
-use super::progress::catch_interrupt;
+use super::progress::{bar, catch_interrupt};
 use crate::eval::choice::{Collection, CollectionOptions, Log, Report, RunOptions, Step, Task, Words, run as ask};
 use crate::media::sample::{FPS, HOPE_FRAME_MIN_TOKENS};
 use crate::position::{Layout, parse_temporal_scale};
@@ -93,7 +91,8 @@ pub fn run(task: Task, args: &Args) -> Result<()> {
     // What a video may take; 0 where only its own flags bound it.
     let n_tokens = run.media.sample.total_pixels.unwrap_or(0) / (factor * factor);
     warn_of_length(&engine, n_tokens as usize);
-    let bar = bar();
+    let bar = bar("", 0, "questions");
+    bar.enable_steady_tick(std::time::Duration::from_millis(500));
     let outcome = ask(&engine, &mut collection, &run, &mut log, catch_interrupt()?, &mut |step| match step {
         Step::Answered { n_done, n_total, id } => {
             bar.set_length(n_total as u64);
@@ -195,14 +194,6 @@ fn settings(engine: &Engine, collection: &Collection, run: &RunOptions, split: &
         Value::Object(settings) => settings,
         _ => unreachable!("it was written as a map"),
     }
-}
-
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{msg:<28} {wide_bar} {pos}/{len} questions eta {eta}");
-    bar.set_style(style.expect("the template is fixed"));
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
 }
 
 /// The scores as a table.

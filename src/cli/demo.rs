@@ -2,25 +2,19 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 use serde_json::{Map, json};
 
+use super::embedded;
 use super::flags::{ComputeFlags, MediaFlags, SamplingFlags};
-use super::progress::{catch_interrupt, check_interrupt, memory};
+use super::progress::{bar, catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
 use crate::eval::movie::write_mp4;
 use crate::eval::symbols::{DrawnVideo, FPS};
-use crate::gguf::Gguf;
-use crate::stream::Engine;
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
-
-/// Made by `training/symbols/train.sh`.
-static TEXT: &[u8] = include_bytes!("../../assets/symbols/symbols.gguf");
-static MMPROJ: &[u8] = include_bytes!("../../assets/symbols/mmproj-symbols.gguf");
 
 /// Pixels of a frame; 9 x 16 tokens for two of them.
 const SIZE: (usize, usize) = (448, 252);
@@ -58,15 +52,6 @@ pub struct Args {
     json: bool,
 }
 
-/// The embedded model.
-///
-/// # Errors
-/// None, unless memory is refused: the files were checked when they were built in.
-pub fn embedded() -> Result<Engine> {
-    let open = |name: &str, bytes| Gguf::from_static(name, bytes).map(Arc::new);
-    Engine::from_files(open("symbols.gguf", TEXT)?, Some(open("mmproj-symbols.gguf", MMPROJ)?))
-}
-
 /// Runs the command.
 pub fn run(mut args: Args) -> Result<()> {
     if !(TOKENS_PER_PAIR..=MAX_TOKENS).contains(&args.tokens) {
@@ -78,7 +63,7 @@ pub fn run(mut args: Args) -> Result<()> {
     let video = DrawnVideo::new(seed, SIZE, args.tokens / TOKENS_PER_PAIR, args.symbols, args.depth)?;
     args.compute.start()?;
     let started = Instant::now();
-    let mut engine = embedded()?;
+    let mut engine = embedded::engine()?;
     args.compute.offload(&mut engine)?;
     let load_time = started.elapsed();
     let hp = engine.text.hparams();
@@ -87,7 +72,7 @@ pub fn run(mut args: Args) -> Result<()> {
         hp.n_layer,
         hp.n_embd,
         hp.layout,
-        (TEXT.len() + MMPROJ.len()) as f64 / 1e6
+        engine.n_bytes as f64 / 1e6
     );
     let file = VideoFile::new(args.output.clone());
     draw(&video, &file.path)?;
@@ -140,10 +125,7 @@ pub fn run(mut args: Args) -> Result<()> {
 /// Draws and encodes the video, with a bar.
 fn draw(video: &DrawnVideo, path: &Path) -> Result<()> {
     let cancel = catch_interrupt()?;
-    let bar = ProgressBar::with_draw_target(Some(video.n_frames() as u64), ProgressDrawTarget::stderr());
-    let style =
-        ProgressStyle::with_template("drawing                      {wide_bar} {pos}/{len} frames {per_sec} eta {eta}");
-    bar.set_style(style.expect("the template is fixed"));
+    let bar = bar("drawing", video.n_frames(), "frames");
     let started = Instant::now();
     write_mp4(video, path, &mut |n_done| {
         bar.set_position(n_done as u64);

@@ -19,6 +19,7 @@ mod choice;
 mod convert;
 mod cpu;
 mod demo;
+mod embedded;
 mod eval;
 mod flags;
 mod inspect;

@@ -3,12 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::demo;
+use super::embedded;
 use super::flags::{ModelFlags, warn_of_length};
-use super::progress::{catch_interrupt, check_interrupt};
+use super::progress::{bar, catch_interrupt, check_interrupt};
 use crate::error::Context;
 use crate::eval::journal::Journal;
 use crate::eval::niah::{
@@ -84,7 +83,7 @@ pub fn run(args: Args) -> Result<()> {
         Some(_) => args.model.load(true)?,
         None => {
             args.model.compute.start()?;
-            let mut engine = demo::embedded()?;
+            let mut engine = embedded::engine()?;
             args.model.compute.offload(&mut engine)?;
             engine
         }
@@ -136,7 +135,7 @@ pub fn run(args: Args) -> Result<()> {
 /// The haystack and what is hidden in it.
 fn materials(args: &Args, engine: &Engine, size: (usize, usize), n_max: usize) -> Result<(Units, Vec<Needle>)> {
     let cancel = catch_interrupt()?;
-    let bar = bar(n_max, "haystack", "units");
+    let bar = bar("haystack", n_max, "units");
     let mut on_unit = |n: usize| {
         bar.set_position(n as u64);
         check_interrupt(cancel)
@@ -170,7 +169,7 @@ fn run_trials(
     results: &mut Vec<(Trial, bool)>,
 ) -> Result<()> {
     let cancel = catch_interrupt()?;
-    let bar = bar(n_all, "trials", "trials");
+    let bar = bar("trials", n_all, "trials");
     bar.set_position((n_all - trials.len()) as u64);
     for trial in trials {
         let outcome = niah.run(*trial, &mut |_| check_interrupt(cancel))?;
@@ -243,13 +242,6 @@ fn report(
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
     write_beside(path, |file| Ok(file.write_all(text.as_bytes())?))
-}
-
-fn bar(n: usize, what: &str, unit: &str) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template(&format!("{what:<28} {{wide_bar}} {{pos}}/{{len}} {unit} eta {{eta}}"));
-    bar.set_style(style.expect("the template is fixed"));
-    bar
 }
 
 fn parse_size(text: &str) -> Result<(usize, usize)> {

@@ -42,6 +42,15 @@ pub fn memory() -> Option<u64> {
     memory_stats::memory_stats().map(|stats| stats.physical_mem as u64)
 }
 
+/// A bar on stderr that counts `n` of `unit`; silent when stderr is not a terminal.
+pub fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(&format!("{{msg:<28}} {{wide_bar}} {{pos}}/{{len}} {unit} eta {{eta}}"));
+    bar.set_style(style.expect("the template is fixed"));
+    bar.set_message(what.to_string());
+    bar
+}
+
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
 pub struct Progress {
     bar: ProgressBar,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::qwen2vl::Layer;
 use super::weights::Mat;
-use super::{HParams, Trace};
+use super::{CardBytes, HParams, Trace};
 use crate::cache::{CacheShape, KvCache};
 use crate::error::Context;
 use crate::kernels::cuda::{Card, DevMat, EpilogueMem, Input, Mem, QuantizedMem, Rotation, Sequences};
@@ -75,17 +75,6 @@ struct RunScratch {
 
 /// Working memory on all cards.
 pub struct CardScratch(Vec<RunScratch>);
-
-/// What layers take on cards.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CardBytes {
-    /// Bytes of weights, which are there already, of the cache and of working memory, which are not.
-    pub weights: u64,
-    pub cache: u64,
-    pub working: u64,
-    /// Bytes that are free on the card with the least room to spare, less what would come there.
-    pub spare: i64,
-}
 
 /// Rows whose logits are computed at once.
 const HEAD_ROWS: usize = 8;

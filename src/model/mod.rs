@@ -14,9 +14,25 @@ mod vision;
 mod vision_cards;
 mod weights;
 
-#[cfg(feature = "cuda")]
-pub use cards::CardBytes;
 pub use hparams::{HParams, architecture_of, layout_of};
 pub use qwen2vl::{Batch, Scratch, TextModel};
 pub use trace::Trace;
 pub use vision::{VisionHParams, VisionTower};
+
+/// What is taken on cards.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CardBytes {
+    /// Bytes of weights, which are there already, of the cache and of working memory, which are not.
+    pub weights: u64,
+    pub cache: u64,
+    pub working: u64,
+    /// Bytes that stay free on the card with the least room to spare; negative where they are missing.
+    pub spare: i64,
+}
+
+impl CardBytes {
+    /// All bytes together.
+    pub fn memory(&self) -> u64 {
+        self.weights + self.cache + self.working
+    }
+}

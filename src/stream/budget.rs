@@ -10,7 +10,7 @@ use super::speed::Speed;
 use super::{Engine, LiveShape, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit, decode};
 use crate::kernels::threads;
 use crate::media::Grid;
-use crate::model::Scratch;
+use crate::model::{CardBytes, Scratch};
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result, error::Context};
@@ -41,28 +41,11 @@ pub struct Cost {
     pub cache: u64,
     pub working: u64,
     /// What of it is on cards, where layers are: it does not count above.
-    pub cards: Option<CardCost>,
+    pub cards: Option<CardBytes>,
     /// Seconds of the stages; decoding runs beside the others. Unknown where nothing was calibrated.
     pub seconds: Option<Seconds>,
     /// What was reduced to fit, for people.
     pub reduced: Vec<String>,
-}
-
-/// Bytes on cards.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CardCost {
-    pub weights: u64,
-    pub cache: u64,
-    pub working: u64,
-    /// Bytes that stay free on the card with the least room to spare; negative where they are missing.
-    pub spare: i64,
-}
-
-impl CardCost {
-    /// All bytes together.
-    pub fn memory(&self) -> u64 {
-        self.weights + self.cache + self.working
-    }
 }
 
 /// Time per stage.
@@ -314,19 +297,18 @@ impl<'e> Budget<'e> {
 
     /// What a context of `n_ctx` slots and `work` take on cards, where layers are there.
     #[cfg(feature = "cuda")]
-    fn cards(&self, n_ctx: usize, n_batch: usize, work: &Work) -> Result<Option<CardCost>> {
+    fn cards(&self, n_ctx: usize, n_batch: usize, work: &Work) -> Result<Option<CardBytes>> {
         let shape = self.engine.cache_shape(n_ctx, (self.options.type_k, self.options.type_v));
         let Some(bytes) = self.engine.text.card_bytes(&shape, n_batch)? else { return Ok(None) };
         let tower = match (&self.engine.vision, &work.largest) {
             (Some(tower), Some(Largest { n_pairs, grid, .. })) => tower.card_bytes(n_pairs * grid.h * grid.w) as u64,
             _ => 0,
         };
-        let crate::model::CardBytes { weights, cache, working, spare } = bytes;
-        Ok(Some(CardCost { weights, cache, working: working + tower, spare: spare - tower as i64 }))
+        Ok(Some(CardBytes { working: bytes.working + tower, spare: bytes.spare - tower as i64, ..bytes }))
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn cards(&self, _: usize, _: usize, _: &Work) -> Result<Option<CardCost>> {
+    fn cards(&self, _: usize, _: usize, _: &Work) -> Result<Option<CardBytes>> {
         Ok(None)
     }
 

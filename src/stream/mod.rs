@@ -20,7 +20,7 @@ mod speed;
 pub mod take;
 mod watch;
 
-pub use budget::{Budget, CardCost, Cost, Limits, Seconds};
+pub use budget::{Budget, Cost, Limits, Seconds};
 pub use cache_error::{CacheError, cache_errors};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};

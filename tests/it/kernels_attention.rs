@@ -6,34 +6,9 @@ use longtake::kernels::{AttentionShape, CacheRows, Kernels, KvView, attention, k
 use longtake::position::{Layout, Pos, Rotary, RotaryTable, rotate_f32};
 use longtake::tensor::{dequantize_row, quantize_row};
 
+use crate::random::Rng;
+
 const TYPES: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
-
-/// A small generator (splitmix64): seeds appear in every message.
-struct Rng(u64);
-
-impl Rng {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    /// Roughly normal, of variance 1.
-    fn normal(&mut self) -> f32 {
-        let z = self.bits();
-        (0..4).map(|i| ((z >> (16 * i)) & 0xffff) as f32 / 65536.0 - 0.5).sum::<f32>() * 1.732
-    }
-
-    fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.normal()).collect()
-    }
-}
 
 /// Keys or values of one layer: packed, and as what they decode to, (n_head_kv, n_ctx, d).
 struct Stored {

@@ -6,7 +6,9 @@ use longtake::kernels::{
     Activations, CHUNK, Epilogue, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, matmul, matmul_with,
     supported,
 };
-use longtake::tensor::{MatView, dequantize_row, quantize_row};
+use longtake::tensor::{MatView, quantize_row};
+
+use crate::random::Weights;
 
 /// A small generator (splitmix64) of roughly normal numbers: seeds appear in every message.
 pub struct Rng(pub u64);
@@ -58,33 +60,6 @@ const TYPES: [(GgmlType, f64); 15] = [
 /// The types that a few tokens meet in f32.
 const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 
-/// Packed weights of one matrix, and what they decode to.
-struct Weights {
-    ty: GgmlType,
-    n_cols: usize,
-    n_rows: usize,
-    packed: Vec<u8>,
-    decoded: Vec<f32>,
-}
-
-impl Weights {
-    fn random(ty: GgmlType, n_cols: usize, n_rows: usize, rng: &mut Rng) -> Weights {
-        let mut packed = vec![0; n_rows * ty.row_bytes(n_cols).unwrap()];
-        quantize_row(ty, &rng.vec(n_rows * n_cols), &mut packed, None).unwrap();
-        let mut decoded = vec![0.0; n_rows * n_cols];
-        dequantize_row(ty, &packed, &mut decoded).unwrap();
-        Weights { ty, n_cols, n_rows, packed, decoded }
-    }
-
-    fn view(&self) -> MatView<'_> {
-        MatView::new(self.ty, self.n_cols, self.n_rows, &self.packed).unwrap()
-    }
-
-    fn row_bytes(&self) -> usize {
-        self.ty.row_bytes(self.n_cols).unwrap()
-    }
-}
-
 fn scalar() -> &'static Kernels {
     let table = supported()[0];
     assert_eq!(table.name, "scalar");
@@ -112,7 +87,7 @@ fn every_table_agrees_with_scalar() {
         for seed in 0..12 {
             let mut rng = Rng(seed);
             let (n_tokens, n_cols, n_rows) = sizes(ty, &mut rng);
-            let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let x = rng.vec(n_tokens * n_cols);
             let mut want = vec![f32::NAN; n_tokens * n_rows];
             matmul(scalar(), w.view(), &x, &mut want);
@@ -144,7 +119,7 @@ fn products_at_the_edges_of_tiles() {
             let tokens = [near(1), near(8), near(layout.tokens), near(layout.tokens + layout.tokens / 2)].concat();
             for n_rows in [near(layout.rows), near(1), near(2 * layout.rows)].concat() {
                 let mut rng = Rng(seed as u64 + 600);
-                let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+                let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
                 for n_tokens in tokens.iter().copied() {
                     let x = rng.vec(n_tokens * n_cols);
                     let (mut got, mut want) = (vec![f32::NAN; n_tokens * n_rows], vec![f32::NAN; n_tokens * n_rows]);
@@ -201,7 +176,7 @@ fn panels_hold_the_same_numbers_and_scales_in_every_table() {
         for seed in 0..6 {
             let mut rng = Rng(seed + 100);
             let (_, n_cols, n_rows) = sizes(ty, &mut rng);
-            let w = Weights::random(ty, n_cols, n_rows.min(16), &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows.min(16), &rng.vec(n_cols * n_rows.min(16)));
             let n_chunks = n_cols.div_ceil(CHUNK);
             let panel = Panel::of(ty).unwrap();
             let groups = panel.groups();
@@ -209,12 +184,12 @@ fn panels_hold_the_same_numbers_and_scales_in_every_table() {
                 let layout = k.int8.layout;
                 let (word, steps) = (layout.word(panel.number), layout.steps(panel.number));
                 let (mut all, mut scales) = (Vec::new(), Vec::new());
-                for rows in w.packed.chunks(layout.rows * w.row_bytes()) {
+                for rows in w.packed.chunks(layout.rows * w.view().row_bytes()) {
                     let mut words = vec![7; n_chunks * steps * layout.rows];
                     let mut out = vec![f32::NAN; n_chunks * groups * layout.rows];
-                    let p = PackRows { rows, row_bytes: w.row_bytes(), chunks: 0..n_chunks };
+                    let p = PackRows { rows, row_bytes: w.view().row_bytes(), chunks: 0..n_chunks };
                     (k.int8.pack)(ty, p, &mut words, &mut out);
-                    for r in 0..rows.len() / w.row_bytes() {
+                    for r in 0..rows.len() / w.view().row_bytes() {
                         let words = words_of_row(&words, layout.rows, r, word);
                         all.push(words.into_iter().flat_map(|w| numbers(w, word, 128)).collect());
                         scales.push(out[r..].iter().step_by(layout.rows).map(|s| s.to_bits()).collect());
@@ -343,7 +318,7 @@ fn products_stay_close_to_exact_ones() {
             let most = if n_tokens == 4 && FLOATS.contains(&ty) { 1e-12 } else { most };
             let (n_cols, n_rows) = (2048, 64);
             let mut rng = Rng(seed + 300);
-            let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let x = rng.vec(n_tokens * n_cols);
             for k in supported() {
                 let mut out = vec![f32::NAN; n_tokens * n_rows];
@@ -368,7 +343,7 @@ fn one_input_serves_matrices_of_different_types() {
     let mut rng = Rng(400);
     for n_tokens in [3, 21] {
         let x = rng.vec(n_tokens * 256);
-        let weights = TYPES.map(|(ty, _)| Weights::random(ty, 256, 5, &mut rng));
+        let weights = TYPES.map(|(ty, _)| Weights::pack(ty, 256, 5, &rng.vec(256 * 5)));
         for k in supported() {
             let mut shared = Activations::new(k, &x, 256);
             for w in &weights {
@@ -386,7 +361,7 @@ fn one_input_serves_matrices_of_different_types() {
 fn what_is_not_finite_stays_visible() {
     let mut rng = Rng(500);
     for (ty, _) in TYPES {
-        let w = Weights::random(ty, 512, 3, &mut rng);
+        let w = Weights::pack(ty, 512, 3, &rng.vec(512 * 3));
         for n_tokens in [1, 13] {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut x = rng.vec(n_tokens * 512);
@@ -436,7 +411,7 @@ fn an_epilogue_is_what_could_follow() {
         for (seed, n_tokens) in [1, 7, 9, 61].into_iter().enumerate() {
             let mut rng = Rng(seed as u64 + 700);
             let (n_cols, n_rows) = (512, 1 + rng.below(300));
-            let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let (x, bias, before) = (rng.vec(n_tokens * n_cols), rng.vec(n_rows), rng.vec(n_tokens * n_rows));
             for k in supported() {
                 let mut plain = vec![f32::NAN; n_tokens * n_rows];
@@ -475,8 +450,8 @@ fn a_gated_product_is_two_products() {
         for (seed, n_tokens) in [1, 8, 9, 61].into_iter().enumerate() {
             let mut rng = Rng(seed as u64 + 800);
             let (n_cols, n_rows) = (512, 1 + rng.below(300));
-            let gate = Weights::random(gate_ty, n_cols, n_rows, &mut rng);
-            let up = Weights::random(up_ty, n_cols, n_rows, &mut rng);
+            let gate = Weights::pack(gate_ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
+            let up = Weights::pack(up_ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let x = rng.vec(n_tokens * n_cols);
             for k in supported() {
                 let [mut want, mut other, mut got] = [(); 3].map(|()| vec![f32::NAN; n_tokens * n_rows]);

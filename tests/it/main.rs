@@ -22,6 +22,7 @@ mod media;
 mod model;
 mod plan;
 mod position;
+mod random;
 mod stream;
 mod take;
 mod tensor;

@@ -1,44 +1,51 @@
 #!/usr/bin/env bash
 # Makes the embedded model and its siblings from nothing: drawn videos, one vision tower, one language model for each layout.
 #
-#   training/symbols/train.sh [WORK_FOLDER]      about three hours on two CPU cores; steps that are done are not done again
+#   training/symbols/train.sh [WORK_FOLDER]      hours on two CPU cores; what is done in the folder is not done again
 #
 # Needs Python 3.11 with requirements.txt (PYTHON names it) and cargo. Writes assets/symbols (the embedded model) and
-# training/symbols/models (the siblings).
+# training/symbols/models (the siblings, the curves). VISION_STEPS="48 48" STEPS=50 tries the whole in minutes; its models know nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
-work=$(realpath -m "${1:-../../target/symbols}")
-python=${PYTHON:-python3}
 root=$(realpath ../..)
+work=$(realpath -m "${1:-$root/target/symbols}")
+python=${PYTHON:-python3}
+read -r vision_1 vision_2 <<<"${VISION_STEPS:-900 1440}"
+steps=${STEPS:-2000}
 mkdir -p "$work" models
 
 step() { echo "== $*"; }
 
 if [ ! -f "$work/tower.pt" ]; then
   step "vision tower"
-  "$python" vision.py "$work/first.pt" --steps 900 --rate 1e-3 --threads 2 | tee "$work/first.log"
-  "$python" vision.py "$work/tower.part.pt" --start "$work/first.pt" --steps 1440 --rate 1.5e-3 --seed 2 --threads 2 | tee "$work/tower.log"
+  "$python" vision.py "$work/first.pt" --steps "$vision_1" --rate 1e-3 >"$work/first.log"
+  "$python" vision.py "$work/tower.part.pt" --start "$work/first.pt" --steps "$vision_2" --rate 1.5e-3 --seed 2 >"$work/tower.log"
   mv "$work/tower.part.pt" "$work/tower.pt"
 fi
 
-# NAME LAYOUT [FLAGS]: the budget is the same for all.
+# NAME LAYOUT [FLAGS]: the budget is the same for all layouts; later flags win.
 train() {
   if [ -f "$work/$1.pt" ]; then return; fi
   step "language model: $1"
-  "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps 2000 "${@:3}" | tee "$work/$1.log"
+  "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps "$steps" "${@:3}" >"$work/$1.log"
   mv "$work/$1.part.pt" "$work/$1.pt"
 }
-train hope hope &
-train mrope mrope
-wait
-train videorope videorope &
-train rope rope
-wait
-# HoPE's frequencies without its temporal scales: the ablation "HFA".
-train hope-fixed hope --scales 1
 
+# One thread each, two at a time; the failure of either is a failure.
+both() {
+  wait "$1"
+  wait "$2"
+}
+train hope hope
+train mrope mrope & a=$!
+train videorope videorope & b=$!
+both $a $b
+train rope rope & a=$!
+# HoPE's frequencies without its temporal scales: the ablation "HFA".
+train hope-fixed hope --scales 1 & b=$!
+both $a $b
 # The embedded model learns on, from fresh frames.
-train embedded hope --start "$work/hope.pt" --steps 1200 --seed 3 --rate 1.5e-3
+train embedded hope --start "$work/hope.pt" --steps "${STEPS:-1200}" --seed 3 --rate 1.5e-3
 
 step "files"
 cargo build --release --manifest-path "$root/Cargo.toml"
@@ -52,4 +59,5 @@ done
 "$longtake" convert "$work/symbols-embedded" -o "$work/embedded.gguf" --outtype q8_0 --mmproj-outtype q8_0 --rope hope
 cp "$work/embedded.gguf" "$root/assets/symbols/symbols.gguf"
 cp "$work/mmproj-embedded.gguf" "$root/assets/symbols/mmproj-symbols.gguf"
+"$python" curves.py models/curves.svg "$work"/{hope,mrope,videorope,rope,hope-fixed}.pt
 ls -l "$root/assets/symbols" models

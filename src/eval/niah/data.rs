@@ -33,7 +33,7 @@ pub fn video_haystack(
     let mut units = Units::new(engine, size)?;
     let mut sample = SampleOptions {
         fps: Some(HAYSTACK_FPS),
-        max_frames: n.checked_mul(2).filter(|n| *n <= crate::media::limits::MAX_FRAMES),
+        max_frames: Some(n.saturating_mul(2).min(crate::media::limits::MAX_FRAMES)),
         resized_width: Some(size.0),
         resized_height: Some(size.1),
         ..SampleOptions::default()

@@ -253,7 +253,7 @@ impl<'a> Niah<'a> {
 
     /// Sorts trials so that each begins with what the one before it began with.
     pub fn sort(&self, trials: &mut [Trial]) {
-        trials.sort_by_key(|trial| (self.n_plain(*trial), trial.n, trial.needle));
+        trials.sort_by_cached_key(|trial| (self.n_plain(*trial), trial.n, trial.needle));
     }
 
     /// Units of haystack before the first inserted picture.

@@ -255,7 +255,7 @@ impl Driver for Real {
         // SAFETY: the caller's promise; no kernel here asks for dynamic shared memory.
         let code =
             unsafe { sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, args.as_mut_ptr(), nothing) };
-        check(code, &format!("launch `{name}`"))
+        check(code, "launch the kernel")
     }
 
     fn sync(&self) -> Result<()> {

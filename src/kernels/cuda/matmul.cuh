@@ -1,29 +1,13 @@
-// What the two prefill products share: operands, and how a tile is stored.
+// What the two prefill products share: how a tile is stored.
 #pragma once
 
-#include "epilogue.cuh"
-#include "formats.cuh"
-
-struct MatMul {
-    // (n_rows, n_cols) packed
-    const uint8_t *w;
-    uint64_t row_bytes;
-    // (n_tokens, n_cols): floats for weights in floats, else what quantize.cu made of them
-    const float *x;
-    const int8_t *q;
-    const float *d, *s;
-    // (n_rows,) or null
-    const float *bias;
-    // (n_tokens, n_rows)
-    float *out;
-    int n_rows, n_cols, n_tokens, flags;
-};
+#include "product.cuh"
 
 constexpr int MATMUL_THREADS = 256;
 
 // Stores the tiles of 16 rows and 8 tokens of a warp; `row0`, `token0` are those of its first.
 template <int M, int N>
-__device__ __forceinline__ void store_tiles(const MatMul &m, int row0, int token0, const float (&acc)[M][N][4]) {
+__device__ __forceinline__ void store_tiles(const Product &m, int row0, int token0, const float (&acc)[M][N][4]) {
     const int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int im = 0; im < M; im++) {

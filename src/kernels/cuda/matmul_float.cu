@@ -17,7 +17,7 @@ template <int TYPE> __device__ __forceinline__ float2 load_pair(const uint8_t *r
     return pair;
 }
 
-template <int TYPE, int W_PARTS, int X_PARTS> __device__ __forceinline__ void matmul_float(const MatMul &m) {
+template <int TYPE, int W_PARTS, int X_PARTS> __device__ __forceinline__ void matmul_float(const Product &m) {
     constexpr int ORDER = W_PARTS > X_PARTS ? W_PARTS : X_PARTS;
     __shared__ uint32_t w[W_PARTS][FLOAT_ROWS * FLOAT_LD], x[X_PARTS][FLOAT_TOKENS * FLOAT_LD];
     const int tid = threadIdx.x, warp = tid / WARP, g = tid % WARP / 4, t = tid % 4;
@@ -79,7 +79,7 @@ template <int TYPE, int W_PARTS, int X_PARTS> __device__ __forceinline__ void ma
 }
 
 #define MATMUL_FLOAT(TYPE, NAME, W_PARTS, X_PARTS)                                                                     \
-    extern "C" __global__ void __launch_bounds__(MATMUL_THREADS) matmul_##NAME(MatMul m) {                             \
+    extern "C" __global__ void __launch_bounds__(MATMUL_THREADS) matmul_##NAME(Product m) {                             \
         matmul_float<TYPE, W_PARTS, X_PARTS>(m);                                                                       \
     }                                                                                                                  \
     EXPORT(matmul_##NAME);

@@ -8,7 +8,7 @@ constexpr int TILE_ROWS = 64, TILE_TOKENS = 128, STEP_GROUPS = 4, STEP = 32 * ST
 // A row in shared memory, in words: 4 more than it holds, so that the lanes of a fragment meet different banks.
 constexpr int LD = STEP / 4 + 4;
 
-template <int TYPE> __device__ __forceinline__ void matmul_int8(const MatMul &m) {
+template <int TYPE> __device__ __forceinline__ void matmul_int8(const Product &m) {
     using F = Format<TYPE>;
     constexpr int HALVES = F::HALVES ? 2 : 1;
     __shared__ uint32_t w_codes[TILE_ROWS * LD];
@@ -111,6 +111,6 @@ template <int TYPE> __device__ __forceinline__ void matmul_int8(const MatMul &m)
 }
 
 #define MATMUL_INT8(TYPE, NAME)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(MATMUL_THREADS) matmul_##NAME(MatMul m) { matmul_int8<TYPE>(m); }     \
+    extern "C" __global__ void __launch_bounds__(MATMUL_THREADS) matmul_##NAME(Product m) { matmul_int8<TYPE>(m); }     \
     EXPORT(matmul_##NAME);
 QUANTIZED_TYPES(MATMUL_INT8)

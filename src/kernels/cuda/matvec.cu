@@ -1,27 +1,11 @@
 // Products of a few tokens (up to 8) straight from packed rows: one pass over the weights, at the speed of memory.
 // A warp computes a row; its lanes take groups of columns in turn, and every token meets a group while it is unpacked.
-#include "epilogue.cuh"
-#include "formats.cuh"
-
-struct MatVec {
-    // (n_rows, n_cols) packed
-    const uint8_t *w;
-    uint64_t row_bytes;
-    // (n_tokens, n_cols): floats for weights in floats, else what quantize.cu made of them
-    const float *x;
-    const int8_t *q;
-    const float *d, *s;
-    // (n_rows,) or null
-    const float *bias;
-    // (n_tokens, n_rows)
-    float *out;
-    int n_rows, n_cols, n_tokens, flags;
-};
+#include "product.cuh"
 
 constexpr int MATVEC_THREADS = 128;
 
 // Sums over the warp, and stores those of all tokens.
-template <int TOKENS> __device__ __forceinline__ void store_sums(const MatVec &m, int row, float (&sums)[TOKENS]) {
+template <int TOKENS> __device__ __forceinline__ void store_sums(const Product &m, int row, float (&sums)[TOKENS]) {
 #pragma unroll
     for (int it = 0; it < TOKENS; it++) {
         if (it >= m.n_tokens) break;
@@ -30,7 +14,7 @@ template <int TOKENS> __device__ __forceinline__ void store_sums(const MatVec &m
     }
 }
 
-template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_quantized(const MatVec &m) {
+template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_quantized(const Product &m) {
     const int row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP, n_groups = m.n_cols / 32;
     if (row >= m.n_rows) return;
     const uint8_t *w = m.w + m.row_bytes * row;
@@ -64,7 +48,7 @@ template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_quantized
     store_sums(m, row, sums);
 }
 
-template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_floats(const MatVec &m) {
+template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_floats(const Product &m) {
     const int row = (blockIdx.x * blockDim.x + threadIdx.x) / WARP;
     if (row >= m.n_rows) return;
     const uint8_t *w = m.w + m.row_bytes * row;
@@ -82,8 +66,8 @@ template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_floats(co
 
 // `_1` is for one token, `_8` for up to eight.
 #define MATVEC(TYPE, NAME, HOW)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_1(MatVec m) { HOW<TYPE, 1>(m); }      \
-    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_8(MatVec m) { HOW<TYPE, 8>(m); }      \
+    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_1(Product m) { HOW<TYPE, 1>(m); }      \
+    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_8(Product m) { HOW<TYPE, 8>(m); }      \
     EXPORT(matvec_##NAME##_1);                                                                                         \
     EXPORT(matvec_##NAME##_8);
 #define MATVEC_QUANTIZED(TYPE, NAME) MATVEC(TYPE, NAME, matvec_quantized)

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use super::memory::{Card, Mem};
-use super::product::{DevMat, type_name};
+use super::product::{DevMat, names};
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -141,12 +141,13 @@ impl Card {
             return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {}", table.n_rows())));
         }
         let ids = tokens.map(|tokens| self.upload(tokens, "tokens")).transpose()?;
-        let name = format!("embed_{}", type_name(table.ty()));
         let (ids, w, out) = (ids.as_ref().map_or(0, Mem::at), table.mem().at(), out.at());
         let (n_cols, row_bytes) = (int(table.n_cols())?, table.row_bytes() as u64);
         // SAFETY: the length of `out` and all ids were checked above, `DevMat` has all of its rows; the ids are freed only
         // behind the kernel.
-        unsafe { self.launch(&name, [int(n)? as u32, 1, 1], 128, args![w, ids, out, n_cols, row_bytes]) }
+        unsafe {
+            self.launch(names(table.ty()).embed, [int(n)? as u32, 1, 1], 128, args![w, ids, out, n_cols, row_bytes])
+        }
     }
 
     /// The `k` largest of each row of `logits` (n_rows, n), largest first, of equal ones the lower index first: values and

@@ -13,29 +13,49 @@ const FEW: usize = 8;
 /// Threads of a block in matvec.cu: a warp per row.
 const MATVEC_THREADS: u32 = 128;
 
-/// The types that kernels know, with the word that stands for them in names of kernels.
-const TYPES: [(GgmlType, &str); 15] = [
-    (GgmlType::F32, "f32"),
-    (GgmlType::F16, "f16"),
-    (GgmlType::BF16, "bf16"),
-    (GgmlType::Q4_0, "q4_0"),
-    (GgmlType::Q4_1, "q4_1"),
-    (GgmlType::Q5_0, "q5_0"),
-    (GgmlType::Q5_1, "q5_1"),
-    (GgmlType::Q8_0, "q8_0"),
-    (GgmlType::Q2_K, "q2_k"),
-    (GgmlType::Q3_K, "q3_k"),
-    (GgmlType::Q4_K, "q4_k"),
-    (GgmlType::Q5_K, "q5_k"),
-    (GgmlType::Q6_K, "q6_k"),
-    (GgmlType::IQ4_NL, "iq4_nl"),
-    (GgmlType::IQ4_XS, "iq4_xs"),
+/// The kernels of a type, by name.
+pub(super) struct Names {
+    pub embed: &'static str,
+    /// For one token, and for up to eight.
+    matvec_1: &'static str,
+    matvec_8: &'static str,
+    matmul: &'static str,
+}
+
+macro_rules! names {
+    ($word:literal) => {
+        Names {
+            embed: concat!("embed_", $word),
+            matvec_1: concat!("matvec_", $word, "_1"),
+            matvec_8: concat!("matvec_", $word, "_8"),
+            matmul: concat!("matmul_", $word),
+        }
+    };
+}
+
+/// The types that kernels know.
+static TYPES: [(GgmlType, Names); 15] = [
+    (GgmlType::F32, names!("f32")),
+    (GgmlType::F16, names!("f16")),
+    (GgmlType::BF16, names!("bf16")),
+    (GgmlType::Q4_0, names!("q4_0")),
+    (GgmlType::Q4_1, names!("q4_1")),
+    (GgmlType::Q5_0, names!("q5_0")),
+    (GgmlType::Q5_1, names!("q5_1")),
+    (GgmlType::Q8_0, names!("q8_0")),
+    (GgmlType::Q2_K, names!("q2_k")),
+    (GgmlType::Q3_K, names!("q3_k")),
+    (GgmlType::Q4_K, names!("q4_k")),
+    (GgmlType::Q5_K, names!("q5_k")),
+    (GgmlType::Q6_K, names!("q6_k")),
+    (GgmlType::IQ4_NL, names!("iq4_nl")),
+    (GgmlType::IQ4_XS, names!("iq4_xs")),
 ];
 
 /// # Panics
 /// For a type that [`DevMat::upload`] refuses.
-pub(super) fn type_name(ty: GgmlType) -> &'static str {
-    TYPES.iter().find(|(known, _)| *known == ty).expect("checked by `DevMat::upload`").1
+pub(super) fn names(ty: GgmlType) -> &'static Names {
+    &TYPES.iter().find(|(known, _)| *known == ty).expect("checked by `DevMat::upload`").1
 }
 
 /// A matrix of packed rows in memory of a card.
@@ -135,7 +155,7 @@ pub struct EpilogueMem<'a> {
     pub gelu_erf: bool,
 }
 
-/// `MatVec` of matvec.cu and `MatMul` of matmul.cuh.
+/// `Product` of product.cuh.
 #[repr(C)]
 struct RawProduct {
     w: u64,
@@ -209,18 +229,18 @@ impl<'a> Input<'a> {
             n_tokens: int(n_tokens)?,
             flags: flag(epilogue.add, 1) | flag(epilogue.quick_gelu, 2) | flag(epilogue.gelu_erf, 4),
         };
-        let ty = type_name(w.ty);
+        let names = names(w.ty);
         let (name, grid, block) = if n_tokens <= FEW {
             let rows_per_block = MATVEC_THREADS as usize / 32;
-            let name = if n_tokens == 1 { format!("matvec_{ty}_1") } else { format!("matvec_{ty}_8") };
+            let name = if n_tokens == 1 { names.matvec_1 } else { names.matvec_8 };
             (name, [w.n_rows.div_ceil(rows_per_block), 1, 1], MATVEC_THREADS)
         } else {
             // As in matmul_float.cu and matmul_int8.cu.
             let (rows, tokens) = if is_float { (128, 64) } else { (64, 128) };
-            (format!("matmul_{ty}"), [w.n_rows.div_ceil(rows), n_tokens.div_ceil(tokens), 1], THREADS)
+            (names.matmul, [w.n_rows.div_ceil(rows), n_tokens.div_ceil(tokens), 1], THREADS)
         };
         let grid = [int(grid[0])? as u32, int(grid[1])? as u32, 1];
         // SAFETY: every length was checked above or when its owner was made.
-        unsafe { self.card.launch(&name, grid, block, args![raw]) }
+        unsafe { self.card.launch(name, grid, block, args![raw]) }
     }
 }

@@ -11,6 +11,8 @@ use longtake::gguf::GgmlType;
 use longtake::kernels::cuda::{Card, Mem, cards};
 use longtake::kernels::{Kernels, supported};
 
+use crate::random::Rng;
+
 /// Every type that weights can have.
 const WEIGHT_TYPES: [GgmlType; 15] = [
     GgmlType::F32,
@@ -44,33 +46,6 @@ fn scalar() -> &'static Kernels {
     let table = supported()[0];
     assert_eq!(table.name, "scalar");
     table
-}
-
-/// A small generator (splitmix64): seeds appear in every message.
-struct Rng(u64);
-
-impl Rng {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    /// Roughly normal, of variance 1.
-    fn normal(&mut self) -> f32 {
-        let z = self.bits();
-        (0..4).map(|i| ((z >> (16 * i)) & 0xffff) as f32 / 65536.0 - 0.5).sum::<f32>() * 1.732
-    }
-
-    fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.normal()).collect()
-    }
 }
 
 fn up(card: &Card, data: &[f32]) -> Mem {

@@ -3,40 +3,18 @@
 use longtake::gguf::GgmlType;
 use longtake::kernels::cuda::{Card, DevMat, EpilogueMem, Input, QuantizedMem};
 use longtake::kernels::{gelu_erf, matmul};
-use longtake::tensor::{MatView, dequantize_row, quantize_row};
+
+use crate::random::Weights;
 
 use super::{Rng, WEIGHT_TYPES, card, down, nmse, scalar, up};
 
-/// Packed weights and what they decode to.
-struct Weights {
-    ty: GgmlType,
-    n_cols: usize,
-    n_rows: usize,
-    packed: Vec<u8>,
-    decoded: Vec<f32>,
-}
-
-impl Weights {
-    fn random(ty: GgmlType, n_cols: usize, n_rows: usize, rng: &mut Rng) -> Weights {
-        let mut packed = vec![0; n_rows * ty.row_bytes(n_cols).unwrap()];
-        quantize_row(ty, &rng.vec(n_rows * n_cols), &mut packed, None).unwrap();
-        let mut decoded = vec![0.0; n_rows * n_cols];
-        dequantize_row(ty, &packed, &mut decoded).unwrap();
-        Weights { ty, n_cols, n_rows, packed, decoded }
-    }
-
-    fn view(&self) -> MatView<'_> {
-        MatView::new(self.ty, self.n_cols, self.n_rows, &self.packed).unwrap()
-    }
-
-    /// Exact products with `x`, (n_tokens, n_rows).
-    fn exact(&self, x: &[f32]) -> Vec<f32> {
-        let rows = |x: &[f32]| -> Vec<f32> {
-            let dot = |w: &[f32]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() as f32;
-            self.decoded.chunks(self.n_cols).map(dot).collect()
-        };
-        x.chunks(self.n_cols).flat_map(rows).collect()
-    }
+/// Exact products of `w` with `x`, (n_tokens, n_rows).
+fn exact(w: &Weights, x: &[f32]) -> Vec<f32> {
+    let rows = |x: &[f32]| -> Vec<f32> {
+        let dot = |w: &[f32]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() as f32;
+        w.decoded.chunks(w.n_cols).map(dot).collect()
+    };
+    x.chunks(w.n_cols).flat_map(rows).collect()
 }
 
 fn product(card: &Card, w: &Weights, x: &[f32], epilogue: EpilogueMem<'_>, out: &[f32]) -> Vec<f32> {
@@ -61,11 +39,11 @@ fn products_of_every_type_agree_with_scalar() {
             // One token, few, many; many in more than one tile of each kind.
             let n_tokens = [1, 2 + rng.below(7), 9 + rng.below(20), 40 + rng.below(100), 1, 8][seed as usize];
             let (n_cols, n_rows) = (blocks * ty.block_len(), 1 + rng.below(150));
-            let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let x = rng.vec(n_tokens * n_cols);
             let got = product(&card, &w, &x, EpilogueMem::default(), &vec![f32::NAN; n_tokens * n_rows]);
             let case = format!("{ty} seed {seed} ({n_tokens}, {n_cols}) x {n_rows}");
-            let exact = w.exact(&x);
+            let exact = exact(&w, &x);
             // Activations of 8 bits with a scale per 32 cost some 3e-5; parts of 8 bits are nearly exact.
             let bound = if ty.block_len() == 1 { 1e-10 } else { 1e-4 };
             let error = nmse(&got, &exact);
@@ -87,13 +65,13 @@ fn integers_are_multiplied_exactly() {
         for (seed, n_tokens) in [1, 5, 33].into_iter().enumerate() {
             let mut rng = Rng(seed as u64 + 200);
             let (n_cols, n_rows) = (256, 67);
-            let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             // 127 in every group makes its scale 1.
             let x: Vec<f32> = (0..n_tokens * n_cols)
                 .map(|i| if i % 32 == 5 { 127.0 } else { rng.below(255) as f32 - 127.0 })
                 .collect();
             let got = product(&card, &w, &x, EpilogueMem::default(), &vec![0.0; n_tokens * n_rows]);
-            let error = nmse(&got, &w.exact(&x));
+            let error = nmse(&got, &exact(&w, &x));
             assert!(error <= 1e-11, "{ty} seed {seed}, {n_tokens} tokens: NMSE {error:.1e}");
         }
     }
@@ -106,7 +84,7 @@ fn epilogues_do_what_they_say() {
         for (seed, n_tokens) in [1, 6, 30].into_iter().enumerate() {
             let mut rng = Rng(seed as u64 + 300);
             let (n_cols, n_rows) = (256, 37);
-            let w = Weights::random(ty, n_cols, n_rows, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let (x, before, bias) = (rng.vec(n_tokens * n_cols), rng.vec(n_tokens * n_rows), rng.vec(n_rows));
             let dev_bias = up(&card, &bias);
             let plain = product(&card, &w, &x, EpilogueMem::default(), &before);

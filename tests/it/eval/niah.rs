@@ -121,27 +121,65 @@ fn a_trial_is_the_published_sequence() {
     let likeliest = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
     let expected: Vec<u32> = logits.chunks_exact(engine.text.hparams().n_vocab).map(likeliest).collect();
 
-    // Asked for what it prefers anyway, the model is right; asked for anything else, it is wrong.
-    for (wanted, right) in [(engine.tokenizer.decode(&expected, false), None), (told.to_string(), Some(false))] {
-        let needle = Needle {
-            name: "drawn".into(),
-            pictures: copy(&engine, &picture),
-            question: question.into(),
-            answer: wanted,
-        };
+    let run = |answer: String| {
+        let mut pictures = Units::new(&engine, SIZE).unwrap();
+        pictures.push_pair(&engine, [&picture, &picture]).unwrap();
+        let needle = Needle { name: "drawn".into(), pictures, question: question.into(), answer };
         let mut niah = Niah::new(&engine, &haystack, std::slice::from_ref(&needle), n, options(Some(scale))).unwrap();
-        let outcome = niah.run(Trial { n, depth: 0.5, needle: 0 }, &mut |_| Ok(())).unwrap();
-        if right == Some(false) {
-            assert_eq!(outcome.predicted, engine.tokenizer.decode(&expected, false));
-            assert!(!outcome.right);
-        }
-    }
+        niah.run(Trial { n, depth: 0.5, needle: 0 }, &mut |_| Ok(())).unwrap()
+    };
+    // Told one answer, the model prefers the tokens that it prefers here, and is wrong.
+    assert_ne!(expected, answer);
+    let outcome = run(told.to_string());
+    assert_eq!(outcome.predicted, engine.tokenizer.decode(&expected, false));
+    assert!(!outcome.right && outcome.n_tokens == pos.len() + 1);
+    // Asked for the first of them, it is right; for another token, wrong.
+    let first = engine.tokenizer.decode(&expected[..1], false);
+    assert_eq!(ids(&first, false), expected[..1], "a token that is not its own text cannot be asked for: `{first}`");
+    assert!(run(first.clone()).right);
+    let other = if first == "Y" { "N" } else { "Y" };
+    assert!(!run(other.to_string()).right);
 }
 
-fn copy(engine: &Engine, picture: &Rgb) -> Units {
-    let mut units = Units::new(engine, SIZE).unwrap();
-    units.push_pair(engine, [picture, picture]).unwrap();
-    units
+/// The user's own haystack and needles: a video file that is shorter than the sweep, pictures of another size.
+#[test]
+fn a_video_and_a_list_of_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let entry = |i: u8| {
+        for (name, color) in [("needle", [200, 30, 30]), ("alike", [30, 30, 200])] {
+            let path = dir.path().join(format!("images/{name}{i}.png"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let mut picture = image::RgbImage::new(70, 90 + u32::from(i));
+            picture.pixels_mut().for_each(|p| p.0 = color);
+            picture.save(path).unwrap();
+        }
+        serde_json::json!({
+            "path": format!("images/needle{i}.png"), "interrupt_path": format!("images/alike{i}.png"),
+            "prompt": "\nFind the frame. What color is it?", "answer": "red"
+        })
+    };
+    let list = dir.path().join("dataset.json");
+    std::fs::write(&list, Value::from((0..2).map(entry).collect::<Vec<_>>()).to_string()).unwrap();
+    let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model/demo.mp4");
+    for (more, benchmark, n_alike) in [(&[][..], "V-NIAH", 0), (&["--distractors"], "V-NIAH-D", 1)] {
+        let out = dir.path().join(benchmark);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
+        command.args(["eval", "niah", "--lengths", "3,9,210", "--depths", "0", "--frame", "56x84", "--json"]);
+        command.arg("--haystack").arg(&clip).arg("--needles").arg(&list).arg("-o").arg(&out);
+        let run = command.args(more).output().unwrap();
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{stderr}");
+        // Twelve seconds at one frame a second are six units.
+        assert!(stderr.contains("has 6 units and is repeated up to 210"), "{stderr}");
+        let summary: Value = serde_json::from_slice(&run.stdout).unwrap();
+        assert_eq!((&summary["settings"]["benchmark"], &summary["trials"]), (&benchmark.into(), &6.into()));
+        let journal = std::fs::read_to_string(out.join("trials.jsonl")).unwrap();
+        let rows: Vec<Value> = journal.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(rows.iter().all(|row| row["expected"] == "red"), "{journal}");
+        // Six tokens a unit; the look-alike comes where 200 units fit.
+        let tokens = |n: u64| rows.iter().find(|row| row["frames"] == n).unwrap()["tokens"].as_u64().unwrap();
+        assert_eq!((tokens(9) - tokens(3), tokens(210) - tokens(9)), (6 * 6, 6 * (201 + n_alike)), "{journal}");
+    }
 }
 
 /// The program: drawn needles, a stop, a second run that goes on, other settings refused, files written.
