@@ -54,7 +54,8 @@ mod cuda {
         kernels.filter_map(|path| Some(path.file_stem()?.to_str()?.to_string())).collect()
     }
 
-    /// One image per file with code for all targets, and a table of them for `driver.rs`.
+    /// One image per file with code for all targets, and a table of them for `driver.rs`; ptxas's report of registers and
+    /// spills lies beside each image for `.ci/cuda`.
     fn images(names: &[String], out: &Path) {
         let nvcc = nvcc();
         println!("cargo:rerun-if-changed={}", nvcc.display());
@@ -86,7 +87,7 @@ mod cuda {
             return;
         }
         let mut command = Command::new(nvcc);
-        command.args(["-O3", "-std=c++17", "-fatbin", "-Werror", "all-warnings"]);
+        command.args(["-O3", "-std=c++17", "-fatbin", "-Werror", "all-warnings", "-Xptxas", "-v"]);
         for target in TARGETS.split_whitespace() {
             command.args(["-gencode", target]);
         }
@@ -94,6 +95,7 @@ mod cuda {
         let done = command.output().unwrap_or_else(|err| panic!("{} does not run: {err}", nvcc.display()));
         let log = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "nvcc refuses {name}.cu:\n{}{log}", String::from_utf8_lossy(&done.stdout));
+        std::fs::write(out.join(format!("{name}.log")), log.as_bytes()).expect("OUT_DIR can be written");
         std::fs::write(key_path, key).expect("OUT_DIR can be written");
     }
 

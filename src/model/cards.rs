@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::qwen2vl::Layer;
+use super::split::shares;
 use super::weights::Mat;
 use super::{CardBytes, HParams, Trace};
 use crate::cache::{CacheShape, KvCache};
@@ -268,24 +269,6 @@ impl CardLayers {
     }
 }
 
-/// `n` layers in runs whose lengths are as the free bytes of cards.
-fn shares(free: &[u64], n: usize) -> Vec<Range<usize>> {
-    let total: f64 = free.iter().map(|bytes| *bytes as f64).sum::<f64>().max(1.0);
-    let (mut start, mut sum) = (0, 0.0);
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for bytes in free {
-        sum += *bytes as f64;
-        let end = ((sum / total * n as f64).round() as usize).clamp(start, n);
-        runs.push(start..end);
-        start = end;
-    }
-    // Rounding leaves nothing over.
-    if let Some(last) = runs.last_mut() {
-        last.end = n;
-    }
-    runs
-}
-
 /// The last of `n` rows.
 fn last_row(rows: &Mem, n: usize, width: usize) -> Result<Vec<f32>> {
     let mut out = vec![0f32; width];
@@ -367,18 +350,5 @@ impl Step<'_> {
         xb.product(&layer.ffn_up, EpilogueMem::default(), &s.up)?;
         card.silu_mul(&s.gate, &s.up, n * hp.n_ff)?;
         Input::new(card, &s.gate, &s.quantized, (n, hp.n_ff)).product(&layer.ffn_down, ADD, &s.x)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shares;
-
-    #[test]
-    fn cards_get_layers_by_their_memory() {
-        assert_eq!(shares(&[10, 0], 28), [0..28, 28..28]);
-        assert_eq!(shares(&[30, 10], 28), [0..21, 21..28]);
-        assert_eq!(shares(&[1, 1, 1], 2), [0..1, 1..1, 1..2]);
-        assert_eq!(shares(&[0, 0], 3), [0..0, 0..3]);
     }
 }

@@ -8,6 +8,8 @@
 mod cards;
 mod hparams;
 mod qwen2vl;
+#[cfg(any(feature = "cuda", test))]
+mod split;
 mod trace;
 mod vision;
 #[cfg(feature = "cuda")]

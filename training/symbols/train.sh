@@ -11,7 +11,7 @@ root=$(realpath ../..)
 work=$(realpath -m "${1:-$root/target/symbols}")
 python=${PYTHON:-python3}
 read -r vision_1 vision_2 <<<"${VISION_STEPS:-900 1440}"
-steps=${STEPS:-2000}
+steps=${STEPS:-800}
 mkdir -p "$work" models
 
 step() { echo "== $*"; }
@@ -23,11 +23,11 @@ if [ ! -f "$work/tower.pt" ]; then
   mv "$work/tower.part.pt" "$work/tower.pt"
 fi
 
-# NAME LAYOUT [FLAGS]: the budget is the same for all layouts; later flags win.
+# NAME LAYOUT [FLAGS]: the siblings find one symbol and have the same budget for every layout; later flags win.
 train() {
   if [ -f "$work/$1.pt" ]; then return; fi
   step "language model: $1"
-  "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps "$steps" "${@:3}" >"$work/$1.log"
+  "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps "$steps" --most-needles 1 "${@:3}" >"$work/$1.log"
   mv "$work/$1.part.pt" "$work/$1.pt"
 }
 
@@ -44,8 +44,9 @@ train rope rope & a=$!
 # HoPE's frequencies without its temporal scales: the ablation "HFA".
 train hope-fixed hope --scales 1 & b=$!
 both $a $b
-# The embedded model learns on, from fresh frames.
-train embedded hope --start "$work/hope.pt" --steps "${STEPS:-1200}" --seed 3 --rate 1.5e-3
+# The embedded model learns on: up to three symbols, then fresh frames.
+train several hope --start "$work/hope.pt" --steps "${STEPS:-2400}" --most-needles 3 --seed 2
+train embedded hope --start "$work/several.pt" --steps "${STEPS:-1600}" --most-needles 3 --seed 3 --rate 1.5e-3
 
 step "files"
 cargo build --release --manifest-path "$root/Cargo.toml"
