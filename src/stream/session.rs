@@ -70,8 +70,10 @@ pub struct Session<'e> {
     /// Rows waiting for the next batch: embeddings and positions.
     embd: Vec<f32>,
     pos: Vec<Pos>,
-    /// Logits after everything fed so far.
+    /// Logits after everything fed so far; empty where only the largest came from a card.
     logits: Vec<f32>,
+    /// The largest of them.
+    top: Vec<(u32, f32)>,
     /// Tokens in the cache that the log does not count yet: of the unit at which a take was left.
     skip: usize,
     /// Where the cache is kept as it fills.
@@ -105,6 +107,7 @@ impl<'e> Session<'e> {
             embd: Vec::new(),
             pos: Vec::new(),
             logits: Vec::new(),
+            top: Vec::new(),
             skip: 0,
             recorder: None,
         })
@@ -245,6 +248,7 @@ impl<'e> Session<'e> {
         let n_logits = if dump.is_some() { 4 } else { 1 };
         let steps = Steps { total, n_logits };
         self.logits.clear();
+        self.top.clear();
         for at in start..prompt.units.len() {
             match prompt.units[at] {
                 Unit::Token(id) => self.feed_token(id, steps, events, dump.as_deref_mut())?,

@@ -18,5 +18,5 @@ mod product;
 pub use attention::{KvMem, Sequences};
 pub use driver::{CardInfo, cards};
 pub use memory::{Card, Copy2d, Mem};
-pub use ops::Rotation;
+pub use ops::{Rotation, TopMem};
 pub use product::{DevMat, EpilogueMem, Input, QuantizedMem};

@@ -129,42 +129,91 @@ impl Card {
         }
     }
 
-    /// Rows `tokens` of `table` as floats; out: (tokens, n_cols). Without tokens, all of its rows.
-    ///
-    /// # Errors
-    /// A token outside the table; what the card says.
-    pub fn embed(&self, table: &DevMat, tokens: Option<&[i32]>, out: &Mem) -> Result<()> {
-        let n = tokens.map_or(table.n_rows(), <[i32]>::len);
-        want("embed", &[(out, n * table.n_cols())]);
-        if let Some(id) = tokens.into_iter().flatten().find(|id| !(0..table.n_rows() as i64).contains(&i64::from(**id)))
-        {
-            return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {}", table.n_rows())));
-        }
-        let ids = tokens.map(|tokens| self.upload(tokens, "tokens")).transpose()?;
-        let (ids, w, out) = (ids.as_ref().map_or(0, Mem::at), table.mem().at(), out.at());
-        let (n_cols, row_bytes) = (int(table.n_cols())?, table.row_bytes() as u64);
-        // SAFETY: the length of `out` and all ids were checked above, `DevMat` has all of its rows; the ids are freed only
-        // behind the kernel.
-        unsafe {
-            self.launch(names(table.ty()).embed, [int(n)? as u32, 1, 1], 128, args![w, ids, out, n_cols, row_bytes])
-        }
-    }
-
-    /// The `k` largest of each row of `logits` (n_rows, n), largest first, of equal ones the lower index first: values and
-    /// indices, (n_rows, k) each. Where a row has fewer numbers that are not NaN, index -1.
+    /// Rows of `table` as floats: those that the `n` i32 of `tokens` name, which the caller checked, or the first `n`; out:
+    /// (n, n_cols).
     ///
     /// # Errors
     /// What the card says.
-    pub fn top_k(&self, logits: &Mem, (n_rows, n): (usize, usize), k: usize) -> Result<(Vec<f32>, Vec<i32>)> {
-        want("top_k", &[(logits, n_rows * n)]);
-        let (mut values, mut ids) = (vec![0f32; n_rows * k], vec![0i32; n_rows * k]);
-        let (to_values, to_ids) = (self.alloc(n_rows * k * 4, "top_k")?, self.alloc(n_rows * k * 4, "top_k")?);
-        let (logits, at_values, at_ids, n, k) = (logits.at(), to_values.at(), to_ids.at(), int(n)?, int(k)?);
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn embed(&self, table: &DevMat, tokens: Option<&Mem>, n: usize, out: &Mem) -> Result<()> {
+        want("embed", &[(out, n * table.n_cols()), (tokens.unwrap_or(out), n)]);
+        assert!(tokens.is_some() || n <= table.n_rows(), "{n} of {} rows", table.n_rows());
+        let (ids, w, out) = (tokens.map_or(0, Mem::at), table.mem().at(), out.at());
+        let (n_cols, n_rows, row_bytes) = (int(table.n_cols())?, int(table.n_rows())?, table.row_bytes() as u64);
+        let (kernel, grid) = (names(table.ty()).embed, [int(n)? as u32, 1, 1]);
+        // SAFETY: lengths were checked above, `DevMat` has all of its rows, and the kernel stays within them.
+        unsafe { self.launch(kernel, grid, 128, args![w, ids, out, n_cols, n_rows, row_bytes]) }
+    }
+
+    /// Writes the `k` largest of each row of `x` (n_rows, n) to `to`, largest first, of equal ones the lower index first.
+    /// Where a row has fewer numbers that are not NaN, index -1; where one is NaN or positive infinity, bit 1 of the i32
+    /// `flags` is set.
+    ///
+    /// # Errors
+    /// What the card says.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn top_k(&self, x: &Mem, (n_rows, n): (usize, usize), k: usize, to: &TopMem, flags: &Mem) -> Result<()> {
+        let n_slices = top_slices(n);
+        want("top_k", &[(x, n_rows * n), (&to.values, n_rows * k), (&to.ids, n_rows * k), (flags, 1)]);
+        let parts = if n_slices > 1 { n_rows * n_slices * k } else { 0 };
+        want("top_k", &[(&to.part_values, parts), (&to.part_ids, parts)]);
+        let (x, flags, rows, n, k) = (x.at(), flags.at(), int(n_rows)? as u32, int(n)?, int(k)?);
+        let (values, ids, no_names) = (to.values.at(), to.ids.at(), 0u64);
+        if n_slices == 1 {
+            // SAFETY: lengths were checked above.
+            return unsafe {
+                self.launch("top_k", [1, rows, 1], THREADS, args![x, no_names, values, ids, flags, n, n, k])
+            };
+        }
+        let (part_values, part_ids, slice) = (to.part_values.at(), to.part_ids.at(), TOP_SLICE as i32);
+        let (grid, merged) = ([n_slices as u32, rows, 1], int(n_slices)? * k);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("top_k", [int(n_rows)? as u32, 1, 1], 1024, args![logits, at_values, at_ids, n, k])? };
-        to_values.read(&mut values)?;
-        to_ids.read(&mut ids)?;
-        Ok((values, ids))
+        unsafe {
+            self.launch("top_k", grid, THREADS, args![x, no_names, part_values, part_ids, flags, n, slice, k])?;
+        }
+        // SAFETY: as above; the slices' numbers were written by the kernel before.
+        unsafe {
+            let args = args![part_values, part_ids, values, ids, flags, merged, merged, k];
+            self.launch("top_k", [1, rows, 1], THREADS, args)
+        }
+    }
+}
+
+/// Numbers of a row that one block of pick.cu looks at.
+const TOP_SLICE: usize = 4096;
+
+fn top_slices(n: usize) -> usize {
+    n.div_ceil(TOP_SLICE).max(1)
+}
+
+/// Where [`Card::top_k`] puts what it finds, and room for what it finds on the way.
+#[derive(Clone)]
+pub struct TopMem {
+    /// (n_rows, k)
+    pub values: Mem,
+    pub ids: Mem,
+    part_values: Mem,
+    part_ids: Mem,
+}
+
+impl TopMem {
+    /// The `k` largest of each of `n_rows` rows of `n` go to `values` and `ids`.
+    ///
+    /// # Errors
+    /// Memory that the card does not have.
+    pub fn new(card: &Card, (n_rows, n): (usize, usize), k: usize, values: Mem, ids: Mem) -> Result<TopMem> {
+        let part = n_rows * top_slices(n) * k * size_of::<f32>();
+        let [part_values, part_ids] = card.alloc_parts([part, part], "the largest logits")?;
+        Ok(TopMem { values, ids, part_values, part_ids })
+    }
+
+    /// Bytes of what [`TopMem::new`] reserves.
+    pub fn n_bytes(n_rows: usize, n: usize, k: usize) -> usize {
+        2 * n_rows * top_slices(n) * k * size_of::<f32>()
     }
 }
 

@@ -96,6 +96,11 @@ impl DevMat {
         self.n_rows
     }
 
+    /// Whether `other` is the same memory.
+    pub fn is(&self, other: &DevMat) -> bool {
+        self.mem.card().is(other.mem.card()) && self.mem.at() == other.mem.at()
+    }
+
     /// Bytes in all.
     pub fn n_bytes(&self) -> usize {
         self.mem.len()

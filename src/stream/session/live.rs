@@ -94,6 +94,7 @@ impl<'e> Session<'e> {
         events.send(Event::PromptStart { n_tokens: live.limit, cached: 0 });
         self.clear();
         self.logits.clear();
+        self.top.clear();
         let mut window = Window::default();
         let end =
             self.read_stream(before, plan, &live, &mut window, (&mut events, cancel), keep).and_then(|end| match end {

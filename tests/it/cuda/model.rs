@@ -6,8 +6,8 @@ use std::sync::Arc;
 use longtake::cache::{CacheShape, KvCache};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels::cuda::Card;
-use longtake::model::{Batch, Scratch, TextModel, VisionTower};
-use longtake::position::Placer;
+use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
+use longtake::position::{Placer, Pos};
 
 use super::{Rng, card, nmse};
 use crate::model::check_on_cards;
@@ -83,6 +83,58 @@ fn layers_on_cards_agree_with_the_cpu_wherever_the_boundary_is() {
                 let case = format!("{ty}, {n} of {n_layer} layers on {} cards", cards.len());
                 assert!(error <= 2e-3, "{case}: NMSE {error:.1e}");
             }
+        }
+    }
+}
+
+/// Tokens one by one, the next the likeliest of the one before: what each step brought, with its largest logits first.
+fn decode(model: &TextModel, n_top: usize, n_steps: usize, scratch: &mut Scratch) -> Vec<Vec<(u32, f32)>> {
+    let hp = model.hparams();
+    let (mut cache, mut placer) = (cache_of(model, n_steps, GgmlType::F16), Placer::new(hp.layout));
+    let (mut id, mut found) = (5, Vec::new());
+    for _ in 0..n_steps {
+        let mut pos: Vec<Pos> = Vec::new();
+        placer.text(1, &mut pos);
+        let mut ranked: Vec<(u32, f32)> = match model.step(id, pos[0], n_top, &mut cache, scratch).unwrap() {
+            Choice::Logits(logits) => (0..).zip(logits.iter().copied()).collect(),
+            Choice::Top(top) => {
+                let top = top.to_vec();
+                // The others are still there.
+                let row = model.logits(scratch).unwrap();
+                assert!(row.len() == hp.n_vocab && top.iter().all(|(id, logit)| row[*id as usize] == *logit));
+                top
+            }
+        };
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        id = ranked[0].0;
+        found.push(ranked);
+    }
+    found
+}
+
+#[test]
+fn the_largest_logits_come_alone_where_all_of_the_model_is_on_cards() {
+    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+    let hp = model.hparams().clone();
+    for n in [1, hp.n_layer, hp.n_layer + 1] {
+        for cards in [vec![card()], vec![card(), card()]] {
+            if std::env::var_os("LONGTAKE_CUDA_TEST").is_some() && cards.len() > 1 {
+                continue;
+            }
+            model.offload(&cards, n).unwrap();
+            let case = format!("{n} of {} layers on {} cards", hp.n_layer, cards.len());
+            let mut scratch = Scratch::new(&hp, 1);
+            let want = decode(&model, 0, 4, &mut scratch);
+            for (n_top, n_come) in [(1, 1), (40, 40), (65, hp.n_vocab)] {
+                let got = decode(&model, n_top, 4, &mut scratch);
+                let n_come = if n > hp.n_layer { n_come.min(hp.n_vocab) } else { hp.n_vocab };
+                for (got, want) in got.iter().zip(&want) {
+                    assert!(got.len() == n_come && got[..] == want[..n_come], "{n_top} of {case}");
+                }
+            }
+            let error =
+                model.step(hp.n_vocab as u32, Pos::default(), 1, &mut cache_of(&model, 1, GgmlType::F16), &mut scratch);
+            assert!(error.unwrap_err().to_string().contains("outside the vocabulary"), "{case}");
         }
     }
 }
