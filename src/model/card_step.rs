@@ -1,11 +1,15 @@
 //! What a batch does on cards: its inputs go there in one piece, the kernels of all layers are launched, and what was asked
-//! for comes back: hidden states, logits, or only the largest of them.
+//! for comes back: hidden states, logits, or only the largest of them. A single token's launches are the same from step to
+//! step, what changes is in the inputs; so they are recorded as a graph, which is then replayed.
 
 use super::cards::{CardLayer, CardLayers, Head, Run};
 use super::{HParams, Trace};
 use crate::cache::KvCache;
 use crate::error::Context;
-use crate::kernels::cuda::{Card, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sequences, TopMem};
+use crate::gguf::GgmlType;
+use crate::kernels::cuda::{
+    Card, EpilogueMem, Graph, HostMem, Input, KvMem, Mem, MemId, QuantizedMem, Rotation, Sequences, TopMem,
+};
 use crate::position::RotaryTable;
 use crate::{Error, Result};
 
@@ -67,13 +71,37 @@ pub(super) struct RunScratch {
     /// ([`HEAD_ROWS`], n_vocab), where the head is.
     logits: Mem,
     quantized: QuantizedMem,
-    /// What changes from step to step, [`INPUT_HEAD`] words and (n_tokens, 2, pairs) cosines and sines, and the same here.
+    /// What changes from step to step: [`INPUT_HEAD`] words and (n_tokens, 2, pairs) cosines and sines.
     inputs: Mem,
-    host_inputs: Vec<u32>,
-    /// What comes back, [`RESULTS`] words, and the same here.
+    /// What comes back, [`RESULTS`] words.
     results: Mem,
-    host_results: Vec<u32>,
     top: Option<TopMem>,
+    /// The same on the host: results, then inputs, then hidden states or logits.
+    host: HostMem,
+    recorded: Recorded,
+}
+
+/// What the launches of a single token depend on besides the inputs.
+#[derive(Clone, Copy, PartialEq)]
+struct Shape {
+    /// Where weights and rows of the cache are, of the first layer; the others follow.
+    weights: MemId,
+    keys: (GgmlType, MemId),
+    values: (GgmlType, MemId),
+    /// Ranges of keys in attention.
+    n_splits: usize,
+    takes_token: bool,
+    n_turning: usize,
+    n_logits: usize,
+    n_top: usize,
+}
+
+/// The launches of a single token, once they came twice in the same shape: the first time kernels may still be loaded, which
+/// cannot be recorded.
+#[derive(Default)]
+struct Recorded {
+    shape: Option<Shape>,
+    graph: Option<Graph>,
 }
 
 /// Working memory on all cards.
@@ -101,6 +129,11 @@ fn scratch_sizes(hp: &HParams, n_batch: usize, has_head: bool) -> [usize; 12] {
     ]
 }
 
+/// Words of hidden states or logits that are on their way at once.
+fn host_rows(hp: &HParams, n_batch: usize, has_head: bool) -> usize {
+    (n_batch * hp.n_embd).max(if has_head { HEAD_ROWS * hp.n_vocab } else { 0 })
+}
+
 fn widest(hp: &HParams) -> usize {
     hp.n_embd.max(hp.n_head * hp.n_embd_head).max(hp.n_ff)
 }
@@ -113,8 +146,8 @@ impl RunScratch {
         let quantized = QuantizedMem::new(card, n_batch * widest(hp))?;
         let (ids, values) = (results.floats(RESULT_HEAD, MAX_TOP), results.floats(RESULT_HEAD + MAX_TOP, MAX_TOP));
         let top = has_head.then(|| TopMem::new(card, (1, hp.n_vocab), MAX_TOP, values, ids)).transpose()?;
-        let host_inputs = vec![0; inputs.len() / size_of::<u32>()];
-        let host_results = vec![0; RESULTS];
+        let n_inputs = inputs.len() / size_of::<u32>();
+        let host = HostMem::new(card, RESULTS + n_inputs + host_rows(hp, n_batch, has_head))?;
         Ok(RunScratch {
             x,
             xb,
@@ -128,10 +161,10 @@ impl RunScratch {
             logits,
             quantized,
             inputs,
-            host_inputs,
             results,
-            host_results,
             top,
+            host,
+            recorded: Recorded::default(),
         })
     }
 
@@ -157,21 +190,35 @@ impl RunScratch {
         self.results.floats(0, 1)
     }
 
-    /// Sends what changes from step to step.
-    fn send(&mut self, batch: &CardBatch<'_>, n_past: usize) -> Result<()> {
+    /// Where inputs and rows begin in `host`; results are the first.
+    fn host_inputs(&self) -> usize {
+        RESULTS
+    }
+
+    fn host_rows(&self) -> usize {
+        RESULTS + self.inputs.len() / size_of::<u32>()
+    }
+
+    /// Sends what changes from step to step, and the hidden states `x` where the batch begins with these.
+    fn send(&mut self, batch: &CardBatch<'_>, n_past: usize, x: Option<&[f32]>) -> Result<()> {
         let angles = batch.angles.rows();
-        let used = &mut self.host_inputs[..INPUT_HEAD + angles.len()];
-        used[0] = n_past as u32;
-        used[1] = batch.token.unwrap_or(0);
-        used[INPUT_HEAD..].copy_from_slice(bytemuck::cast_slice(angles));
-        self.inputs.write(used)
+        let (at, n, rows) = (self.host_inputs(), INPUT_HEAD + angles.len(), self.host_rows());
+        let host = self.host.words_mut()?;
+        host[at] = n_past as u32;
+        host[at + 1] = batch.token.unwrap_or(0);
+        host[at + INPUT_HEAD..at + n].copy_from_slice(bytemuck::cast_slice(angles));
+        if let Some(x) = x {
+            host[rows..][..x.len()].copy_from_slice(bytemuck::cast_slice(x));
+            self.host.send((rows, x.len()), &self.x)?;
+        }
+        self.host.send((at, n), &self.inputs)
     }
 
     /// Waits for the batch: its flags, and the `n_top` largest logits behind them.
     fn receive(&mut self, n_top: usize) -> Result<i32> {
         let used = if n_top > 0 { RESULTS } else { 1 };
-        self.results.read(&mut self.host_results[..used])?;
-        let flags = self.host_results[0] as i32;
+        self.host.receive(&self.results, (0, used))?;
+        let flags = self.host.words_mut()?[0] as i32;
         if flags != 0 {
             self.flags().write(&[0i32])?;
         }
@@ -179,11 +226,19 @@ impl RunScratch {
     }
 
     /// The largest logits that the last [`RunScratch::receive`] brought.
-    fn largest(&self, n_top: usize) -> impl Iterator<Item = (u32, f32)> {
-        let (ids, values) = self.host_results[RESULT_HEAD..].split_at(MAX_TOP);
+    fn largest(&mut self, n_top: usize) -> Result<impl Iterator<Item = (u32, f32)>> {
+        let (ids, values) = self.host.words_mut()?[RESULT_HEAD..RESULTS].split_at(MAX_TOP);
         let pairs = ids.iter().zip(values).take(n_top).map(|(id, value)| (*id, f32::from_bits(*value)));
         // Places without a number are called -1.
-        pairs.take_while(|(id, _)| *id as i32 >= 0)
+        Ok(pairs.take_while(|(id, _)| *id as i32 >= 0))
+    }
+
+    /// Brings the first `out.len()` floats of the hidden states or, with `logits`, of the logits.
+    fn fetch(&mut self, logits: bool, out: &mut [f32]) -> Result<()> {
+        let (from, at) = (if logits { &self.logits } else { &self.x }, self.host_rows());
+        self.host.receive(from, (at, out.len()))?;
+        out.copy_from_slice(bytemuck::cast_slice(&self.host.words_mut()?[at..][..out.len()]));
+        Ok(())
     }
 }
 
@@ -217,12 +272,9 @@ impl CardLayers {
         out.logits.clear();
         out.top.clear();
         for (i, (run, s)) in self.runs.iter().zip(&mut scratch.0).enumerate() {
-            if i > 0 || batch.token.is_none() {
-                s.x.write(out.x)?;
-            }
-            s.send(batch, cache.len())?;
-            let work = Work { run, batch, s, cache, rows: i, takes_token: i == 0 && batch.token.is_some() };
-            work.launch(out.trace.as_deref_mut())?;
+            let takes_token = i == 0 && batch.token.is_some();
+            s.send(batch, cache.len(), (!takes_token).then_some(&*out.x))?;
+            run.work(batch, s, cache, (i, takes_token), out.trace.as_deref_mut())?;
             let n_top = if run.head.is_some() { batch.n_top } else { 0 };
             let flags = s.receive(n_top)?;
             if flags & BROKEN_CACHE != 0 {
@@ -234,8 +286,8 @@ impl CardLayers {
                 )));
             }
             match &run.head {
-                None => s.x.read(out.x)?,
-                Some(_) if n_top > 0 && flags & BROKEN_LOGITS == 0 => out.top.extend(s.largest(n_top)),
+                None => s.fetch(false, out.x)?,
+                Some(_) if n_top > 0 && flags & BROKEN_LOGITS == 0 => out.top.extend(s.largest(n_top)?),
                 Some(head) => run.logits(head, batch, s, out.logits)?,
             }
         }
@@ -246,23 +298,40 @@ impl CardLayers {
     ///
     /// # Errors
     /// What a card says.
-    pub fn last_logits(&self, hp: &HParams, scratch: &CardScratch, logits: &mut Vec<f32>) -> Result<()> {
-        let Some(s) = scratch.0.last() else { return Ok(()) };
+    pub fn last_logits(&self, hp: &HParams, scratch: &mut CardScratch, logits: &mut Vec<f32>) -> Result<()> {
+        let Some(s) = scratch.0.last_mut() else { return Ok(()) };
         logits.resize(hp.n_vocab, 0.0);
-        s.logits.read(logits)
+        s.fetch(true, logits)
     }
 }
 
 impl Run {
+    /// Asks the card for all that a batch takes. A single token's launches are recorded and replayed.
+    fn work(
+        &self,
+        batch: &CardBatch<'_>,
+        s: &mut RunScratch,
+        cache: &KvCache,
+        (rows, takes_token): (usize, bool),
+        trace: Option<&mut Trace>,
+    ) -> Result<()> {
+        // Taken out, so that the launches can borrow the rest.
+        let mut recorded = std::mem::take(&mut s.recorded);
+        let work = Work { run: self, batch, s, cache, rows, takes_token };
+        let done = if batch.n == 1 && trace.is_none() { work.step(&mut recorded) } else { work.launch(trace) };
+        s.recorded = recorded;
+        done
+    }
+
     /// Brings the logits of the batch over; those of the first [`HEAD_ROWS`] rows are there already.
-    fn logits(&self, head: &Head, batch: &CardBatch<'_>, s: &RunScratch, logits: &mut Vec<f32>) -> Result<()> {
+    fn logits(&self, head: &Head, batch: &CardBatch<'_>, s: &mut RunScratch, logits: &mut Vec<f32>) -> Result<()> {
         let CardBatch { hp, n_logits, .. } = *batch;
         logits.resize(n_logits * hp.n_vocab, 0.0);
         for (i, out) in logits.chunks_mut(HEAD_ROWS * hp.n_vocab).enumerate() {
             if i > 0 {
                 self.head_rows(head, batch, s, i)?;
             }
-            s.logits.read(out)?;
+            s.fetch(true, out)?;
         }
         Ok(())
     }
@@ -299,6 +368,43 @@ struct Work<'a> {
 const ADD: EpilogueMem<'static> = EpilogueMem { bias: None, add: true, quick_gelu: false, gelu_erf: false };
 
 impl Work<'_> {
+    /// What a single token's launches depend on; `None` without layers.
+    fn shape(&self) -> Option<Shape> {
+        let (CardBatch { hp, n, angles, n_logits, n_top, .. }, cache) = (*self.batch, self.cache);
+        let (keys, values) = cache.card_rows()[self.rows].layer(self.run.layers.start, cache.shape());
+        let heads = (hp.n_head, hp.n_head_kv, hp.n_embd_head);
+        Some(Shape {
+            weights: self.run.weights.first()?.attn_norm.id(),
+            keys: (keys.ty, keys.mem.id()),
+            values: (values.ty, values.mem.id()),
+            n_splits: Card::attention_splits(n, cache.len() + n, heads),
+            takes_token: self.takes_token,
+            n_turning: angles.n_turning(),
+            n_logits,
+            n_top,
+        })
+    }
+
+    /// The launches of a single token: replayed where they were recorded in this shape, recorded where they come for the
+    /// second time.
+    fn step(&self, recorded: &mut Recorded) -> Result<()> {
+        let shape = self.shape();
+        let card = &self.run.card;
+        if shape.is_none() || recorded.shape != shape {
+            *recorded = Recorded { shape, graph: None };
+            return self.launch(None);
+        }
+        if recorded.graph.is_none() {
+            recorded.graph = card.capture(|| self.launch(None))?;
+        }
+        let Some(graph) = &recorded.graph else { return self.launch(None) };
+        if card.replay(graph)? {
+            return Ok(());
+        }
+        recorded.graph = None;
+        self.launch(None)
+    }
+
     /// Launches every kernel, from the inputs to the results. Without a trace nothing here waits or copies.
     fn launch(&self, mut trace: Option<&mut Trace>) -> Result<()> {
         let Work { run, s, cache, .. } = *self;

@@ -11,7 +11,7 @@ use super::weights::Mat;
 use super::{CardBytes, HParams};
 use crate::Result;
 use crate::cache::CacheShape;
-use crate::kernels::cuda::{Card, DevMat, Mem};
+use crate::kernels::cuda::{Card, DevMat, Mem, Stream};
 
 /// [`Layer`] in memory of a card.
 pub(super) struct CardLayer {
@@ -96,7 +96,8 @@ impl CardLayers {
             if range.is_empty() {
                 continue;
             }
-            let load = |il: usize| CardLayer::load(card, &layers[il], il);
+            let copies = card.on(Stream::Copy);
+            let load = |il: usize| CardLayer::load(&copies, &layers[il], il);
             runs.push(Run {
                 card: card.clone(),
                 weights: range.clone().map(load).collect::<Result<_>>()?,
@@ -107,15 +108,19 @@ impl CardLayers {
         }
         if let Some(Ends { token_embd, norm, output }) = ends.filter(|_| !runs.is_empty()) {
             let last = runs.last_mut().expect("there is one");
-            let norm = last.card.upload(norm, "output_norm")?;
-            let output_mat = DevMat::upload(&last.card, output.view(), "output")?;
+            let copies = last.card.on(Stream::Copy);
+            let norm = copies.upload(norm, "output_norm")?;
+            let output_mat = DevMat::upload(&copies, output.view(), "output")?;
             last.head = Some(Head { norm, output: output_mat.clone() });
             let n_runs = runs.len();
             let first = &mut runs[0];
             let is_same = n_runs == 1 && std::ptr::eq(token_embd.view().data(), output.view().data());
+            let copies = first.card.on(Stream::Copy);
             first.embd =
-                Some(if is_same { output_mat } else { DevMat::upload(&first.card, token_embd.view(), "token_embd")? });
+                Some(if is_same { output_mat } else { DevMat::upload(&copies, token_embd.view(), "token_embd")? });
         }
+        // Whoever uses the weights need not wait for them any more.
+        runs.iter().try_for_each(|run| run.card.on(Stream::Copy).sync())?;
         Ok(CardLayers { runs })
     }
 

@@ -335,7 +335,7 @@ impl TextModel {
     /// What a card says.
     pub fn logits<'s>(&self, s: &'s mut Scratch) -> Result<&'s [f32]> {
         #[cfg(feature = "cuda")]
-        if let (Some(cards), Some(memory), false) = (&self.cards, &s.cards, s.top.is_empty()) {
+        if let (Some(cards), Some(memory), false) = (&self.cards, &mut s.cards, s.top.is_empty()) {
             cards.last_logits(&self.hp, memory, &mut s.logits)?;
             s.top.clear();
         }

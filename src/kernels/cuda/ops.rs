@@ -1,9 +1,8 @@
 //! The small operations: lengths are checked here, and the kernel is launched. Each names itself in its errors.
 
-use std::ffi::c_void;
-
-use super::memory::{Card, Mem};
-use super::product::{DevMat, names};
+use super::kernel::Kernel;
+use super::memory::{Args, Card, Mem};
+use super::product::DevMat;
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -46,7 +45,10 @@ pub(super) fn want(op: &str, lengths: &[(&Mem, usize)]) {
 /// Arguments of a kernel, by address.
 macro_rules! args {
     ($($arg:expr),* $(,)?) => {
-        &mut [$((&raw const $arg).cast_mut().cast::<std::ffi::c_void>()),*]
+        $crate::kernels::cuda::memory::Args {
+            at: &mut [$((&raw const $arg).cast_mut().cast::<std::ffi::c_void>()),*],
+            sizes: &[$(size_of_val(&$arg)),*],
+        }
     };
 }
 pub(super) use args;
@@ -54,12 +56,12 @@ pub(super) use args;
 impl Card {
     /// # Safety
     /// See `Driver::launch`.
-    pub(super) unsafe fn launch(&self, name: &str, grid: [u32; 3], block: u32, args: &mut [*mut c_void]) -> Result<()> {
+    pub(super) unsafe fn launch(&self, kernel: Kernel, grid: [u32; 3], block: u32, args: Args<'_>) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        unsafe { self.driver().launch(name, grid, block, args) }.at(|| name.to_string())
+        unsafe { self.driver().launch(self.stream(), kernel, grid, block, args) }.at(|| kernel.name().to_string())
     }
 
     /// out = x / sqrt(mean(x²) + eps) * weight, row by row; x, out: (n_rows, n), weight: (n,).
@@ -71,7 +73,7 @@ impl Card {
         want("rms_norm", &[(x, n_rows * n), (out, n_rows * n)]);
         let (x, weight, out, n) = (x.at(), weight.at(), out.at(), int(n)?);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("rms_norm", [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, out, n, eps]) }
+        unsafe { self.launch(Kernel::RMS_NORM, [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, out, n, eps]) }
     }
 
     /// out = (x - mean) / sqrt(var + eps) * weight + bias, row by row; x, out: (n_rows, n), weight, bias: (n,).
@@ -83,7 +85,9 @@ impl Card {
         want("layer_norm", &[(x, n_rows * n), (out, n_rows * n), (bias, n)]);
         let (x, weight, bias, out, n) = (x.at(), weight.at(), bias.at(), out.at(), int(n)?);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("layer_norm", [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, bias, out, n, eps]) }
+        unsafe {
+            self.launch(Kernel::LAYER_NORM, [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, bias, out, n, eps])
+        }
     }
 
     /// gate = silu(gate) * up, over `n` floats.
@@ -91,7 +95,7 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn silu_mul(&self, gate: &Mem, up: &Mem, n: usize) -> Result<()> {
-        self.elements("silu_mul", gate, Some(up), n)
+        self.elements(Kernel::SILU_MUL, gate, Some(up), n)
     }
 
     /// x += y, over `n` floats.
@@ -99,7 +103,7 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn add(&self, x: &Mem, y: &Mem, n: usize) -> Result<()> {
-        self.elements("add", x, Some(y), n)
+        self.elements(Kernel::ADD, x, Some(y), n)
     }
 
     /// x = x * sigmoid(1.702 x), over `n` floats.
@@ -107,7 +111,7 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn quick_gelu(&self, x: &Mem, n: usize) -> Result<()> {
-        self.elements("quick_gelu", x, None, n)
+        self.elements(Kernel::QUICK_GELU, x, None, n)
     }
 
     /// x = 0.5 x (1 + erf(x / sqrt(2))), over `n` floats.
@@ -115,17 +119,17 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn gelu_erf(&self, x: &Mem, n: usize) -> Result<()> {
-        self.elements("gelu_erf", x, None, n)
+        self.elements(Kernel::GELU_ERF, x, None, n)
     }
 
-    fn elements(&self, name: &str, x: &Mem, y: Option<&Mem>, n: usize) -> Result<()> {
-        want(name, &[(x, n), (y.unwrap_or(x), n)]);
+    fn elements(&self, kernel: Kernel, x: &Mem, y: Option<&Mem>, n: usize) -> Result<()> {
+        want(kernel.name(), &[(x, n), (y.unwrap_or(x), n)]);
         let (grid, x, count) = ([blocks_for(n)?, 1, 1], x.at(), n as u64);
         match y.map(Mem::at) {
             // SAFETY: lengths were checked above.
-            Some(y) => unsafe { self.launch(name, grid, THREADS, args![x, y, count]) },
+            Some(y) => unsafe { self.launch(kernel, grid, THREADS, args![x, y, count]) },
             // SAFETY: lengths were checked above.
-            None => unsafe { self.launch(name, grid, THREADS, args![x, count]) },
+            None => unsafe { self.launch(kernel, grid, THREADS, args![x, count]) },
         }
     }
 
@@ -142,7 +146,7 @@ impl Card {
         assert!(tokens.is_some() || n <= table.n_rows(), "{n} of {} rows", table.n_rows());
         let (ids, w, out) = (tokens.map_or(0, Mem::at), table.mem().at(), out.at());
         let (n_cols, n_rows, row_bytes) = (int(table.n_cols())?, int(table.n_rows())?, table.row_bytes() as u64);
-        let (kernel, grid) = (names(table.ty()).embed, [int(n)? as u32, 1, 1]);
+        let (kernel, grid) = (table.kernels().embed, [int(n)? as u32, 1, 1]);
         // SAFETY: lengths were checked above, `DevMat` has all of its rows, and the kernel stays within them.
         unsafe { self.launch(kernel, grid, 128, args![w, ids, out, n_cols, n_rows, row_bytes]) }
     }
@@ -166,19 +170,19 @@ impl Card {
         if n_slices == 1 {
             // SAFETY: lengths were checked above.
             return unsafe {
-                self.launch("top_k", [1, rows, 1], THREADS, args![x, no_names, values, ids, flags, n, n, k])
+                self.launch(Kernel::TOP_K, [1, rows, 1], THREADS, args![x, no_names, values, ids, flags, n, n, k])
             };
         }
         let (part_values, part_ids, slice) = (to.part_values.at(), to.part_ids.at(), TOP_SLICE as i32);
         let (grid, merged) = ([n_slices as u32, rows, 1], int(n_slices)? * k);
         // SAFETY: lengths were checked above.
         unsafe {
-            self.launch("top_k", grid, THREADS, args![x, no_names, part_values, part_ids, flags, n, slice, k])?;
+            self.launch(Kernel::TOP_K, grid, THREADS, args![x, no_names, part_values, part_ids, flags, n, slice, k])?;
         }
         // SAFETY: as above; the slices' numbers were written by the kernel before.
         unsafe {
             let args = args![part_values, part_ids, values, ids, flags, merged, merged, k];
-            self.launch("top_k", [1, rows, 1], THREADS, args)
+            self.launch(Kernel::TOP_K, [1, rows, 1], THREADS, args)
         }
     }
 }
@@ -270,6 +274,6 @@ impl Card {
         let (rows, bias, n_head, d, n_pairs) =
             (rows.at(), bias.map_or(0, Mem::at), int(n_head)?, int(d)?, n_pairs as u64);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("rotate_rows", grid, THREADS, args![rows, bias, rotation, n_head, d, n_pairs]) }
+        unsafe { self.launch(Kernel::ROTATE_ROWS, grid, THREADS, args![rows, bias, rotation, n_head, d, n_pairs]) }
     }
 }

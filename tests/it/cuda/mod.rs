@@ -6,6 +6,7 @@ mod model;
 
 mod products;
 mod rows;
+mod streams;
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::cuda::{Card, Mem, cards};

@@ -26,11 +26,11 @@ fn all_on_a_card_gives_the_reference_numbers() {
     });
 }
 
-fn demo(name: &str) -> Arc<Gguf> {
+pub fn demo(name: &str) -> Arc<Gguf> {
     Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)).unwrap())
 }
 
-fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {
+pub fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {
     let hp = model.hparams();
     let (n_layer, n_head_kv, d) = (hp.n_layer, hp.n_head_kv, hp.n_embd_head);
     KvCache::new(CacheShape { n_layer, n_head_kv, d, n_ctx, type_k: ty, type_v: ty }).unwrap()
