@@ -56,6 +56,7 @@ pub(super) struct Ends<'a> {
 /// All layers that are on cards: the last ones of the model.
 pub struct CardLayers {
     pub(super) runs: Vec<Run>,
+    places: Vec<(Card, Range<usize>)>,
 }
 
 impl CardLayers {
@@ -121,7 +122,8 @@ impl CardLayers {
         }
         // Whoever uses the weights need not wait for them any more.
         runs.iter().try_for_each(|run| run.card.on(Stream::Copy).sync())?;
-        Ok(CardLayers { runs })
+        let places = runs.iter().map(|run| (run.card.clone(), run.layers.clone())).collect();
+        Ok(CardLayers { runs, places })
     }
 
     /// The first layer that is on a card.
@@ -140,8 +142,8 @@ impl CardLayers {
     }
 
     /// Which card has which layers.
-    pub fn places(&self) -> Vec<(Card, Range<usize>)> {
-        self.runs.iter().map(|run| (run.card.clone(), run.layers.clone())).collect()
+    pub fn places(&self) -> &[(Card, Range<usize>)] {
+        &self.places
     }
 }
 

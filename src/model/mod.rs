@@ -21,7 +21,7 @@ mod weights;
 pub use hparams::{HParams, architecture_of, layout_of};
 pub use qwen2vl::{Batch, Choice, Scratch, TextModel};
 pub use trace::Trace;
-pub use vision::{VisionHParams, VisionTower};
+pub use vision::{Encoding, VisionHParams, VisionTower};
 
 /// What is taken on cards.
 #[derive(Debug, Clone, Copy, Default)]

@@ -249,9 +249,10 @@ impl TextModel {
     pub fn prepare(&self, cache: &mut KvCache, s: &mut Scratch) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let Some(cards) = &self.cards {
-            cache.place(&cards.places())?;
+            cache.place(cards.places())?;
             if s.cards.is_none() {
                 s.cards = Some(cards.scratch(&self.hp, s.n_batch)?);
+                s.top.reserve(MAX_TOP);
             }
         }
         let _ = (cache, s);

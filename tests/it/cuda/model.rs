@@ -8,9 +8,12 @@ use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels::cuda::Card;
 use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
 use longtake::position::{Placer, Pos};
+use longtake::stream::Engine;
+use longtake::text::SamplerOptions;
 
 use super::{Rng, card, nmse};
 use crate::model::check_on_cards;
+use crate::stream::{answer_with, engine, prompt, session};
 
 #[test]
 fn all_on_a_card_gives_the_reference_numbers() {
@@ -189,6 +192,55 @@ fn the_tower_on_a_card_agrees_with_the_cpu() {
         tower.offload(&card()).unwrap();
         let error = nmse(&tower.encode(&pixels, h, w, None).unwrap(), &want);
         assert!(error <= 1e-3, "seed {seed}: {pairs} pairs of {h} x {w}: NMSE {error:.1e}");
+    }
+}
+
+/// Encoding goes on beside the language model, in memory that is reserved once.
+#[test]
+fn the_tower_shares_its_card_with_the_model() {
+    let card = card();
+    let (mut tower, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
+    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+    tower.offload(&card).unwrap();
+    model.offload(std::slice::from_ref(&card), usize::MAX).unwrap();
+    let (h, w, n_values) = (4, 6, tower.hparams().n_patch_values());
+    let mut rng = Rng(900);
+    let groups: Vec<Vec<f32>> = [2, 1, 2].iter().map(|n| rng.vec(n * h * w * n_values)).collect();
+    let (alone, mut scratch) =
+        (decode(&model, 3, 6, &mut Scratch::new(model.hparams(), 1)), Scratch::new(model.hparams(), 1));
+    tower.reserve(2 * h * w).unwrap();
+    let free = card.memory().unwrap().0;
+    let want: Vec<Vec<f32>> = groups.iter().map(|pixels| tower.encode(pixels, h, w, None).unwrap()).collect();
+    for (pixels, tokens) in groups.iter().zip(&want) {
+        let begun = tower.begin(pixels, h, w).unwrap().expect("a tower on a card begins");
+        assert!(tower.begin(pixels, h, w).unwrap().is_none(), "one at a time");
+        assert!(decode(&model, 3, 6, &mut scratch) == alone);
+        // Whoever cannot wait for the first has memory of his own for so long.
+        assert!(tower.encode(&groups[1], h, w, None).unwrap() == want[1]);
+        assert!(begun.finish().unwrap() == *tokens);
+    }
+    drop(tower.begin(&groups[0], h, w).unwrap());
+    assert!(tower.encode(&groups[2], h, w, None).unwrap() == want[2]);
+    drop(scratch);
+    assert!(card.memory().unwrap().0 >= free, "nothing more was reserved");
+}
+
+/// A video and a question: tokens that were picked on the card are those that all logits give, and the CPU's.
+#[test]
+fn an_answer_from_a_card_is_that_of_the_cpu() {
+    let mut engine = engine();
+    let greedy = SamplerOptions { temp: 0.0, ..SamplerOptions::default() };
+    let answer = |engine: &Engine, options: &SamplerOptions| {
+        let mut prompt = prompt(engine, &["What moves?"], 4, None);
+        answer_with(&mut session(engine, 200, 32), &mut prompt, options.clone())
+    };
+    let want = answer(&engine, &greedy);
+    engine.offload(&[card()], usize::MAX).unwrap();
+    assert_eq!(answer(&engine, &greedy), want);
+    // A penalty too small to change anything takes all logits.
+    for options in [greedy, SamplerOptions { seed: 11, ..SamplerOptions::default() }] {
+        let all = SamplerOptions { presence_penalty: 1e-30, ..options.clone() };
+        assert_eq!(answer(&engine, &options), answer(&engine, &all));
     }
 }
 
