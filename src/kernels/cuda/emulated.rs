@@ -1,8 +1,9 @@
 //! A card that is the host itself: the same kernels, compiled by the host's C++ compiler and run block after block by
 //! `tests/cuda_emu`. For tests; thousands of times slower than any card.
 //!
-//! Its streams are as lazy as a card may be: work runs when somebody waits for it, and only as far as he waits. So whoever
-//! forgets to wait for another stream finds there what was there before.
+//! Its streams are as far apart as those of a card may be. On a lazy card work runs when somebody waits for it, and only as
+//! far as he waits; on an eager one kernels run as they are launched, up to the first thing they wait for, and only copies are
+//! lazy. So whoever forgets to wait for another stream finds there what was there before, on one of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_char, c_int, c_uint, c_void};
@@ -25,12 +26,17 @@ unsafe extern "C" {
 impl Card {
     /// An emulated card with `memory` bytes.
     pub fn emulated(memory: usize) -> Card {
-        Card::new(Emulated { memory, captures: true, state: Mutex::default() })
+        Card::new(Emulated { memory, captures: true, is_eager: false, state: Mutex::default() })
     }
 
-    /// The same with a driver that refuses to record launches.
+    /// The same, whose kernels wait for nothing that they are not told to wait for.
+    pub fn emulated_eager(memory: usize) -> Card {
+        Card::new(Emulated { memory, captures: true, is_eager: true, state: Mutex::default() })
+    }
+
+    /// The same as [`Card::emulated`] with a driver that refuses to record launches.
     pub fn emulated_without_capture(memory: usize) -> Card {
-        Card::new(Emulated { memory, captures: false, state: Mutex::default() })
+        Card::new(Emulated { memory, captures: false, is_eager: false, state: Mutex::default() })
     }
 }
 
@@ -45,6 +51,7 @@ fn words(bytes: usize) -> Vec<u128> {
 struct Emulated {
     memory: usize,
     captures: bool,
+    is_eager: bool,
     state: Mutex<State>,
 }
 
@@ -129,30 +136,49 @@ impl State {
         self.events.get(&event).is_none_or(|event| event.n_reached >= n)
     }
 
+    /// Runs what is in `stream` up to the first event that it waits for and that was not reached.
+    fn run_ahead(&mut self, stream: Stream) -> Result<()> {
+        while let Some(work) = self.queue(stream).pop_front() {
+            if let Work::Wait { event, n, .. } = work
+                && !self.has_reached(event, n)
+            {
+                self.queue(stream).push_front(work);
+                break;
+            }
+            self.work(work)?;
+        }
+        Ok(())
+    }
+
     /// Runs what is in `stream`, up to the `n`th record of an event where one is given, and what that waits for.
     fn run(&mut self, stream: Stream, until: Option<(u64, u64)>) -> Result<()> {
         while until.is_none_or(|(event, n)| !self.has_reached(event, n)) {
             let Some(work) = self.queue(stream).pop_front() else { break };
-            match work {
-                Work::Launch(launch) => launch.run()?,
-                Work::Copy(copy) => {
-                    for row in 0..copy.rows {
-                        let host = copy.host.wrapping_add(row * copy.host_pitch);
-                        let card = (copy.card as *mut u8).wrapping_add(row * copy.card_pitch);
-                        let (from, to) = if copy.to_card { (host, card) } else { (card, host) };
-                        // SAFETY: the promise of `copy`: `width` bytes on both sides, which do not overlap.
-                        unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), to, copy.width) };
-                    }
+            self.work(work)?;
+        }
+        Ok(())
+    }
+
+    fn work(&mut self, work: Work) -> Result<()> {
+        match work {
+            Work::Launch(launch) => launch.run()?,
+            Work::Copy(copy) => {
+                for row in 0..copy.rows {
+                    let host = copy.host.wrapping_add(row * copy.host_pitch);
+                    let card = (copy.card as *mut u8).wrapping_add(row * copy.card_pitch);
+                    let (from, to) = if copy.to_card { (host, card) } else { (card, host) };
+                    // SAFETY: the promise of `copy`: `width` bytes on both sides, which do not overlap.
+                    unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), to, copy.width) };
                 }
-                Work::Reach { event, n } => {
-                    if let Some(event) = self.events.get_mut(&event) {
-                        event.n_reached = n;
-                    }
+            }
+            Work::Reach { event, n } => {
+                if let Some(event) = self.events.get_mut(&event) {
+                    event.n_reached = n;
                 }
-                Work::Wait { event, n, stream } => {
-                    if !self.has_reached(event, n) {
-                        self.run(stream, Some((event, n)))?;
-                    }
+            }
+            Work::Wait { event, n, stream } => {
+                if !self.has_reached(event, n) {
+                    self.run(stream, Some((event, n)))?;
                 }
             }
         }
@@ -167,6 +193,11 @@ impl State {
 impl Emulated {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets an eager card run kernels that were just launched.
+    fn ahead(&self, state: &mut State, stream: Stream) -> Result<()> {
+        if self.is_eager && stream != Stream::Copy { state.run_ahead(stream) } else { Ok(()) }
     }
 
     fn free_bytes(&self, taken: &HashMap<u64, Vec<u128>>) -> usize {
@@ -241,7 +272,7 @@ impl Driver for Emulated {
             Some(captured) => captured.push(launch),
             None => state.queue(stream).push_back(Work::Launch(launch)),
         }
-        Ok(())
+        self.ahead(&mut state, stream)
     }
 
     fn sync(&self, stream: Stream) -> Result<()> {
@@ -312,7 +343,7 @@ impl Driver for Emulated {
         let State { graphs, queues, .. } = &mut *state;
         let launches = graphs.get(&graph).ok_or_else(|| Error::unsupported("a graph that is gone"))?;
         queues[stream as usize].extend(launches.iter().cloned().map(Work::Launch));
-        Ok(())
+        self.ahead(&mut state, stream)
     }
 
     fn free_graph(&self, graph: u64) {

@@ -7,12 +7,7 @@ use longtake::model::{Choice, Scratch, TextModel};
 use longtake::position::{Placer, Pos};
 
 use super::model::{cache_of, demo};
-use super::{Rng, card, down, up};
-
-/// Whether tests run on the emulated card, which does only what somebody waits for.
-fn is_emulated() -> bool {
-    std::env::var_os("LONGTAKE_CUDA_TEST").is_none()
-}
+use super::{Rng, card, down, is_emulated, up};
 
 #[test]
 fn a_stream_waits_for_another_where_it_is_told_to() {
@@ -54,6 +49,25 @@ fn a_stream_waits_for_another_where_it_is_told_to() {
         assert_eq!(down(&x)[0], want);
     }
     Event::new(&text).unwrap().sync().unwrap();
+}
+
+/// The other order: kernels run at once, copies late.
+#[test]
+fn a_kernel_waits_for_a_copy_where_it_is_told_to() {
+    if !is_emulated() {
+        return;
+    }
+    let text = Card::emulated_eager(1 << 20);
+    let copies = text.on(Stream::Copy);
+    let (x, y) = (up(&text, &[1.0]), copies.alloc(4, "test").unwrap());
+    y.write(&[10.0f32]).unwrap();
+    text.add(&x, &y, 1).unwrap();
+    assert_eq!(down(&x), [1.0], "nobody waited for the copy");
+    let event = Event::new(&text).unwrap();
+    event.record(&copies).unwrap();
+    event.wait(&text).unwrap();
+    text.add(&x, &y, 1).unwrap();
+    assert_eq!(down(&x), [11.0]);
 }
 
 #[test]
