@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "cuda")]
+mod card_step;
+#[cfg(feature = "cuda")]
 mod cards;
 mod hparams;
 mod qwen2vl;
@@ -17,9 +19,9 @@ mod vision_cards;
 mod weights;
 
 pub use hparams::{HParams, architecture_of, layout_of};
-pub use qwen2vl::{Batch, Scratch, TextModel};
+pub use qwen2vl::{Batch, Choice, Scratch, TextModel};
 pub use trace::Trace;
-pub use vision::{VisionHParams, VisionTower};
+pub use vision::{Encoding, VisionHParams, VisionTower};
 
 /// What is taken on cards.
 #[derive(Debug, Clone, Copy, Default)]

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
-use super::cards::{CardBatch, CardLayers, CardScratch};
+use super::card_step::{CardBatch, CardOutput, CardScratch, MAX_TOP};
+#[cfg(feature = "cuda")]
+use super::cards::{CardLayers, Ends};
 use super::weights::{Loader, Mat};
 use super::{HParams, Trace};
 use crate::cache::KvCache;
@@ -61,6 +63,23 @@ pub struct Batch<'a> {
     pub n_logits: usize,
 }
 
+/// What there is to choose the next token from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Choice<'s> {
+    /// Every logit, (n_vocab).
+    Logits(&'s [f32]),
+    /// Tokens with the largest logits, largest first, of equal ones the lower token first.
+    Top(&'s [(u32, f32)]),
+}
+
+/// Where a batch begins.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    /// (n_tokens, n_embd)
+    Embd(&'a [f32]),
+    Token(u32),
+}
+
 /// Working memory of `forward`, allocated once for the largest batch.
 pub struct Scratch {
     n_batch: usize,
@@ -78,6 +97,8 @@ pub struct Scratch {
     hidden: Vec<f32>,
     /// (n_logits, n_vocab)
     logits: Vec<f32>,
+    /// The largest logits, where only they came from a card.
+    top: Vec<(u32, f32)>,
     /// On cards, once [`TextModel::prepare`] reserved it.
     #[cfg(feature = "cuda")]
     cards: Option<CardScratch>,
@@ -99,6 +120,7 @@ impl Scratch {
             v: rows(kv),
             hidden: rows(hp.n_ff),
             logits: Vec::new(),
+            top: Vec::new(),
             #[cfg(feature = "cuda")]
             cards: None,
         }
@@ -188,7 +210,8 @@ impl TextModel {
         Ok((model, unused))
     }
 
-    /// Moves the last `n` layers to `cards`; beyond the number of layers also the output matrix, as llama.cpp counts.
+    /// Moves the last `n` layers to `cards`; beyond the number of layers also the output matrix, as llama.cpp counts, and the
+    /// embedding.
     ///
     /// # Errors
     /// Memory that a card does not have, with the numbers.
@@ -197,8 +220,9 @@ impl TextModel {
         let n_layer = self.hp.n_layer;
         self.cards = None;
         if n > 0 && !cards.is_empty() {
-            let head = (n > n_layer).then_some((self.output_norm.as_slice(), &self.output));
-            self.cards = Some(CardLayers::load(cards, &self.layers, n.min(n_layer), head)?);
+            let ends = Ends { token_embd: &self.token_embd, norm: &self.output_norm, output: &self.output };
+            let ends = (n > n_layer).then_some(ends);
+            self.cards = Some(CardLayers::load(cards, &self.layers, n.min(n_layer), ends)?);
         }
         Ok(())
     }
@@ -225,9 +249,10 @@ impl TextModel {
     pub fn prepare(&self, cache: &mut KvCache, s: &mut Scratch) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let Some(cards) = &self.cards {
-            cache.place(&cards.places())?;
+            cache.place(cards.places())?;
             if s.cards.is_none() {
                 s.cards = Some(cards.scratch(&self.hp, s.n_batch)?);
+                s.top.reserve(MAX_TOP);
             }
         }
         let _ = (cache, s);
@@ -255,10 +280,16 @@ impl TextModel {
     pub fn embed(&self, tokens: &[u32], out: &mut [f32]) -> Result<()> {
         let table = self.token_embd.view();
         for (id, row) in tokens.iter().zip(out.chunks_exact_mut(self.hp.n_embd)) {
-            if *id as usize >= table.n_rows() {
-                return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {}", table.n_rows())));
-            }
+            self.check_token(*id)?;
             table.row_f32(*id as usize, row)?;
+        }
+        Ok(())
+    }
+
+    fn check_token(&self, id: u32) -> Result<()> {
+        let n_vocab = self.hp.n_vocab;
+        if id as usize >= n_vocab {
+            return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {n_vocab}")));
         }
         Ok(())
     }
@@ -273,25 +304,77 @@ impl TextModel {
         batch: &Batch<'_>,
         cache: &mut KvCache,
         s: &'s mut Scratch,
-        mut trace: Option<&mut Trace>,
+        trace: Option<&mut Trace>,
     ) -> Result<&'s [f32]> {
         let n = batch.pos.len();
         assert!(batch.embd.len() == n * self.hp.n_embd && batch.n_logits <= n, "batch arrays disagree");
+        self.run(Rows::Embd(batch.embd), batch.pos, (batch.n_logits, 0), cache, s, trace)?;
+        Ok(if n == 0 { &[] } else { &s.logits })
+    }
+
+    /// Runs one token through every layer: as [`TextModel::forward`] with its embedding. A caller to whom the `n_top` largest
+    /// logits are enough gets only these where they are on a card and finite; with 0, always all of them.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary; what `forward` refuses.
+    pub fn step<'s>(
+        &self,
+        id: u32,
+        pos: Pos,
+        n_top: usize,
+        cache: &mut KvCache,
+        s: &'s mut Scratch,
+    ) -> Result<Choice<'s>> {
+        self.check_token(id)?;
+        self.run(Rows::Token(id), &[pos], (1, n_top), cache, s, None)?;
+        Ok(if s.top.is_empty() { Choice::Logits(&s.logits) } else { Choice::Top(&s.top) })
+    }
+
+    /// The whole row of logits after the last [`TextModel::step`], also where only the largest came back from it.
+    ///
+    /// # Errors
+    /// What a card says.
+    pub fn logits<'s>(&self, s: &'s mut Scratch) -> Result<&'s [f32]> {
+        #[cfg(feature = "cuda")]
+        if let (Some(cards), Some(memory), false) = (&self.cards, &mut s.cards, s.top.is_empty()) {
+            cards.last_logits(&self.hp, memory, &mut s.logits)?;
+            s.top.clear();
+        }
+        Ok(&s.logits)
+    }
+
+    /// Leaves logits, or the largest of them, in `s`.
+    fn run(
+        &self,
+        rows: Rows<'_>,
+        pos: &[Pos],
+        (n_logits, n_top): (usize, usize),
+        cache: &mut KvCache,
+        s: &mut Scratch,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<()> {
+        let n = pos.len();
         if n > s.n_batch || n > cache.free() {
             let room = s.n_batch.min(cache.free());
             return Err(Error::limit(format!("a batch of `{n}` tokens does not fit, there is room for {room}")));
         }
         if n == 0 {
-            return Ok(&[]);
+            return Ok(());
         }
         self.prepare(cache, s)?;
         let n_embd = self.hp.n_embd;
-        self.rotary.fill(batch.pos, &mut s.rotary);
-        s.x[..n * n_embd].copy_from_slice(batch.embd);
+        self.rotary.fill(pos, &mut s.rotary);
+        let token = self.token_for_cards(rows);
+        match rows {
+            Rows::Embd(embd) => s.x[..n * n_embd].copy_from_slice(embd),
+            Rows::Token(id) if token.is_none() => self.embed(&[id], &mut s.x[..n_embd])?,
+            Rows::Token(_) => {}
+        }
         if let Some(trace) = trace.as_deref_mut() {
             trace.hidden_last.clear();
             trace.hidden_last.extend_from_slice(last_row(&s.x, n, n_embd));
         }
+        s.top.clear();
         for (il, layer) in self.layers.iter().enumerate().take(self.n_host_layers()) {
             self.norm(&layer.attn_norm, s, n);
             self.attention(il, layer, cache, s, n).at(|| format!("layer {il}"))?; // x += wo · attn(xb)
@@ -306,20 +389,33 @@ impl TextModel {
         }
         #[cfg(feature = "cuda")]
         if let Some(cards) = &self.cards {
-            let memory = s.cards.as_ref().expect("`prepare` reserved it");
-            let step = CardBatch { hp: &self.hp, n, n_logits: batch.n_logits, angles: &s.rotary };
-            let out = (&mut s.logits, trace.as_deref_mut());
-            cards.forward(&step, &mut s.x[..n * n_embd], cache, memory, out)?;
+            let memory = s.cards.as_mut().expect("`prepare` reserved it");
+            // More than cards look for is all of them.
+            let n_top = if cards.has_head() && n_top <= MAX_TOP { n_top } else { 0 };
+            let step = CardBatch { hp: &self.hp, n, token, n_logits, n_top, angles: &s.rotary };
+            let x = &mut s.x[..n * n_embd];
+            let out = CardOutput { x, logits: &mut s.logits, top: &mut s.top, trace: trace.as_deref_mut() };
+            cards.forward(&step, cache, memory, out)?;
             cache.advance_on_cards(n);
-            if cards.has_head() {
-                return Ok(&s.logits);
+            if !cards.has_head() {
+                self.head(s, n, n_logits, trace);
             }
-            self.head(s, n, batch.n_logits, trace);
-            return Ok(&s.logits);
+            return Ok(());
         }
+        let _ = n_top;
         cache.advance(n);
-        self.head(s, n, batch.n_logits, trace);
-        Ok(&s.logits)
+        self.head(s, n, n_logits, trace);
+        Ok(())
+    }
+
+    /// The token that a card looks up itself, where the embedding is there.
+    fn token_for_cards(&self, rows: Rows<'_>) -> Option<u32> {
+        #[cfg(feature = "cuda")]
+        if let (Rows::Token(id), Some(cards)) = (rows, &self.cards) {
+            return cards.has_embd().then_some(id);
+        }
+        let _ = rows;
+        None
     }
 
     /// xb = rms_norm(x), row by row.

@@ -153,6 +153,51 @@ impl VisionTower {
         if self.card.is_some() { super::vision_cards::CardTower::n_bytes(&self.hp, n) } else { 0 }
     }
 
+    /// Reserves what batches of up to `n` patches need on a card, so that none of them has to.
+    ///
+    /// # Errors
+    /// Memory that the card does not have, with the numbers.
+    pub fn reserve(&self, n: usize) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(card) = &self.card {
+            card.reserve(&self.hp, n)?;
+        }
+        let _ = n;
+        Ok(())
+    }
+
+    /// Starts [`VisionTower::encode`] where it can go on beside other work, on a card. `None` where it cannot: on the host, or
+    /// while tokens of another batch are on their way.
+    ///
+    /// # Errors
+    /// What the card says.
+    ///
+    /// # Panics
+    /// As `encode`.
+    pub fn begin(&self, pixels: &[f32], h: usize, w: usize) -> Result<Option<Encoding<'_>>> {
+        let n = self.n_patches(pixels, h, w);
+        #[cfg(feature = "cuda")]
+        if let Some(card) = &self.card {
+            let rotary = rotary_table(h, w, self.hp.merge, self.hp.n_embd / self.hp.n_head);
+            let has_begun = card.begin(&self.hp, pixels, h * w, &rotary)?;
+            // Made only where it is true: dropped, it would abandon what others began.
+            return Ok(if has_begun { Some(Encoding { tower: self, n }) } else { None });
+        }
+        let _ = n;
+        Ok(None)
+    }
+
+    /// # Panics
+    /// When `pixels` is not a whole number of pairs or the grid is not a whole number of merge blocks.
+    fn n_patches(&self, pixels: &[f32], h: usize, w: usize) -> usize {
+        let (values, merge) = (self.hp.n_patch_values(), self.hp.merge);
+        let n = pixels.len() / values;
+        assert!(
+            pixels.len() == n * values && n.is_multiple_of(h * w) && h.is_multiple_of(merge) && w.is_multiple_of(merge)
+        );
+        n
+    }
+
     /// Sizes.
     pub fn hparams(&self) -> &VisionHParams {
         &self.hp
@@ -168,21 +213,14 @@ impl VisionTower {
     /// When `pixels` is not a whole number of pairs or the grid is not a whole number of merge blocks.
     pub fn encode(&self, pixels: &[f32], h: usize, w: usize, mut trace: Option<&mut Trace>) -> Result<Vec<f32>> {
         let VisionHParams { n_embd, n_head, merge, eps, .. } = self.hp;
-        let values = self.hp.n_patch_values();
-        let n = pixels.len() / values;
-        let per_pair = h * w;
-        assert!(
-            pixels.len() == n * values
-                && n.is_multiple_of(per_pair)
-                && h.is_multiple_of(merge)
-                && w.is_multiple_of(merge)
-        );
+        let (n, per_pair) = (self.n_patches(pixels, h, w), h * w);
         let (d, n_ff) = (n_embd / n_head, self.hp.n_ff);
         let rotary = rotary_table(h, w, merge, d);
         #[cfg(feature = "cuda")]
         if let Some(card) = &self.card {
             return finite(card.encode(&self.hp, pixels, per_pair, &rotary, trace)?, self.hp.n_embd_out);
         }
+        let values = self.hp.n_patch_values();
         let patch_embd = MatView::new(GgmlType::F32, values, n_embd, bytemuck::cast_slice(&self.patch_embd))?;
         let mut x = vec![0f32; n * n_embd];
         matmul(self.kernels, patch_embd, pixels, &mut x);
@@ -262,6 +300,38 @@ impl VisionTower {
     fn linear<'a>(&self, linear: &'a Linear, input: &[f32], epilogue: Epilogue<'a>, out: &mut [f32]) {
         let epilogue = Epilogue { bias: Some(&linear.bias), ..epilogue };
         matmul_with(self.kernels, linear.weight.view(), input, epilogue, out);
+    }
+}
+
+/// Patches that are being encoded while other work goes on.
+pub struct Encoding<'t> {
+    tower: &'t VisionTower,
+    n: usize,
+}
+
+impl Encoding<'_> {
+    /// What [`VisionTower::encode`] returns.
+    ///
+    /// # Errors
+    /// Activations that are not finite; what a card says.
+    pub fn finish(self) -> Result<Vec<f32>> {
+        let (tower, n) = (self.tower, self.n);
+        #[cfg(feature = "cuda")]
+        if let Some(card) = &tower.card {
+            // Nothing is left to abandon.
+            std::mem::forget(self);
+            return finite(card.finish(&tower.hp, n)?, tower.hp.n_embd_out);
+        }
+        unreachable!("{n} patches of a tower of width {} that is on no card", tower.hp.n_embd)
+    }
+}
+
+impl Drop for Encoding<'_> {
+    fn drop(&mut self) {
+        #[cfg(feature = "cuda")]
+        if let Some(card) = &self.tower.card {
+            card.abandon();
+        }
     }
 }
 

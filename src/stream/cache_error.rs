@@ -45,7 +45,7 @@ pub fn cache_errors(
             tokens.push(known.map_or_else(|| top(&row) as u32, |known| known[i]));
             rows.push(row);
             if i + 1 < n_predict {
-                session.push(tokens[i])?;
+                session.push(tokens[i], 0)?;
             }
         }
         Ok((tokens, rows))

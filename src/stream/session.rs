@@ -11,7 +11,7 @@ use super::{Dump, Engine, Event, Events, MediaKind, MediaPlan, Prompt, Take, Tak
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::media::Grid;
-use crate::model::{Batch, Scratch, Trace};
+use crate::model::{Batch, Encoding, Scratch, Trace};
 use crate::position::{Placer, Pos};
 use crate::{Error, Result, error::Context};
 
@@ -70,8 +70,10 @@ pub struct Session<'e> {
     /// Rows waiting for the next batch: embeddings and positions.
     embd: Vec<f32>,
     pos: Vec<Pos>,
-    /// Logits after everything fed so far.
+    /// Logits after everything fed so far; empty where only the largest came from a card.
     logits: Vec<f32>,
+    /// The largest of them.
+    top: Vec<(u32, f32)>,
     /// Tokens in the cache that the log does not count yet: of the unit at which a take was left.
     skip: usize,
     /// Where the cache is kept as it fills.
@@ -105,6 +107,7 @@ impl<'e> Session<'e> {
             embd: Vec::new(),
             pos: Vec::new(),
             logits: Vec::new(),
+            top: Vec::new(),
             skip: 0,
             recorder: None,
         })
@@ -245,6 +248,7 @@ impl<'e> Session<'e> {
         let n_logits = if dump.is_some() { 4 } else { 1 };
         let steps = Steps { total, n_logits };
         self.logits.clear();
+        self.top.clear();
         for at in start..prompt.units.len() {
             match prompt.units[at] {
                 Unit::Token(id) => self.feed_token(id, steps, events, dump.as_deref_mut())?,
@@ -287,6 +291,7 @@ impl<'e> Session<'e> {
         self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
         let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
         decode::probe(tower, group.min(plan.n_pairs()), grid).at(|| plan.label.clone())?;
+        tower.reserve(group.min(plan.n_pairs()) * grid.h * grid.w)?;
         // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
         // result is the same to the last bit.
         let start = self.skip / per_pair / group * group;
@@ -324,7 +329,8 @@ impl<'e> Session<'e> {
         own.or(self.options.temporal_scale).unwrap_or(self.engine.text.hparams().temporal_scale)
     }
 
-    /// Takes decoded pairs as they come: vision tower, positions, prefill.
+    /// Takes decoded pairs as they come: vision tower, positions, prefill. A tower on a card is a group ahead, and encodes it
+    /// while the language model reads the one before.
     fn take_pairs(
         &mut self,
         stage: &mut dyn Iterator<Item = Decoded>,
@@ -333,39 +339,77 @@ impl<'e> Session<'e> {
         events: &mut Events<'_>,
         mut dump: Option<&mut Dump>,
     ) -> Result<()> {
-        let Medium { item, kind, grid, per_pair, n_pairs, .. } = medium;
+        let Medium { kind, grid, n_pairs, .. } = medium;
         let tower = self.engine.need_vision()?;
-        let n_embd = self.engine.text.hparams().n_embd;
-        let mut next = medium.start;
+        let values_per_pair = grid.h * grid.w * tower.hparams().n_patch_values();
+        // The first pair that was not taken, and the first that was not decoded.
+        let (mut next, mut wanted) = (medium.start, medium.start);
+        let (mut ahead, mut failure) = (None::<Encoding<'_>>, None);
         for decoded in stage {
             let pixels = match decoded {
-                Decoded::Pixels { first, pixels } if first == next => pixels,
+                Decoded::Pixels { first, pixels } if first == wanted => pixels,
                 Decoded::Pixels { first, .. } => {
-                    return Err(Error::mismatch(format!("frame pair {first} came instead of {next}")));
+                    return Err(Error::mismatch(format!("frame pair {first} came instead of {wanted}")));
                 }
-                Decoded::Failed(error) => return Err(error),
+                Decoded::Failed(error) => {
+                    failure = Some(error);
+                    break;
+                }
             };
+            wanted += pixels.len() / values_per_pair;
             events.check()?;
-            let mut trace = dump.is_some().then(Trace::default);
-            let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
-            if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
-                dump.add_media(kind, &pixels, trace.vit_stages, &rows);
+            let before = ahead.take().map(Encoding::finish).transpose()?;
+            if dump.is_none() {
+                ahead = tower.begin(&pixels, grid.h, grid.w)?;
             }
-            drop(pixels);
-            // A slice at a time, so that the waiting rows never outgrow a batch by much.
-            for rows in rows.chunks_exact(per_pair * n_embd) {
-                self.embd.extend_from_slice(rows);
-                self.placer.frames(1, &mut self.pos);
-                self.drop_known(per_pair);
-                next += 1;
-                events.send(Event::Encoded { item, n_done: next, n_total: n_pairs });
-                self.drain(steps, false, events, dump.as_deref_mut())?;
+            // Pixels that have left are not kept while the model reads.
+            let pixels = ahead.is_none().then_some(pixels);
+            if let Some(rows) = before {
+                self.take_rows(&rows, &mut next, medium, steps, events, None)?;
             }
+            if let Some(pixels) = pixels {
+                let mut trace = dump.is_some().then(Trace::default);
+                let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
+                if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
+                    dump.add_media(kind, &pixels, trace.vit_stages, &rows);
+                }
+                drop(pixels);
+                self.take_rows(&rows, &mut next, medium, steps, events, dump.as_deref_mut())?;
+            }
+        }
+        if let Some(last) = ahead {
+            self.take_rows(&last.finish()?, &mut next, medium, steps, events, None)?;
+        }
+        if let Some(error) = failure {
+            return Err(error);
         }
         // The stage ends early only when it is told to.
         if next < n_pairs {
             events.check()?;
             return Err(Error::mismatch(format!("decoding ended after {next} of {n_pairs} frame pairs")));
+        }
+        Ok(())
+    }
+
+    /// Takes the visual tokens of the pairs from `next` on, a slice at a time, so that the waiting rows never outgrow a batch
+    /// by much.
+    fn take_rows(
+        &mut self,
+        rows: &[f32],
+        next: &mut usize,
+        medium: Medium,
+        steps: Steps,
+        events: &mut Events<'_>,
+        mut dump: Option<&mut Dump>,
+    ) -> Result<()> {
+        let n_embd = self.engine.text.hparams().n_embd;
+        for rows in rows.chunks_exact(medium.per_pair * n_embd) {
+            self.embd.extend_from_slice(rows);
+            self.placer.frames(1, &mut self.pos);
+            self.drop_known(medium.per_pair);
+            *next += 1;
+            events.send(Event::Encoded { item: medium.item, n_done: *next, n_total: medium.n_pairs });
+            self.drain(steps, false, events, dump.as_deref_mut())?;
         }
         Ok(())
     }
@@ -477,7 +521,7 @@ mod tests {
     }
 
     /// Feeds a list of what the decoding stage may say to the loop, without any thread.
-    fn feed(engine: &Engine, said: Vec<Decoded>, cancelled: bool) -> (Result<()>, Vec<Event>, usize) {
+    fn feed(engine: &Engine, said: Vec<Decoded>, cancelled: bool) -> (Result<()>, Vec<Event>, KvCache) {
         let ty = GgmlType::F32;
         let options = SessionOptions { n_ctx: 64, n_batch: 4, type_k: ty, type_v: ty, temporal_scale: None };
         let mut session = Session::new(engine, options).unwrap();
@@ -487,20 +531,22 @@ mod tests {
         let steps = Steps { total: 18, n_logits: 1 };
         let mut events = Events::new(&mut sink, &cancel);
         let result = session.take_pairs(&mut said.into_iter(), MEDIUM, steps, &mut events, None);
-        (result, seen, session.n_past())
+        session.pull().unwrap();
+        (result, seen, session.cache)
+    }
+
+    fn open(name: &str) -> Arc<Gguf> {
+        Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)).unwrap())
     }
 
     #[test]
     fn the_loop_takes_what_the_decoder_says_in_order_or_not_at_all() {
-        let open = |name: &str| {
-            Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)).unwrap())
-        };
         let engine = Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap();
 
-        let (result, seen, n_past) = feed(&engine, vec![pairs(&engine, 0, 2), pairs(&engine, 2, 1)], false);
+        let (result, seen, cache) = feed(&engine, vec![pairs(&engine, 0, 2), pairs(&engine, 2, 1)], false);
         result.unwrap();
         // 18 tokens in steps of 4: the last two wait for what follows.
-        assert_eq!(n_past, 16);
+        assert_eq!(cache.len(), 16);
         let encoded = |n_done| Event::Encoded { item: 0, n_done, n_total: 3 };
         let read = |n_done| Event::Prefilled { n_done, n_total: 18 };
         assert_eq!(seen, [encoded(1), read(4), encoded(2), read(8), read(12), encoded(3), read(16)]);
@@ -512,5 +558,38 @@ mod tests {
         assert!(error(vec![pairs(&engine, 0, 2)], false).contains("after 2 of 3"));
         assert!(error(vec![], false).contains("after 0 of 3"));
         assert!(error(vec![pairs(&engine, 0, 3)], true).contains("stopped"));
+    }
+    /// A tower on a card encodes a group while the one before is read: the same events, and the same rows.
+    #[cfg(cuda_emulation)]
+    #[test]
+    fn a_tower_on_a_card_is_a_group_ahead_and_nothing_else_changes() {
+        use crate::kernels::cuda::Card;
+        let host = Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap();
+        // Streams may run in different orders.
+        for card in [Card::emulated, Card::emulated_eager] {
+            let mut engine = Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap();
+            engine.offload(&[card(1 << 28)], usize::MAX).unwrap();
+            let said = |engine: &Engine| (0..3).map(|first| pairs(engine, first, 1)).collect::<Vec<_>>();
+            let (want, got) = (feed(&host, said(&host), false), feed(&engine, said(&engine), false));
+            want.0.unwrap();
+            got.0.unwrap();
+            assert_eq!(got.1, want.1);
+            let float = |b: &[u8; 4]| f32::from_le_bytes(*b);
+            let floats = |cache: &KvCache| -> Vec<f32> {
+                cache.runs(0..16).flat_map(|(_, _, bytes)| bytes.as_chunks::<4>().0.iter().map(float)).collect()
+            };
+            let (got, want) = (floats(&got.2), floats(&want.2));
+            let size = want.iter().fold(0f32, |size, v| size.max(v.abs()));
+            assert!(got.len() == want.len() && got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 0.05 * size));
+            // What was encoded when something fails is read first; what came out of turn is not.
+            let failed = || Decoded::Failed(Error::format("a torn packet"));
+            let (result, seen, cache) = feed(&engine, vec![pairs(&engine, 0, 2), failed()], false);
+            assert!(result.unwrap_err().to_string().contains("a torn packet"));
+            assert_eq!((seen.len(), cache.len()), (5, 12));
+            let (result, _, cache) = feed(&engine, vec![pairs(&engine, 0, 1), pairs(&engine, 2, 1)], false);
+            assert!(result.unwrap_err().to_string().contains("pair 2 came instead of 1") && cache.is_empty());
+            // An encoding that nobody finished is in nobody's way.
+            feed(&engine, vec![pairs(&engine, 0, 3)], false).0.unwrap();
+        }
     }
 }

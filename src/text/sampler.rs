@@ -130,6 +130,41 @@ impl Sampler {
         Ok(self.draw())
     }
 
+    /// How many of the largest logits [`Sampler::sample_top`] needs; `None` where a choice takes all of them.
+    pub fn n_top(&self) -> Option<usize> {
+        let o = &self.options;
+        match o.top_k {
+            // A penalty may bring a token up among the largest.
+            _ if o.has_penalties() => None,
+            _ if o.temp <= 0.0 => Some(1),
+            0 => None,
+            k => Some(k),
+        }
+    }
+
+    /// As [`Sampler::sample`], from the [`Sampler::n_top`] largest logits with their tokens, largest first, of equal ones the
+    /// lower token first. They must be finite or negative infinity.
+    ///
+    /// # Errors
+    /// Nothing to choose from.
+    ///
+    /// # Panics
+    /// When all logits are needed.
+    pub fn sample_top(&mut self, top: &[(u32, f32)]) -> Result<u32> {
+        let n_top = self.n_top().expect("a caller asks first");
+        let Some((best, _)) = top.first().filter(|(_, logit)| *logit > f32::NEG_INFINITY) else {
+            return Err(Error::format(format!("`{}` logits leave no token to choose", top.len())));
+        };
+        if self.options.temp <= 0.0 {
+            return Ok(*best);
+        }
+        self.candidates.clear();
+        self.candidates.extend(top.iter().take(n_top).map(|(id, logit)| Candidate { id: *id, logit: *logit }));
+        self.keep_top_p();
+        self.keep_min_p();
+        Ok(self.draw())
+    }
+
     /// Fills the candidates from `logits` and applies the penalties.
     fn load(&mut self, logits: &[f32]) -> Result<()> {
         if let Some((id, logit)) = logits.iter().enumerate().find(|(_, l)| l.is_nan() || **l == f32::INFINITY) {
@@ -394,6 +429,31 @@ mod tests {
         // The first outputs of SplitMix64 for seed 0, as published with the generator.
         let mut rng = SplitMix64(0);
         assert_eq!([rng.next(), rng.next()], [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
+    }
+
+    #[test]
+    fn the_largest_logits_are_as_good_as_all() {
+        let logits: Vec<f32> = (0..500).map(|i| ((i * 37) % 101) as f32 / 10.0).collect();
+        let mut ranked: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        for options in [
+            SamplerOptions { temp: 0.0, ..plain() },
+            SamplerOptions { top_k: 1, ..plain() },
+            SamplerOptions { top_k: 7, seed: 3, ..plain() },
+            SamplerOptions { seed: 4, ..SamplerOptions::default() },
+            SamplerOptions { top_k: 600, seed: 5, ..plain() },
+        ] {
+            let (mut all, mut some) = (Sampler::new(options.clone()).unwrap(), Sampler::new(options).unwrap());
+            let top = &ranked[..some.n_top().unwrap().min(ranked.len())];
+            for _ in 0..50 {
+                assert_eq!(some.sample_top(top).unwrap(), all.sample(&logits).unwrap());
+            }
+        }
+        let n_top = |options| Sampler::new(options).unwrap().n_top();
+        assert_eq!(n_top(plain()), None, "without a limit all may be drawn");
+        assert_eq!(n_top(SamplerOptions { repeat_penalty: 1.1, temp: 0.0, ..plain() }), None, "penalties need all");
+        let mut greedy = Sampler::new(SamplerOptions { temp: 0.0, ..plain() }).unwrap();
+        assert!(greedy.sample_top(&[]).is_err() && greedy.sample_top(&[(0, f32::NEG_INFINITY)]).is_err());
     }
 
     #[test]

@@ -47,11 +47,17 @@ check() { # name, command …
 demo=$root/tests/random_model
 # Its weights have 16 bits, so that CPU and card round little and choose the same words.
 model=$root/tests/golden/gguf_models/tiny-c.gguf
-same() { # the same greedy answer from the CPU and from the card
+same() { # the same greedy answer from the CPU and from the card, with recorded steps and without
   local ask=(run -m "$model" --video "$demo/demo.mp4" -p "What happens?" -n 24 --quiet)
-  local cpu gpu
-  cpu=$("$here/longtake" "${ask[@]}") && gpu=$("$here/longtake" "${ask[@]}" -ngl all) || return 1
-  [ "$cpu" = "$gpu" ] || { echo "CPU: $cpu"; echo "GPU: $gpu"; return 1; }
+  local cpu gpu graphs
+  cpu=$("$here/longtake" "${ask[@]}") || return 1
+  for graphs in 1 0; do
+    gpu=$(LONGTAKE_CUDA_GRAPH=$graphs "$here/longtake" "${ask[@]}" -ngl all) || return 1
+    [ "$cpu" = "$gpu" ] || { echo "CPU: $cpu"; echo "GPU: $gpu (LONGTAKE_CUDA_GRAPH=$graphs)"; return 1; }
+  done
+}
+recorded() { # the driver records: nothing is said about launches one by one
+  ! "$here/longtake" run -m "$model" -p "What happens?" -n 8 -ngl all 2>&1 >/dev/null | grep "launched one by one"
 }
 take() { # a take written from the card answers the same on both
   local dir answers; dir=$(mktemp -d)
@@ -63,12 +69,19 @@ take() { # a take written from the card answers the same on both
 }
 export LONGTAKE_CUDA_TEST=card
 check "kernels, network, goldens" "$here/it" cuda:: --test-threads=1
+check "the same without graphs" env LONGTAKE_CUDA_GRAPH=0 "$here/it" cuda:: --test-threads=1
+check "a driver that records" recorded
 check "answer of CPU and GPU" same
 check "take across CPU and GPU" take
-check "bench demo" "$here/longtake" bench -m "$demo/demo.gguf" -ngl all
-for file in "$@"; do
-  check "bench $(basename "$file")" "$here/longtake" bench -m "$file" -p 512,2048 -n 64 -d 0,16384 -ngl all
+for graphs in 1 0; do
+  export LONGTAKE_CUDA_GRAPH=$graphs
+  check "bench demo, graphs $graphs" "$here/longtake" bench -m "$demo/demo.gguf" -ngl all
+  for file in "$@"; do
+    check "bench $(basename "$file"), graphs $graphs" \
+      "$here/longtake" bench -m "$file" -p 512,2048 -n 64 -d 0,16384 -ngl all
+  done
 done
+unset LONGTAKE_CUDA_GRAPH
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     check "compute-sanitizer $tool" compute-sanitizer --tool $tool --error-exitcode 1 "$here/it" cuda:: --test-threads=1 \

@@ -52,7 +52,7 @@ impl FrameSource for Bars {
     }
 }
 
-fn engine() -> Engine {
+pub fn engine() -> Engine {
     let dir = golden().join("gguf_models");
     let open = |name: &str| Arc::new(Gguf::open(&dir.join(name)).unwrap());
     Engine::from_files(open("tiny-c.gguf"), Some(open("mmproj-tiny-c.gguf"))).unwrap()
@@ -75,24 +75,29 @@ fn messages(turns: &[&str]) -> Vec<Message> {
     out
 }
 
-fn prompt(engine: &Engine, turns: &[&str], n_frames: usize, fails_at: Option<usize>) -> Prompt {
+pub fn prompt(engine: &Engine, turns: &[&str], n_frames: usize, fails_at: Option<usize>) -> Prompt {
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
     let units = Prompt::units(engine, &messages(turns), render).unwrap();
     Prompt { units, images: Vec::new(), videos: vec![Bars::plan(engine, n_frames, 0, fails_at)] }
 }
 
-fn session(engine: &Engine, n_ctx: usize, n_batch: usize) -> Session<'_> {
+pub fn session(engine: &Engine, n_ctx: usize, n_batch: usize) -> Session<'_> {
     let options = SessionOptions { n_ctx, n_batch, type_k: GgmlType::F32, type_v: GgmlType::F32, temporal_scale: None };
     Session::new(engine, options).unwrap()
 }
 
 /// Feeds and generates eight greedy tokens.
 fn answer(session: &mut Session<'_>, prompt: &mut Prompt) -> Vec<u32> {
+    answer_with(session, prompt, SamplerOptions { temp: 0.0, ..SamplerOptions::default() })
+}
+
+/// Feeds and generates eight tokens.
+pub fn answer_with(session: &mut Session<'_>, prompt: &mut Prompt, sampler: SamplerOptions) -> Vec<u32> {
     let cancel = AtomicBool::new(false);
     let mut sink = |_| {};
     let mut events = Events::new(&mut sink, &cancel);
     session.feed(prompt, &mut events, None).unwrap();
-    let mut sampler = Sampler::new(SamplerOptions { temp: 0.0, ..SamplerOptions::default() }).unwrap();
+    let mut sampler = Sampler::new(sampler).unwrap();
     let options = GenerateOptions { n_predict: 8, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());
     let (tokens, finish) = session.generate(&mut sampler, options, &mut events, None, &mut ignore).unwrap();

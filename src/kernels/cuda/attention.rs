@@ -1,5 +1,6 @@
 //! The cache write and attention: which kernel, and on how many blocks.
 
+use super::kernel::Kernel;
 use super::memory::{Card, Mem};
 use super::ops::{RawRotation, Rotation, THREADS, args, blocks_for, int, want};
 use crate::gguf::GgmlType;
@@ -66,11 +67,16 @@ struct RawAttention {
 const MANY_ROWS: usize = 64;
 /// Heads per block of attention_split.cu.
 const SPLIT_HEADS: usize = 8;
-/// Blocks that fill a card, and keys that a range has at least.
+/// Blocks that fill a card, and keys that a range has at least, or half as many.
 const SPLIT_BLOCKS: usize = 512;
 const SPLIT_KEYS: usize = 256;
 /// Ranges of keys at most.
 const MAX_SPLITS: usize = 64;
+
+/// Blocks of attention_split.cu that share a KV head of `group` heads.
+fn chunks(group: usize, d: usize) -> usize {
+    group.div_ceil(if d <= 128 { SPLIT_HEADS } else { 1 })
+}
 
 impl KvMem {
     /// # Panics
@@ -120,13 +126,21 @@ impl Card {
         };
         let grid = [blocks_for(n_tokens * n_head_kv * 32)?, 1, 1];
         // SAFETY: every length was checked above.
-        unsafe { self.launch("kv_write", grid, THREADS, args![raw]) }
+        unsafe { self.launch(Kernel::KV_WRITE, grid, THREADS, args![raw]) }
     }
 
     /// Floats that [`Card::attention`] needs as `parts` for up to `n_tokens` tokens.
     pub fn attention_parts(n_tokens: usize, n_head: usize, d: usize) -> usize {
         // With many tokens there is one range each; with few, as many as fill the card with blocks of up to 8 heads.
         (n_tokens * n_head).max(SPLIT_BLOCKS * SPLIT_HEADS) * (d + 2)
+    }
+
+    /// Ranges into which `n_keys` keys of few tokens are split. They change when keys double, so that launches stay the same
+    /// for long.
+    pub fn attention_splits(n_tokens: usize, n_keys: usize, (n_head, n_head_kv, d): (usize, usize, usize)) -> usize {
+        let blocks = n_tokens * n_head_kv * chunks(n_head / n_head_kv, d);
+        let by_keys = (n_keys / SPLIT_KEYS).max(1).next_power_of_two();
+        (SPLIT_BLOCKS / blocks.max(1)).min(by_keys).clamp(1, MAX_SPLITS)
     }
 
     /// out (tokens, n_head * d) = softmax(q·kᵀ / sqrt(d)) · v, sequence by sequence: token `it` of one sees `n_past + it + 1`
@@ -160,15 +174,13 @@ impl Card {
         }
         let group = n_head / n_head_kv;
         let flash = (n_per_seq * group >= MANY_ROWS && d <= 128).then_some(match d {
-            0..=32 => "attention_flash_32",
-            33..=64 => "attention_flash_64",
-            65..=80 => "attention_flash_80",
-            _ => "attention_flash_128",
+            0..=32 => Kernel::ATTENTION_FLASH_32,
+            33..=64 => Kernel::ATTENTION_FLASH_64,
+            65..=80 => Kernel::ATTENTION_FLASH_80,
+            _ => Kernel::ATTENTION_FLASH_128,
         });
-        let chunks = group.div_ceil(if d <= 128 { SPLIT_HEADS } else { 1 });
-        let n_keys = n_past + n_per_seq;
-        let blocks = n_tokens * n_head_kv * chunks;
-        let n_splits = (SPLIT_BLOCKS / blocks.max(1)).min(n_keys / SPLIT_KEYS).clamp(1, MAX_SPLITS);
+        let chunks = chunks(group, d);
+        let n_splits = Card::attention_splits(n_tokens, n_past + n_per_seq, (n_head, n_head_kv, d));
         if flash.is_none() {
             want("attention", &[(parts, n_tokens * n_head * n_splits * (d + 2))]);
         }
@@ -191,21 +203,21 @@ impl Card {
             causal: causal.into(),
             n_splits: int(n_splits)?,
         };
-        if let Some(name) = flash {
+        if let Some(kernel) = flash {
             let grid = [(n_per_seq * group).div_ceil(64) as u32, n_head_kv as u32, n_seq as u32];
             // SAFETY: every length was checked above.
-            return unsafe { self.launch(name, grid, 128, args![raw]) };
+            return unsafe { self.launch(kernel, grid, 128, args![raw]) };
         }
-        let name = match (k.ty, v.ty) {
-            _ if d > 128 => "attention_split_wide",
-            (GgmlType::F16, GgmlType::F16) => "attention_split_f16",
-            (GgmlType::Q8_0, GgmlType::Q8_0) => "attention_split_q8_0",
-            _ => "attention_split_any",
+        let kernel = match (k.ty, v.ty) {
+            _ if d > 128 => Kernel::ATTENTION_SPLIT_WIDE,
+            (GgmlType::F16, GgmlType::F16) => Kernel::ATTENTION_SPLIT_F16,
+            (GgmlType::Q8_0, GgmlType::Q8_0) => Kernel::ATTENTION_SPLIT_Q8_0,
+            _ => Kernel::ATTENTION_SPLIT_ANY,
         };
         let grid = [n_splits as u32, (n_head_kv * chunks) as u32, n_tokens as u32];
         // SAFETY: every length was checked above.
-        unsafe { self.launch(name, grid, 128, args![raw])? };
+        unsafe { self.launch(kernel, grid, 128, args![raw])? };
         // SAFETY: as above; `parts` were written by the kernel before.
-        unsafe { self.launch("attention_merge", [n_tokens as u32, n_head as u32, 1], 128, args![raw]) }
+        unsafe { self.launch(Kernel::ATTENTION_MERGE, [n_tokens as u32, n_head as u32, 1], 128, args![raw]) }
     }
 }

@@ -1,12 +1,16 @@
 //! Cards through NVIDIA's driver library, which is looked for at run time: a machine without one has no cards.
 
-use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_int, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::ffi::{CStr, c_int};
+use std::sync::OnceLock;
 
-use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUmemorytype_enum as Side, CUresult};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute_enum as Attribute, CUmemorytype_enum as Side, CUresult,
+    CUstreamCaptureMode_enum as CaptureMode,
+};
 
-use super::memory::{Card, Driver, RawCopy};
+use super::kernel::Kernel;
+use super::memory::{Args, Card, Driver, RawCopy};
+use super::stream::Stream;
 use crate::error::Context;
 use crate::{Error, ErrorKind, Result};
 
@@ -117,9 +121,10 @@ fn check(code: CUresult, what: &str) -> Result<()> {
 struct Real {
     name: String,
     context: sys::CUcontext,
-    stream: sys::CUstream,
+    streams: [sys::CUstream; Stream::COUNT],
     modules: Vec<sys::CUmodule>,
-    functions: Mutex<HashMap<String, usize>>,
+    /// The handle of each kernel that was launched, by its number.
+    functions: [OnceLock<usize>; Kernel::COUNT],
 }
 
 // SAFETY: handles of the driver may be used from any thread once the context is current there, which every method sees to.
@@ -130,13 +135,16 @@ unsafe impl Sync for Real {}
 impl Real {
     fn open(info: &CardInfo) -> Result<Real> {
         let device = device(info.index as c_int)?;
-        let (mut context, mut stream) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let mut context = std::ptr::null_mut();
         // SAFETY: writes a handle, which lives as long as the process.
         check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, "open the card")?;
         // SAFETY: the handle is valid.
         check(unsafe { sys::cuCtxSetCurrent(context) }, "use the card")?;
-        // SAFETY: writes a handle; the context is current.
-        check(unsafe { sys::cuStreamCreate(&mut stream, 1) }, "make a stream")?;
+        let mut streams = [std::ptr::null_mut(); Stream::COUNT];
+        for stream in &mut streams {
+            // SAFETY: writes a handle; the context is current. Streams that do not wait for the default one.
+            check(unsafe { sys::cuStreamCreate(stream, 1) }, "make a stream")?;
+        }
         let load = |(name, image): &(&str, &[u8])| {
             let mut module = std::ptr::null_mut();
             let what = format!("load the kernels of `{name}`; an older driver than the toolkit they were built with?");
@@ -144,7 +152,8 @@ impl Real {
             check(unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) }, &what).map(|()| module)
         };
         let modules = MODULES.iter().map(load).collect::<Result<_>>()?;
-        Ok(Real { name: info.name.clone(), context, stream, modules, functions: Mutex::default() })
+        let functions = std::array::from_fn(|_| OnceLock::new());
+        Ok(Real { name: info.name.clone(), context, streams, modules, functions })
     }
 
     fn enter(&self) -> Result<()> {
@@ -152,24 +161,32 @@ impl Real {
         check(unsafe { sys::cuCtxSetCurrent(self.context) }, "use the card")
     }
 
-    /// The kernel called `name`.
-    fn function(&self, name: &str) -> Result<sys::CUfunction> {
-        let mut known = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = known.get(name) {
+    fn stream(&self, stream: Stream) -> sys::CUstream {
+        self.streams[stream as usize]
+    }
+
+    /// The handle of `kernel`, looked for once.
+    fn function(&self, kernel: Kernel) -> Result<sys::CUfunction> {
+        let known = &self.functions[kernel.id()];
+        if let Some(function) = known.get() {
             return Ok(*function as sys::CUfunction);
         }
-        let c_name = CString::new(name).expect("names of kernels are plain words");
         for module in &self.modules {
             let mut function = std::ptr::null_mut();
             // SAFETY: a module of this context; writes a handle when it succeeds.
-            if unsafe { sys::cuModuleGetFunction(&mut function, *module, c_name.as_ptr()) } == CUresult::CUDA_SUCCESS {
-                known.insert(name.to_string(), function as usize);
+            let code = unsafe { sys::cuModuleGetFunction(&mut function, *module, kernel.c_name().as_ptr()) };
+            if code == CUresult::CUDA_SUCCESS {
+                // Another thread may have found the same.
+                known.get_or_init(|| function as usize);
                 return Ok(function);
             }
         }
-        Err(Error::unsupported(format!("there is no kernel `{name}`")))
+        Err(Error::unsupported(format!("there is no kernel `{}`", kernel.name())))
     }
 }
+
+/// Bytes of a piece of a long copy: enough for the full rate of a bus, little enough to stay in a cache of the host.
+const STAGING_PIECE: usize = 4 << 20;
 
 impl Driver for Real {
     fn name(&self) -> &str {
@@ -193,8 +210,11 @@ impl Driver for Real {
             return Ok(None);
         }
         check(code, "reserve memory of the card")?;
+        let stream = self.stream(Stream::Copy);
         // SAFETY: `bytes` bytes from `at` on are this process's.
-        check(unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.stream) }, "clear memory of the card")?;
+        check(unsafe { sys::cuMemsetD8Async(at, 0, bytes, stream) }, "clear memory of the card")?;
+        // Any stream may use it next.
+        self.sync(Stream::Copy)?;
         Ok(Some(at))
     }
 
@@ -206,15 +226,38 @@ impl Driver for Real {
         }
     }
 
-    unsafe fn copy(&self, copy: RawCopy) -> Result<()> {
+    fn alloc_host(&self, bytes: usize) -> Result<*mut u8> {
         self.enter()?;
-        let RawCopy { host, host_pitch, card, card_pitch, width, rows, to_card } = copy;
+        let mut at = std::ptr::null_mut();
+        // SAFETY: writes an address when it succeeds.
+        let code = unsafe { sys::cuMemHostAlloc(&mut at, bytes, 0) };
+        check(code, &format!("pin {bytes} bytes of the host's memory"))?;
+        // SAFETY: `bytes` bytes from `at` on are this process's.
+        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
+        Ok(at.cast())
+    }
+
+    unsafe fn free_host(&self, at: *mut u8) {
+        if self.enter().is_ok() {
+            // SAFETY: the caller's promise.
+            unsafe { sys::cuMemFreeHost(at.cast()) };
+        }
+    }
+
+    fn staging_piece(&self) -> usize {
+        STAGING_PIECE
+    }
+
+    unsafe fn copy(&self, stream: Stream, copy: RawCopy) -> Result<()> {
+        self.enter()?;
+        let (stream, RawCopy { host, host_pitch, card, card_pitch, width, rows, to_card }) =
+            (self.stream(stream), copy);
         let code = if rows == 1 && to_card {
-            // SAFETY: the caller's promise; waited for below.
-            unsafe { sys::cuMemcpyHtoDAsync_v2(card, host.cast(), width, self.stream) }
+            // SAFETY: the caller's promise.
+            unsafe { sys::cuMemcpyHtoDAsync_v2(card, host.cast(), width, stream) }
         } else if rows == 1 {
-            // SAFETY: the caller's promise; waited for below.
-            unsafe { sys::cuMemcpyDtoHAsync_v2(host.cast(), card, width, self.stream) }
+            // SAFETY: the caller's promise.
+            unsafe { sys::cuMemcpyDtoHAsync_v2(host.cast(), card, width, stream) }
         } else {
             let (from, to) = if to_card {
                 (Side::CU_MEMORYTYPE_HOST, Side::CU_MEMORYTYPE_DEVICE)
@@ -240,27 +283,93 @@ impl Driver for Real {
                 WidthInBytes: width,
                 Height: rows,
             };
-            // SAFETY: the caller's promise; waited for below.
-            unsafe { sys::cuMemcpy2DAsync_v2(&plan, self.stream) }
+            // SAFETY: the caller's promise.
+            unsafe { sys::cuMemcpy2DAsync_v2(&plan, stream) }
         };
-        check(code, "copy to or from the card")?;
-        self.sync()
+        check(code, "copy to or from the card")
     }
 
-    unsafe fn launch(&self, name: &str, grid: [u32; 3], block: u32, args: &mut [*mut c_void]) -> Result<()> {
+    unsafe fn launch(&self, stream: Stream, kernel: Kernel, grid: [u32; 3], block: u32, args: Args<'_>) -> Result<()> {
         self.enter()?;
-        let function = self.function(name)?;
-        let [x, y, z] = grid;
-        let nothing = std::ptr::null_mut();
+        let (function, stream) = (self.function(kernel)?, self.stream(stream));
+        let ([x, y, z], at) = (grid, args.at.as_mut_ptr());
         // SAFETY: the caller's promise; no kernel here asks for dynamic shared memory.
-        let code =
-            unsafe { sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, self.stream, args.as_mut_ptr(), nothing) };
+        let code = unsafe { sys::cuLaunchKernel(function, x, y, z, block, 1, 1, 0, stream, at, std::ptr::null_mut()) };
         check(code, "launch the kernel")
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, stream: Stream) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream lives as long as this.
-        check(unsafe { sys::cuStreamSynchronize(self.stream) }, "finish work on the card")
+        check(unsafe { sys::cuStreamSynchronize(self.stream(stream)) }, "finish work on the card")
+    }
+
+    fn new_event(&self) -> Result<u64> {
+        /// Without times, which would make it slower.
+        const DISABLE_TIMING: u32 = 2;
+        self.enter()?;
+        let mut event = std::ptr::null_mut();
+        // SAFETY: writes a handle when it succeeds.
+        check(unsafe { sys::cuEventCreate(&mut event, DISABLE_TIMING) }, "make an event")?;
+        Ok(event as u64)
+    }
+
+    fn free_event(&self, event: u64) {
+        if self.enter().is_ok() {
+            // SAFETY: a handle of `new_event`; whoever waits for it goes on waiting.
+            unsafe { sys::cuEventDestroy_v2(event as sys::CUevent) };
+        }
+    }
+
+    fn record(&self, event: u64, stream: Stream) -> Result<()> {
+        self.enter()?;
+        // SAFETY: handles of this context.
+        check(unsafe { sys::cuEventRecord(event as sys::CUevent, self.stream(stream)) }, "record an event")
+    }
+
+    fn wait(&self, event: u64, stream: Stream) -> Result<()> {
+        self.enter()?;
+        // SAFETY: handles of this context; no flags.
+        check(unsafe { sys::cuStreamWaitEvent(self.stream(stream), event as sys::CUevent, 0) }, "wait for an event")
+    }
+
+    fn sync_event(&self, event: u64) -> Result<()> {
+        self.enter()?;
+        // SAFETY: a handle of this context.
+        check(unsafe { sys::cuEventSynchronize(event as sys::CUevent) }, "finish work on the card")
+    }
+
+    fn begin_capture(&self, stream: Stream) -> Result<()> {
+        self.enter()?;
+        let mode = CaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream lives as long as this.
+        check(unsafe { sys::cuStreamBeginCapture_v2(self.stream(stream), mode) }, "record launches")
+    }
+
+    fn end_capture(&self, stream: Stream) -> Result<u64> {
+        self.enter()?;
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: the stream lives as long as this; writes a handle, null where recording failed.
+        check(unsafe { sys::cuStreamEndCapture(self.stream(stream), &mut graph) }, "record launches")?;
+        let mut exec = std::ptr::null_mut();
+        // SAFETY: the graph was just made; writes a handle when it succeeds.
+        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) };
+        // SAFETY: what was instantiated does not need it.
+        unsafe { sys::cuGraphDestroy(graph) };
+        check(code, "prepare recorded launches")?;
+        Ok(exec as u64)
+    }
+
+    unsafe fn replay(&self, graph: u64, stream: Stream) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the caller's promise; a handle of `end_capture`.
+        check(unsafe { sys::cuGraphLaunch(graph as sys::CUgraphExec, self.stream(stream)) }, "replay launches")
+    }
+
+    fn free_graph(&self, graph: u64) {
+        if self.enter().is_ok() {
+            // SAFETY: a handle of `end_capture`; the driver waits for a replay that goes on.
+            unsafe { sys::cuGraphExecDestroy(graph as sys::CUgraphExec) };
+        }
     }
 }

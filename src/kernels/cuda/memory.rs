@@ -1,29 +1,70 @@
-//! A card and its memory. Everything on a card happens in the order in which it was asked for; what Rust sees of it are
-//! [`Mem`]s, which are freed with their last handle.
+//! A card and its memory. What Rust sees of memory are [`Mem`]s, which are freed with their last handle. A [`Card`] is a handle
+//! to one of the streams of a card, and memory belongs to the stream through which it was made: it is read and written in the
+//! order of that stream.
 
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::kernel::Kernel;
+use super::staging::Staging;
+use super::stream::Stream;
 use crate::{Error, Result};
 
-/// What a card is asked for. Addresses are the card's.
+/// What a card is asked for. Addresses are the card's; events and graphs are numbers of the driver's choice.
 pub(super) trait Driver: Send + Sync {
     fn name(&self) -> &str;
     /// Bytes (free, in all).
     fn memory(&self) -> Result<(u64, u64)>;
     /// Zeroed memory; `None` when there is not as much.
     fn alloc(&self, bytes: usize) -> Result<Option<u64>>;
+    /// Waits for everything that was asked for.
+    ///
     /// # Safety
     /// `at` came from `alloc` and is freed once.
     unsafe fn free(&self, at: u64);
+    /// Zeroed memory of the host, aligned to 16 bytes or more, that `copy` works with.
+    fn alloc_host(&self, bytes: usize) -> Result<*mut u8>;
     /// # Safety
-    /// Both sides of every row of the copy are valid; nothing else uses them meanwhile.
-    unsafe fn copy(&self, copy: RawCopy) -> Result<()>;
+    /// `at` came from `alloc_host`, is freed once, and no copy uses it any more.
+    unsafe fn free_host(&self, at: *mut u8);
+    /// Bytes of a piece of a long copy.
+    fn staging_piece(&self) -> usize;
+    /// Copies as the next work of `stream`.
+    ///
     /// # Safety
-    /// `args` point at the arguments of kernel `name`, and what they say about memory is true.
-    unsafe fn launch(&self, name: &str, grid: [u32; 3], block: u32, args: &mut [*mut c_void]) -> Result<()>;
-    /// Waits until all that was asked for is done.
-    fn sync(&self) -> Result<()>;
+    /// Both sides of every row are valid, and nothing else uses the host's, which `alloc_host` made, until it is done.
+    unsafe fn copy(&self, stream: Stream, copy: RawCopy) -> Result<()>;
+    /// Runs `kernel` as the next work of `stream`.
+    ///
+    /// # Safety
+    /// `args` are the arguments of the kernel, and what they say about memory is true and stays so until it is done.
+    unsafe fn launch(&self, stream: Stream, kernel: Kernel, grid: [u32; 3], block: u32, args: Args<'_>) -> Result<()>;
+    /// Waits until all that was asked of `stream` is done.
+    fn sync(&self, stream: Stream) -> Result<()>;
+    fn new_event(&self) -> Result<u64>;
+    fn free_event(&self, event: u64);
+    fn record(&self, event: u64, stream: Stream) -> Result<()>;
+    /// Makes `stream` wait for what `event` last recorded.
+    fn wait(&self, event: u64, stream: Stream) -> Result<()>;
+    /// Waits for what `event` last recorded.
+    fn sync_event(&self, event: u64) -> Result<()>;
+    /// From now on launches in `stream` are recorded and not run.
+    fn begin_capture(&self, stream: Stream) -> Result<()>;
+    /// The graph of what was recorded.
+    fn end_capture(&self, stream: Stream) -> Result<u64>;
+    /// # Safety
+    /// What is promised of each launch holds again.
+    unsafe fn replay(&self, graph: u64, stream: Stream) -> Result<()>;
+    fn free_graph(&self, graph: u64);
+}
+
+/// Arguments of a kernel: where they are, and their sizes.
+pub(super) struct Args<'a> {
+    pub at: &'a mut [*mut c_void],
+    /// Only who keeps arguments needs them.
+    #[cfg_attr(not(cuda_emulation), expect(dead_code))]
+    pub sizes: &'a [usize],
 }
 
 /// Rows of `width` bytes between host and card; a pitch is the distance of rows.
@@ -37,9 +78,33 @@ pub(super) struct RawCopy {
     pub to_card: bool,
 }
 
-/// A card, open for work.
+/// A stream of a card, open for work.
 #[derive(Clone)]
-pub struct Card(Arc<dyn Driver>);
+pub struct Card {
+    shared: Arc<Shared>,
+    stream: Stream,
+}
+
+/// What the streams of a card share.
+struct Shared {
+    staging: Mutex<Staging>,
+    graphs: Graphs,
+    /// How often memory was freed.
+    n_freed: AtomicU64,
+    driver: Box<dyn Driver>,
+}
+
+/// Whether launches are recorded, and how often they were.
+pub(super) struct Graphs {
+    pub on: AtomicBool,
+    pub n_captured: AtomicUsize,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).free(&*self.driver);
+    }
+}
 
 /// Rows of `width` bytes, `rows` of them, at `host` bytes in host memory and `card` bytes in a [`Mem`]; `pitch` bytes from
 /// row to row on both sides.
@@ -61,21 +126,44 @@ impl Copy2d {
 
 impl Card {
     pub(super) fn new(driver: impl Driver + 'static) -> Card {
-        Card(Arc::new(driver))
+        let on = std::env::var_os("LONGTAKE_CUDA_GRAPH").is_none_or(|word| word != "0");
+        let graphs = Graphs { on: AtomicBool::new(on), n_captured: AtomicUsize::new(0) };
+        let (staging, driver) = (Mutex::new(Staging::new()), Box::new(driver));
+        Card {
+            shared: Arc::new(Shared { staging, graphs, n_freed: AtomicU64::new(0), driver }),
+            stream: Stream::default(),
+        }
     }
 
     pub(super) fn driver(&self) -> &dyn Driver {
-        &*self.0
+        &*self.shared.driver
+    }
+
+    pub(super) fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    pub(super) fn graphs(&self) -> &Graphs {
+        &self.shared.graphs
+    }
+
+    pub(super) fn n_freed(&self) -> u64 {
+        self.shared.n_freed.load(Ordering::Acquire)
+    }
+
+    /// The same card through another stream.
+    pub fn on(&self, stream: Stream) -> Card {
+        Card { shared: Arc::clone(&self.shared), stream }
     }
 
     /// As its maker calls it.
     pub fn name(&self) -> &str {
-        self.0.name()
+        self.driver().name()
     }
 
-    /// Whether `other` is the same card.
+    /// Whether `other` is the same card, through whichever stream.
     pub fn is(&self, other: &Card) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Bytes (free, in all).
@@ -83,7 +171,7 @@ impl Card {
     /// # Errors
     /// A card that no longer answers.
     pub fn memory(&self) -> Result<(u64, u64)> {
-        self.0.memory()
+        self.driver().memory()
     }
 
     /// `bytes` of zeroed memory for `what`.
@@ -91,7 +179,7 @@ impl Card {
     /// # Errors
     /// `Limit` with the numbers when there is not as much.
     pub fn alloc(&self, bytes: usize, what: &str) -> Result<Mem> {
-        let Some(at) = self.0.alloc(bytes.max(1))? else {
+        let Some(at) = self.driver().alloc(bytes.max(1))? else {
             let (free, total) = self.memory()?;
             return Err(Error::limit(format!(
                 "`{bytes}` bytes for {what} do not fit on {}: {free} of {total} bytes are free",
@@ -130,12 +218,12 @@ impl Card {
     /// Parts of one allocation begin at multiples of this, which suits every kernel.
     const ALIGN: usize = 256;
 
-    /// Waits until all that was asked for is done.
+    /// Waits until all that was asked of this stream is done.
     ///
     /// # Errors
     /// What went wrong on the card meanwhile.
     pub fn sync(&self) -> Result<()> {
-        self.0.sync()
+        self.driver().sync(self.stream)
     }
 }
 
@@ -146,6 +234,7 @@ struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        self.card.shared.n_freed.fetch_add(1, Ordering::Release);
         // SAFETY: made by `alloc`, and this is the last handle.
         unsafe { self.card.driver().free(self.at) };
     }
@@ -159,6 +248,15 @@ pub struct Mem {
     len: usize,
 }
 
+/// Which bytes of a card these are. Unlike a [`Mem`] it keeps them from nobody: once memory of the card is freed, it is no
+/// other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemId {
+    at: u64,
+    len: usize,
+    n_freed: u64,
+}
+
 impl Mem {
     /// Bytes.
     pub fn len(&self) -> usize {
@@ -170,9 +268,14 @@ impl Mem {
         self.len == 0
     }
 
-    /// The card that it is on.
+    /// The card that it is on, through its stream.
     pub fn card(&self) -> &Card {
         &self.owner.card
+    }
+
+    /// Which bytes these are.
+    pub fn id(&self) -> MemId {
+        MemId { at: self.at, len: self.len, n_freed: self.card().n_freed() }
     }
 
     /// Its address there.
@@ -197,7 +300,7 @@ impl Mem {
         self.part(start * size_of::<f32>(), n * size_of::<f32>())
     }
 
-    /// Replaces the first bytes by `data`, once everything asked for before is done.
+    /// Replaces the first bytes by `data`, as the next work of its stream. `data` is not needed any more when this returns.
     ///
     /// # Errors
     /// What went wrong on the card.
@@ -210,7 +313,7 @@ impl Mem {
         self.write_rows(data, all)
     }
 
-    /// The first bytes, once everything asked for before is done.
+    /// The first bytes, once everything asked of its stream before is done.
     ///
     /// # Errors
     /// What went wrong on the card.
@@ -250,18 +353,10 @@ impl Mem {
         if rows.width == 0 || rows.rows == 0 {
             return Ok(());
         }
-        let Copy2d { at, pitch, width, rows } = rows;
-        let copy = RawCopy {
-            host: host.wrapping_add(at),
-            host_pitch: pitch,
-            card: self.at + at as u64,
-            card_pitch: pitch,
-            width,
-            rows,
-            to_card,
-        };
+        let card = self.card();
+        let mut staging = card.shared.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: all rows lie within both sides, checked above; the host's side is borrowed for as long as this takes, and
         // mutably where it is written.
-        unsafe { self.card().driver().copy(copy) }
+        unsafe { staging.copy(card.driver(), card.stream, (host, self.at), rows, to_card) }
     }
 }

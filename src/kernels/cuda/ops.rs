@@ -1,9 +1,8 @@
 //! The small operations: lengths are checked here, and the kernel is launched. Each names itself in its errors.
 
-use std::ffi::c_void;
-
-use super::memory::{Card, Mem};
-use super::product::{DevMat, names};
+use super::kernel::Kernel;
+use super::memory::{Args, Card, Mem};
+use super::product::DevMat;
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -46,7 +45,10 @@ pub(super) fn want(op: &str, lengths: &[(&Mem, usize)]) {
 /// Arguments of a kernel, by address.
 macro_rules! args {
     ($($arg:expr),* $(,)?) => {
-        &mut [$((&raw const $arg).cast_mut().cast::<std::ffi::c_void>()),*]
+        $crate::kernels::cuda::memory::Args {
+            at: &mut [$((&raw const $arg).cast_mut().cast::<std::ffi::c_void>()),*],
+            sizes: &[$(size_of_val(&$arg)),*],
+        }
     };
 }
 pub(super) use args;
@@ -54,12 +56,12 @@ pub(super) use args;
 impl Card {
     /// # Safety
     /// See `Driver::launch`.
-    pub(super) unsafe fn launch(&self, name: &str, grid: [u32; 3], block: u32, args: &mut [*mut c_void]) -> Result<()> {
+    pub(super) unsafe fn launch(&self, kernel: Kernel, grid: [u32; 3], block: u32, args: Args<'_>) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        unsafe { self.driver().launch(name, grid, block, args) }.at(|| name.to_string())
+        unsafe { self.driver().launch(self.stream(), kernel, grid, block, args) }.at(|| kernel.name().to_string())
     }
 
     /// out = x / sqrt(mean(x²) + eps) * weight, row by row; x, out: (n_rows, n), weight: (n,).
@@ -71,7 +73,7 @@ impl Card {
         want("rms_norm", &[(x, n_rows * n), (out, n_rows * n)]);
         let (x, weight, out, n) = (x.at(), weight.at(), out.at(), int(n)?);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("rms_norm", [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, out, n, eps]) }
+        unsafe { self.launch(Kernel::RMS_NORM, [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, out, n, eps]) }
     }
 
     /// out = (x - mean) / sqrt(var + eps) * weight + bias, row by row; x, out: (n_rows, n), weight, bias: (n,).
@@ -83,7 +85,9 @@ impl Card {
         want("layer_norm", &[(x, n_rows * n), (out, n_rows * n), (bias, n)]);
         let (x, weight, bias, out, n) = (x.at(), weight.at(), bias.at(), out.at(), int(n)?);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("layer_norm", [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, bias, out, n, eps]) }
+        unsafe {
+            self.launch(Kernel::LAYER_NORM, [int(n_rows)? as u32, 1, 1], THREADS, args![x, weight, bias, out, n, eps])
+        }
     }
 
     /// gate = silu(gate) * up, over `n` floats.
@@ -91,7 +95,7 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn silu_mul(&self, gate: &Mem, up: &Mem, n: usize) -> Result<()> {
-        self.elements("silu_mul", gate, Some(up), n)
+        self.elements(Kernel::SILU_MUL, gate, Some(up), n)
     }
 
     /// x += y, over `n` floats.
@@ -99,7 +103,7 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn add(&self, x: &Mem, y: &Mem, n: usize) -> Result<()> {
-        self.elements("add", x, Some(y), n)
+        self.elements(Kernel::ADD, x, Some(y), n)
     }
 
     /// x = x * sigmoid(1.702 x), over `n` floats.
@@ -107,7 +111,7 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn quick_gelu(&self, x: &Mem, n: usize) -> Result<()> {
-        self.elements("quick_gelu", x, None, n)
+        self.elements(Kernel::QUICK_GELU, x, None, n)
     }
 
     /// x = 0.5 x (1 + erf(x / sqrt(2))), over `n` floats.
@@ -115,56 +119,105 @@ impl Card {
     /// # Errors
     /// What the card says.
     pub fn gelu_erf(&self, x: &Mem, n: usize) -> Result<()> {
-        self.elements("gelu_erf", x, None, n)
+        self.elements(Kernel::GELU_ERF, x, None, n)
     }
 
-    fn elements(&self, name: &str, x: &Mem, y: Option<&Mem>, n: usize) -> Result<()> {
-        want(name, &[(x, n), (y.unwrap_or(x), n)]);
+    fn elements(&self, kernel: Kernel, x: &Mem, y: Option<&Mem>, n: usize) -> Result<()> {
+        want(kernel.name(), &[(x, n), (y.unwrap_or(x), n)]);
         let (grid, x, count) = ([blocks_for(n)?, 1, 1], x.at(), n as u64);
         match y.map(Mem::at) {
             // SAFETY: lengths were checked above.
-            Some(y) => unsafe { self.launch(name, grid, THREADS, args![x, y, count]) },
+            Some(y) => unsafe { self.launch(kernel, grid, THREADS, args![x, y, count]) },
             // SAFETY: lengths were checked above.
-            None => unsafe { self.launch(name, grid, THREADS, args![x, count]) },
+            None => unsafe { self.launch(kernel, grid, THREADS, args![x, count]) },
         }
     }
 
-    /// Rows `tokens` of `table` as floats; out: (tokens, n_cols). Without tokens, all of its rows.
-    ///
-    /// # Errors
-    /// A token outside the table; what the card says.
-    pub fn embed(&self, table: &DevMat, tokens: Option<&[i32]>, out: &Mem) -> Result<()> {
-        let n = tokens.map_or(table.n_rows(), <[i32]>::len);
-        want("embed", &[(out, n * table.n_cols())]);
-        if let Some(id) = tokens.into_iter().flatten().find(|id| !(0..table.n_rows() as i64).contains(&i64::from(**id)))
-        {
-            return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {}", table.n_rows())));
-        }
-        let ids = tokens.map(|tokens| self.upload(tokens, "tokens")).transpose()?;
-        let (ids, w, out) = (ids.as_ref().map_or(0, Mem::at), table.mem().at(), out.at());
-        let (n_cols, row_bytes) = (int(table.n_cols())?, table.row_bytes() as u64);
-        // SAFETY: the length of `out` and all ids were checked above, `DevMat` has all of its rows; the ids are freed only
-        // behind the kernel.
-        unsafe {
-            self.launch(names(table.ty()).embed, [int(n)? as u32, 1, 1], 128, args![w, ids, out, n_cols, row_bytes])
-        }
-    }
-
-    /// The `k` largest of each row of `logits` (n_rows, n), largest first, of equal ones the lower index first: values and
-    /// indices, (n_rows, k) each. Where a row has fewer numbers that are not NaN, index -1.
+    /// Rows of `table` as floats: those that the `n` i32 of `tokens` name, which the caller checked, or the first `n`; out:
+    /// (n, n_cols).
     ///
     /// # Errors
     /// What the card says.
-    pub fn top_k(&self, logits: &Mem, (n_rows, n): (usize, usize), k: usize) -> Result<(Vec<f32>, Vec<i32>)> {
-        want("top_k", &[(logits, n_rows * n)]);
-        let (mut values, mut ids) = (vec![0f32; n_rows * k], vec![0i32; n_rows * k]);
-        let (to_values, to_ids) = (self.alloc(n_rows * k * 4, "top_k")?, self.alloc(n_rows * k * 4, "top_k")?);
-        let (logits, at_values, at_ids, n, k) = (logits.at(), to_values.at(), to_ids.at(), int(n)?, int(k)?);
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn embed(&self, table: &DevMat, tokens: Option<&Mem>, n: usize, out: &Mem) -> Result<()> {
+        want("embed", &[(out, n * table.n_cols()), (tokens.unwrap_or(out), n)]);
+        assert!(tokens.is_some() || n <= table.n_rows(), "{n} of {} rows", table.n_rows());
+        let (ids, w, out) = (tokens.map_or(0, Mem::at), table.mem().at(), out.at());
+        let (n_cols, n_rows, row_bytes) = (int(table.n_cols())?, int(table.n_rows())?, table.row_bytes() as u64);
+        let (kernel, grid) = (table.kernels().embed, [int(n)? as u32, 1, 1]);
+        // SAFETY: lengths were checked above, `DevMat` has all of its rows, and the kernel stays within them.
+        unsafe { self.launch(kernel, grid, 128, args![w, ids, out, n_cols, n_rows, row_bytes]) }
+    }
+
+    /// Writes the `k` largest of each row of `x` (n_rows, n) to `to`, largest first, of equal ones the lower index first.
+    /// Where a row has fewer numbers that are not NaN, index -1; where one is NaN or positive infinity, bit 1 of the i32
+    /// `flags` is set.
+    ///
+    /// # Errors
+    /// What the card says.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn top_k(&self, x: &Mem, (n_rows, n): (usize, usize), k: usize, to: &TopMem, flags: &Mem) -> Result<()> {
+        let n_slices = top_slices(n);
+        want("top_k", &[(x, n_rows * n), (&to.values, n_rows * k), (&to.ids, n_rows * k), (flags, 1)]);
+        let parts = if n_slices > 1 { n_rows * n_slices * k } else { 0 };
+        want("top_k", &[(&to.part_values, parts), (&to.part_ids, parts)]);
+        let (x, flags, rows, n, k) = (x.at(), flags.at(), int(n_rows)? as u32, int(n)?, int(k)?);
+        let (values, ids, no_names) = (to.values.at(), to.ids.at(), 0u64);
+        if n_slices == 1 {
+            // SAFETY: lengths were checked above.
+            return unsafe {
+                self.launch(Kernel::TOP_K, [1, rows, 1], THREADS, args![x, no_names, values, ids, flags, n, n, k])
+            };
+        }
+        let (part_values, part_ids, slice) = (to.part_values.at(), to.part_ids.at(), TOP_SLICE as i32);
+        let (grid, merged) = ([n_slices as u32, rows, 1], int(n_slices)? * k);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("top_k", [int(n_rows)? as u32, 1, 1], 1024, args![logits, at_values, at_ids, n, k])? };
-        to_values.read(&mut values)?;
-        to_ids.read(&mut ids)?;
-        Ok((values, ids))
+        unsafe {
+            self.launch(Kernel::TOP_K, grid, THREADS, args![x, no_names, part_values, part_ids, flags, n, slice, k])?;
+        }
+        // SAFETY: as above; the slices' numbers were written by the kernel before.
+        unsafe {
+            let args = args![part_values, part_ids, values, ids, flags, merged, merged, k];
+            self.launch(Kernel::TOP_K, [1, rows, 1], THREADS, args)
+        }
+    }
+}
+
+/// Numbers of a row that one block of pick.cu looks at.
+const TOP_SLICE: usize = 4096;
+
+fn top_slices(n: usize) -> usize {
+    n.div_ceil(TOP_SLICE).max(1)
+}
+
+/// Where [`Card::top_k`] puts what it finds, and room for what it finds on the way.
+#[derive(Clone)]
+pub struct TopMem {
+    /// (n_rows, k)
+    pub values: Mem,
+    pub ids: Mem,
+    part_values: Mem,
+    part_ids: Mem,
+}
+
+impl TopMem {
+    /// The `k` largest of each of `n_rows` rows of `n` go to `values` and `ids`.
+    ///
+    /// # Errors
+    /// Memory that the card does not have.
+    pub fn new(card: &Card, (n_rows, n): (usize, usize), k: usize, values: Mem, ids: Mem) -> Result<TopMem> {
+        let part = n_rows * top_slices(n) * k * size_of::<f32>();
+        let [part_values, part_ids] = card.alloc_parts([part, part], "the largest logits")?;
+        Ok(TopMem { values, ids, part_values, part_ids })
+    }
+
+    /// Bytes of what [`TopMem::new`] reserves.
+    pub fn n_bytes(n_rows: usize, n: usize, k: usize) -> usize {
+        2 * n_rows * top_slices(n) * k * size_of::<f32>()
     }
 }
 
@@ -221,6 +274,6 @@ impl Card {
         let (rows, bias, n_head, d, n_pairs) =
             (rows.at(), bias.map_or(0, Mem::at), int(n_head)?, int(d)?, n_pairs as u64);
         // SAFETY: lengths were checked above.
-        unsafe { self.launch("rotate_rows", grid, THREADS, args![rows, bias, rotation, n_head, d, n_pairs]) }
+        unsafe { self.launch(Kernel::ROTATE_ROWS, grid, THREADS, args![rows, bias, rotation, n_head, d, n_pairs]) }
     }
 }

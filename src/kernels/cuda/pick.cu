@@ -1,28 +1,35 @@
-// The likeliest tokens: the largest of a row of logits, and the k largest in order.
+// The likeliest tokens: the k largest of a row of logits, in order. First of each slice of the row, then of what the slices
+// brought, so that many blocks share a long row.
 #include "device.cuh"
 
-constexpr int PICK_THREADS = 1024;
+constexpr int PICK_THREADS = 256;
 
 // The larger value wins; of equal ones, the lower index.
 __device__ __forceinline__ bool beats(float x, int i, float y, int j) { return x > y || (x == y && i < j); }
 
-// logits: (rows, n). values, ids: (rows, k), largest first; a place for which there is no number left gets id -1. One block
-// per row. Numbers that are NaN are never picked.
-extern "C" __global__ void __launch_bounds__(PICK_THREADS) top_k(const float *logits, float *values, int *ids, int n, int k) {
+// x: (rows, n). names: (rows, n) or null, what each number is called instead of its index; below 0, there is none. Block
+// (x, y) looks at numbers x * n_slice up to the next slice of row y. values, ids: (rows, slices, k), largest first; a place
+// for which there is no number left gets id -1. Numbers that are NaN are never picked; they and +infinity set bit 1 of `flags`.
+extern "C" __global__ void __launch_bounds__(PICK_THREADS)
+    top_k(const float *x, const int *names, float *values, int *ids, int *flags, int n, int n_slice, int k) {
     __shared__ float best_value[PICK_THREADS / WARP];
     __shared__ int best_id[PICK_THREADS / WARP];
-    const float *row = logits + size_t(blockIdx.x) * n;
+    const float *row = x + size_t(blockIdx.y) * n;
+    const int *row_names = names ? names + size_t(blockIdx.y) * n : nullptr;
+    const int begin = blockIdx.x * n_slice, end = n - begin < n_slice ? n : begin + n_slice;
+    const size_t out = (size_t(blockIdx.y) * gridDim.x + blockIdx.x) * k;
     // What was picked last: everything that does not come behind it was picked, too.
     float last = INFINITY;
     int last_id = -1;
     for (int place = 0; place < k; place++) {
         float value = -INFINITY;
         int id = -1;
-        for (int i = threadIdx.x; i < n; i += PICK_THREADS) {
-            const float x = row[i];
-            const bool open = beats(last, last_id, x, i) && x == x;
-            if (open && (id < 0 || beats(x, i, value, id))) {
-                value = x;
+        for (int i = begin + threadIdx.x; i < end; i += PICK_THREADS) {
+            const float y = row[i];
+            if (place == 0 && !(y < INFINITY)) atomicOr(flags, 2);
+            const bool open = beats(last, last_id, y, i) && y == y && (!row_names || row_names[i] >= 0);
+            if (open && (id < 0 || beats(y, i, value, id))) {
+                value = y;
                 id = i;
             }
         }
@@ -49,8 +56,8 @@ extern "C" __global__ void __launch_bounds__(PICK_THREADS) top_k(const float *lo
             }
         }
         if (threadIdx.x == 0) {
-            values[size_t(blockIdx.x) * k + place] = value;
-            ids[size_t(blockIdx.x) * k + place] = id;
+            values[out + place] = value;
+            ids[out + place] = row_names && id >= 0 ? row_names[id] : id;
         }
         last = value;
         last_id = id;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::kernel::{Kernel, TypeKernels, of_type};
 use super::memory::{Card, Mem};
 use super::ops::{THREADS, args, blocks_for, int, want};
 use crate::gguf::GgmlType;
@@ -13,56 +14,12 @@ const FEW: usize = 8;
 /// Threads of a block in matvec.cu: a warp per row.
 const MATVEC_THREADS: u32 = 128;
 
-/// The kernels of a type, by name.
-pub(super) struct Names {
-    pub embed: &'static str,
-    /// For one token, and for up to eight.
-    matvec_1: &'static str,
-    matvec_8: &'static str,
-    matmul: &'static str,
-}
-
-macro_rules! names {
-    ($word:literal) => {
-        Names {
-            embed: concat!("embed_", $word),
-            matvec_1: concat!("matvec_", $word, "_1"),
-            matvec_8: concat!("matvec_", $word, "_8"),
-            matmul: concat!("matmul_", $word),
-        }
-    };
-}
-
-/// The types that kernels know.
-static TYPES: [(GgmlType, Names); 15] = [
-    (GgmlType::F32, names!("f32")),
-    (GgmlType::F16, names!("f16")),
-    (GgmlType::BF16, names!("bf16")),
-    (GgmlType::Q4_0, names!("q4_0")),
-    (GgmlType::Q4_1, names!("q4_1")),
-    (GgmlType::Q5_0, names!("q5_0")),
-    (GgmlType::Q5_1, names!("q5_1")),
-    (GgmlType::Q8_0, names!("q8_0")),
-    (GgmlType::Q2_K, names!("q2_k")),
-    (GgmlType::Q3_K, names!("q3_k")),
-    (GgmlType::Q4_K, names!("q4_k")),
-    (GgmlType::Q5_K, names!("q5_k")),
-    (GgmlType::Q6_K, names!("q6_k")),
-    (GgmlType::IQ4_NL, names!("iq4_nl")),
-    (GgmlType::IQ4_XS, names!("iq4_xs")),
-];
-
-/// # Panics
-/// For a type that [`DevMat::upload`] refuses.
-pub(super) fn names(ty: GgmlType) -> &'static Names {
-    &TYPES.iter().find(|(known, _)| *known == ty).expect("checked by `DevMat::upload`").1
-}
-
 /// A matrix of packed rows in memory of a card.
 #[derive(Clone)]
 pub struct DevMat {
     mem: Mem,
     ty: GgmlType,
+    kernels: &'static TypeKernels,
     n_cols: usize,
     n_rows: usize,
     row_bytes: usize,
@@ -74,11 +31,18 @@ impl DevMat {
     /// # Errors
     /// A type without kernels; memory that the card does not have.
     pub fn upload(card: &Card, mat: MatView<'_>, what: &str) -> Result<DevMat> {
-        if !TYPES.iter().any(|(ty, _)| *ty == mat.ty()) {
+        let Some(kernels) = of_type(mat.ty()) else {
             return Err(Error::unsupported(format!("{what}: type `{}` has no kernels for cards", mat.ty())));
-        }
+        };
         let mem = card.upload(mat.data(), what)?;
-        Ok(DevMat { mem, ty: mat.ty(), n_cols: mat.n_cols(), n_rows: mat.n_rows(), row_bytes: mat.row_bytes() })
+        Ok(DevMat {
+            mem,
+            ty: mat.ty(),
+            kernels,
+            n_cols: mat.n_cols(),
+            n_rows: mat.n_rows(),
+            row_bytes: mat.row_bytes(),
+        })
     }
 
     /// The element type.
@@ -96,9 +60,18 @@ impl DevMat {
         self.n_rows
     }
 
+    /// Whether `other` is the same memory.
+    pub fn is(&self, other: &DevMat) -> bool {
+        self.mem.card().is(other.mem.card()) && self.mem.id() == other.mem.id()
+    }
+
     /// Bytes in all.
     pub fn n_bytes(&self) -> usize {
         self.mem.len()
+    }
+
+    pub(super) fn kernels(&self) -> &'static TypeKernels {
+        self.kernels
     }
 
     pub(super) fn row_bytes(&self) -> usize {
@@ -195,7 +168,7 @@ impl<'a> Input<'a> {
         let grid = [blocks_for(n_groups * 32)?, 1, 1];
         let (x, q, d, s, n_groups) = (self.x.at(), q.at(), d.at(), s.at(), n_groups as u64);
         // SAFETY: `x` was checked when this was made, the rest above; d and s were made for as many.
-        unsafe { self.card.launch("quantize_rows", grid, THREADS, args![x, q, d, s, n_groups]) }
+        unsafe { self.card.launch(Kernel::QUANTIZE_ROWS, grid, THREADS, args![x, q, d, s, n_groups]) }
     }
 
     /// out (n_tokens, n_rows) = epilogue(input · wᵀ).
@@ -229,18 +202,18 @@ impl<'a> Input<'a> {
             n_tokens: int(n_tokens)?,
             flags: flag(epilogue.add, 1) | flag(epilogue.quick_gelu, 2) | flag(epilogue.gelu_erf, 4),
         };
-        let names = names(w.ty);
-        let (name, grid, block) = if n_tokens <= FEW {
+        let kernels = w.kernels;
+        let (kernel, grid, block) = if n_tokens <= FEW {
             let rows_per_block = MATVEC_THREADS as usize / 32;
-            let name = if n_tokens == 1 { names.matvec_1 } else { names.matvec_8 };
-            (name, [w.n_rows.div_ceil(rows_per_block), 1, 1], MATVEC_THREADS)
+            let kernel = if n_tokens == 1 { kernels.matvec_1 } else { kernels.matvec_8 };
+            (kernel, [w.n_rows.div_ceil(rows_per_block), 1, 1], MATVEC_THREADS)
         } else {
             // As in matmul_float.cu and matmul_int8.cu.
             let (rows, tokens) = if is_float { (128, 64) } else { (64, 128) };
-            (names.matmul, [w.n_rows.div_ceil(rows), n_tokens.div_ceil(tokens), 1], THREADS)
+            (kernels.matmul, [w.n_rows.div_ceil(rows), n_tokens.div_ceil(tokens), 1], THREADS)
         };
         let grid = [int(grid[0])? as u32, int(grid[1])? as u32, 1];
         // SAFETY: every length was checked above or when its owner was made.
-        unsafe { self.card.launch(name, grid, block, args![raw]) }
+        unsafe { self.card.launch(kernel, grid, block, args![raw]) }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{Fed, Session};
-use crate::model::Batch;
+use crate::model::Choice;
 use crate::stream::{Dump, Events};
 use crate::text::{Sampler, StreamDecoder};
 use crate::{Error, Result};
@@ -43,10 +43,17 @@ impl Session<'_> {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(Vec<u32>, Finish)> {
         let (tokenizer, n_vocab) = (&self.engine.tokenizer, self.engine.text.hparams().n_vocab);
+        if !self.top.is_empty() {
+            // Another sampler may need what the one before did not.
+            self.logits.extend_from_slice(self.engine.text.logits(&mut self.scratch)?);
+            self.top.clear();
+        }
         if self.logits.len() < n_vocab {
             return Err(Error::bad_input("there is nothing to answer: the prompt is empty"));
         }
         self.logits.drain(..self.logits.len() - n_vocab);
+        // A dump has every logit.
+        let n_top = if dump.is_some() { 0 } else { sampler.n_top().unwrap_or(0) };
         let mut decoder = StreamDecoder::new();
         let mut tokens = Vec::new();
         let finish = loop {
@@ -54,7 +61,7 @@ impl Session<'_> {
                 break Finish::Length;
             }
             events.check()?;
-            let id = sampler.sample(&self.logits)?;
+            let id = if self.top.is_empty() { sampler.sample(&self.logits)? } else { sampler.sample_top(&self.top)? };
             if let Some(dump) = dump.as_deref_mut() {
                 dump.add_generated(id, &self.logits, self.placer.next_pos());
             }
@@ -74,7 +81,7 @@ impl Session<'_> {
             if tokens.len() == options.n_predict && dump.is_none() {
                 break Finish::Length;
             }
-            self.push(id)?;
+            self.push(id, n_top)?;
         };
         let rest = decoder.finish();
         if !rest.is_empty() {
@@ -86,18 +93,17 @@ impl Session<'_> {
         Ok((tokens, finish))
     }
 
-    /// Feeds one token; the logits after it take the place of those before.
-    pub(in crate::stream) fn push(&mut self, id: u32) -> Result<()> {
-        let model = &self.engine.text;
-        self.embd.resize(model.hparams().n_embd, 0.0);
-        model.embed(&[id], &mut self.embd)?;
+    /// Feeds one token; the logits after it take the place of those before. Where the `n_top` largest are enough (0: they are
+    /// not), a card brings only these.
+    pub(in crate::stream) fn push(&mut self, id: u32, n_top: usize) -> Result<()> {
         self.placer.text(1, &mut self.pos);
-        let batch = Batch { embd: &self.embd, pos: &self.pos, n_logits: 1 };
-        let logits = model.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
+        let pos = self.pos.pop().expect("it was just placed");
         self.logits.clear();
-        self.logits.extend_from_slice(logits);
-        self.embd.clear();
-        self.pos.clear();
+        self.top.clear();
+        match self.engine.text.step(id, pos, n_top, &mut self.cache, &mut self.scratch)? {
+            Choice::Logits(logits) => self.logits.extend_from_slice(logits),
+            Choice::Top(top) => self.top.extend_from_slice(top),
+        }
         self.log.push(Fed::token(id));
         Ok(())
     }

@@ -94,6 +94,7 @@ impl<'e> Session<'e> {
         events.send(Event::PromptStart { n_tokens: live.limit, cached: 0 });
         self.clear();
         self.logits.clear();
+        self.top.clear();
         let mut window = Window::default();
         let end =
             self.read_stream(before, plan, &live, &mut window, (&mut events, cancel), keep).and_then(|end| match end {
@@ -152,6 +153,7 @@ impl<'e> Session<'e> {
         self.placer.begin_visual(live.merged.h, live.merged.w, Some(live.scale))?;
         let group = Session::pairs_at_once(live.grid.h, live.grid.w);
         decode::probe(live.tower, group, live.grid).at(|| plan.shape.label.clone())?;
+        live.tower.reserve(group * live.grid.h * live.grid.w)?;
         let end =
             decode::decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, steps, events, keep))?;
         self.drain(steps, true, events, None)?;

@@ -6,6 +6,7 @@ mod model;
 
 mod products;
 mod rows;
+mod streams;
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::cuda::{Card, Mem, cards};
@@ -39,6 +40,16 @@ fn card() -> Card {
         Ok(other) => panic!("LONGTAKE_CUDA_TEST is `{other}`, expected `card` or nothing"),
         Err(_) => Card::emulated(1 << 30),
     }
+}
+
+/// Whether tests run on the emulated card, which does only what somebody waits for.
+fn is_emulated() -> bool {
+    std::env::var_os("LONGTAKE_CUDA_TEST").is_none()
+}
+
+/// Cards whose streams run in as different an order as they may.
+fn cards_in_any_order() -> Vec<Card> {
+    if is_emulated() { vec![Card::emulated(1 << 30), Card::emulated_eager(1 << 30)] } else { vec![card()] }
 }
 
 /// The definition.

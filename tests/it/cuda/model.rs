@@ -6,11 +6,14 @@ use std::sync::Arc;
 use longtake::cache::{CacheShape, KvCache};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels::cuda::Card;
-use longtake::model::{Batch, Scratch, TextModel, VisionTower};
-use longtake::position::Placer;
+use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
+use longtake::position::{Placer, Pos};
+use longtake::stream::Engine;
+use longtake::text::SamplerOptions;
 
-use super::{Rng, card, nmse};
+use super::{Rng, card, cards_in_any_order, is_emulated, nmse};
 use crate::model::check_on_cards;
+use crate::stream::{answer_with, engine, prompt, session};
 
 #[test]
 fn all_on_a_card_gives_the_reference_numbers() {
@@ -26,11 +29,11 @@ fn all_on_a_card_gives_the_reference_numbers() {
     });
 }
 
-fn demo(name: &str) -> Arc<Gguf> {
+pub fn demo(name: &str) -> Arc<Gguf> {
     Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)).unwrap())
 }
 
-fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {
+pub fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {
     let hp = model.hparams();
     let (n_layer, n_head_kv, d) = (hp.n_layer, hp.n_head_kv, hp.n_embd_head);
     KvCache::new(CacheShape { n_layer, n_head_kv, d, n_ctx, type_k: ty, type_v: ty }).unwrap()
@@ -73,7 +76,7 @@ fn layers_on_cards_agree_with_the_cpu_wherever_the_boundary_is() {
         for n in [1, n_layer, n_layer + 1] {
             // Also over two cards, where there are layers for both.
             for cards in [vec![card()], vec![card(), card()]] {
-                if std::env::var_os("LONGTAKE_CUDA_TEST").is_some() && cards.len() > 1 {
+                if !is_emulated() && cards.len() > 1 {
                     continue; // one card, opened twice, is one card
                 }
                 model.offload(&cards, n).unwrap();
@@ -83,6 +86,58 @@ fn layers_on_cards_agree_with_the_cpu_wherever_the_boundary_is() {
                 let case = format!("{ty}, {n} of {n_layer} layers on {} cards", cards.len());
                 assert!(error <= 2e-3, "{case}: NMSE {error:.1e}");
             }
+        }
+    }
+}
+
+/// Tokens one by one, the next the likeliest of the one before: what each step brought, with its largest logits first.
+fn decode(model: &TextModel, n_top: usize, n_steps: usize, scratch: &mut Scratch) -> Vec<Vec<(u32, f32)>> {
+    let hp = model.hparams();
+    let (mut cache, mut placer) = (cache_of(model, n_steps, GgmlType::F16), Placer::new(hp.layout));
+    let (mut id, mut found) = (5, Vec::new());
+    for _ in 0..n_steps {
+        let mut pos: Vec<Pos> = Vec::new();
+        placer.text(1, &mut pos);
+        let mut ranked: Vec<(u32, f32)> = match model.step(id, pos[0], n_top, &mut cache, scratch).unwrap() {
+            Choice::Logits(logits) => (0..).zip(logits.iter().copied()).collect(),
+            Choice::Top(top) => {
+                let top = top.to_vec();
+                // The others are still there.
+                let row = model.logits(scratch).unwrap();
+                assert!(row.len() == hp.n_vocab && top.iter().all(|(id, logit)| row[*id as usize] == *logit));
+                top
+            }
+        };
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        id = ranked[0].0;
+        found.push(ranked);
+    }
+    found
+}
+
+#[test]
+fn the_largest_logits_come_alone_where_all_of_the_model_is_on_cards() {
+    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+    let hp = model.hparams().clone();
+    for n in [1, hp.n_layer, hp.n_layer + 1] {
+        for cards in [vec![card()], vec![card(), card()]] {
+            if !is_emulated() && cards.len() > 1 {
+                continue;
+            }
+            model.offload(&cards, n).unwrap();
+            let case = format!("{n} of {} layers on {} cards", hp.n_layer, cards.len());
+            let mut scratch = Scratch::new(&hp, 1);
+            let want = decode(&model, 0, 4, &mut scratch);
+            for (n_top, n_come) in [(1, 1), (40, 40), (65, hp.n_vocab)] {
+                let got = decode(&model, n_top, 4, &mut scratch);
+                let n_come = if n > hp.n_layer { n_come.min(hp.n_vocab) } else { hp.n_vocab };
+                for (got, want) in got.iter().zip(&want) {
+                    assert!(got.len() == n_come && got[..] == want[..n_come], "{n_top} of {case}");
+                }
+            }
+            let error =
+                model.step(hp.n_vocab as u32, Pos::default(), 1, &mut cache_of(&model, 1, GgmlType::F16), &mut scratch);
+            assert!(error.unwrap_err().to_string().contains("outside the vocabulary"), "{case}");
         }
     }
 }
@@ -134,9 +189,67 @@ fn the_tower_on_a_card_agrees_with_the_cpu() {
         let pixels = rng.vec(pairs * h * w * tower.hparams().n_patch_values());
         let (host, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
         let want = host.encode(&pixels, h, w, None).unwrap();
-        tower.offload(&card()).unwrap();
-        let error = nmse(&tower.encode(&pixels, h, w, None).unwrap(), &want);
-        assert!(error <= 1e-3, "seed {seed}: {pairs} pairs of {h} x {w}: NMSE {error:.1e}");
+        for card in cards_in_any_order() {
+            tower.offload(&card).unwrap();
+            let error = nmse(&tower.encode(&pixels, h, w, None).unwrap(), &want);
+            assert!(error <= 1e-3, "seed {seed}: {pairs} pairs of {h} x {w}: NMSE {error:.1e}");
+        }
+    }
+}
+
+/// Encoding goes on beside the language model, in memory that is reserved once.
+#[test]
+fn the_tower_shares_its_card_with_the_model() {
+    let tokens: Vec<_> = cards_in_any_order().iter().map(encode_beside).collect();
+    assert!(tokens.iter().all(|of_card| *of_card == tokens[0]), "the order of streams changes nothing");
+}
+
+/// Tokens of three batches, encoded in every way.
+fn encode_beside(card: &Card) -> Vec<Vec<f32>> {
+    let (mut tower, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
+    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+    tower.offload(card).unwrap();
+    model.offload(std::slice::from_ref(card), usize::MAX).unwrap();
+    let (h, w, n_values) = (4, 6, tower.hparams().n_patch_values());
+    let mut rng = Rng(900);
+    let groups: Vec<Vec<f32>> = [2, 1, 2].iter().map(|n| rng.vec(n * h * w * n_values)).collect();
+    let (alone, mut scratch) =
+        (decode(&model, 3, 6, &mut Scratch::new(model.hparams(), 1)), Scratch::new(model.hparams(), 1));
+    tower.reserve(2 * h * w).unwrap();
+    let free = card.memory().unwrap().0;
+    let want: Vec<Vec<f32>> = groups.iter().map(|pixels| tower.encode(pixels, h, w, None).unwrap()).collect();
+    for (pixels, tokens) in groups.iter().zip(&want) {
+        let begun = tower.begin(pixels, h, w).unwrap().expect("a tower on a card begins");
+        assert!(tower.begin(pixels, h, w).unwrap().is_none(), "one at a time");
+        assert!(decode(&model, 3, 6, &mut scratch) == alone);
+        // Whoever cannot wait for the first has memory of his own for so long.
+        assert!(tower.encode(&groups[1], h, w, None).unwrap() == want[1]);
+        assert!(begun.finish().unwrap() == *tokens);
+    }
+    drop(tower.begin(&groups[0], h, w).unwrap());
+    assert!(tower.encode(&groups[2], h, w, None).unwrap() == want[2]);
+    drop(scratch);
+    // A driver may take memory for itself as well.
+    assert!(!is_emulated() || card.memory().unwrap().0 >= free, "nothing more was reserved");
+    want
+}
+
+/// A video and a question: tokens that were picked on the card are those that all logits give, and the CPU's.
+#[test]
+fn an_answer_from_a_card_is_that_of_the_cpu() {
+    let mut engine = engine();
+    let greedy = SamplerOptions { temp: 0.0, ..SamplerOptions::default() };
+    let answer = |engine: &Engine, options: &SamplerOptions| {
+        let mut prompt = prompt(engine, &["What moves?"], 4, None);
+        answer_with(&mut session(engine, 200, 32), &mut prompt, options.clone())
+    };
+    let want = answer(&engine, &greedy);
+    engine.offload(&[card()], usize::MAX).unwrap();
+    assert_eq!(answer(&engine, &greedy), want);
+    // A penalty too small to change anything takes all logits.
+    for options in [greedy, SamplerOptions { seed: 11, ..SamplerOptions::default() }] {
+        let all = SamplerOptions { presence_penalty: 1e-30, ..options.clone() };
+        assert_eq!(answer(&engine, &options), answer(&engine, &all));
     }
 }
 

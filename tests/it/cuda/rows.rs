@@ -1,6 +1,6 @@
 //! Row operations, embeddings, picking.
 
-use longtake::kernels::cuda::DevMat;
+use longtake::kernels::cuda::{DevMat, TopMem};
 use longtake::kernels::{Kernels, gelu_erf};
 use longtake::tensor::{MatView, dequantize_row, quantize_row};
 
@@ -66,14 +66,15 @@ fn embedding_rows_are_those_of_the_host() {
             let view = MatView::new(ty, n_cols, n_rows, &packed).unwrap();
             let table = DevMat::upload(&card, view, "test").unwrap();
             let out = card.alloc(n_rows * n_cols * 4, "test").unwrap();
-            card.embed(&table, None, &out).unwrap();
+            card.embed(&table, None, n_rows, &out).unwrap();
             assert!(down(&out) == want, "{ty} seed {seed}: whole");
-            let ids = [6, 0, 3, 3];
-            card.embed(&table, Some(&ids), &out).unwrap();
-            let rows: Vec<f32> = ids.iter().flat_map(|id| want[*id as usize * n_cols..][..n_cols].to_vec()).collect();
+            // The last is outside the matrix, and becomes a row within it.
+            let ids = [6, 0, 3, 3, 7];
+            let on_card = card.upload(&ids, "test").unwrap();
+            card.embed(&table, Some(&on_card), ids.len(), &out).unwrap();
+            let row = |id: &i32| want[(*id % 7) as usize * n_cols..][..n_cols].to_vec();
+            let rows: Vec<f32> = ids.iter().flat_map(row).collect();
             assert!(down(&out)[..rows.len()] == rows, "{ty} seed {seed}: tokens");
-            let error = card.embed(&table, Some(&[7]), &out).unwrap_err().to_string();
-            assert!(error.contains("token `7` is outside the vocabulary of 7"), "{error}");
         }
     }
 }
@@ -81,7 +82,9 @@ fn embedding_rows_are_those_of_the_host() {
 #[test]
 fn the_largest_come_first_and_ties_by_index() {
     let card = card();
-    for (seed, (n_rows, n, k)) in [(1, 1, 1), (2, 3, 5), (1, 1000, 7), (3, 2500, 40)].into_iter().enumerate() {
+    for (seed, (n_rows, n, k)) in
+        [(1, 1, 1), (2, 3, 5), (1, 1000, 7), (3, 2500, 40), (2, 4096, 3), (2, 9000, 5)].into_iter().enumerate()
+    {
         let mut rng = Rng(seed as u64 + 20);
         // Few different values, so that there are ties; some that are no numbers.
         let mut x: Vec<f32> = (0..n_rows * n).map(|_| (rng.normal() * 20.0).round()).collect();
@@ -89,7 +92,14 @@ fn the_largest_come_first_and_ties_by_index() {
             let at = rng.below(n_rows * n);
             x[at] = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY][rng.below(3)];
         }
-        let (values, ids) = card.top_k(&up(&card, &x), (n_rows, n), k).unwrap();
+        let [values, ids, flags] = card.alloc_parts([n_rows * k * 4, n_rows * k * 4, 4], "test").unwrap();
+        let to = TopMem::new(&card, (n_rows, n), k, values, ids).unwrap();
+        card.top_k(&up(&card, &x), (n_rows, n), k, &to, &flags).unwrap();
+        let (values, mut ids, mut flag) = (down(&to.values), vec![0i32; n_rows * k], [0i32]);
+        to.ids.read(&mut ids).unwrap();
+        flags.read(&mut flag).unwrap();
+        let is_broken = x.iter().any(|v| v.is_nan() || *v == f32::INFINITY);
+        assert_eq!(flag, [if is_broken { 2 } else { 0 }], "seed {seed}");
         for (r, row) in x.chunks(n).enumerate() {
             let mut want: Vec<usize> = (0..n).filter(|i| !row[*i].is_nan()).collect();
             want.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
