@@ -40,6 +40,20 @@ const TYPES: [GgmlType; 15] = [
     GgmlType::F32,
 ];
 
+/// Seconds that it takes to hand every thread nothing, one time after the other.
+fn fork_and_join(time: Duration) -> f64 {
+    const TIMES: u32 = 1000;
+    let (mut best, start) = (f64::INFINITY, Instant::now());
+    while start.elapsed() < time {
+        let t = Instant::now();
+        for _ in 0..TIMES {
+            threads::for_each(threads::count(), |i| drop(black_box(i)));
+        }
+        best = best.min(t.elapsed().as_secs_f64() / f64::from(TIMES));
+    }
+    best
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let after = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
@@ -62,6 +76,7 @@ fn main() {
     let read = read_bandwidth(time);
     println!("kernels {}, {} threads, {n_tokens} tokens; best of several runs", kernels.name, threads::count());
     println!("read bandwidth {read:.1} GB/s");
+    println!("a fork and join without work {:.2} us", fork_and_join(time) * 1e6);
     let peaks = peaks::all(time);
     for (name, gops) in &peaks {
         println!("{name} {gops:.0} GOP/s");
