@@ -39,6 +39,10 @@ table "Layouts, V-NIAH-D"
 for layout in rope mrope videorope hope; do
   row "$layout-distractors" "$q8/symbols-$layout-Q8_0.gguf" "$tower" --distractors
 done
+# The siblings never saw two symbols, nor questions that tell them apart; the embedded model did.
+table "The embedded model"
+row "embedded" assets/symbols/symbols.gguf "$tower"
+row "embedded-distractors" assets/symbols/symbols.gguf "$tower" --distractors
 table "HoPE's temporal scale; trained with 0.5 to 1.5"
 for scale in 0.5 0.75 1 1.25 1.5; do
   row "hope-scale-$scale" "$q8/symbols-hope-Q8_0.gguf" "$tower" --temporal-scale "$scale"
