@@ -1,6 +1,7 @@
 //! Sessions: any step size, any detour, any interruption gives the answer of the straight way.
 
 use std::ops::ControlFlow;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -267,9 +268,19 @@ fn the_decoder_is_never_far_ahead() {
     assert!(furthest <= 3, "{furthest} pairs in memory");
 }
 
-/// Fault 42: a thousand interruptions at random moments, and as much memory is in use as before.
+/// Fault 42: a thousand interruptions at random moments, and as much memory is in use as before: in a process of its own,
+/// where no other test takes any.
 #[test]
 fn a_thousand_interruptions_leave_nothing_behind() {
+    let alone = ["--exact", "stream::interrupted_a_thousand_times", "--ignored", "--nocapture"];
+    let done = Command::new(std::env::current_exe().unwrap()).args(alone).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+#[ignore = "runs in a process of its own"]
+fn interrupted_a_thousand_times() {
     let engine = engine();
     let mut one = session(&engine, 300, 16);
     let memory = || memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem);
