@@ -18,7 +18,7 @@ mod cuda {
 
     const SOURCES: &str = "src/kernels/cuda";
     const EMULATION: &str = "tests/cuda_emu";
-    /// Cards of compute capability 7.5, 8.x and 9.0, and newer ones through PTX; `.ci/cuda` reads this line, too.
+    /// Cards of compute capability 7.5, 8.x and 9.0, and newer ones through PTX.
     const TARGETS: &str =
         "arch=compute_75,code=sm_75 arch=compute_80,code=[sm_80,compute_80] arch=compute_80,code=sm_90";
 

@@ -178,9 +178,7 @@ impl CardLayer {
             ffn_down: mat(&layer.ffn_down)?,
         })
     }
-}
 
-impl CardLayer {
     /// Bytes of its matrices.
     fn n_bytes(&self) -> usize {
         let CardLayer { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = self;

@@ -559,6 +559,7 @@ mod tests {
         assert!(error(vec![], false).contains("after 0 of 3"));
         assert!(error(vec![pairs(&engine, 0, 3)], true).contains("stopped"));
     }
+
     /// A tower on a card encodes a group while the one before is read: the same events, and the same rows.
     #[cfg(cuda_emulation)]
     #[test]
