@@ -30,35 +30,45 @@ train() {
   "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps "$steps" --most-needles 1 "${@:3}" >"$work/$1.log"
   mv "$work/$1.part.pt" "$work/$1.pt"
 }
-
-# One thread each, two at a time; the failure of either is a failure.
-both() {
-  wait "$1"
-  wait "$2"
-}
-train hope hope
-train mrope mrope & a=$!
-train videorope videorope & b=$!
-both $a $b
-train rope rope & a=$!
-# HoPE's frequencies without its temporal scales: the ablation "HFA".
-train hope-fixed hope --scales 1 & b=$!
-both $a $b
 # The embedded model learns on: up to three symbols, then fresh frames.
-train several hope --start "$work/hope.pt" --steps "${STEPS:-2400}" --most-needles 3 --seed 2
-train embedded hope --start "$work/several.pt" --steps "${STEPS:-1600}" --most-needles 3 --seed 3 --rate 1.5e-3
+embedded() {
+  train several hope --start "$work/hope.pt" --steps "${STEPS:-2400}" --most-needles 3 --seed 2
+  train embedded hope --start "$work/several.pt" --steps "${STEPS:-1600}" --most-needles 3 --seed 3 --rate 1.5e-3
+}
+export -f step train embedded
+export work python steps
+
+train hope hope
+# Two at a time with one thread each; the failure of one is a failure. hope-fixed has HoPE's frequencies without its
+# temporal scales: the ablation "HFA".
+xargs -P 2 -L 1 bash -euo pipefail -c '"$@"' _ <<'JOBS'
+embedded
+train mrope mrope
+train videorope videorope
+train rope rope
+train tad tad
+train hope-fixed hope --scales 1
+train hope-seed2 hope --seed 2
+train mrope-seed2 mrope --seed 2
+train videorope-seed2 videorope --seed 2
+train rope-seed2 rope --seed 2
+JOBS
 
 step "files"
 cargo build --release --manifest-path "$root/Cargo.toml"
 longtake="$root/target/release/longtake"
-for name in hope mrope videorope rope hope-fixed; do
-  "$python" export.py "$work/tower.pt" "$work/$name.pt" "$work/symbols-$name"
-  "$longtake" convert "$work/symbols-$name" -o "$work/$name.gguf" --outtype f32 --mmproj-outtype f32 --rope "${name%-fixed}"
-  "$longtake" quantize "$work/$name.gguf" "models/symbols-$name-Q8_0.gguf" Q8_0
-done
+# NAME FOLDER: the published files are those of the first seed.
+publish() {
+  local layout=${1%-seed2}
+  "$python" export.py "$work/tower.pt" "$work/$1.pt" "$work/symbols-$1"
+  "$longtake" convert "$work/symbols-$1" -o "$work/$1.gguf" --outtype f32 --mmproj-outtype f32 --rope "${layout%-fixed}"
+  "$longtake" quantize "$work/$1.gguf" "$2/symbols-$1-Q8_0.gguf" Q8_0
+}
+for name in hope mrope videorope rope tad hope-fixed; do publish "$name" models; done
+for name in hope mrope videorope rope; do publish "$name-seed2" "$work"; done
 "$python" export.py "$work/tower.pt" "$work/embedded.pt" "$work/symbols-embedded"
 "$longtake" convert "$work/symbols-embedded" -o "$work/embedded.gguf" --outtype q8_0 --mmproj-outtype q8_0 --rope hope
 cp "$work/embedded.gguf" "$root/assets/symbols/symbols.gguf"
 cp "$work/mmproj-embedded.gguf" "$root/assets/symbols/mmproj-symbols.gguf"
-"$python" curves.py models/curves.svg "$work"/{hope,mrope,videorope,rope,hope-fixed}.pt
+"$python" curves.py models/curves.svg "$work"/{hope,mrope,videorope,rope,tad,hope-fixed}.pt
 ls -l "$root/assets/symbols" models
