@@ -13,7 +13,7 @@ use crate::eval::journal::Journal;
 use crate::eval::niah::{
     Needle, Niah, NiahOptions, Trial, Units, cells, drawn_haystack, drawn_needles, needles_from, video_haystack,
 };
-use crate::eval::plot::Heatmap;
+use crate::eval::plot::{self, Heatmap};
 use crate::gguf::atomic::write_beside;
 use crate::position::{Layout, parse_temporal_scale};
 use crate::stream::Engine;
@@ -61,7 +61,7 @@ pub struct Args {
     /// Units that the model was trained with: marked in the heat map.
     #[arg(long, value_name = "N")]
     trained: Option<f64>,
-    /// Folder for trials.jsonl, all_accuracies.json and heatmap.svg; a run that was stopped goes on there.
+    /// Folder for trials.jsonl, all_accuracies.json, heatmap.svg and heatmap.png; a run that was stopped goes on there.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     /// Print the summary as JSON.
@@ -218,7 +218,7 @@ fn report(
             (Some(_), None) => lengths.len() as f64,
         }
     });
-    write_text(&args.out.join("heatmap.svg"), &Heatmap::niah(lengths, depths, table.clone(), mark).to_svg()?)?;
+    plot::save(&args.out.join("heatmap"), &Heatmap::niah(lengths, depths, table.clone(), mark).to_svg()?)?;
     let known: Vec<f64> = table.iter().flatten().flatten().copied().collect();
     let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
     let by_length: Vec<f64> = (0..lengths.len())

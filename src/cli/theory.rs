@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::error::Context;
+use crate::eval::plot::save;
 use crate::eval::theory::{Experiment, experiments, plots};
 use crate::gguf::Gguf;
-use crate::gguf::atomic::write_beside;
 use crate::model::HParams;
 use crate::position::{Axis, Layout, Pos, Rotary, default_sections};
 use crate::{Error, ErrorKind, Result};
@@ -23,7 +23,7 @@ pub struct TheoryArgs {
     /// Seed of those that draw random vectors.
     #[arg(short, long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Also draw the plots, as SVG files in this folder.
+    /// Also draw the plots, as SVG and PNG files in this folder.
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print JSON.
@@ -102,9 +102,9 @@ fn print(out: &mut dyn Write, experiment: &Experiment) -> Result<()> {
 fn draw(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).at(|| dir.display().to_string())?;
     for plot in plots()? {
-        let path = dir.join(plot.file);
-        write_beside(&path, |out| Ok(out.write_all(plot.svg.as_bytes())?))?;
-        eprintln!("wrote {}", path.display());
+        let stem = dir.join(plot.name);
+        save(&stem, &plot.svg)?;
+        eprintln!("wrote {}.svg and .png", stem.display());
     }
     Ok(())
 }

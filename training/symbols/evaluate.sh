@@ -2,7 +2,7 @@
 # V-NIAH and V-NIAH-D over the siblings: layouts, temporal scales, types of weights and cache. Prints the tables of
 # docs/reproduction.md and writes the heat maps into docs/reproduction.
 #
-#   training/symbols/evaluate.sh [WORK_FOLDER]     train.sh's folder, which has the F32 files; without it Q8_0 only
+#   training/symbols/evaluate.sh [WORK_FOLDER]     train.sh's folder, which has the F32 files and the second seeds
 #
 # NEEDLES=20 of them stand at six depths of each length: 120 trials behind each number. What was tried is kept in
 # target/reproduction: a run that was stopped goes on. LONGTAKE names another binary.
@@ -27,16 +27,22 @@ row() {
 table() {
   printf '\n### %s\n\n| units |%s mean |\n|---|---|---|---|---|---|\n' "$1" "$(printf ' %s |' ${lengths//,/ })"
 }
-keep() { cp "$out/$1/heatmap.svg" "docs/reproduction/$1.svg"; }
+keep() { cp "$out/$1/heatmap.png" "docs/reproduction/$1.png"; }
 
 q8=training/symbols/models tower=assets/symbols/mmproj-symbols.gguf
 table "Layouts"
-for layout in rope mrope videorope hope; do
+for layout in rope tad mrope videorope hope; do
   row "$layout" "$q8/symbols-$layout-Q8_0.gguf" "$tower"
   keep "$layout"
 done
+if [ -n "$work" ]; then
+  table "Layouts, another seed of the training"
+  for layout in rope mrope videorope hope; do
+    row "$layout-seed2" "$work/symbols-$layout-seed2-Q8_0.gguf" "$tower"
+  done
+fi
 table "Layouts, V-NIAH-D"
-for layout in rope mrope videorope hope; do
+for layout in rope tad mrope videorope hope; do
   row "$layout-distractors" "$q8/symbols-$layout-Q8_0.gguf" "$tower" --distractors
 done
 # The siblings never saw two symbols, nor questions that tell them apart; the embedded model did.
@@ -69,6 +75,6 @@ if [ -n "$work" ]; then
 fi
 lengths=8,32,64,128 trained=8 needles=5
 table "144 tokens a unit (448x252), 30 trials behind each number"
-for layout in rope mrope videorope hope; do
+for layout in rope tad mrope videorope hope; do
   row "$layout-448x252" "$q8/symbols-$layout-Q8_0.gguf" "$tower" --frame 448x252
 done

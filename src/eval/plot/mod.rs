@@ -1,17 +1,33 @@
-//! Plots as SVG: line charts and the V-NIAH heat map.
+//! Plots: line charts and the V-NIAH heat map, drawn as SVG and kept as SVG and PNG.
 //!
-//! SVG needs no font at build time, scales, and can be read back cell by cell; labels at 45 degrees, as in the published heat
-//! map, are beyond the plotting crates that were considered (they turn text by right angles only).
-//! Start reading at [`Chart`] and [`Heatmap`]; both return the text of a whole file.
+//! SVG scales and can be read back cell by cell; labels at 45 degrees, as in the published heat map, are beyond the plotting
+//! crates that were considered (they turn text by right angles only).
+//! Start reading at [`Chart`] and [`Heatmap`], which give the text of a whole file, and at [`save`].
+
+mod png;
 
 use std::fmt::Write;
+use std::path::Path;
 
+pub use png::to_png;
+
+use crate::gguf::atomic::write_beside;
 use crate::{Error, Result};
 
 /// Most cells of a heat map and most points of a line chart: far beyond what anybody can see.
 const MAX_MARKS: usize = 1 << 20;
 /// Series colours, told apart by most eyes; the first is for what the chart is about.
 const COLOURS: [&str; 7] = ["#0b6e4f", "#c1121f", "#1d4ed8", "#b45309", "#6d28d9", "#0e7490", "#4b5563"];
+
+/// Writes a plot as `stem`.svg and `stem`.png.
+///
+/// # Errors
+/// As [`to_png`]; files that cannot be written.
+pub fn save(stem: &Path, svg: &str) -> Result<()> {
+    let dots = to_png(svg)?;
+    write_beside(&stem.with_extension("svg"), |out| Ok(out.write_all(svg.as_bytes())?))?;
+    write_beside(&stem.with_extension("png"), |out| Ok(out.write_all(&dots)?))
+}
 
 /// How an axis maps numbers to places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -6,9 +6,9 @@ use crate::Result;
 use crate::eval::plot::{Chart, Scale, Series};
 use crate::position::{Layout, Pos};
 
-/// A plot and the name of its file.
+/// A plot and its name.
 pub struct Plot {
-    pub file: &'static str,
+    pub name: &'static str,
     pub svg: String,
 }
 
@@ -18,10 +18,10 @@ pub struct Plot {
 /// None in practice: sizes are fixed.
 pub fn plots() -> Result<Vec<Plot>> {
     Ok(vec![
-        Plot { file: "preference-in-time.svg", svg: in_time_chart()?.to_svg()? },
-        Plot { file: "preference-as-implemented.svg", svg: implemented_chart()?.to_svg()? },
-        Plot { file: "temporal-scale.svg", svg: scale_chart()?.to_svg()? },
-        Plot { file: "critical-lengths.svg", svg: length_chart()?.to_svg()? },
+        Plot { name: "preference-in-time", svg: in_time_chart()?.to_svg()? },
+        Plot { name: "preference-as-implemented", svg: implemented_chart()?.to_svg()? },
+        Plot { name: "temporal-scale", svg: scale_chart()?.to_svg()? },
+        Plot { name: "critical-lengths", svg: length_chart()?.to_svg()? },
     ])
 }
 

@@ -225,6 +225,7 @@ fn the_program_goes_on_where_it_was_stopped() {
     let mean = cells.iter().map(|c| c["Score"].as_f64().unwrap()).sum::<f64>() / 4.0;
     assert!((mean - summary["score"].as_f64().unwrap()).abs() < 1e-9);
     assert!(std::fs::read_to_string(out.join("heatmap.svg")).unwrap().contains("Depth Percent"));
+    assert_eq!(image::open(out.join("heatmap.png")).unwrap().width(), 2520);
     let other = run(&["--seed", "2"]);
     assert_eq!(other.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&other.stderr).contains("seed `1`"));

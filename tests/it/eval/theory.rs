@@ -20,8 +20,10 @@ fn the_theory_is_printed_drawn_and_read_by_other_programs() {
     for name in names {
         let svg = std::fs::read_to_string(plots.join(format!("{name}.svg"))).unwrap();
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("<polyline"), "{name}");
+        let png = image::open(plots.join(format!("{name}.png"))).unwrap();
+        assert_eq!((png.width(), png.height()), (1720, 980), "{name}");
     }
-    assert_eq!(std::fs::read_dir(&plots).unwrap().count(), names.len());
+    assert_eq!(std::fs::read_dir(&plots).unwrap().count(), 2 * names.len());
 
     let out = longtake(&["analyze", "theory", "--only", "E1"]);
     let table = String::from_utf8(out.stdout).unwrap();
