@@ -24,7 +24,8 @@ pub fn mul_add<I: Isa>(a: f32, b: f32, c: f32) -> f32 {
 pub fn exp<I: Isa>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let clamped = x.clamp(-87.33, 88.37);
-    let n = mul_add::<I>(clamped, std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let rounded = mul_add::<I>(clamped, std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = mul_add::<I>(n, -0.693_359_4, clamped);
     let r = mul_add::<I>(n, 2.121_944_4e-4, r);
     let p = mul_add::<I>(1.987_569_1e-4, r, 1.398_199_9e-3);
@@ -33,7 +34,8 @@ pub fn exp<I: Isa>(x: f32) -> f32 {
     let p = mul_add::<I>(p, r, 1.666_666_5e-1);
     let p = mul_add::<I>(p, r, 0.5);
     let p = mul_add::<I>(p * r, r, r) + 1.0;
-    let scaled = f32::from_bits(((n as i32 + 127) as u32) << 23) * p;
+    // The lowest bits of the rounded sum are those of n as an integer; a conversion would have to check its range.
+    let scaled = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23) * p;
     if x < -87.33 { 0.0 } else { scaled }
 }
 

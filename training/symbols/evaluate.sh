@@ -2,7 +2,7 @@
 # V-NIAH and V-NIAH-D over the siblings: layouts, temporal scales, types of weights and cache. Prints the tables of
 # docs/reproduction.md and writes the heat maps into docs/reproduction.
 #
-#   training/symbols/evaluate.sh [WORK_FOLDER]     train.sh's folder, which has the F32 files and the second seeds
+#   training/symbols/evaluate.sh [WORK_FOLDER]     train.sh's folder, which has the F32 files; without it Q8_0 only
 #
 # NEEDLES=20 of them stand at six depths of each length: 120 trials behind each number. What was tried is kept in
 # target/reproduction: a run that was stopped goes on. LONGTAKE names another binary.
@@ -35,12 +35,6 @@ for layout in rope tad mrope videorope hope; do
   row "$layout" "$q8/symbols-$layout-Q8_0.gguf" "$tower"
   keep "$layout"
 done
-if [ -n "$work" ]; then
-  table "Layouts, another seed of the training"
-  for layout in rope mrope videorope hope; do
-    row "$layout-seed2" "$work/symbols-$layout-seed2-Q8_0.gguf" "$tower"
-  done
-fi
 table "Layouts, V-NIAH-D"
 for layout in rope tad mrope videorope hope; do
   row "$layout-distractors" "$q8/symbols-$layout-Q8_0.gguf" "$tower" --distractors

@@ -30,15 +30,16 @@ train() {
   "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps "$steps" --most-needles 1 "${@:3}" >"$work/$1.log"
   mv "$work/$1.part.pt" "$work/$1.pt"
 }
-# The embedded model learns on: up to three symbols, then fresh frames.
+# The embedded model learns with up to three symbols from the start (one that has settled on the only symbol there is hardly
+# learns to choose), then goes on with fresh frames; finding by colour is learnt last, so it is asked more often then.
 embedded() {
-  train several hope --start "$work/hope.pt" --steps "${STEPS:-2400}" --most-needles 3 --seed 2
-  train embedded hope --start "$work/several.pt" --steps "${STEPS:-1600}" --most-needles 3 --seed 3 --rate 1.5e-3
+  train several hope --steps "${STEPS:-2000}" --most-needles 3
+  train embedded hope --start "$work/several.pt" --steps "${STEPS:-1200}" --most-needles 3 --by-color 0.75 --seed 3
 }
 export -f step train embedded
 export work python steps
 
-train hope hope
+train hope hope # alone: it leaves beside the tower what all others learn from
 # Two at a time with one thread each; the failure of one is a failure. hope-fixed has HoPE's frequencies without its
 # temporal scales: the ablation "HFA".
 xargs -P 2 -L 1 bash -euo pipefail -c '"$@"' _ <<'JOBS'
@@ -48,24 +49,16 @@ train videorope videorope
 train rope rope
 train tad tad
 train hope-fixed hope --scales 1
-train hope-seed2 hope --seed 2
-train mrope-seed2 mrope --seed 2
-train videorope-seed2 videorope --seed 2
-train rope-seed2 rope --seed 2
 JOBS
 
 step "files"
 cargo build --release --manifest-path "$root/Cargo.toml"
 longtake="$root/target/release/longtake"
-# NAME FOLDER: the published files are those of the first seed.
-publish() {
-  local layout=${1%-seed2}
-  "$python" export.py "$work/tower.pt" "$work/$1.pt" "$work/symbols-$1"
-  "$longtake" convert "$work/symbols-$1" -o "$work/$1.gguf" --outtype f32 --mmproj-outtype f32 --rope "${layout%-fixed}"
-  "$longtake" quantize "$work/$1.gguf" "$2/symbols-$1-Q8_0.gguf" Q8_0
-}
-for name in hope mrope videorope rope tad hope-fixed; do publish "$name" models; done
-for name in hope mrope videorope rope; do publish "$name-seed2" "$work"; done
+for name in hope mrope videorope rope tad hope-fixed; do
+  "$python" export.py "$work/tower.pt" "$work/$name.pt" "$work/symbols-$name"
+  "$longtake" convert "$work/symbols-$name" -o "$work/$name.gguf" --outtype f32 --mmproj-outtype f32 --rope "${name%-fixed}"
+  "$longtake" quantize "$work/$name.gguf" "models/symbols-$name-Q8_0.gguf" Q8_0
+done
 "$python" export.py "$work/tower.pt" "$work/embedded.pt" "$work/symbols-embedded"
 "$longtake" convert "$work/symbols-embedded" -o "$work/embedded.gguf" --outtype q8_0 --mmproj-outtype q8_0 --rope hope
 cp "$work/embedded.gguf" "$root/assets/symbols/symbols.gguf"

@@ -238,10 +238,14 @@ impl<'a> Activations<'a> {
                 for (i, (w, form)) in matrices.iter().zip(forms).enumerate() {
                     let (w, x) = (w.rows(rows.clone()), &self.forms.tiles[*form]);
                     let buffers = (&mut words[..], &mut scales[..]);
-                    if i + 1 < matrices.len() {
-                        self.products(w, (x, tokens.clone()), buffers, (others, ldo), None, |_, _, _| ());
+                    if let Some(next) = matrices.get(i + 1) {
+                        let soon = (next.rows(rows.clone()), None);
+                        self.products(w, (x, tokens.clone()), buffers, (others, ldo), soon, |_, _, _| ());
                     } else {
-                        let soon = Some((out, rows.start));
+                        // Threads take turns, more or less: this one's next task is probably as many further as there are.
+                        let next = (task + threads::count()) / token_tasks * most_rows;
+                        let next = next.min(n_rows)..n_rows.min(next + most_rows);
+                        let soon = (matrices[0].rows(next), Some((out, rows.start)));
                         self.products(w, (x, tokens.clone()), buffers, (sums, ldo), soon, |it, row, sums| {
                             let at = (it - tokens.start) * ldo + row;
                             let other = others.get_mut(at..at + sums.len()).unwrap_or_default();
@@ -254,14 +258,14 @@ impl<'a> Activations<'a> {
     }
 
     /// The products of all rows of `w` with the tokens of whole tiles, in rows of `ldo` in `sums`. `buffers` are for the
-    /// words and the scales of a tile of rows.
+    /// words and the scales of a tile of rows. Soon wanted are the rows `next`, and the output, if that is where sums go.
     fn products(
         &self,
         w: MatView<'_>,
         (x, tokens): (&Tiles, Range<usize>),
         (words, scales): (&mut [f32], &mut [f32]),
         (sums, ldo): (&mut [f32], usize),
-        out: Option<(&SharedMat<'_>, usize)>,
+        (next, out): (MatView<'_>, Option<(&SharedMat<'_>, usize)>),
         mut epilogue: impl FnMut(usize, usize, &mut [f32]),
     ) {
         let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, x.panel);
@@ -288,12 +292,16 @@ impl<'a> Activations<'a> {
             );
             for (tile, first) in tokens.clone().step_by(layout.tokens).enumerate() {
                 // The memory of the next rows, and of the output, is far away: each tile asks for its share.
-                if i + 1 < n_passes * row_tiles {
+                let (soon, rows_soon, chunks_soon) = if i + 1 < n_passes * row_tiles {
                     let (_, rows, chunks) = part(i + 1);
-                    for r in tile * rows.len() / n_tiles..(tile + 1) * rows.len() / n_tiles {
-                        let bytes = chunks.start * w.row_bytes() / n_chunks..chunks.end * w.row_bytes() / n_chunks;
-                        prefetch::read(w.row(rows.start + r)[bytes.clone()].as_ptr(), bytes.len());
-                    }
+                    (w, rows, chunks)
+                } else {
+                    (next, 0..next.n_rows().min(layout.rows), part(0).2)
+                };
+                for r in tile * rows_soon.len() / n_tiles..(tile + 1) * rows_soon.len() / n_tiles {
+                    let at = |chunk: usize| chunk * soon.row_bytes() / n_chunks;
+                    let bytes = at(chunks_soon.start)..at(chunks_soon.end);
+                    prefetch::read(soon.row(rows_soon.start + r)[bytes.clone()].as_ptr(), bytes.len());
                 }
                 let width = layout.tokens.min(self.n_tokens - first);
                 let of_chunks = |per_chunk: usize| {
