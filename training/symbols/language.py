@@ -54,12 +54,14 @@ class Batches:
         self.words, self.pools, self.layout, self.scales, self.by_color = words, pools, layout, scales, by_color
         self.rng = np.random.default_rng([seed, 77])
 
-    def draw(self, model, grid, pairs, needles, batch, turns=2, bare=None, scale=None, where=None):
+    def draw(self, model, grid, pairs, needles, batch, turns, bare=None, scale=None, where=None):
         rng, pool = self.rng, self.pools[grid]
         per_pair = grid[0] * grid[1]
         rows, positions, lengths, places, wanted = [], [], [], [], []
         for _ in range(batch):
-            n = min(pairs, int(rng.integers(1, needles + 1)))
+            # Where there may be several, there mostly are: one alone teaches little then.
+            n = needles if needles > 1 and rng.random() < 0.5 else int(rng.integers(1, needles + 1))
+            n = min(pairs, n)
             found = set()
             chosen = []
             # Every shape and every colour once at most, so that each question has one answer.
@@ -155,8 +157,10 @@ def main():
         grid, _, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]
         tokens = 4 * math.exp(rng.uniform(math.log(2.0), math.log(limit)))
         pairs = max(1, round(tokens / (grid[0] * grid[1])))
-        batch = max(4, min(args.batch, 6000 // (pairs * grid[0] * grid[1] + 60)))
-        x, pos, places, wanted = batches.draw(model, grid, pairs, needles, batch)
+        # Choosing among several takes many more examples: more videos where they are short, and more questions about each.
+        turns, most = (2, args.batch) if needles == 1 else (4, 2 * args.batch)
+        batch = max(4, min(most, 6000 // (pairs * grid[0] * grid[1] + 30 * turns)))
+        x, pos, places, wanted = batches.draw(model, grid, pairs, needles, batch, turns)
         logits = model(x, pos, places)
         loss = F.cross_entropy(logits, wanted)
         opt.zero_grad()
