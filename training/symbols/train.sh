@@ -64,4 +64,5 @@ done
 cp "$work/embedded.gguf" "$root/assets/symbols/symbols.gguf"
 cp "$work/mmproj-embedded.gguf" "$root/assets/symbols/mmproj-symbols.gguf"
 "$python" curves.py models/curves.svg "$work"/{hope,mrope,videorope,rope,tad,hope-fixed}.pt
+"$python" accuracy.py "$work/tower.pt" "$work/embedded.pt"
 ls -l "$root/assets/symbols" models

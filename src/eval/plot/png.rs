@@ -35,7 +35,8 @@ mod tests {
 
     #[test]
     fn dots_have_the_colours_of_the_cells_and_there_is_text() {
-        let map = Heatmap::niah(&[100, 900], &[0.0, 1.0], vec![vec![Some(0.0), Some(0.5)], vec![Some(1.0), None]], None);
+        let map =
+            Heatmap::niah(&[100, 900], &[0.0, 1.0], vec![vec![Some(0.0), Some(0.5)], vec![Some(1.0), None]], None);
         let image = image::load_from_memory(&to_png(&map.to_svg().unwrap()).unwrap()).unwrap().to_rgb8();
         assert_eq!(image.dimensions(), (2520, 1152));
         // The middles of four cells; what was not measured is white.
@@ -43,7 +44,8 @@ mod tests {
             let [r, g, b] = image.get_pixel((2.0 * x) as u32, (2.0 * y) as u32).0;
             format!("#{r:02X}{g:02X}{b:02X}")
         };
-        let want = [score_colour(0.0).unwrap(), score_colour(0.5).unwrap(), score_colour(1.0).unwrap(), "#FFFFFF".into()];
+        let want =
+            [score_colour(0.0).unwrap(), score_colour(0.5).unwrap(), score_colour(1.0).unwrap(), "#FFFFFF".into()];
         assert_eq!([at(345.0, 147.0), at(855.0, 147.0), at(345.0, 362.0), at(855.0, 362.0)], want);
         // The title below the columns, in black on white.
         let title = image.enumerate_pixels().filter(|(_, y, p)| (1070..1110).contains(y) && p.0[0] < 64).count();
