@@ -26,7 +26,7 @@ def main():
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         tower = load_tower(sys.argv[1])
         pools = {grid: Pool(tower, grid, n, SEED) for grid, n in POOL.items()}
-        batches = Batches(Words(folder), pools, state["layout"], [1.0], 0.5, SEED)
+        batches = Batches(Words(folder), pools, state["layout"], [1.0], SEED)
         print("| frame pairs x tokens of each | one symbol | up to two | up to three |\n|---|---|---|---|")
         for grid, pairs, videos, batch in SIZES:
             cells = []

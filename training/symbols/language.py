@@ -50,8 +50,8 @@ class Pool:
 class Batches:
     """Draws batches: embeddings, positions, places and values of the tokens to predict."""
 
-    def __init__(self, words, pools, layout, scales, by_color, seed):
-        self.words, self.pools, self.layout, self.scales, self.by_color = words, pools, layout, scales, by_color
+    def __init__(self, words, pools, layout, scales, seed):
+        self.words, self.pools, self.layout, self.scales = words, pools, layout, scales
         self.rng = np.random.default_rng([seed, 77])
 
     def draw(self, model, grid, pairs, needles, batch, turns, bare=None, scale=None, where=None):
@@ -77,7 +77,7 @@ class Batches:
                 video[f] = pool.symbols[i]
             plain = rng.random() < 0.25 if bare is None else bare
             before = self.words.before(plain)
-            after, want = self.words.after(rng, [tuple(pool.labels[i]) for i in chosen], plain, turns, self.by_color)
+            after, want = self.words.after(rng, [tuple(pool.labels[i]) for i in chosen], plain, turns)
             ids = np.concatenate([before, after])
             text = model.embed_tokens(torch.from_numpy(ids))
             rows.append(torch.cat([text[: len(before)], video.reshape(pairs * per_pair, -1), text[len(before) :]]))
@@ -131,7 +131,6 @@ def main():
     parser.add_argument("--start", help="go on from this file")
     parser.add_argument("--needles", type=int, default=1, help="symbols in a video at first")
     parser.add_argument("--most-needles", type=int, default=3, help="symbols in a video in the end")
-    parser.add_argument("--by-color", type=float, default=0.5, help="questions that name a colour, among several symbols")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -139,7 +138,7 @@ def main():
     torch.manual_seed(args.seed)
     words = Words(args.out + ".tokenizer")
     scales = [float(s) for s in args.scales.split(",")]
-    batches = Batches(words, pools_of(args.tower, args.seed), args.layout, scales, args.by_color, args.seed)
+    batches = Batches(words, pools_of(args.tower, args.seed), args.layout, scales, args.seed)
     rng = np.random.default_rng([args.seed, 5])
     model = LanguageModel(args.layout, N_VOCAB)
     limit, needles = 4.0, args.needles

@@ -3,7 +3,7 @@
 #
 #   training/symbols/train.sh [WORK_FOLDER]      hours on two CPU cores; what is done in the folder is not done again
 #
-# Needs Python 3.11 with requirements.txt (PYTHON names it) and cargo. Writes assets/symbols (the embedded model) and
+# Needs Python 3.11 with requirements.txt (PYTHON names it), and cargo or a built binary (LONGTAKE names it). Writes assets/symbols (the embedded model) and
 # training/symbols/models (the siblings, the curves). VISION_STEPS="48 48" STEPS=50 tries the whole in minutes; its models know nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -30,20 +30,14 @@ train() {
   "$python" language.py "$work/tower.pt" "$work/$1.part.pt" --layout "$2" --steps "$steps" --most-needles 1 "${@:3}" >"$work/$1.log"
   mv "$work/$1.part.pt" "$work/$1.pt"
 }
-# The embedded model learns with up to three symbols from the start (one that has settled on the only symbol there is hardly
-# learns to choose), then goes on with fresh frames; finding by colour is learnt last, so it is asked more often then.
-embedded() {
-  train several hope --steps "${STEPS:-2000}" --most-needles 3
-  train embedded hope --start "$work/several.pt" --steps "${STEPS:-1200}" --most-needles 3 --by-color 0.75 --seed 3
-}
-export -f step train embedded
+export -f step train
 export work python steps
 
 train hope hope # alone: it leaves beside the tower what all others learn from
-# Two at a time with one thread each; the failure of one is a failure. hope-fixed has HoPE's frequencies without its
-# temporal scales: the ablation "HFA".
-xargs -P 2 -L 1 bash -euo pipefail -c '"$@"' _ <<'JOBS'
-embedded
+# Two at a time with one thread each; the failure of one is a failure. The embedded model learns with up to three symbols;
+# hope-fixed has HoPE's frequencies without its temporal scales: the ablation "HFA".
+xargs -P 2 -L 1 bash -euo pipefail -c '"$@"' _ <<JOBS
+train embedded hope --steps ${STEPS:-2000} --most-needles 3
 train mrope mrope
 train videorope videorope
 train rope rope
@@ -52,8 +46,8 @@ train hope-fixed hope --scales 1
 JOBS
 
 step "files"
-cargo build --release --manifest-path "$root/Cargo.toml"
-longtake="$root/target/release/longtake"
+[ -n "${LONGTAKE:-}" ] || cargo build --locked --release --manifest-path "$root/Cargo.toml"
+longtake=${LONGTAKE:-$root/target/release/longtake}
 for name in hope mrope videorope rope tad hope-fixed; do
   "$python" export.py "$work/tower.pt" "$work/$name.pt" "$work/symbols-$name"
   "$longtake" convert "$work/symbols-$name" -o "$work/$name.gguf" --outtype f32 --mmproj-outtype f32 --rope "${name%-fixed}"

@@ -56,13 +56,12 @@ class Words:
             self.cache[text] = self.ids(text)
         return self.cache[text]
 
-    def after(self, rng, needles, bare, turns, by_color):
-        """Turns about needles [(shape, color), …]: token ids, and which of them are to be predicted. Among several
-        needles, the share `by_color` of the questions names a colour."""
+    def after(self, rng, needles, bare, turns):
+        """Turns about needles [(shape, color), …]: token ids, and which of them are to be predicted."""
         ids, wanted = [], []
         for turn in range(turns):
             s, c = needles[rng.integers(len(needles))]
-            kind = rng.integers(4) if len(needles) == 1 else int(rng.random() > by_color)
+            kind = rng.integers(4) if len(needles) == 1 else int(rng.random() > 0.5)
             questions, word, answer = [
                 (SHAPE_OF, COLOR_NAMES[c], SHAPES[s]), (COLOR_OF, SHAPES[s], COLOR_NAMES[c]),
                 (SHAPE_ALONE, "", SHAPES[s]), (COLOR_ALONE, "", COLOR_NAMES[c]),
