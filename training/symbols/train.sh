@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Makes the embedded model and its siblings from nothing: drawn videos, one vision tower, one language model for each layout.
 #
-#   training/symbols/train.sh [WORK_FOLDER]      hours on two CPU cores; what is done in the folder is not done again
+#   training/symbols/train.sh [WORK_FOLDER]      an hour or two on two CPU cores; what is done in the folder is not done again
 #
-# Needs Python 3.11 with requirements.txt (PYTHON names it), and cargo or a built binary (LONGTAKE names it). Writes assets/symbols (the embedded model) and
-# training/symbols/models (the siblings, the curves). VISION_STEPS="48 48" STEPS=50 tries the whole in minutes; its models know nothing.
+# Needs Python 3.11 with requirements.txt (PYTHON names it), and cargo or a built binary (LONGTAKE names it). Writes
+# assets/symbols (the embedded model) and training/symbols/models (the siblings, the curves). VISION_STEPS="48 48" STEPS=50
+# tries the whole in minutes; its models know nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(realpath ../..)
