@@ -10,9 +10,9 @@ compiler; Python's standard library is all that this script needs.
 
 A test is ppN or tgN, with @DEPTH for tokens already in the cache and :TYPE for the type of cached keys and values. The first
 round tries every way that a peer offers (flash attention, repacked weights) and keeps the fastest for the others; the table
-gives medians over the rounds, and how many times faster Longtake is. At depth llama.cpp reads the whole prompt first, which
-can take an hour at 16k; where Longtake was built with the feature `ggml`, `--peer-depth` lets `longtake bench --peer` time it
-over a filled cache instead, in turn with Longtake.
+gives medians over the rounds, and how many times faster Longtake is. Depths are filled caches: for ik_llama.cpp by
+`ik_depth.cpp`, for llama.cpp, where Longtake was built with the feature `ggml`, by `longtake bench --peer` in turn with
+Longtake (`--peer-depth`; without it llama.cpp reads the whole prompt first, which can take an hour at 16k).
 """
 import argparse
 import json
@@ -28,7 +28,7 @@ from pathlib import Path
 
 PEERS = {
     "llama.cpp": ("llama-cpp-python", "0.3.36", "vendor/llama.cpp", ["llama-bench", "llama-mtmd-cli"]),
-    "ik_llama.cpp": ("ik-llama-cpp-python", "0.1.5", "vendor/ik_llama.cpp", ["llama-bench", "llama-sweep-bench"]),
+    "ik_llama.cpp": ("ik-llama-cpp-python", "0.1.5", "vendor/ik_llama.cpp", ["llama-bench"]),
 }
 CMAKE = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF",
          "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
@@ -54,7 +54,7 @@ def build(name, work):
     made = work / f"{name}-{version}"
     bin_dir = made / "build" / "bin"
     if all((bin_dir / target).exists() for target in targets):
-        return bin_dir
+        return with_depth(name, made, source)
     say(f"{name} {version}: downloading and compiling, see {made}/build.log")
     made.mkdir(parents=True, exist_ok=True)
     with open(made / "build.log", "w") as log:
@@ -77,6 +77,17 @@ def build(name, work):
         examples = "ON" if (tree / "examples/llama-bench").is_dir() else "OFF"
         step(["cmake", "-S", tree, "-B", made / "build", *CMAKE, f"-DLLAMA_BUILD_EXAMPLES={examples}"])
         step(["cmake", "--build", made / "build", "--target", *targets, "-j", os.cpu_count()])
+    return with_depth(name, made, source)
+
+
+def with_depth(name, made, source):
+    """The folder with a peer's programs, ours for times at depth among them."""
+    bin_dir, ours = made / "build" / "bin", Path(__file__).with_name("ik_depth.cpp")
+    program = bin_dir / "ik_depth"
+    if name == "ik_llama.cpp" and not (program.exists() and program.stat().st_mtime > ours.stat().st_mtime):
+        tree = next(made.glob(f"*/{source}"))
+        run(["c++", "-O2", "-std=c++17", "-I", tree / "include", "-I", tree / "ggml/include", ours, "-o", program,
+             made / "build/src/libllama.a", made / "build/ggml/src/libggml.a", "-fopenmp", "-lm"])
     return bin_dir
 
 
@@ -139,37 +150,19 @@ class IkLlamaCpp:
     name = "ik_llama.cpp"
 
     def __init__(self, bin_dir, threads):
-        self.bench, self.sweep, self.threads = bin_dir / "llama-bench", bin_dir / "llama-sweep-bench", threads
+        self.bench, self.depth, self.threads = bin_dir / "llama-bench", bin_dir / "ik_depth", threads
 
     def ways(self, test):
         flash = [1] if test.depth or test.cache not in ("f16", "f32", "bf16") else [1, 0]
         return [("-fa", fa, "-rtr", rtr) for fa in flash for rtr in (1, 0)]
 
     def rate(self, model, test, way):
-        if test.kind == "pp" and test.depth:
-            return self.prefill_at_depth(model, test, way)
-        command = [self.bench, "-m", model, "-ctk", test.cache, "-ctv", test.cache, "-r", 1, "-t", self.threads,
-                   "-ngl", 0, "-o", "json", *way]
         if test.depth:
-            command += ["-p", 0, "-n", 0, "-gp", f"{test.depth},{test.n}"]
-        else:
-            command += test.shape()[:4]
+            repack = way[way.index("-rtr") + 1]
+            return float(run([self.depth, model, test.cache, self.threads, repack, test.kind, test.n, test.depth]).stdout)
+        command = [self.bench, "-m", model, "-ctk", test.cache, "-ctv", test.cache, "-r", 1, "-t", self.threads,
+                   "-ngl", 0, "-o", "json", *way, *test.shape()[:4]]
         return json.loads(run(command).stdout)[-1]["avg_ts"]
-
-    def prefill_at_depth(self, model, test, way):
-        """Its bench has no depth for prefill; its sweep reads up to there in steps of the prompt's length."""
-        if test.depth % test.n:
-            raise RuntimeError("ik_llama.cpp prefills at depths that are multiples of the prompt")
-        # The sweep's switches take no values.
-        flags = [flag for flag, on in zip(way[::2], way[1::2]) if on]
-        command = [self.sweep, "-m", model, "-ctk", test.cache, "-ctv", test.cache, "-c", test.depth + 2 * test.n,
-                   "-b", test.n, "-ub", test.n, "-n", 1, "-t", self.threads, "-ngl", 0, *flags]
-        out = run(command)
-        for line in (out.stdout + out.stderr).splitlines():
-            cells = [cell.strip() for cell in line.split("|")[1:-1]]
-            if len(cells) >= 5 and cells[0] == str(test.n) and cells[2] == str(test.depth):
-                return float(cells[4])
-        raise RuntimeError(f"no row at depth {test.depth} in the sweep")
 
 
 def compare(model, tests, programs, rounds, peer_depth):

@@ -94,9 +94,13 @@ impl KvCache {
         let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
         let rows = n_bytes / (row_k + row_v);
         let map = |bytes: usize| {
-            MmapMut::map_anon(bytes.max(1)).map_err(|err| {
+            let memory = MmapMut::map_anon(bytes.max(1)).map_err(|err| {
                 Error::limit(format!("cannot reserve `{n_bytes}` bytes for a cache of {} slots: {err}", shape.n_ctx))
-            })
+            })?;
+            // Attention runs through it in many places at once. A system without large pages refuses; small ones do, too.
+            #[cfg(target_os = "linux")]
+            let _ = memory.advise(memmap2::Advice::HugePage);
+            Ok::<_, Error>(memory)
         };
         Ok(KvCache::over(shape, (row_k, row_v), 0, map(rows * row_k)?, map(rows * row_v)?))
     }

@@ -87,12 +87,12 @@ pub fn kv_write(
 }
 
 /// Adds `bias` to and rotates every head of every row of `rows` (n_tokens, n_head * d): what `kv_write` does to keys,
-/// for queries.
+/// for queries. The table's row of the first is given.
 pub fn rotate_rows(
     kernels: &Kernels,
     rows: &mut [f32],
     bias: Option<&[f32]>,
-    rotary: &RotaryTable,
+    (rotary, first): (&RotaryTable, usize),
     (n_head, d): (usize, usize),
 ) {
     let width = n_head * d;
@@ -100,7 +100,7 @@ pub fn rotate_rows(
     threads::for_chunks(rows, at_once * width, |task, rows| {
         for (i, row) in rows.chunks_exact_mut(width).enumerate() {
             for (ih, head) in row.chunks_exact_mut(d).enumerate() {
-                finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), Some(rotary), task * at_once + i);
+                finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), Some(rotary), first + task * at_once + i);
             }
         }
     });

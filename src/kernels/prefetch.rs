@@ -3,6 +3,17 @@
 /// Asks for the `n` bytes at `p`, to be read soon.
 #[inline(always)]
 pub fn read(p: *const u8, n: usize) {
+    lines(p, n, line::<true>);
+}
+
+/// Asks for the `n` bytes at `p`, to be read when much else has been: into the second-level cache.
+#[inline(always)]
+pub fn later(p: *const u8, n: usize) {
+    lines(p, n, line::<false>);
+}
+
+#[inline(always)]
+fn lines(p: *const u8, n: usize, line: impl Fn(*const u8)) {
     // From the start of a line, or the last line would be left out where `p` lies inside one.
     let inside = p.addr() % LINE;
     for at in (0..n + inside).step_by(LINE) {
@@ -15,19 +26,26 @@ const LINE: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn line(p: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+fn line<const SOON: bool>(p: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
     // SAFETY: every x86-64 CPU has the instruction, which accesses nothing.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
+    unsafe { if SOON { _mm_prefetch::<_MM_HINT_T0>(p.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(p.cast()) } };
 }
 
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-fn line(p: *const u8) {
+fn line<const SOON: bool>(p: *const u8) {
+    use std::arch::asm;
     // SAFETY: every ARMv8 CPU has the instruction, which accesses nothing.
-    unsafe { std::arch::asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly)) };
+    unsafe {
+        if SOON {
+            asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly));
+        } else {
+            asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly));
+        }
+    };
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[inline(always)]
-fn line(_: *const u8) {}
+fn line<const SOON: bool>(_: *const u8) {}

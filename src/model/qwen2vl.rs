@@ -1,5 +1,6 @@
 //! The language model of Qwen2-VL: weights by name, and `forward`, written once for every position layout.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -375,14 +376,17 @@ impl TextModel {
             trace.hidden_last.extend_from_slice(last_row(&s.x, n, n_embd));
         }
         s.top.clear();
+        // Behind the last layer's keys and values, only what logits are made of has a use.
+        let last = n - n_logits.max(usize::from(trace.is_some()))..n;
         for (il, layer) in self.layers.iter().enumerate().take(self.n_host_layers()) {
-            self.norm(&layer.attn_norm, s, n);
-            self.attention(il, layer, cache, s, n).at(|| format!("layer {il}"))?; // x += wo · attn(xb)
+            let rows = if il + 1 < self.layers.len() { 0..n } else { last.clone() };
+            self.norm(&layer.attn_norm, s, 0..n);
+            self.attention(il, layer, cache, s, rows.clone(), n).at(|| format!("layer {il}"))?; // x += wo · attn(xb)
             if let (0, Some(trace)) = (il, trace.as_deref_mut()) {
                 trace.layer0_q_last = last_row(&s.q, n, self.hp.n_head * self.hp.n_embd_head).to_vec();
             }
-            self.norm(&layer.ffn_norm, s, n);
-            self.ffn(layer, s, n); // x += down · (silu(gate · xb) * up · xb)
+            self.norm(&layer.ffn_norm, s, rows.clone());
+            self.ffn(layer, s, rows); // x += down · (silu(gate · xb) * up · xb)
             if let Some(trace) = trace.as_deref_mut() {
                 trace.hidden_last.extend_from_slice(last_row(&s.x, n, n_embd));
             }
@@ -418,40 +422,56 @@ impl TextModel {
         None
     }
 
-    /// xb = rms_norm(x), row by row.
-    fn norm(&self, weight: &[f32], s: &mut Scratch, n: usize) {
+    /// xb = rms_norm(x), in these rows.
+    fn norm(&self, weight: &[f32], s: &mut Scratch, rows: Range<usize>) {
         let n_embd = self.hp.n_embd;
-        kernels::for_rows(&mut s.xb[..n * n_embd], n_embd, |it, out| {
-            (self.kernels.rms_norm)(&s.x[it * n_embd..][..n_embd], weight, self.hp.f_norm_rms_eps, out);
+        let x = &s.x[span(&rows, n_embd)];
+        kernels::for_rows(&mut s.xb[span(&rows, n_embd)], n_embd, |it, out| {
+            (self.kernels.rms_norm)(&x[it * n_embd..][..n_embd], weight, self.hp.f_norm_rms_eps, out);
         });
     }
 
-    fn attention(&self, il: usize, layer: &Layer, cache: &mut KvCache, s: &mut Scratch, n: usize) -> Result<()> {
+    /// Keys and values of all `n` tokens, and what these rows see.
+    fn attention(
+        &self,
+        il: usize,
+        layer: &Layer,
+        cache: &mut KvCache,
+        s: &mut Scratch,
+        rows: Range<usize>,
+        n: usize,
+    ) -> Result<()> {
         let HParams { n_embd, n_head, n_head_kv, n_embd_head: d, .. } = self.hp;
-        let (n_q, n_kv) = (n * n_head * d, n * n_head_kv * d);
+        let (of_q, of_x, n_kv) = (span(&rows, n_head * d), span(&rows, n_embd), n * n_head_kv * d);
         let mut xb = Activations::new(self.kernels, &s.xb[..n * n_embd], n_embd);
-        xb.matmul(layer.attn_q.view(), &mut s.q[..n_q]);
+        if rows.len() == n {
+            xb.matmul(layer.attn_q.view(), &mut s.q[of_q.clone()]);
+        }
         xb.matmul(layer.attn_k.view(), &mut s.k[..n_kv]);
         xb.matmul(layer.attn_v.view(), &mut s.v[..n_kv]);
         drop(xb);
-        rotate_rows(self.kernels, &mut s.q[..n_q], Some(&layer.bias_q), &s.rotary, (n_head, d));
         let n_past = cache.len();
         let (k_rows, v_rows) = cache.rows_mut(il);
         kv_write(self.kernels, &s.k[..n_kv], Some(&layer.bias_k), Some(&s.rotary), (n_head_kv, d), k_rows)?;
         kv_write(self.kernels, &s.v[..n_kv], Some(&layer.bias_v), None, (n_head_kv, d), v_rows)?;
-        let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true, exact: true };
-        attention(self.kernels, shape, cache.view(il), &s.q[..n_q], &mut s.attn[..n_q]);
-        matmul_with(self.kernels, layer.attn_output.view(), &s.attn[..n_q], Epilogue::ADD, &mut s.x[..n * n_embd]);
+        if rows.len() < n {
+            matmul(self.kernels, layer.attn_q.view(), &s.xb[of_x.clone()], &mut s.q[of_q.clone()]);
+        }
+        let q = &mut s.q[of_q.clone()];
+        rotate_rows(self.kernels, q, Some(&layer.bias_q), (&s.rotary, rows.start), (n_head, d));
+        let shape = AttentionShape { n_head, n_head_kv, d, n_past: n_past + rows.start, causal: true, exact: true };
+        attention(self.kernels, shape, cache.view(il), q, &mut s.attn[of_q.clone()]);
+        matmul_with(self.kernels, layer.attn_output.view(), &s.attn[of_q], Epilogue::ADD, &mut s.x[of_x]);
         Ok(())
     }
 
-    fn ffn(&self, layer: &Layer, s: &mut Scratch, n: usize) {
-        let (n_embd, n_ff) = (self.hp.n_embd, self.hp.n_ff);
-        let hidden = &mut s.hidden[..n * n_ff];
-        let mut xb = Activations::new(self.kernels, &s.xb[..n * n_embd], n_embd);
+    fn ffn(&self, layer: &Layer, s: &mut Scratch, rows: Range<usize>) {
+        let n_embd = self.hp.n_embd;
+        let hidden = &mut s.hidden[span(&rows, self.hp.n_ff)];
+        let mut xb = Activations::new(self.kernels, &s.xb[span(&rows, n_embd)], n_embd);
         xb.matmul_gated(layer.ffn_gate.view(), layer.ffn_up.view(), hidden);
         drop(xb);
-        matmul_with(self.kernels, layer.ffn_down.view(), hidden, Epilogue::ADD, &mut s.x[..n * n_embd]);
+        matmul_with(self.kernels, layer.ffn_down.view(), hidden, Epilogue::ADD, &mut s.x[span(&rows, n_embd)]);
     }
 
     /// logits = output · rms_norm(x), for the last `n_logits` rows.
@@ -461,7 +481,7 @@ impl TextModel {
             s.logits.clear();
             return;
         }
-        self.norm(&self.output_norm, s, n);
+        self.norm(&self.output_norm, s, n - n_logits.max(1)..n);
         if let Some(trace) = trace {
             trace.hidden_last.extend_from_slice(last_row(&s.xb, n, n_embd));
         }
@@ -471,6 +491,11 @@ impl TextModel {
             matmul(self.kernels, self.output.view(), rows, &mut s.logits);
         }
     }
+}
+
+/// Where some rows of a matrix of `width` columns lie.
+fn span(rows: &Range<usize>, width: usize) -> Range<usize> {
+    rows.start * width..rows.end * width
 }
 
 /// Row `n - 1` of a matrix of `width` columns.

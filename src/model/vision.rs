@@ -242,7 +242,7 @@ impl VisionTower {
             drop(input);
             for pair in 0..n / per_pair {
                 let rows = pair * per_pair * n_embd..(pair + 1) * per_pair * n_embd;
-                rotate_rows(self.kernels, &mut q[rows.clone()], Some(&block.attn_q.bias), &rotary, (n_head, d));
+                rotate_rows(self.kernels, &mut q[rows.clone()], Some(&block.attn_q.bias), (&rotary, 0), (n_head, d));
                 let stride = per_pair * d * size_of::<f32>();
                 for (rows, bias, rotary, to) in [
                     (&k[rows.clone()], &block.attn_k.bias, Some(&rotary), &mut keys),

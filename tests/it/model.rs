@@ -203,6 +203,38 @@ fn cache_shape(model: &TextModel, n_ctx: usize, ty: GgmlType) -> CacheShape {
     CacheShape { n_layer: hp.n_layer, n_head_kv: hp.n_head_kv, d: hp.n_embd_head, n_ctx, type_k: ty, type_v: ty }
 }
 
+/// The last layer computes only the rows that logits are asked for: they are what they would be among all rows, and the
+/// cache is the same to the byte, however many are asked for.
+#[test]
+fn rows_without_logits_change_nothing() {
+    let (model, _) = TextModel::load(&open_pair("tiny-c").text).unwrap();
+    let (hp, n) = (model.hparams(), 23);
+    let tokens: Vec<u32> = (0..n as u32).map(|i| 5 + i * 7 % 90).collect();
+    let (mut embd, mut pos) = (vec![0.0; n * hp.n_embd], Vec::new());
+    model.embed(&tokens, &mut embd).unwrap();
+    Placer::new(hp.layout).text(n, &mut pos);
+    let mut scratch = Scratch::new(hp, n);
+    let mut forward = |n_logits| {
+        let mut cache = KvCache::new(cache_shape(&model, n, GgmlType::Q8_0)).unwrap();
+        let batch = Batch { embd: &embd, pos: &pos, n_logits };
+        let logits = model.forward(&batch, &mut cache, &mut scratch, None).unwrap().to_vec();
+        let bytes: Vec<u8> = cache.runs(0..n).flat_map(|(_, _, bytes)| bytes.to_vec()).collect();
+        (logits, bytes)
+    };
+    let (all, cache) = forward(n);
+    assert_eq!(all.len(), n * hp.n_vocab);
+    for n_logits in [0, 1, 2, 9, 22] {
+        let (some, same) = forward(n_logits);
+        assert!(same == cache, "the cache differs with {n_logits} rows of logits");
+        assert_eq!(some.len(), n_logits * hp.n_vocab);
+        if n_logits > 0 {
+            // Few rows multiply other roundings of the weights than many.
+            let error = nmse(&some, &all[(n - n_logits) * hp.n_vocab..]);
+            assert!(error < 1e-5, "{n_logits} rows of logits are off by {error:.2e}");
+        }
+    }
+}
+
 /// Prefill in chunks of `chunk` tokens, then greedy decoding.
 fn run(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usize, steps: usize) -> Run {
     run_with(model, case, scale, merge, chunk, steps, GgmlType::F32)

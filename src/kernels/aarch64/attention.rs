@@ -66,6 +66,18 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         fn mul_fraction(a: int32x4_t, b: int32x4_t) -> int32x4_t {
             vreinterpretq_s32_s16(vqrdmulhq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)))
         }
+        fn weave(a: *const u8, b: *const u8, fraction: int32x4_t, to: *mut i32) {
+            let zero = vdupq_n_u8(0);
+            for half in 0..2 {
+                let (a, b) = (vld1q_u8(a.add(16 * half)), vld1q_u8(b.add(16 * half)));
+                let (low, high) = (vzip1q_u8(a, b), vzip2q_u8(a, b));
+                let pairs = [vzip1q_u8(zero, low), vzip2q_u8(zero, low), vzip1q_u8(zero, high), vzip2q_u8(zero, high)];
+                for (i, pairs) in pairs.into_iter().enumerate() {
+                    let scaled = vqrdmulhq_s16(vreinterpretq_s16_u8(pairs), vreinterpretq_s16_s32(fraction));
+                    vst1q_s32(to.add(16 * half + 4 * i), vreinterpretq_s32_s16(scaled));
+                }
+            }
+        }
         fn dot_i16(acc: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
             // In a register block, the halves of each operand are taken apart once for all products.
             let acc = vmlal_s16(acc, vmovn_s32(a), vmovn_s32(b));
@@ -76,6 +88,17 @@ impl<const DOT: bool> Simd for Neon<DOT> {
                 unreachable!("DOT_I8 is false");
             }
             sdot(acc, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b))
+        }
+        fn columns(rows: *const u8, stride: usize) -> [int32x4_t; 4] {
+            let row = |i: usize| vreinterpretq_s32_u8(vld1q_u8(rows.add(i * stride)));
+            transpose([row(0), row(1), row(2), row(3)])
+        }
+        fn add8(a: int32x4_t, b: u8) -> int32x4_t {
+            vreinterpretq_s32_u8(vaddq_u8(vreinterpretq_u8_s32(a), vdupq_n_u8(b)))
+        }
+        fn nibbles(a: int32x4_t) -> [int32x4_t; 2] {
+            let a = vreinterpretq_u8_s32(a);
+            [vandq_u8(a, vdupq_n_u8(15)), vshrq_n_u8::<4>(a)].map(|x| vreinterpretq_s32_u8(x))
         }
         fn prefetch(p: *const u8) { prfm(p) }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {

@@ -3,8 +3,8 @@
 use super::Tile;
 use super::simd::Simd;
 use super::unpack::{
-    BF16, BLOCK, Codes, EACH, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, float_tail,
-    gather_scales, panel_width, prefetch,
+    BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, float_tail,
+    gather_scales, panel_width,
 };
 use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
@@ -21,8 +21,7 @@ pub struct Keys<'a> {
     /// The scales of quantized keys, (d / 32, BLOCK); and as fractions of the key's largest.
     block_scales: &'a mut [f32],
     fractions: &'a mut [f32],
-    halves: &'a mut [f32],
-    /// L keys as rows of dwords
+    /// L keys as rows of dwords, or as they are stored
     rows: &'a mut [f32],
 }
 
@@ -38,7 +37,7 @@ impl<'a> Keys<'a> {
     /// Floats that `new` takes.
     pub fn room<S: Simd>(unit: KeyUnit, d: usize) -> usize {
         let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
-        Carve::room(&[BLOCK * dk, BLOCK * n_block, BLOCK * n_block, BLOCK * n_block, BLOCK / 2 * n_block, S::L * dk])
+        Carve::room(&[BLOCK * dk, BLOCK * n_block, BLOCK * n_block, BLOCK * n_block, S::L * stored(dk, n_block)])
     }
 
     pub fn new<S: Simd>(unit: KeyUnit, d: usize, from: &mut Carve<'a>) -> Keys<'a> {
@@ -51,8 +50,7 @@ impl<'a> Keys<'a> {
             scales: from.take(BLOCK * n_block),
             block_scales: from.take(BLOCK * n_block),
             fractions: from.take(BLOCK * n_block),
-            halves: from.take(BLOCK / 2 * n_block),
-            rows: from.take(S::L * dk),
+            rows: from.take(S::L * stored(dk, n_block)),
         }
     }
 
@@ -79,7 +77,8 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn width<S: Simd>(&self) -> usize {
+    /// Keys per panel.
+    pub fn width<S: Simd>(&self) -> usize {
         if self.unit == KeyUnit::I8 { 2 * S::L } else { panel_width::<S>() }
     }
 
@@ -90,8 +89,39 @@ impl<'a> Keys<'a> {
         let sizes = (n, n.next_multiple_of(self.width::<S>()), self.d / 32);
         // SAFETY: the caller's promise.
         unsafe {
-            gather_scales::<S, C>(bytes.as_ptr(), sizes, self.halves, self.scales);
-            self.rows::<S, Bytes<C>>(bytes, n);
+            gather_scales::<S, C>(bytes.as_ptr(), sizes, self.scales);
+            self.byte_panels::<S, C>(bytes, n);
+        }
+    }
+
+    /// Lays out rows of codes as panels, L at a time.
+    ///
+    /// # Safety
+    /// As `bytes`.
+    #[inline(always)]
+    unsafe fn byte_panels<S: Simd, C: Codes>(&mut self, bytes: &[u8], n: usize) {
+        let (width, dk, row_bytes, n_block) = (self.width::<S>(), self.dk, bytes.len() / n, self.d / 32);
+        assert!(n <= BLOCK && self.panels.len() >= BLOCK * dk && dk >= 8 * n_block && row_bytes == n_block * C::BYTES);
+        for j in (0..n.next_multiple_of(width)).step_by(S::L) {
+            let live = &bytes[(j * row_bytes).min(bytes.len())..((j + S::L) * row_bytes).min(bytes.len())];
+            // Where keys are missing, whatever is there will do: their scales are zero.
+            let whole: &mut [u8] = bytemuck::cast_slice_mut(self.rows);
+            let src = if live.len() == S::L * row_bytes {
+                live.as_ptr()
+            } else {
+                whole[..live.len()].copy_from_slice(live);
+                whole[..S::L * row_bytes].as_ptr()
+            };
+            // SAFETY: the caller's promise; there are L rows at `src`, and the panel has eight rows of `width` per block.
+            unsafe {
+                let panel = self.panels.as_mut_ptr().cast::<i32>().add(j / width * width * dk + j % width);
+                for block in 0..n_block {
+                    let codes = C::columns::<S>(src.add(block * C::BYTES), row_bytes);
+                    for (t, codes) in codes.into_iter().enumerate() {
+                        S::store_i(panel.add((8 * block + t) * width), codes);
+                    }
+                }
+            }
         }
     }
 
@@ -102,7 +132,7 @@ impl<'a> Keys<'a> {
         let (padded, n_block) = (n.next_multiple_of(self.width::<S>()), self.d / 32);
         // SAFETY: the caller's promise; scales and fractions lie in rows of BLOCK.
         unsafe {
-            gather_scales::<S, C>(bytes.as_ptr(), (n, padded, n_block), self.halves, self.block_scales);
+            gather_scales::<S, C>(bytes.as_ptr(), (n, padded, n_block), self.block_scales);
             let (from, to) = (self.block_scales.as_ptr(), self.fractions.as_mut_ptr().cast::<i32>());
             for j in (0..padded).step_by(S::L) {
                 let mut top = S::splat(TINY);
@@ -135,7 +165,6 @@ impl<'a> Keys<'a> {
                 let live = n.saturating_sub(j).min(S::L);
                 for i in 0..live {
                     let src = bytes.as_ptr().add((j + i) * row_bytes);
-                    prefetch::<S>(src, row_bytes);
                     T::convert(self, src, rows.add(i * dk), j + i);
                 }
                 // Missing keys have the product 0, and a scale that does not matter but is a number.
@@ -152,10 +181,14 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// Dwords that hold a row of keys, unpacked or as it is stored.
+fn stored(dk: usize, n_block: usize) -> usize {
+    dk.max((n_block * Q8::BYTES).div_ceil(size_of::<f32>()))
+}
+
 struct Floats;
 struct Scaled<T>(std::marker::PhantomData<T>);
 struct Fractions<C>(std::marker::PhantomData<C>);
-struct Bytes<C>(std::marker::PhantomData<C>);
 
 impl<S: Simd> Convert<S> for Floats {
     #[inline(always)]
@@ -212,22 +245,6 @@ impl<S: Simd, C: Codes> Convert<S> for Fractions<C> {
                 for e in (0..32).step_by(2 * S::L) {
                     let x = S::pair(C::load::<S>(from, e), C::load::<S>(from, e + S::L));
                     S::store_i(row.add((block * 32 + e) / 2), S::mul_fraction(C::widen::<S>(x), fraction));
-                }
-            }
-        }
-    }
-}
-
-/// Bytes, `EXCESS` more than the codes.
-impl<S: Simd, C: Codes> Convert<S> for Bytes<C> {
-    #[inline(always)]
-    unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, _: usize) {
-        // SAFETY: the caller's promise on `src` and `row`.
-        unsafe {
-            for block in 0..keys.d / 32 {
-                for i in 0..4 {
-                    let word = C::bytes(src.add(block * C::BYTES), i) ^ (EACH * u64::from(128 - S::EXCESS));
-                    row.add(8 * block).cast::<u64>().add(i).write_unaligned(word.to_le());
                 }
             }
         }

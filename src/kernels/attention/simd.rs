@@ -26,6 +26,18 @@ pub trait Simd: Copy {
     unsafe fn load_f16(p: *const u8) -> Self::F;
     /// To `L` half-precision numbers, to nearest, ties to even.
     unsafe fn store_f16(p: *mut u8, x: Self::F);
+    /// `L` half-precision numbers that lie `stride` bytes apart, each with two bytes behind it.
+    #[inline(always)]
+    unsafe fn load_f16_apart(p: *const u8, stride: usize) -> Self::F {
+        let mut halves = [[0u8; 2]; 16];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (i, half) in halves.iter_mut().enumerate().take(Self::L) {
+                *half = p.add(i * stride).cast::<[u8; 2]>().read();
+            }
+            Self::load_f16(halves.as_ptr().cast())
+        }
+    }
     /// `L` bfloat16 numbers.
     unsafe fn load_bf16(p: *const u8) -> Self::F;
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
@@ -64,10 +76,32 @@ pub trait Simd: Copy {
     unsafe fn shl16<const N: u32>(a: Self::I) -> Self::I;
     /// a * b / 2^15 of 16-bit integers, rounded.
     unsafe fn mul_fraction(a: Self::I, b: Self::I) -> Self::I;
+    /// 32 pairs of 16 bits: 256 times the signed bytes at `a` and at `b`, each times `fraction` / 2^15, rounded.
+    unsafe fn weave(a: *const u8, b: *const u8, fraction: Self::I, to: *mut i32);
     /// acc + the sum of both products of the 16-bit pairs.
     unsafe fn dot_i16(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
-    /// acc + the sum of the four products of bytes of `a`, unsigned if there is an `EXCESS`, with signed bytes of `b`.
-    unsafe fn dot_i8(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// acc + the sum of the four products of bytes of `a`, unsigned if there is an `EXCESS`, with signed bytes of `b`. This
+    /// and the operations on bytes below are there where `DOT_I8` says so.
+    #[inline(always)]
+    unsafe fn dot_i8(_acc: Self::I, _a: Self::I, _b: Self::I) -> Self::I {
+        unreachable!("DOT_I8 is false")
+    }
+    /// Dword `i`, of the four at the start of each of `L` rows that lie `stride` bytes apart.
+    #[inline(always)]
+    unsafe fn columns(_rows: *const u8, _stride: usize) -> [Self::I; 4] {
+        unreachable!("DOT_I8 is false")
+    }
+    /// Each byte plus `b`, modulo 256.
+    #[inline(always)]
+    unsafe fn add8(_a: Self::I, _b: u8) -> Self::I {
+        unreachable!("DOT_I8 is false")
+    }
+    /// The low and the high half of each byte.
+    #[inline(always)]
+    unsafe fn nibbles(_a: Self::I) -> [Self::I; 2] {
+        unreachable!("DOT_I8 is false")
+    }
 
     /// Asks for the line at `p`, without reading it.
     unsafe fn prefetch(p: *const u8);

@@ -13,6 +13,8 @@
 // Loops over a register block run over several arrays at once, and have to be unrolled.
 #![allow(clippy::needless_range_loop)]
 
+use std::ops::Range;
+
 use super::keys::Keys;
 use super::simd::Simd;
 use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};
@@ -20,8 +22,14 @@ use super::values::Values;
 use super::{Partial, Tile};
 use crate::kernels::scratch::Carve;
 
+/// Bytes per line of a cache.
+const LINE: usize = 64;
 /// Rows per register block.
 const ROWS: usize = 6;
+/// Up to this many rows, so little work goes into a block of keys and values that it should stay in the first-level cache.
+const FEW_ROWS: usize = 16;
+/// Keys per block for few rows, at least: whole panels.
+const FEW_KEYS: usize = 32;
 /// What the sum of a row's 16-bit probabilities must not exceed: times `V_LIMIT` it fits an i32, roundings included.
 const P_LIMIT: f32 = (i32::MAX / V_LIMIT - BLOCK as i32) as f32;
 
@@ -56,20 +64,24 @@ pub unsafe fn tile<S: Simd>(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) 
     sums.fill(0.0);
     out.max.fill(f32::NEG_INFINITY);
     out.sum.fill(0.0);
-    for j0 in (0..t.n_keys).step_by(BLOCK) {
-        let n = BLOCK.min(t.n_keys - j0);
+    let at_once = if rows <= FEW_ROWS { keys.width::<S>().max(FEW_KEYS) } else { BLOCK };
+    for j0 in (0..t.n_keys).step_by(at_once) {
+        let n = at_once.min(t.n_keys - j0);
         // SAFETY: the caller's promise; `check` compared the lengths of the stored rows with `n_keys`.
         unsafe {
             keys.unpack::<S>(t, j0, n);
             values.unpack::<S>(t, j0, n);
         }
+        let next = (j0 + n).min(t.n_keys)..(j0 + n + at_once).min(t.n_keys);
         let mut r = 0;
         while r < rows {
             // 7 rows are 4 and 3 rather than 6 and 1.
             let mr = (rows - r).div_ceil((rows - r).div_ceil(ROWS));
             let last = t.seen(r + mr - 1).saturating_sub(j0);
             if last > 0 {
-                let step = Step { keys: &keys, values: &values, n, dk, dv, n_block };
+                let soon = |data, row_bytes| Soon::share(data, row_bytes, &next, (r..r + mr, rows));
+                let soon = [soon(t.k, t.row_k()), soon(t.v, t.row_v())];
+                let step = Step { keys: &keys, values: &values, n, dk, dv, n_block, soon };
                 let operands = Rows {
                     q: &q[r * dk..][..mr * dk],
                     q_scale: &q_scale[r * n_block..][..mr * n_block],
@@ -110,6 +122,47 @@ struct Step<'a> {
     dk: usize,
     dv: usize,
     n_block: usize,
+    /// Keys and values of the next block.
+    soon: [Soon; 2],
+}
+
+/// Stored rows that the next block wants: asked for little by little while there is something to compute, so that memory
+/// is never idle.
+#[derive(Clone, Copy)]
+struct Soon {
+    at: *const u8,
+    n_lines: usize,
+    per_step: usize,
+}
+
+impl Soon {
+    /// What some rows of queries, of all that there are, ask for of the stored rows `next`.
+    fn share(data: &[u8], row_bytes: usize, next: &Range<usize>, (rows, of): (Range<usize>, usize)) -> Soon {
+        let n_lines = (next.len() * row_bytes).div_ceil(LINE);
+        let lines = rows.start * n_lines / of..rows.end * n_lines / of;
+        let at = data.as_ptr().wrapping_add(next.start * row_bytes + lines.start * LINE);
+        Soon { at, n_lines: lines.len(), per_step: 0 }
+    }
+
+    /// The same, over `steps` steps.
+    fn over(self, steps: usize) -> Soon {
+        Soon { per_step: self.n_lines.div_ceil(steps.max(1)), ..self }
+    }
+
+    /// Takes a step.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`.
+    #[inline(always)]
+    unsafe fn ask<S: Simd>(&mut self) {
+        let n = self.per_step.min(self.n_lines);
+        self.n_lines -= n;
+        for _ in 0..n {
+            // SAFETY: reads nothing, wherever this points.
+            unsafe { S::prefetch(self.at) };
+            self.at = self.at.wrapping_add(LINE);
+        }
+    }
 }
 
 /// MR rows of queries and what belongs to them.
@@ -190,8 +243,8 @@ impl Step<'_> {
             }
             let probs = rows.probs.as_ptr().cast::<i32>();
             match self.values.unit {
-                ValueUnit::F32 => self.add_values::<S, InF32, MR>(scores.cast(), n, &old, &new, rows.sums),
-                ValueUnit::I16 => self.add_values::<S, InI16, MR>(probs, n / 2, &old, &new, rows.sums),
+                ValueUnit::F32 => self.add_values::<S, InF32, MR>(scores.cast(), n, [&old, &new], rows.sums),
+                ValueUnit::I16 => self.add_values::<S, InI16, MR>(probs, n / 2, [&old, &new], rows.sums),
             }
         }
     }
@@ -203,14 +256,15 @@ impl Step<'_> {
     #[inline(always)]
     unsafe fn scores<S: Simd, U: Unit<S>, const MR: usize>(&self, q: *const i32, scores: *mut f32) {
         let width = unpack::panel_width::<S>();
+        let mut soon = self.soon[0].over(self.n.div_ceil(width) * self.dk);
         for (p, j) in (0..self.n).step_by(width).enumerate() {
             // SAFETY: panel `p` is whole, and so are the columns from `j` on.
             unsafe {
                 let panel = self.keys.panels.as_ptr().cast::<i32>().add(p * width * self.dk);
                 if S::REGISTERS == 32 {
-                    self.score_panel::<S, U, MR, 4>(q, panel, j, scores);
+                    self.score_panel::<S, U, MR, 4>(q, panel, j, scores, &mut soon);
                 } else {
-                    self.score_panel::<S, U, MR, 2>(q, panel, j, scores);
+                    self.score_panel::<S, U, MR, 2>(q, panel, j, scores, &mut soon);
                 }
             }
         }
@@ -225,10 +279,11 @@ impl Step<'_> {
         panel: *const i32,
         j: usize,
         scores: *mut f32,
+        soon: &mut Soon,
     ) {
         // SAFETY: `scores` chose a whole panel of NV vectors.
         unsafe {
-            let acc = product::<S, U, MR, NV>(q, self.dk, panel, NV * S::L, self.dk);
+            let acc = product::<S, U, MR, NV>(q, self.dk, panel, NV * S::L, self.dk, soon);
             for v in 0..NV {
                 let at = j + v * S::L;
                 let scale = S::load(self.keys.scales.as_ptr().add(at));
@@ -255,6 +310,7 @@ impl Step<'_> {
     ) {
         const NV: usize = 2;
         let width = NV * S::L;
+        let mut soon = self.soon[0].over(self.n.div_ceil(width) * 8 * self.n_block);
         for (p, j) in (0..self.n).step_by(width).enumerate() {
             // SAFETY: panel `p` is whole; a block has eight dwords a row, one scale and one sum.
             unsafe {
@@ -266,6 +322,7 @@ impl Step<'_> {
                         acc[r] = [S::splat_i(*q_sum.add(r * self.n_block + block)); NV];
                     }
                     for t in block * 8..block * 8 + 8 {
+                        soon.ask::<S>();
                         let mut w = [S::zero_i(); NV];
                         for v in 0..NV {
                             w[v] = S::load_i(panel.add(t * width + v * S::L));
@@ -294,7 +351,7 @@ impl Step<'_> {
         }
     }
 
-    /// sums = sums * old + probs · values * new, row by row.
+    /// sums = sums * factors[0] + probs · values * factors[1], row by row.
     ///
     /// # Safety
     /// As `run`, which checked the lengths.
@@ -303,23 +360,23 @@ impl Step<'_> {
         &self,
         probs: *const i32,
         steps: usize,
-        old: &[f32; MR],
-        new: &[f32; MR],
+        factors: [&[f32; MR]; 2],
         sums: &mut [f32],
     ) {
         let most = if S::REGISTERS == 32 { 4 } else { 2 };
         let mut left = self.dv / S::L;
         let mut at = 0;
+        let mut soon = self.soon[1].over(left.div_ceil(most) * steps);
         while left > 0 {
             // 5 vectors are 3 and 2 rather than 4 and 1.
             let nv = left.div_ceil(left.div_ceil(most));
             // SAFETY: `nv` vectors from column `at` on lie within dv columns.
             unsafe {
                 match nv {
-                    1 => self.add_columns::<S, U, MR, 1>(probs, steps, old, new, sums, at),
-                    2 => self.add_columns::<S, U, MR, 2>(probs, steps, old, new, sums, at),
-                    3 => self.add_columns::<S, U, MR, 3>(probs, steps, old, new, sums, at),
-                    _ => self.add_columns::<S, U, MR, 4>(probs, steps, old, new, sums, at),
+                    1 => self.add_columns::<S, U, MR, 1>(probs, steps, factors, sums, at, &mut soon),
+                    2 => self.add_columns::<S, U, MR, 2>(probs, steps, factors, sums, at, &mut soon),
+                    3 => self.add_columns::<S, U, MR, 3>(probs, steps, factors, sums, at, &mut soon),
+                    _ => self.add_columns::<S, U, MR, 4>(probs, steps, factors, sums, at, &mut soon),
                 }
             }
             at += nv * S::L;
@@ -334,22 +391,22 @@ impl Step<'_> {
         &self,
         probs: *const i32,
         steps: usize,
-        old: &[f32; MR],
-        new: &[f32; MR],
+        factors: [&[f32; MR]; 2],
         sums: &mut [f32],
         at: usize,
+        soon: &mut Soon,
     ) {
         // SAFETY: `add_values` chose columns within dv.
         unsafe {
             let values = self.values.panel.as_ptr().cast::<i32>().add(at);
-            let acc = product::<S, U, MR, NV>(probs, BLOCK, values, self.dv, steps);
+            let acc = product::<S, U, MR, NV>(probs, BLOCK, values, self.dv, steps, soon);
             for v in 0..NV {
                 let scale = S::load(self.values.scales.as_ptr().add(at + v * S::L));
                 for r in 0..MR {
                     let sum = sums.as_mut_ptr().add(r * self.dv + at + v * S::L);
-                    let new = S::splat(new[r]);
+                    let new = S::splat(factors[1][r]);
                     let weight = if U::SCALED { S::mul(scale, new) } else { new };
-                    let before = S::mul(S::load(sum), S::splat(old[r]));
+                    let before = S::mul(S::load(sum), S::splat(factors[0][r]));
                     S::store(sum, S::fma(U::to_f(acc[r][v]), weight, before));
                 }
             }
@@ -426,11 +483,13 @@ unsafe fn product<S: Simd, U: Unit<S>, const MR: usize, const NV: usize>(
     w: *const i32,
     ldw: usize,
     steps: usize,
+    soon: &mut Soon,
 ) -> [[U::Acc; NV]; MR] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [[U::zero(); NV]; MR];
         for t in 0..steps {
+            soon.ask::<S>();
             let mut vectors = [S::zero_i(); NV];
             for v in 0..NV {
                 vectors[v] = S::load_i(w.add(t * ldw + v * S::L));

@@ -10,6 +10,8 @@ pub const BLOCK: usize = 128;
 pub const V_LIMIT: i32 = 4096;
 /// The fraction that stands for 1, as a 15-bit fraction.
 pub const ONE: f32 = 32767.0;
+/// The fraction that brings the largest 16-bit integer to `V_LIMIT`.
+pub const LIMIT: f32 = V_LIMIT as f32;
 /// Scales below this count as this: their inverses stay finite.
 pub const TINY: f32 = 1e-30;
 
@@ -174,26 +176,29 @@ pub unsafe fn float_tail<S: Simd, T: Float>(row: *const u8, c: usize, d: usize) 
 pub trait Codes {
     /// Bytes per block.
     const BYTES: usize;
-    /// What 1 in fixed point is worth, per unit of the largest scale.
+    /// What 1 in fixed point is worth, per unit of the largest scale, after `widen` and a fraction of `ONE`.
     const UNIT: f32;
+    /// The same after `large` and a fraction of `LIMIT`.
+    const LARGE: f32;
     /// `L` codes from element `e` on; e + L is at most 32.
     unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I;
     /// Codes in 16 bits, brought to `V_LIMIT`.
     unsafe fn widen<S: Simd>(x: S::I) -> S::I;
-    /// Codes `8 * i..` as bytes, 128 more than they are.
-    unsafe fn bytes(block: *const u8, i: usize) -> u64;
+    /// Where 32 codes lie as bytes, as large as they can be: in the block, or in `room`.
+    unsafe fn large(block: *const u8, room: &mut [u8; 32]) -> *const u8;
+    /// Of blocks that lie `stride` bytes apart in `L` rows, four codes of each as bytes, `S::EXCESS` more than they are: a
+    /// vector per four.
+    unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8];
 }
 
 pub struct Q8;
 pub struct Q4;
 
-/// 1 in each byte.
-pub const EACH: u64 = u64::MAX / 255;
-
 // SAFETY (of both implementations): the codes follow the two bytes of the scale, 32 bytes or 16; see `tensor::block`.
 impl Codes for Q8 {
     const BYTES: usize = 34;
     const UNIT: f32 = 32768.0 / ONE / 32.0;
+    const LARGE: f32 = 128.0 / LIMIT;
     #[inline(always)]
     unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
         // SAFETY: the caller's promises.
@@ -205,16 +210,27 @@ impl Codes for Q8 {
         unsafe { S::shl16::<5>(x) }
     }
     #[inline(always)]
-    unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+    unsafe fn large(block: *const u8, _: &mut [u8; 32]) -> *const u8 {
+        block.wrapping_add(2)
+    }
+    #[inline(always)]
+    unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8] {
         // SAFETY: the caller's promises.
-        let word = unsafe { block.add(2 + 8 * i).cast::<[u8; 8]>().read() };
-        u64::from_le_bytes(word) ^ (EACH * 128)
+        unsafe {
+            let ([a, b, c, d], [e, f, g, h]) = (S::columns(block.add(2), stride), S::columns(block.add(18), stride));
+            let mut codes = [a, b, c, d, e, f, g, h];
+            for x in &mut codes {
+                *x = S::add8(*x, S::EXCESS);
+            }
+            codes
+        }
     }
 }
 
 impl Codes for Q4 {
     const BYTES: usize = 18;
     const UNIT: f32 = 32768.0 / ONE / 512.0;
+    const LARGE: f32 = 8.0 / LIMIT;
     #[inline(always)]
     unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
         // SAFETY: the caller's promises.
@@ -226,29 +242,33 @@ impl Codes for Q4 {
         unsafe { S::shl16::<9>(x) }
     }
     #[inline(always)]
-    unsafe fn bytes(block: *const u8, i: usize) -> u64 {
+    unsafe fn large(block: *const u8, room: &mut [u8; 32]) -> *const u8 {
         // SAFETY: the caller's promises.
-        let word = u64::from_le_bytes(unsafe { block.add(2 + 8 * (i % 2)).cast::<[u8; 8]>().read() });
-        // A code is 8 less than its nibble. No byte carries into its neighbour.
-        ((word >> (4 * (i / 2))) & (EACH * 15)) + EACH * 120
+        let pairs = unsafe { block.add(2).cast::<[u8; 16]>().read() };
+        let (low, high) = room.split_at_mut(16);
+        for ((low, high), pair) in low.iter_mut().zip(high).zip(pairs) {
+            // A code is 8 less than its nibble: the same bits with the top one changed.
+            (*low, *high) = ((pair << 4) ^ 128, (pair & 240) ^ 128);
+        }
+        room.as_ptr()
+    }
+    #[inline(always)]
+    unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8] {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let mut codes = [S::zero_i(); 8];
+            for (i, pairs) in S::columns(block.add(2), stride).into_iter().enumerate() {
+                let [low, high] = S::nibbles(pairs);
+                // A code is 8 less than its nibble.
+                let less = S::EXCESS.wrapping_sub(8);
+                (codes[i], codes[4 + i]) = (S::add8(low, less), S::add8(high, less));
+            }
+            codes
+        }
     }
 }
 
-/// Asks for the row that lies `BLOCK` rows behind this one: the next block needs it, and rows are read in an order that the
-/// processor does not foresee.
-///
-/// # Safety
-/// The CPU has the features of `S`.
-#[inline(always)]
-pub unsafe fn prefetch<S: Simd>(row: *const u8, row_bytes: usize) {
-    for at in (0..row_bytes).step_by(64) {
-        // SAFETY: reads nothing, wherever this points.
-        unsafe { S::prefetch(row.wrapping_add(BLOCK * row_bytes + at)) };
-    }
-}
-
-/// The f16 scales of the blocks of `n` rows as f32, (blocks, BLOCK); zero from `n` to `padded`. `halves` is working memory
-/// for as many 16-bit numbers.
+/// The f16 scales of the blocks of `n` rows as f32, (blocks, BLOCK); zero from `n` to `padded`.
 ///
 /// # Safety
 /// The CPU has the features of `S`; `padded` is a whole number of vectors, at least `n` and at most BLOCK; there are `n`
@@ -257,26 +277,25 @@ pub unsafe fn prefetch<S: Simd>(row: *const u8, row_bytes: usize) {
 pub unsafe fn gather_scales<S: Simd, C: Codes>(
     rows: *const u8,
     (n, padded, n_block): (usize, usize, usize),
-    halves: &mut [f32],
     to: &mut [f32],
 ) {
-    assert!(n <= padded && padded <= BLOCK && 2 * halves.len() >= n_block * BLOCK && to.len() >= n_block * BLOCK);
-    let halves = halves.as_mut_ptr().cast::<[u8; 2]>();
-    // SAFETY: the caller's promise, and the lengths checked above.
-    unsafe {
-        for j in 0..n {
-            let row = rows.add(j * n_block * C::BYTES);
-            for block in 0..n_block {
-                *halves.add(block * BLOCK + j) = row.add(block * C::BYTES).cast::<[u8; 2]>().read();
-            }
-        }
+    assert!(n <= padded && padded <= BLOCK && to.len() >= n_block * BLOCK);
+    let row_bytes = n_block * C::BYTES;
+    for j in (0..padded).step_by(S::L) {
         for block in 0..n_block {
-            for j in n..padded {
-                *halves.add(block * BLOCK + j) = [0; 2];
-            }
-            for j in (0..padded).step_by(S::L) {
-                let x = S::load_f16(halves.add(block * BLOCK + j).cast());
-                S::store(to.as_mut_ptr().add(block * BLOCK + j), x);
+            let to = to[block * BLOCK + j..][..S::L].as_mut_ptr();
+            // SAFETY: the caller's promise, and the lengths checked above. Codes lie behind a scale.
+            unsafe {
+                let first = rows.wrapping_add(j * row_bytes + block * C::BYTES);
+                if j + S::L <= n {
+                    S::store(to, S::load_f16_apart(first, row_bytes));
+                } else {
+                    let mut halves = [[0u8; 2]; 16];
+                    for (i, half) in halves.iter_mut().enumerate().take(n.saturating_sub(j)) {
+                        *half = first.add(i * row_bytes).cast::<[u8; 2]>().read();
+                    }
+                    S::store(to, S::load_f16(halves.as_ptr().cast()));
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 use super::Tile;
 use super::simd::Simd;
 use super::unpack::{
-    BF16, BLOCK, Codes, F16, F32, Float, ONE, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, float_tail, gather_scales,
-    prefetch,
+    BF16, BLOCK, Codes, F16, F32, Float, LIMIT, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, float_tail,
+    gather_scales,
 };
 use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
@@ -21,14 +21,13 @@ pub struct Values<'a> {
     /// (BLOCK / 2, d / 32)
     block_scales: &'a mut [f32],
     fractions: &'a mut [f32],
-    halves: &'a mut [f32],
 }
 
 impl<'a> Values<'a> {
     /// Floats that `new` takes.
     pub fn room(dv: usize, d: usize) -> usize {
         let n_block = d.div_ceil(32);
-        Carve::room(&[BLOCK * dv, dv, BLOCK * n_block, BLOCK / 2 * n_block, BLOCK / 2 * n_block])
+        Carve::room(&[BLOCK * dv, dv, BLOCK * n_block, BLOCK / 2 * n_block])
     }
 
     pub fn new(unit: ValueUnit, dv: usize, d: usize, from: &mut Carve<'a>) -> Values<'a> {
@@ -41,7 +40,6 @@ impl<'a> Values<'a> {
             scales: from.take(dv),
             block_scales: from.take(BLOCK * n_block),
             fractions: from.take(BLOCK / 2 * n_block),
-            halves: from.take(BLOCK / 2 * n_block),
         }
     }
 
@@ -77,7 +75,6 @@ impl<'a> Values<'a> {
             // SAFETY: the caller's promise; dv is d rounded up to whole vectors, or more.
             unsafe {
                 let src = bytes.as_ptr().add(j * row_bytes);
-                prefetch::<S>(src, row_bytes);
                 copy_floats::<S>(src, row, d);
             }
             self.panel[j * dv..][d..dv].fill(0.0);
@@ -94,7 +91,7 @@ impl<'a> Values<'a> {
         // SAFETY: the caller's promise; rows of BLOCK scales, of which `gather_scales` fills `padded`; fractions of half as
         // many pairs of rows; d columns of the panel.
         unsafe {
-            gather_scales::<S, C>(bytes.as_ptr(), (n, padded, n_block), self.halves, self.block_scales);
+            gather_scales::<S, C>(bytes.as_ptr(), (n, padded, n_block), self.block_scales);
             let fractions = self.fractions.as_mut_ptr().cast::<i32>();
             for block in 0..n_block {
                 let scales = self.block_scales.as_ptr().add(block * BLOCK);
@@ -103,8 +100,8 @@ impl<'a> Values<'a> {
                     top = S::max(top, S::abs(S::load(scales.add(j))));
                 }
                 let top = S::max_of(top);
-                self.scales[block * 32..][..32].fill(top * C::UNIT);
-                let inverse = S::splat(ONE / top);
+                self.scales[block * 32..][..32].fill(top * C::LARGE);
+                let inverse = S::splat(LIMIT / top);
                 for g in (0..padded).step_by(2 * S::L) {
                     let low = S::to_i(S::mul(S::load(scales.add(g)), inverse));
                     let high = S::to_i(S::mul(S::load(scales.add(g + S::L)), inverse));
@@ -116,16 +113,14 @@ impl<'a> Values<'a> {
                     // Beyond the last row the fraction is zero, whatever the codes.
                     let a = bytes.as_ptr().add((g + i).min(n - 1) * row_bytes);
                     let b = bytes.as_ptr().add((g + i + S::L).min(n - 1) * row_bytes);
-                    prefetch::<S>(a, row_bytes);
-                    prefetch::<S>(b, row_bytes);
                     let to = self.panel.as_mut_ptr().cast::<i32>().add((g / 2 + i) * dv);
                     for block in 0..n_block {
                         let fraction = S::splat_i(*fractions.add(block * (BLOCK / 2) + g / 2 + i));
-                        let (a, b) = (a.add(block * C::BYTES), b.add(block * C::BYTES));
-                        for e in (0..32).step_by(S::L) {
-                            let x = S::pair(C::load::<S>(a, e), C::load::<S>(b, e));
-                            S::store_i(to.add(block * 32 + e), S::mul_fraction(C::widen::<S>(x), fraction));
-                        }
+                        let mut room = [[0; 32]; 2];
+                        let [first, second] = &mut room;
+                        let a = C::large(a.add(block * C::BYTES), first);
+                        let b = C::large(b.add(block * C::BYTES), second);
+                        S::weave(a, b, fraction, to.add(block * 32));
                     }
                 }
             }
@@ -147,7 +142,6 @@ impl<'a> Values<'a> {
             }
             for j in 0..n {
                 let row = rows.add(j * row_bytes);
-                prefetch::<S>(row, row_bytes);
                 for c in (0..whole).step_by(S::L) {
                     let x = S::abs(T::load::<S>(row.add(T::BYTES * c)));
                     S::store(scales.add(c), S::max(S::load(scales.add(c)), x));

@@ -16,7 +16,7 @@ use crate::tensor::MatView;
 /// Weight rows per task: their sums for all tokens of the task stay in the second-level cache.
 const TASK_ROWS: usize = 128;
 /// Tokens per task. Each task unpacks its rows anew, so this many tokens share that work.
-const TASK_TOKENS: usize = 512;
+const TASK_TOKENS: usize = 768;
 /// Steps per pass: a tile of rows then stays in the first-level cache while the tokens go by.
 const PASS_STEPS: usize = 256;
 /// Words of activations that stay in the second-level cache while tasks come and go.
@@ -301,7 +301,7 @@ impl<'a> Activations<'a> {
                 for r in tile * rows_soon.len() / n_tiles..(tile + 1) * rows_soon.len() / n_tiles {
                     let at = |chunk: usize| chunk * soon.row_bytes() / n_chunks;
                     let bytes = at(chunks_soon.start)..at(chunks_soon.end);
-                    prefetch::read(soon.row(rows_soon.start + r)[bytes.clone()].as_ptr(), bytes.len());
+                    prefetch::later(soon.row(rows_soon.start + r)[bytes.clone()].as_ptr(), bytes.len());
                 }
                 let width = layout.tokens.min(self.n_tokens - first);
                 let of_chunks = |per_chunk: usize| {

@@ -19,11 +19,6 @@ impl Simd for Avx2 {
     type F = __m256;
     type I = __m256i;
 
-    #[inline(always)]
-    unsafe fn dot_i8(_: __m256i, _: __m256i, _: __m256i) -> __m256i {
-        unreachable!("DOT_I8 is false")
-    }
-
     vector_fns! { unsafe;
         fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
         fn load(p: *const f32) -> __m256 { _mm256_loadu_ps(p) }
@@ -83,6 +78,22 @@ impl Simd for Avx2 {
         }
         fn shl16<const N: u32>(a: __m256i) -> __m256i { _mm256_sll_epi16(a, _mm_cvtsi32_si128(N as i32)) }
         fn mul_fraction(a: __m256i, b: __m256i) -> __m256i { _mm256_mulhrs_epi16(a, b) }
+        fn weave(a: *const u8, b: *const u8, fraction: __m256i, to: *mut i32) {
+            let bytes = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7));
+            for half in 0..2 {
+                // Each half of the vector gets four bytes of each, twice; then every byte its place.
+                let x = _mm256_inserti128_si256::<1>(
+                    _mm256_castsi128_si256(_mm_loadu_si128(a.add(16 * half).cast())),
+                    _mm_loadu_si128(b.add(16 * half).cast()),
+                );
+                let x = _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7));
+                let to = to.add(16 * half);
+                let low = _mm256_shuffle_epi8(x, bytes);
+                let high = _mm256_shuffle_epi8(x, _mm256_add_epi8(bytes, _mm256_set1_epi16(8 << 8)));
+                _mm256_storeu_si256(to.cast(), _mm256_mulhrs_epi16(low, fraction));
+                _mm256_storeu_si256(to.add(8).cast(), _mm256_mulhrs_epi16(high, fraction));
+            }
+        }
         fn dot_i16(acc: __m256i, a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
         fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {

@@ -46,6 +46,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         fn store_f16(p: *mut u8, x: __m512) {
             _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x))
         }
+        fn load_f16_apart(p: *const u8, stride: usize) -> __m512 {
+            let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let at = _mm512_mullo_epi32(lane, _mm512_set1_epi32(stride as i32));
+            _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_i32gather_epi32::<1>(at, p.cast())))
+        }
         fn load_bf16(p: *const u8) -> __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())), 16))
         }
@@ -85,11 +90,48 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
         fn shl16<const N: u32>(a: __m512i) -> __m512i { _mm512_slli_epi16::<N>(a) }
         fn mul_fraction(a: __m512i, b: __m512i) -> __m512i { _mm512_mulhrs_epi16(a, b) }
+        fn weave(a: *const u8, b: *const u8, fraction: __m512i, to: *mut i32) {
+            // Quarter `q` gets four bytes of each from 4 q and from 16 + 4 q on; then every byte its place.
+            let x = _mm512_inserti64x4::<1>(
+                _mm512_castsi256_si512(_mm256_loadu_si256(a.cast())),
+                _mm256_loadu_si256(b.cast()),
+            );
+            let order = _mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15);
+            let x = _mm512_permutexvar_epi32(order, x);
+            let bytes = _mm_setr_epi8(-1, 0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7);
+            for half in 0..2 {
+                let bytes = _mm512_broadcast_i32x4(_mm_add_epi8(bytes, _mm_set1_epi16(half << 11)));
+                let pairs = _mm512_shuffle_epi8(x, bytes);
+                _mm512_storeu_si512(to.add(16 * half as usize).cast(), _mm512_mulhrs_epi16(pairs, fraction));
+            }
+        }
         fn dot_i16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
             if VNNI { dpwssd(acc, a, b) } else { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) }
         }
         fn dot_i8(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
             if VNNI { _mm512_dpbusd_epi32(acc, a, b) } else { unreachable!("DOT_I8 is false") }
+        }
+        fn columns(rows: *const u8, stride: usize) -> [__m512i; 4] {
+            // Four bytes of four rows in each quarter of a vector, then 4 by 4 within quarters.
+            let mut r = [_mm512_setzero_si512(); 4];
+            for i in 0..4 {
+                let row = |quarter: usize| _mm_loadu_si128(rows.add((4 * quarter + i) * stride).cast());
+                let x = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(row(0)), row(1));
+                r[i] = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, row(2)), row(3));
+            }
+            let (a, b) = (_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpacklo_epi32(r[2], r[3]));
+            let (c, d) = (_mm512_unpackhi_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[2], r[3]));
+            [
+                _mm512_unpacklo_epi64(a, b),
+                _mm512_unpackhi_epi64(a, b),
+                _mm512_unpacklo_epi64(c, d),
+                _mm512_unpackhi_epi64(c, d),
+            ]
+        }
+        fn add8(a: __m512i, b: u8) -> __m512i { _mm512_add_epi8(a, _mm512_set1_epi8(b as i8)) }
+        fn nibbles(a: __m512i) -> [__m512i; 2] {
+            let mask = _mm512_set1_epi8(15);
+            [_mm512_and_si512(a, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(a), mask)]
         }
         fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
