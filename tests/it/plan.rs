@@ -63,8 +63,8 @@ fn whatever_the_limit_the_plan_stays_within_and_says_what_it_cost() {
 
     // The machine may be several times faster or slower at the next calibration: what was promised holds each time, and some
     // time it takes fewer tokens.
-    let limit = number(&free, "/seconds/total") / 3.0;
     let reduced = (0..10).any(|_| {
+        let limit = number(&planned(&[]), "/seconds/total") / 3.0;
         let out = plan(&["--max-time", &format!("{limit:.6}s")]);
         let Ok(quick) = serde_json::from_slice::<Value>(&out.stdout) else {
             let message = String::from_utf8_lossy(&out.stderr).to_string();
@@ -74,7 +74,7 @@ fn whatever_the_limit_the_plan_stays_within_and_says_what_it_cost() {
         assert!(number(&quick, "/seconds/total") <= limit, "{quick}");
         number(&quick, "/n_tokens") < n_tokens
     });
-    assert!(reduced, "a third of {} s never took fewer tokens", 3.0 * limit);
+    assert!(reduced, "a third of the time never took fewer tokens");
 }
 
 #[test]
