@@ -351,7 +351,7 @@ impl Step<'_> {
         }
     }
 
-    /// sums = sums * factors[0] + probs · values * factors[1], row by row.
+    /// `sums = sums * factors[0] + probs · values * factors[1]`, row by row.
     ///
     /// # Safety
     /// As `run`, which checked the lengths.
