@@ -41,8 +41,8 @@ impl Rng {
 /// 6e-9 for activations and as much for weights.
 const TYPES: [(GgmlType, f64); 15] = [
     (GgmlType::F32, 1e-12),
-    (GgmlType::F16, 4e-8),
-    (GgmlType::BF16, 4e-8),
+    (GgmlType::F16, 2e-8),
+    (GgmlType::BF16, 2e-8),
     (GgmlType::Q4_0, 1.2e-4),
     (GgmlType::Q4_1, 1.2e-4),
     (GgmlType::Q5_0, 1e-4),

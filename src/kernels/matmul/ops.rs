@@ -52,7 +52,7 @@ impl Panel {
     pub fn of(ty: GgmlType) -> Option<Panel> {
         match ty {
             GgmlType::F32 => Some(Panel { number: Number::F32, group: CHUNK }),
-            GgmlType::F16 | GgmlType::BF16 => Some(Panel { number: Number::Int16, group: 64 }),
+            GgmlType::F16 | GgmlType::BF16 => Some(Panel { number: Number::Int16, group: 32 }),
             _ => panel_group(ty).map(|group| Panel { number: Number::Int8, group }),
         }
     }

@@ -5,8 +5,8 @@
 //!   whole groups add up as integers. For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats
 //!   are rounded to the 255 steps of their group: the error of that is far below their own;
 //!   `tests/it/kernels_matmul.rs` bounds it per format.
-//! - F16 and BF16 weights become 16-bit integers up to [`MAX_16`] in groups of 64 columns: a group's sum then is at most
-//!   64 * 5792² = 2,147,024,896, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
+//! - F16 and BF16 weights become 16-bit integers up to [`MAX_16`] in groups of 32 columns: a group's sum then is at most
+//!   32 * 8191² = 2,146,959,392, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
 //! - F32 weights stay what they are.
 
 use super::codes::{CHUNK, Chunk, Codes, SUB, with_codes};
@@ -22,8 +22,8 @@ const MAX_ROWS: usize = 32;
 /// Zero as weights are stored: 128 too large.
 const ZERO: u8 = 128;
 
-/// The largest 16-bit integer: the largest number of which 64 squares stay below 2^31.
-pub const MAX_16: f32 = 5792.0;
+/// The largest 16-bit integer: the largest number of which 32 squares stay below 2^31.
+pub const MAX_16: f32 = 8191.0;
 
 /// Chunks of activations between the one being quantized and the one asked for.
 const AHEAD: usize = 3;
