@@ -115,7 +115,10 @@ int main(int argc, char ** argv) {
     params.n_batch = params.n_ubatch = SAMPLE;
     params.n_threads = params.n_threads_batch = threads;
     params.flash_attn = true;
-    params.type_k = params.type_v = cache == "q8_0" ? GGML_TYPE_Q8_0 : cache == "f16" ? GGML_TYPE_F16 : GGML_TYPE_F32;
+    if (cache != "q8_0" && cache != "f16") {
+        fail("cannot fill a cache of type " + cache);
+    }
+    params.type_k = params.type_v = cache == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
     llama_context * ctx = llama_init_from_model(model, params);
     if (ctx == nullptr) {
         fail("cannot make a context");

@@ -26,13 +26,6 @@ pub fn fcvtn(x: float32x4_t) -> uint16x4_t {
     to
 }
 
-/// Asks for the line at `p` in the second-level cache, without reading it (any aarch64).
-#[inline(always)]
-pub fn prfm(p: *const u8) {
-    // SAFETY: a hint, whatever the address.
-    unsafe { asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags)) };
-}
-
 /// Each lane of `acc` plus the sum of the four products of its signed bytes (dotprod).
 ///
 /// # Safety

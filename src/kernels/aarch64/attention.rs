@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::asm::{fcvtl, fcvtn, prfm, sdot};
+use super::asm::{fcvtl, fcvtn, sdot};
 use super::lanes::transpose;
 use crate::kernels::attention::simd::{Simd, attention_ops};
 use crate::kernels::vector_fns::vector_fns;
@@ -100,7 +100,6 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             let a = vreinterpretq_u8_s32(a);
             [vandq_u8(a, vdupq_n_u8(15)), vshrq_n_u8::<4>(a)].map(|x| vreinterpretq_s32_u8(x))
         }
-        fn prefetch(p: *const u8) { prfm(p) }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
             let row = |i: usize| vld1q_s32(src.add(i * lds));
             for (i, column) in transpose([row(0), row(1), row(2), row(3)]).into_iter().enumerate() {

@@ -103,9 +103,6 @@ pub trait Simd: Copy {
         unreachable!("DOT_I8 is false")
     }
 
-    /// Asks for the line at `p`, without reading it.
-    unsafe fn prefetch(p: *const u8);
-
     /// `dst[i][j] = src[j][i]` for L x L elements in rows of `lds` and `ldd`.
     unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize);
 

@@ -20,6 +20,7 @@ use super::simd::Simd;
 use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};
 use super::values::Values;
 use super::{Partial, Tile};
+use crate::kernels::prefetch;
 use crate::kernels::scratch::Carve;
 
 /// Bytes per line of a cache.
@@ -150,16 +151,12 @@ impl Soon {
     }
 
     /// Takes a step.
-    ///
-    /// # Safety
-    /// The CPU has the features of `S`.
     #[inline(always)]
-    unsafe fn ask<S: Simd>(&mut self) {
+    fn ask(&mut self) {
         let n = self.per_step.min(self.n_lines);
         self.n_lines -= n;
         for _ in 0..n {
-            // SAFETY: reads nothing, wherever this points.
-            unsafe { S::prefetch(self.at) };
+            prefetch::later(self.at, 1);
             self.at = self.at.wrapping_add(LINE);
         }
     }
@@ -322,7 +319,7 @@ impl Step<'_> {
                         acc[r] = [S::splat_i(*q_sum.add(r * self.n_block + block)); NV];
                     }
                     for t in block * 8..block * 8 + 8 {
-                        soon.ask::<S>();
+                        soon.ask();
                         let mut w = [S::zero_i(); NV];
                         for v in 0..NV {
                             w[v] = S::load_i(panel.add(t * width + v * S::L));
@@ -489,7 +486,7 @@ unsafe fn product<S: Simd, U: Unit<S>, const MR: usize, const NV: usize>(
     unsafe {
         let mut acc = [[U::zero(); NV]; MR];
         for t in 0..steps {
-            soon.ask::<S>();
+            soon.ask();
             let mut vectors = [S::zero_i(); NV];
             for v in 0..NV {
                 vectors[v] = S::load_i(w.add(t * ldw + v * S::L));

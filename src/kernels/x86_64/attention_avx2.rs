@@ -95,7 +95,6 @@ impl Simd for Avx2 {
             }
         }
         fn dot_i16(acc: __m256i, a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
             let mut r = [_mm256_setzero_ps(); 8];
             for i in 0..8 {

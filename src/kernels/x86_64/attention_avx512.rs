@@ -133,7 +133,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let mask = _mm512_set1_epi8(15);
             [_mm512_and_si512(a, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(a), mask)]
         }
-        fn prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
             let mut r = [_mm512_setzero_ps(); 16];
             for i in 0..16 {
