@@ -5,6 +5,7 @@
 //! Imports run one way only: a room imports rooms above it in this list. `docs/ARCHITECTURE.md` is the map.
 
 pub mod error;
+pub mod files;
 pub mod gguf;
 pub mod tensor;
 pub mod position;

@@ -9,7 +9,7 @@ use super::ask::open as open_take;
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
 use super::run::print_piece;
-use crate::gguf::atomic::write_beside;
+use crate::files::atomic::write_beside;
 use crate::media::Grid;
 use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, Take};
 use crate::text::message::to_json;

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::gguf::atomic::write_beside;
+use crate::files::atomic::write_beside;
 
 /// Notes that the model of this fingerprint lies at `path`. Without a place for notes nothing happens: `ask` will want to be
 /// told.

@@ -14,7 +14,7 @@ use crate::eval::niah::{
     Needle, Niah, NiahOptions, Trial, Units, cells, drawn_haystack, drawn_needles, needles_from, video_haystack,
 };
 use crate::eval::plot::{self, Heatmap};
-use crate::gguf::atomic::write_beside;
+use crate::files::atomic::write_beside;
 use crate::position::{Layout, parse_temporal_scale};
 use crate::stream::Engine;
 use crate::{Error, Result};

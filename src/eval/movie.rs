@@ -10,7 +10,7 @@ use openh264::formats::{RgbSliceU8, YUVBuffer};
 use rayon::prelude::*;
 
 use super::symbols::{DrawnVideo, FPS};
-use crate::gguf::atomic::write_beside_in_place;
+use crate::files::atomic::write_beside_in_place;
 use crate::{Error, ErrorKind, Result};
 
 /// Frames drawn at once, on all threads, before they are encoded in order.

@@ -8,7 +8,7 @@
 //! * names, keys and values are copied out at open, so no table can change under a reader;
 //! * a shared advisory lock is held as long as the mapping lives. A writer that takes the exclusive lock before it changes
 //!   a file in place is kept out (or keeps us out, with an error). On Windows a mapped file cannot be cut at all;
-//! * replacing a file by renaming another one over it, as [`atomic`](super::atomic) does, is harmless: the mapping keeps
+//! * replacing a file by renaming another one over it, as [`write_beside`](crate::files::atomic::write_beside) does, is harmless: the mapping keeps
 //!   the old content;
 //! * [`Mapping::check_unchanged`] compares size and time of change with those at open. A server can ask between two
 //!   requests and refuse further work instead of computing with a file that is being rewritten;
@@ -22,7 +22,8 @@ use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
-use super::{lock, storage};
+use crate::files::input::open_regular;
+use crate::files::lock;
 use crate::{Error, Result};
 
 /// A whole file, mapped read-only.
@@ -40,7 +41,7 @@ impl Mapping {
     /// `Io` when the file cannot be opened or mapped, is not a regular file, or is locked by a writer; `Limit` when it is
     /// larger than the address space.
     pub(super) fn open(path: &Path) -> Result<Option<Mapping>> {
-        let (file, meta) = storage::open_regular(path)?;
+        let (file, meta) = open_regular(path)?;
         lock(|| file.try_lock_shared(), "locked by another program that is writing it")?;
         let len = usize::try_from(meta.len())
             .map_err(|_| Error::limit(format!("file of `{}` bytes does not fit into the address space", meta.len())))?;

@@ -1,7 +1,6 @@
 //! GGUF: bytes on disk become named, typed, bounds-checked ranges.
 //! In: a path or bytes. Out: [`Gguf`] (metadata and tensor ranges) and [`GgufWriter`].
 //! Start reading at [`Gguf::open`], which maps and calls the pure [`parse`](parse::parse); every cap stands in [`limits`].
-//! [`atomic`] writes a file beside its name and renames it; other rooms use it too.
 //! On purpose absent here: what the tensors mean, and anything that executes. No path found in a file is ever opened.
 
 pub mod ggml_type;
@@ -11,16 +10,13 @@ pub mod parse;
 mod reader;
 mod split;
 mod storage;
-mod lock;
 mod mmap;
 mod value;
 mod tensor_info;
-pub mod atomic;
 mod writer;
 
 pub use ggml_type::GgmlType;
 pub use keys::Metadata;
-pub use lock::lock;
 pub use reader::{Gguf, OpenOptions};
 pub use split::SPLIT_KEYS;
 pub use tensor_info::TensorInfo;

@@ -1,7 +1,6 @@
 //! Where the bytes of a file live: mapped, embedded in the program, or in memory of our own.
 #![forbid(unsafe_code)]
 
-use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -9,6 +8,7 @@ use std::path::Path;
 use memmap2::MmapMut;
 
 use super::mmap::Mapping;
+use crate::files::input::open_regular;
 use crate::{Error, Result};
 
 /// The bytes of one file. The first byte lies at an address that is a multiple of [`Storage::ALIGNMENT`] at least, so
@@ -98,26 +98,14 @@ impl Storage {
     }
 }
 
-/// Opens a regular file and nothing else: opening a pipe would wait for ever, a folder or a device has no size.
-pub(super) fn open_regular(path: &Path) -> Result<(File, std::fs::Metadata)> {
-    let regular = |meta: &std::fs::Metadata| {
-        let other = || std::io::Error::other("not a regular file");
-        if meta.is_file() { Ok(()) } else { Err(other()) }
-    };
-    regular(&std::fs::metadata(path)?)?;
-    let file = File::open(path)?;
-    // Asked again of the open file, whose size is the one that counts.
-    let meta = file.metadata()?;
-    regular(&meta)?;
-    Ok((file, meta))
-}
-
 fn is_aligned(bytes: &[u8]) -> bool {
     bytes.as_ptr().align_offset(Storage::ALIGNMENT) == 0
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]

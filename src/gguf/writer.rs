@@ -7,8 +7,9 @@ use std::io::Write;
 use std::path::Path;
 
 use super::parse::{MAGIC, alignment_of, check_name, pad, parse_front, shown, tensor_bytes};
-use super::{Array, GgmlType, Metadata, TensorInfo, Value, atomic};
+use super::{Array, GgmlType, Metadata, TensorInfo, Value};
 use crate::error::Context;
+use crate::files::atomic;
 use crate::{Error, Result};
 
 /// Collects metadata and tensor shapes, then streams tensor data in the declared order.

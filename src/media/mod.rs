@@ -25,7 +25,7 @@ pub mod live;
 pub use image_file::load_image;
 pub use patch::Grid;
 pub use resize::smart_resize;
-pub use video::{FrameSource, VideoInfo, open_video};
+pub use video::{FrameSource, Shown, VideoInfo, open_video};
 
 /// An 8-bit RGB picture: `data` is (height, width, 3).
 #[derive(Clone, PartialEq, Eq)]

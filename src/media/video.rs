@@ -32,6 +32,15 @@ pub struct VideoInfo {
     pub decoder: String,
 }
 
+/// One of a video's own frames.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shown {
+    /// Its number in display order, counted in the file.
+    pub number: usize,
+    /// When it appears, in seconds from the first frame.
+    pub seconds: f64,
+}
+
 /// A stream of frames in display order, one at a time.
 ///
 /// Frame `i` of `n` is the picture on screen at `i/n` of the running time: for a constant rate simply the `i`-th one, for an
@@ -41,6 +50,11 @@ pub trait FrameSource: Send {
 
     /// Decodes forward to frame `index` (which never decreases between calls) and returns it.
     fn frame(&mut self, index: usize) -> Result<Rgb>;
+
+    /// Which of the file's own frames stands at `index`: with a constant rate, the one of that number.
+    fn shown(&self, index: usize) -> Shown {
+        Shown { number: index, seconds: index as f64 / self.info().fps }
+    }
 
     /// Whether this is a list of separate pictures rather than a film: such a list is used whole
     /// ([`super::sample::SampleOptions::whole`]), and its `fps` is nominal.

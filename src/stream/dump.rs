@@ -5,7 +5,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use super::{Engine, MediaKind, Prompt, Session, Unit};
-use crate::gguf::atomic::write_beside;
+use crate::files::atomic::write_beside;
 use crate::media::Grid;
 use crate::model::Trace;
 use crate::position::Pos;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 pub use png::to_png;
 
-use crate::gguf::atomic::write_beside;
+use crate::files::atomic::write_beside;
 use crate::{Error, Result};
 
 /// Most cells of a heat map and most points of a line chart: far beyond what anybody can see.

@@ -10,7 +10,8 @@ use super::record::{self, BYTES, Record, WORDS, chain_start};
 use super::{CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
 use crate::cache::{KvCache, Part};
 use crate::error::Context;
-use crate::gguf::{GgmlType, Gguf, GgufWriter, lock};
+use crate::files::lock;
+use crate::gguf::{GgmlType, Gguf, GgufWriter};
 use crate::{Error, ErrorKind, Result};
 
 /// Time between checkpoints: each brings the new rows to disk, which takes a fraction of a second.

@@ -307,7 +307,7 @@ fn fault_14_a_file_that_changes_while_it_is_open() {
     let content = read.data(&last).to_vec();
 
     // Renaming another file over it changes nothing for those who have it open.
-    atomic::write_beside(&path, |w| Ok(w.write_all(b"GGUF")?)).unwrap();
+    longtake::files::atomic::write_beside(&path, |w| Ok(w.write_all(b"GGUF")?)).unwrap();
     mapped.check_unchanged().unwrap();
     assert_eq!(mapped.data(&last), content);
     assert!(Gguf::open(&path).is_err());

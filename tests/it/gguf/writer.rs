@@ -117,7 +117,8 @@ fn a_kill_leaves_the_old_file_and_its_remains_go_with_the_next_write() {
             .spawn()
             .unwrap();
         // Wait until it has begun, then let it come to a different point each time.
-        let is_new = |n: &String| n.ends_with(atomic::TEMP_SUFFIX) && n.contains(&format!(".{}-", child.id()));
+        let is_new =
+            |n: &String| n.ends_with(longtake::files::atomic::TEMP_SUFFIX) && n.contains(&format!(".{}-", child.id()));
         let start = Instant::now();
         while !names(dir.path()).iter().any(is_new) {
             assert!(start.elapsed() < Duration::from_secs(60), "the child never began to write");
@@ -132,7 +133,7 @@ fn a_kill_leaves_the_old_file_and_its_remains_go_with_the_next_write() {
             assert!(data.iter().all(|b| *b == data[0]), "round {round}");
         }
         // A dead writer leaves one temporary at most: the next one clears it.
-        let left = names(dir.path()).iter().filter(|n| n.ends_with(atomic::TEMP_SUFFIX)).count();
+        let left = names(dir.path()).iter().filter(|n| n.ends_with(longtake::files::atomic::TEMP_SUFFIX)).count();
         assert!(left <= 1, "round {round}: {left} temporaries");
         n_left_behind += left;
     }

@@ -8,7 +8,6 @@
 //! creation until just after the rename; the system drops that lock when the process ends, however it ends. So a temporary of
 //! the same final name whose lock can be had belongs to a run that died, and the next write to that name removes it. On a
 //! file system without locks nothing is ever taken for stale, and the leftovers of killed runs stay.
-#![forbid(unsafe_code)]
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Write};
