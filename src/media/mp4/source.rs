@@ -6,7 +6,8 @@
 //! decoding can begin, decoding jumps there.
 //!
 //! Decisions: turns and mirrors stored in the file are applied; pictures that change size in mid-stream are resized to the first
-//! size; a damaged picture is counted ([`FrameSource::skipped`]) and replaced by the one shown before it (at the beginning:
+//! size; a damaged picture is counted ([`FrameSource::skipped`]) and shown as far as it can be decoded, with what is missing
+//! taken from the one before it. One of which nothing can be made is replaced by the one shown before it (at the beginning:
 //! after it). Pixels need not be square; nobody downstream asks.
 
 use std::fs::File;
@@ -116,7 +117,7 @@ impl Mp4Source {
         Ok(source)
     }
 
-    /// Decodes until a picture comes out.
+    /// Decodes until an undamaged picture comes out: a stream that the decoder cannot do looks damaged from end to end.
     fn probe(&mut self) -> Result<()> {
         while self.next < self.track.samples.len().min(MAX_PROBE) {
             if self.decode_next(0)? {
@@ -185,7 +186,7 @@ impl Mp4Source {
         Ok(())
     }
 
-    /// Decodes the next sample, unless no frame from `rank` on needs it. True when a picture came out.
+    /// Decodes the next sample, unless no frame from `rank` on needs it. True when an undamaged picture came out.
     fn decode_next(&mut self, rank: u32) -> Result<bool> {
         let (sample, its_rank) = (self.track.samples[self.next], self.rank[self.next]);
         self.next += 1;
@@ -208,23 +209,18 @@ impl Mp4Source {
         }
         let color = self.sps.color;
         let keep = its_rank != u32::MAX && its_rank.saturating_add(N_STAND_INS) >= rank;
-        match self.decoder.decode(&self.picture.annex_b, |planes| keep.then(|| Kept::of(planes, color))) {
-            None => {
-                self.skipped += 1;
-                Ok(false)
+        let outcome = self.decoder.decode(&self.picture, |planes| keep.then(|| Kept::of(planes, color)));
+        let is_damaged = outcome.is_damaged || self.picture.n_cut > 0;
+        self.skipped += usize::from(is_damaged);
+        if let Some(Some(kept)) = outcome.picture {
+            // Timestamps that contradict the stream must not make pictures pile up.
+            if self.waiting.len() == MAX_WAITING {
+                self.waiting.sort_unstable_by_key(|(r, _)| *r);
+                self.waiting.remove(0);
             }
-            Some(None) => Ok(true),
-            Some(Some(kept)) => {
-                self.skipped += usize::from(self.picture.n_cut > 0);
-                // Timestamps that contradict the stream must not make pictures pile up.
-                if self.waiting.len() == MAX_WAITING {
-                    self.waiting.sort_unstable_by_key(|(r, _)| *r);
-                    self.waiting.remove(0);
-                }
-                self.waiting.push((its_rank, kept));
-                Ok(true)
-            }
+            self.waiting.push((its_rank, kept));
         }
+        Ok(!is_damaged)
     }
 
     /// Colours, turn and size.
