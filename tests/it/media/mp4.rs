@@ -311,7 +311,9 @@ fn edit_lists_are_followed() {
     let room = Room::new();
     let all = frames(&media_dir().join("baseline.mp4"));
     let tools = ffmpeg();
-    let cases: [(&str, &[(u32, i32)], &[usize]); 5] = [
+    /// What, (duration, start) of each part, frames to be shown.
+    type Case = (&'static str, &'static [(u32, i32)], &'static [usize]);
+    let cases: [Case; 5] = [
         ("start", &[(300, 600)], &[6, 7, 8]),
         ("end", &[(400, 0)], &[0, 1, 2, 3]),
         ("pause first", &[(500, -1), (200, 600)], &[6, 7]),
