@@ -314,7 +314,6 @@ fn irregular_delays_tell_numbers_and_times() {
             let want = [shown.number as u8 % 4 * 85, shown.number as u8 / 4 * 85, 0];
             assert_eq!(source.frame(i).unwrap().data[..3], want, "{}", path.display());
         }
-        assert_eq!(shown[0].number, 0);
         assert!(shown.iter().filter(|s| s.number == 4).count() >= 3, "most of the time it is the fifth: {shown:?}");
         all.push(shown);
     }
