@@ -292,9 +292,10 @@ impl AnimationSource {
             let part = &self.outline.parts[i];
             part.disposal == Disposal::Clear && self.outline.is_whole(part)
         };
+        // What is taken back again leaves what was there before, which must be known then.
         let replaces = |i: usize| {
             let part = &self.outline.parts[i];
-            part.blend == Blend::Replace && self.outline.is_whole(part)
+            part.blend == Blend::Replace && part.disposal != Disposal::Restore && self.outline.is_whole(part)
         };
         // What is painted over or cleared before anyone sees it need not be there.
         let first = (self.next + 1..=wanted).rev().find(|&i| replaces(i) || clears(i - 1));

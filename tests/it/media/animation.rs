@@ -505,7 +505,7 @@ fn encoders_files_agree_with_ffmpeg() {
         ("plain.gif", &[]),
         ("dithered.gif", &["-vf", palette]),
         ("plain.apng", &["-f", "apng", "-plays", "0"]),
-        ("moving.webp", &["-c:v", "libwebp_anim", "-lossless", "1"]),
+        ("moving.webp", &["-c:v", "libwebp_anim", "-lossless", "1", "-pix_fmt", "bgra"]),
     ];
     for (name, args) in kinds {
         let path: PathBuf = room.file(name, b"");
