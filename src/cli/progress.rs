@@ -72,6 +72,14 @@ impl Progress {
                 self.bar.set_position(cached as u64);
                 self.bar.set_message("reading");
             }
+            Event::Encoding { n_done, n_total, share, .. } => {
+                let percent = 100.0 * share;
+                self.bar.set_message(match n_total {
+                    1 => format!("looking {percent:.0}%"),
+                    _ => format!("frames {}/{}, next {percent:.0}%", 2 * n_done, 2 * n_total),
+                });
+                self.bar.tick();
+            }
             Event::Encoded { n_done, n_total, .. } => {
                 let memory = memory().map_or(String::new(), |n| format!(", {}", HumanBytes(n)));
                 self.bar.set_message(format!("frames {}/{}{memory}", 2 * n_done, 2 * n_total))
@@ -91,6 +99,7 @@ impl Progress {
             Event::Skipped { n_packets, .. } => {
                 self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))
             }
+            Event::Warning { message, .. } => self.bar.suspend(|| eprintln!("warning: {message}")),
         }
     }
 }

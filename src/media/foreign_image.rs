@@ -100,7 +100,8 @@ impl ForeignImage {
         let mut args: Vec<OsString> = ["-nostdin", "-hide_banner", "-noautorotate"].map(OsString::from).to_vec();
         args.extend(input(path, self.demuxers));
         let (height, width) = (self.height, self.width);
-        let to = ["-map", "0:v:0", "-frames:v", "1", "-an", "-sn", "-dn", "-f", "rawvideo", "-pix_fmt", "rgba", "pipe:1"];
+        let to =
+            ["-map", "0:v:0", "-frames:v", "1", "-an", "-sn", "-dn", "-f", "rawvideo", "-pix_fmt", "rgba", "pipe:1"];
         args.extend(to.map(OsString::from));
         let (mut process, stdout) = Process::start(&self.tools.ffmpeg, &args, Stdio::null())?;
         let n_bytes = height * width * 4;
@@ -123,8 +124,9 @@ impl ForeignImage {
 fn input(path: &Path, demuxers: &str) -> Vec<OsString> {
     let mut name = OsString::from("file:");
     name.push(path);
-    let mut args: Vec<OsString> =
-        ["-v", "error", "-protocol_whitelist", "file", "-format_whitelist", demuxers, "-i"].map(OsString::from).to_vec();
+    let mut args: Vec<OsString> = ["-v", "error", "-protocol_whitelist", "file", "-format_whitelist", demuxers, "-i"]
+        .map(OsString::from)
+        .to_vec();
     args.push(name);
     args
 }
@@ -222,9 +224,8 @@ mod tests {
 
     #[test]
     fn boxes_say_how_a_picture_is_turned() {
-        let boxed = |kind: &[u8; 4], content: &[u8]| {
-            [&(content.len() as u32 + 8).to_be_bytes()[..], kind, content].concat()
-        };
+        let boxed =
+            |kind: &[u8; 4], content: &[u8]| [&(content.len() as u32 + 8).to_be_bytes()[..], kind, content].concat();
         let file = |properties: &[u8]| {
             let meta = [&[0; 4][..], &boxed(b"iprp", &boxed(b"ipco", properties))].concat();
             [boxed(b"ftyp", b"avif\0\0\0\0"), boxed(b"meta", &meta)].concat()

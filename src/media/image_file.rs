@@ -8,19 +8,20 @@
 //!
 //! [`ImageFile`] is a picture in two steps: its size, which plans are made of, then its pixels.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use sha2::{Digest, Sha256};
 
 use super::ffmpeg::Tools;
-use super::foreign_image::ForeignImage;
+use super::foreign_image::{ForeignImage, is_picture_in_boxes};
 use super::limits::{MAX_IMAGE_ALLOC, MAX_IMAGE_BYTES, MAX_PIXELS};
 use super::{Rgb, large_image, whole};
 use crate::error::Context;
-use crate::files::input::read_capped;
+use crate::files::input::{open_regular, read_capped};
 use crate::{Error, Result};
 
 /// A still image file whose header was read.
@@ -30,8 +31,9 @@ pub struct ImageFile {
     /// Size as it is shown.
     height: usize,
     width: usize,
-    /// Bytes of the file.
+    /// Bytes of the file, and SHA-256 of them.
     n_bytes: u64,
+    digest: [u8; 32],
     decoder: Decoder,
 }
 
@@ -66,12 +68,12 @@ impl ImageFile {
     pub fn open_with(path: &Path, tools: Option<&Tools>) -> Result<ImageFile> {
         let open = || {
             let bytes = read_file(path)?;
-            let n_bytes = bytes.len() as u64;
+            let (n_bytes, digest) = (bytes.len() as u64, Sha256::digest(&bytes).into());
             let Some(format) = sniff(&bytes) else {
                 let foreign = ForeignImage::open(path, &bytes, tools)?;
                 let (height, width) = foreign.size();
                 let decoder = Decoder::Foreign(foreign);
-                return Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, decoder });
+                return Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder });
             };
             guarded(|| {
                 let (decoder, orientation) = header(&bytes, format)?;
@@ -83,7 +85,7 @@ impl ImageFile {
                 }
                 let (height, width) = shown((height as usize, width as usize), orientation);
                 let decoder = Decoder::BuiltIn(format, orientation);
-                Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, decoder })
+                Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder })
             })
         };
         open().at(|| path.display().to_string())
@@ -92,6 +94,11 @@ impl ImageFile {
     /// (height, width) as it is shown.
     pub fn size(&self) -> (usize, usize) {
         (self.height, self.width)
+    }
+
+    /// SHA-256 of the file.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// Bytes that [`ImageFile::decode`] takes at most while it works and for what it returns.
@@ -114,7 +121,7 @@ impl ImageFile {
                 Decoder::BuiltIn(format, orientation) => (*format, *orientation),
             };
             let bytes = read_file(&self.path)?;
-            if sniff(&bytes) != Some(format) {
+            if self.digest != <[u8; 32]>::from(Sha256::digest(&bytes)) {
                 return Err(Error::mismatch("the file is another one than when it was opened"));
             }
             let warning = whole::cut_off(&bytes, format);
@@ -191,6 +198,35 @@ pub(super) fn turned(rgb: Rgb, orientation: Orientation) -> Result<Rgb> {
 pub(super) fn sniff(bytes: &[u8]) -> Option<ImageFormat> {
     use ImageFormat::{Bmp, Gif, Ico, Jpeg, Png, Pnm, WebP};
     image::guess_format(bytes).ok().filter(|f| matches!(f, Png | Jpeg | WebP | Gif | Bmp | Ico | Pnm))
+}
+
+/// Whether a file that nobody has named one is a picture rather than a video, by its first bytes. Whatever moves (gif, animated
+/// webp and png) is a video, as is what nothing is known of, and a folder.
+///
+/// # Errors
+/// A file that cannot be read or is neither a regular one nor a folder.
+pub fn is_picture(path: &Path) -> Result<bool> {
+    const MAGIC: [&[u8]; 9] = [
+        b"II*\0",
+        b"MM\0*",
+        b"8BPS",
+        b"\xff\x0a",
+        b"\0\0\0\x0cJXL ",
+        b"\0\0\0\x0cjP  ",
+        b"\x76\x2f\x31\x01",
+        b"qoif",
+        b"DDS ",
+    ];
+    if std::fs::metadata(path)?.is_dir() {
+        return Ok(false);
+    }
+    let mut head = Vec::new();
+    open_regular(path)?.0.take(64).read_to_end(&mut head)?;
+    let at = |offset: usize, bytes: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(bytes));
+    // The flag of animation in the extended header; the chunk that announces frames, where every writer puts it.
+    let moves = at(12, b"VP8X") && head.get(20).is_some_and(|flags| flags & 2 != 0) || at(37, b"acTL");
+    let known = sniff(&head).is_some_and(|format| format != ImageFormat::Gif);
+    Ok((known && !moves) || is_picture_in_boxes(&head) || MAGIC.iter().any(|magic| head.starts_with(magic)))
 }
 
 /// Reads an image file, refusing more than [`MAX_IMAGE_BYTES`] whatever its size is said to be.

@@ -114,7 +114,8 @@ impl Boxes {
         let n_bytes = rows.saturating_mul(columns).saturating_mul(3);
         let mut out = Vec::new();
         if n_bytes as u64 > MAX_IMAGE_ALLOC || out.try_reserve_exact(n_bytes).is_err() {
-            let message = format!("{n_bytes} bytes for a picture of `{columns}x{rows}` cannot be had; lower --max-pixels");
+            let message =
+                format!("{n_bytes} bytes for a picture of `{columns}x{rows}` cannot be had; lower --max-pixels");
             return Err(Error::limit(message));
         }
         Ok(Boxes { n, width, sums: vec![0; columns * 3], n_rows: 0, out })
@@ -197,7 +198,8 @@ mod tests {
             assert_eq!((small.height, small.width), (h.div_ceil(n), w.div_ceil(n)));
             for (i, got) in small.data.iter().enumerate() {
                 let (by, bx, c) = (i / 3 / small.width, i / 3 % small.width, i % 3);
-                let pixels = (by * n..h.min((by + 1) * n)).flat_map(|y| (bx * n..w.min((bx + 1) * n)).map(move |x| (y, x)));
+                let pixels =
+                    (by * n..h.min((by + 1) * n)).flat_map(|y| (bx * n..w.min((bx + 1) * n)).map(move |x| (y, x)));
                 let all: Vec<f64> = pixels.map(|(y, x)| f64::from(value(y, x, c))).collect();
                 let mean = all.iter().sum::<f64>() / all.len() as f64;
                 assert!((f64::from(*got) - mean).abs() <= 0.5, "{h}x{w} by {n}: {got} for {mean}");

@@ -37,6 +37,15 @@ pub enum Known {
     },
 }
 
+impl Known {
+    /// (height, width) before resizing.
+    pub fn size(&self) -> (usize, usize) {
+        match *self {
+            Known::Picture { height, width } | Known::Video { height, width, .. } => (height, width),
+        }
+    }
+}
+
 /// What a medium becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -148,12 +157,7 @@ impl Shape {
 }
 
 /// The (height, width) of a picture of (h, w) with an area between the bounds and, as far as a size exists there, below `cap`.
-fn sized(
-    (h, w): (usize, usize),
-    factor: usize,
-    (min, max): (f64, f64),
-    cap: Option<f64>,
-) -> Result<(usize, usize)> {
+fn sized((h, w): (usize, usize), factor: usize, (min, max): (f64, f64), cap: Option<f64>) -> Result<(usize, usize)> {
     let side = factor as f64;
     // A shrunk picture keeps its shape, so its shorter side is the first to reach the least that there is.
     let aspect = h.max(w) as f64 / h.min(w).max(1) as f64;
