@@ -5,7 +5,8 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
-use crate::stream::{Cost, Limits, MediaPlan};
+use super::progress::waiting;
+use crate::stream::{Budget, Cost, Limits, MediaPlan};
 use crate::{Error, Result};
 
 /// How much may be used.
@@ -20,6 +21,11 @@ pub struct BudgetFlags {
 }
 
 impl BudgetFlags {
+    /// Whether there is a limit on time, for which this machine has to be measured.
+    pub fn has_time(&self) -> bool {
+        self.max_time.is_some()
+    }
+
     /// The limits, with a context of `ctx_size` slots unless that is 0.
     pub fn limits(&self, ctx_size: usize) -> Result<Limits> {
         Ok(Limits {
@@ -93,6 +99,11 @@ pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
     for what in &cost.reduced {
         eprintln!("reduced: {what}");
     }
+}
+
+/// How long it will take, measured now if it is not known yet.
+pub fn measure_time(budget: &Budget<'_>, cost: &mut Cost, quiet: bool) -> Result<()> {
+    waiting("measuring this machine", quiet, || budget.time(cost))
 }
 
 /// How long it will take, in a line on stderr, where that is known.

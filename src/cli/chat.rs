@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use serde_json::Map;
 
 use super::ask::open as open_take;
-use super::budget::print_time;
+use super::budget::{measure_time, print_time};
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
 use super::run::print_piece;
@@ -175,7 +175,7 @@ impl Dialogue<'_> {
         eprintln!("{}: {t} steps of {}x{}, {} tokens", plan.label, plan.width, plan.height, plan.n_tokens);
         cost.reduced.iter().for_each(|what| eprintln!("reduced: {what}"));
         if cost.is_long() {
-            budget.time(&mut cost)?;
+            measure_time(&budget, &mut cost, false)?;
             print_time(&cost);
         }
         // Its faults show now, not with the next question.

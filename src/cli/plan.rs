@@ -1,18 +1,18 @@
 //! `longtake plan`: what media will cost, before anything of them is decoded.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use serde_json::Map;
 
-use super::budget::{BudgetFlags, plan_json, print_plan, print_time};
+use super::budget::{BudgetFlags, measure_time, plan_json, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::live;
 use super::run::{PartFlags, has_media};
 use crate::error::Context;
 use crate::media::image_file::is_picture;
-use crate::stream::{Budget, Conversation, Unit};
+use crate::stream::{Budget, Conversation, MediaOptions, Medium, Unit};
 use crate::text::template::RenderOptions;
 use crate::text::{MediaSource, Part};
 use crate::{Error, Result};
@@ -45,11 +45,13 @@ pub struct Args {
 /// Runs the command; `matches` know the order in which parts were given.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let is_stream = args.files.iter().any(|file| live::is_stream(file));
-    let messages = if is_stream { Vec::new() } else { args.parts.messages(matches, args.files(matches)?)? };
+    // Files alone need no names in a conversation, which are text.
+    let is_plain = args.parts.is_empty() && !args.files.is_empty();
+    let messages = if is_plain { Vec::new() } else { args.parts.messages(matches, args.files(matches)?)? };
     if is_stream && args.files.len() > 1 || live::has_stream(&messages) {
         return Err(Error::bad_input("a stream is planned alone: give `-` and nothing beside it"));
     }
-    let engine = args.model.load(is_stream || has_media(&messages))?;
+    let engine = args.model.load(is_plain || has_media(&messages))?;
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
     let limits = args.budget.limits(args.model.compute.ctx_size)?;
@@ -59,7 +61,14 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, args.reserve)?, args.json);
     }
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.parts.add_vision_id };
-    let Conversation { units, media } = Conversation::open(&engine, &messages, render, &args.media.options())?;
+    let wanted = args.media.options();
+    let Conversation { units, media } = match is_plain {
+        true => Conversation {
+            units: Vec::new(),
+            media: args.files.iter().map(|f| open(f, &wanted)).collect::<Result<_>>()?,
+        },
+        false => Conversation::open(&engine, &messages, render, &wanted)?,
+    };
     // Media alone are planned as `watch` takes them, with all that will be said around them in the reserve.
     let n_text = if args.parts.has_text() { units.iter().filter(|u| matches!(u, Unit::Token(_))).count() } else { 0 };
     let (plans, mut cost) = budget.fit(media, n_text.saturating_add(args.reserve))?;
@@ -68,13 +77,21 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     if !args.json {
         print_plan(&plans, &cost);
     }
-    budget.time(&mut cost)?;
+    measure_time(&budget, &mut cost, args.json)?;
     if args.json {
         writeln!(std::io::stdout(), "{}", plan_json(&plans, n_text, &cost))?;
     } else {
         print_time(&cost);
     }
     Ok(())
+}
+
+/// Opens a file or folder as what it is.
+fn open(file: &Path, options: &MediaOptions) -> Result<Medium> {
+    match is_picture(file).at(|| file.display().to_string())? {
+        true => Medium::image(file, options),
+        false => Medium::video(file, options),
+    }
 }
 
 impl Args {

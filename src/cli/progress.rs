@@ -51,6 +51,17 @@ pub fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
     bar
 }
 
+/// Does `work` while stderr, if it is a terminal and `quiet` is not wanted, says what is being waited for.
+pub fn waiting<T>(what: &str, quiet: bool, work: impl FnOnce() -> T) -> T {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let spinner = ProgressBar::with_draw_target(None, target);
+    spinner.set_message(what.to_string());
+    spinner.enable_steady_tick(std::time::Duration::from_millis(200));
+    let result = work();
+    spinner.finish_and_clear();
+    result
+}
+
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
 pub struct Progress {
     bar: ProgressBar,

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use serde_json::{Map, json};
 
-use super::budget::{BudgetFlags, print_plan, print_time};
+use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
 use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::live::{self, LiveFlags};
-use super::progress::{Progress, catch_interrupt};
+use super::progress::{Progress, catch_interrupt, waiting};
 use crate::error::Context;
 use crate::stream::{
     Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, SessionOptions,
@@ -129,17 +129,20 @@ pub fn answer(
     let options = args.compute.session(engine, 0, scale)?;
     let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
     let room = args.sampling.room(ctx_size);
-    let (mut prompt, mut cost) = budget.fit_prompt(messages, render, &args.media.options(), room)?;
+    let quiet = args.quiet || !args.budget.has_time();
+    let fit = || budget.fit_prompt(messages, render, &args.media.options(), room);
+    let (mut prompt, mut cost) = waiting("measuring this machine", quiet, fit)?;
     let media = prompt.media_in_order();
     if !(args.quiet || media.is_empty()) {
         print_plan(&media, &cost);
         if cost.is_long() {
-            budget.time(&mut cost)?;
+            measure_time(&budget, &mut cost, false)?;
         }
         print_time(&cost);
     }
     warn_of_length(engine, cost.n_ctx);
-    prompt.load_pictures(catch_interrupt()?)?;
+    let cancel = catch_interrupt()?;
+    waiting("decoding pictures", args.quiet || prompt.images.is_empty(), || prompt.load_pictures(cancel))?;
     let mut session = Session::new(engine, SessionOptions { n_ctx: cost.n_ctx, ..options })?;
     respond(&mut session, &mut prompt, args, load_time)
 }
@@ -245,6 +248,11 @@ pub fn has_media(messages: &[Message]) -> bool {
 }
 
 impl PartFlags {
+    /// Whether nothing is given.
+    pub fn is_empty(&self) -> bool {
+        !self.has_text() && self.image.is_empty() && self.video.is_empty()
+    }
+
     /// Whether there is more than media.
     pub fn has_text(&self) -> bool {
         !self.prompt.is_empty() || !self.file.is_empty() || self.system_prompt.is_some() || self.messages.is_some()
@@ -274,7 +282,7 @@ impl PartFlags {
             parts.extend(comma_list(list).into_iter().map(|path| (at, part(path))));
         }
         if parts.is_empty() {
-            return Err(Error::bad_input("nothing is given: pass --prompt, --file, --image, --video or --messages"));
+            return Err(Error::bad_input("nothing to answer: give --prompt, --file, --image, --video or --messages"));
         }
         parts.sort_by_key(|(at, _)| *at);
         let mut messages = Vec::new();

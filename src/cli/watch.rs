@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::budget::{BudgetFlags, print_plan, print_time};
+use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::known_models;
 use super::live::{self, LiveFlags};
@@ -169,7 +169,7 @@ fn begin<'e>(args: &Args, engine: &'e Engine, output: &Path) -> Result<Watch<'e>
     let (plan, mut cost) = budget.fit_video(&args.video, &args.media.options(), n_around)?;
     if !args.quiet {
         print_plan(&[&plan], &cost);
-        budget.time(&mut cost)?;
+        measure_time(&budget, &mut cost, false)?;
         print_time(&cost);
     }
     warn_of_length(engine, cost.n_ctx);

@@ -22,7 +22,7 @@ use super::limits::{MAX_IMAGE_ALLOC, MAX_IMAGE_BYTES, MAX_PIXELS};
 use super::{Rgb, large_image, whole};
 use crate::error::Context;
 use crate::files::input::{open_regular, read_capped};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A still image file whose header was read.
 #[derive(Debug)]
@@ -66,27 +66,22 @@ impl ImageFile {
     /// # Errors
     /// Those of [`ImageFile::open`].
     pub fn open_with(path: &Path, tools: Option<&Tools>) -> Result<ImageFile> {
-        let open = || {
+        let open = || -> Result<ImageFile> {
             let bytes = read_file(path)?;
             let (n_bytes, digest) = (bytes.len() as u64, Sha256::digest(&bytes).into());
-            let Some(format) = sniff(&bytes) else {
-                let foreign = ForeignImage::open(path, &bytes, tools)?;
-                let (height, width) = foreign.size();
-                let decoder = Decoder::Foreign(foreign);
-                return Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder });
+            let built_in = match sniff(&bytes) {
+                Some(format) => built_in(&bytes, format),
+                None => Err(Error::unsupported("")),
             };
-            guarded(|| {
-                let (decoder, orientation) = header(&bytes, format)?;
-                let (width, height) = decoder.dimensions();
-                if u64::from(width) * u64::from(height) > MAX_PIXELS {
-                    large_image::check(&bytes, format, (u64::from(height), u64::from(width)))?;
-                } else {
-                    check_size(u64::from(height), u64::from(width))?;
+            let ((height, width), decoder) = match built_in {
+                // Another format, or a flavour of one that is built in.
+                Err(err) if err.kind() == ErrorKind::Unsupported => {
+                    let foreign = ForeignImage::open(path, &bytes, tools)?;
+                    (foreign.size(), Decoder::Foreign(foreign))
                 }
-                let (height, width) = shown((height as usize, width as usize), orientation);
-                let decoder = Decoder::BuiltIn(format, orientation);
-                Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder })
-            })
+                other => other?,
+            };
+            Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder })
         };
         open().at(|| path.display().to_string())
     }
@@ -136,6 +131,20 @@ impl ImageFile {
         };
         decode().at(|| self.path.display().to_string())
     }
+}
+
+/// Size as it is shown and decoder of a picture in a format that is built in.
+fn built_in(bytes: &[u8], format: ImageFormat) -> Result<((usize, usize), Decoder)> {
+    guarded(|| {
+        let (decoder, orientation) = header(bytes, format)?;
+        let (width, height) = decoder.dimensions();
+        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+            large_image::check(bytes, format, (u64::from(height), u64::from(width)))?;
+        } else {
+            check_size(u64::from(height), u64::from(width))?;
+        }
+        Ok((shown((height as usize, width as usize), orientation), Decoder::BuiltIn(format, orientation)))
+    })
 }
 
 /// Decodes a still image.

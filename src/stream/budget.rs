@@ -410,7 +410,7 @@ fn too_much(media: &[Medium], shapes: &[Shape], excess: &str) -> Error {
     let sizes = more(shapes.iter().take(NAMED).map(of).collect());
     let labels = more(media.iter().take(NAMED).map(|medium| medium.label.clone()).collect());
     let fewer = match (media.len(), shapes.iter().any(|shape| shape.kind == MediaKind::Video)) {
-        (1, false) => ", or lower --min-pixels",
+        (1, false) => ", or give a smaller picture",
         (1, true) => ", or take a shorter part (--start, --end)",
         _ => ", or give fewer media",
     };

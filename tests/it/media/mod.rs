@@ -1,6 +1,7 @@
 //! Tests of the room `media`.
 
 mod image_file;
+mod pictures;
 mod preprocess;
 mod faults;
 mod ffmpeg;
