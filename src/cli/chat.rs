@@ -165,9 +165,13 @@ impl Dialogue<'_> {
             true => Medium::image(source.as_ref(), &options)?,
             false => Medium::video(source.as_ref(), &options)?,
         };
-        // It may have what the talk so far, media that wait, the next question and its answer leave of the context.
+        // What the talk so far, media that wait, the next question and its answer leave of the context. A medium that fits there
+        // stays as it is, any other has half of it, so that the talk can go on.
         let n_ctx = self.session.n_ctx();
-        let around = self.session.n_past() + self.n_waiting() + self.args.sampling.room(n_ctx) + QUESTION;
+        let used = self.session.n_past() + self.n_waiting() + self.args.sampling.room(n_ctx) + QUESTION;
+        let free = n_ctx.saturating_sub(used);
+        let fits = medium.shape(self.engine.need_vision()?.hparams(), None)?.n_tokens <= free;
+        let around = used + if fits { 0 } else { free / 2 };
         let options = self.session.options();
         let budget = Budget::new(self.engine, Limits { n_ctx: Some(n_ctx), ..Limits::default() }, options);
         let (mut plan, mut cost) = budget.fit_one(medium, around)?;

@@ -45,6 +45,8 @@ pub(super) struct ForeignImage {
     height: usize,
     width: usize,
     orientation: Orientation,
+    /// Whether transparency is a picture of its own, which ffmpeg does not bring together with the first.
+    has_mask: bool,
 }
 
 /// Whether a file that begins like this is a picture in boxes (AVIF, HEIC), by its main brand.
@@ -59,7 +61,9 @@ impl ForeignImage {
     /// `Unsupported` without the tools and for what they do not know, either of which says what to do; `Limit` beyond the caps.
     pub fn open(path: &Path, bytes: &[u8], tools: Option<&Tools>) -> Result<ForeignImage> {
         let begins = first_bytes(bytes);
-        let is_film = bytes.get(4..8) == Some(b"ftyp") && !is_picture_in_boxes(bytes);
+        let first_box = bytes.get(4..8).unwrap_or_default();
+        let is_film = matches!(first_box, b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip" | b"pnot")
+            && !is_picture_in_boxes(bytes);
         if is_film || bytes.starts_with(b"\x1a\x45\xdf\xa3") || bytes.starts_with(super::y4m::MAGIC) {
             return Err(Error::bad_input("a video, expected a picture; give it as a video instead"));
         }
@@ -71,10 +75,15 @@ impl ForeignImage {
             return Err(Error::unsupported(message));
         };
         let demuxers = if is_picture_in_boxes(bytes) { BOXES } else { PICTURES };
+        if demuxers == BOXES && is_tiled(bytes) {
+            let message = "a heic or avif picture in tiles, of which ffmpeg would give one; convert it to png or jpeg";
+            return Err(Error::unsupported(message));
+        }
         let stream = probe(path, tools, demuxers).map_err(|err| {
+            let newer = if demuxers == BOXES { " (heic needs a recent ffmpeg)" } else { "" };
             let message = format!(
-                "the file begins with `{begins}`, expected {BUILT_IN}, and ffmpeg reads no picture from it ({}); convert it \
-                 to png",
+                "the file begins with `{begins}`, expected {BUILT_IN}, and ffmpeg reads no picture from it: {}; convert it to \
+                 png{newer}",
                 err.message()
             );
             Error::unsupported(message)
@@ -84,7 +93,8 @@ impl ForeignImage {
         let (height, width) = (side("height") as usize, side("width") as usize);
         let orientation = if demuxers == BOXES { boxes_orientation(bytes) } else { tiff_orientation(bytes) };
         let orientation = orientation.unwrap_or(Orientation::NoTransforms);
-        Ok(ForeignImage { tools: tools.clone(), demuxers, height, width, orientation })
+        let has_mask = demuxers == BOXES && has_mask(bytes);
+        Ok(ForeignImage { tools: tools.clone(), demuxers, height, width, orientation, has_mask })
     }
 
     /// (height, width) as it is shown.
@@ -116,7 +126,12 @@ impl ForeignImage {
         }
         let words = process.last_words();
         let rgb = turned(Rgb { height, width, data: on_white(&rgba) }, self.orientation)?;
-        Ok(Decoded { rgb, warning: (!words.is_empty()).then(|| format!("ffmpeg decoded it and said: {words}")) })
+        let warning = match (words.is_empty(), self.has_mask) {
+            (false, _) => Some(format!("ffmpeg decoded it and said: {words}")),
+            (true, true) => Some("its transparency is ignored, ffmpeg gives it apart; convert it to png".to_string()),
+            (true, false) => None,
+        };
+        Ok(Decoded { rgb, warning })
     }
 }
 
@@ -204,6 +219,18 @@ fn boxes_orientation(bytes: &[u8]) -> Option<Orientation> {
     Orientation::from_exif(exif)
 }
 
+/// Whether a picture in boxes has transparency.
+fn has_mask(bytes: &[u8]) -> bool {
+    let properties = find_box(bytes, b"meta").and_then(|meta| find_box(meta.get(4..)?, b"iprp"));
+    properties.is_some_and(|iprp| iprp.windows(16).any(|name| name == b":auxiliary:alpha"))
+}
+
+/// Whether a picture in boxes is put together from others, as those of phones are: ffmpeg knows its tiles as separate streams.
+fn is_tiled(bytes: &[u8]) -> bool {
+    let items = find_box(bytes, b"meta").and_then(|meta| find_box(meta.get(4..)?, b"iinf"));
+    items.is_some_and(|items| items.windows(4).any(|kind| kind == b"grid"))
+}
+
 /// The content of the first box of a kind among boxes that follow each other.
 fn find_box<'a>(mut bytes: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
     loop {
@@ -245,5 +272,11 @@ mod tests {
             assert!((0..whole.len()).all(|cut| boxes_orientation(&whole[..cut]) != Some(Rotate90FlipH)));
         }
         assert_eq!(boxes_orientation(b"\0\0\0\x01ftyp"), None);
+        let items = |kind: &[u8; 4]| {
+            let item = boxed(b"infe", &[&[2, 0, 0, 0, 0, 1, 0, 0], &kind[..], &[0]].concat());
+            let meta = [&[0; 4][..], &boxed(b"iinf", &[&[0, 0, 0, 0, 0, 1][..], &item].concat())].concat();
+            [boxed(b"ftyp", b"heic\0\0\0\0"), boxed(b"meta", &meta)].concat()
+        };
+        assert!(is_tiled(&items(b"grid")) && !is_tiled(&items(b"hvc1")) && !is_tiled(&file(&[])));
     }
 }

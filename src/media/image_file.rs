@@ -291,7 +291,7 @@ fn sniff_or_refuse(bytes: &[u8]) -> Result<ImageFormat> {
 }
 
 /// The formats that need no other program, for people.
-pub(super) const BUILT_IN: &str = "a png, jpeg, webp or gif image (bmp, ico, pbm, pgm and ppm are built in, too)";
+pub(super) const BUILT_IN: &str = "a png, jpeg, webp or gif image (or bmp, ico, ppm)";
 
 /// The beginning of a file in hex, for people.
 pub(super) fn first_bytes(bytes: &[u8]) -> String {

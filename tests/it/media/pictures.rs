@@ -97,7 +97,11 @@ fn simple_formats_are_built_in() {
     let want = corners(60, 40);
     for (name, format) in [("a.bmp", ImageFormat::Bmp), ("a.ico", ImageFormat::Ico), ("a.ppm", ImageFormat::Pnm)] {
         let path = dir.path().join(name);
-        want.save_with_format(&path, format).unwrap();
+        // Readers expect an icon's pixels to have alpha.
+        match format {
+            ImageFormat::Ico => DynamicImage::from(want.clone()).to_rgba8().save_with_format(&path, format).unwrap(),
+            _ => want.save_with_format(&path, format).unwrap(),
+        }
         let file = ImageFile::open_with(&path, None).unwrap();
         assert_eq!(file.size(), (40, 60), "{name}");
         assert!(file.decode((1, 1), &|| false).unwrap().rgb.data == *want.as_raw(), "{name}");
@@ -310,7 +314,7 @@ fn large_jpegs_are_shrunk_in_their_blocks() {
     };
     let dir = tempfile::tempdir().unwrap();
     for (name, pixels, filter) in
-        [("colour", "yuvj420p", "null"), ("grey", "gray", "null"), ("fine", "yuvj444p", "hflip")]
+        [("colour", "yuvj420p", "null"), ("wide", "yuvj422p", "null"), ("fine", "yuvj444p", "hflip")]
     {
         let path = dir.path().join(format!("{name}.jpg"));
         let source = "color=c=red:s=9000x8000,drawbox=x=4500:y=0:w=4500:h=8000:color=blue:t=fill";
@@ -326,9 +330,8 @@ fn large_jpegs_are_shrunk_in_their_blocks() {
         assert_eq!((rgb.height, rgb.width), (2000, 2250), "{name}: a quarter");
         let (red, blue) = ([254, 0, 0], [0, 0, 254]);
         match name {
-            "colour" => assert_quarters(&rgb, [red, blue, red, blue], name),
             "fine" => assert_quarters(&rgb, [blue, red, blue, red], name),
-            _ => assert!(quarters(&rgb).iter().all(|q| q[0] == q[1] && q[1] == q[2]), "{:?}", quarters(&rgb)),
+            _ => assert_quarters(&rgb, [red, blue, red, blue], name),
         }
     }
 }
