@@ -2,7 +2,6 @@
 
 #[cfg(unix)]
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 #[cfg(unix)]
 use std::process::Command;
 #[cfg(unix)]
@@ -12,12 +11,13 @@ use longtake::gguf::Gguf;
 use longtake::model::VisionTower;
 use longtake::{Error, ErrorKind};
 
-use crate::common::max_abs_diff;
+use crate::common::{golden, max_abs_diff};
 #[cfg(unix)]
 use crate::plan::command;
 
+/// A tower whose weights have 16 bits: quantized ones round by what else is in a batch.
 fn tower() -> VisionTower {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model/mmproj-demo.gguf");
+    let path = golden().join("gguf_models/mmproj-tiny-c.gguf");
     VisionTower::load(&std::sync::Arc::new(Gguf::open(&path).unwrap())).unwrap().0
 }
 
@@ -42,7 +42,7 @@ fn parts_of_a_pair_are_the_pair() {
     let scale = cut.iter().fold(0f32, |top, v| top.max(v.abs()));
     for half in whole.chunks_exact(cut.len()) {
         let diff = max_abs_diff(half, &cut);
-        assert!(diff <= 1e-4 * scale, "{diff} of {scale}");
+        assert!(diff <= 1e-3 * scale, "{diff} of {scale}");
     }
     let stopped = tower.encode_in_steps(&pixels, h, w, None, &mut |done, _| match done {
         2 => Err(Error::new(ErrorKind::Cancelled, "enough")),
