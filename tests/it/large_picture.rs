@@ -62,7 +62,8 @@ fn a_large_picture_can_be_stopped() {
     let mut child = run.arg(&path).spawn().unwrap();
     // The plan was said before the work, with its minutes.
     let mut said = Vec::new();
-    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for line in lines.by_ref() {
         said.push(line.unwrap());
         if said.iter().any(|line| line.starts_with("time: ")) {
             break;
@@ -73,6 +74,8 @@ fn a_large_picture_can_be_stopped() {
     assert!(child.try_wait().unwrap().is_none(), "the picture was no work");
     let told = Instant::now();
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    // Somebody listens to its last words.
+    said.extend(lines.map(|line| line.unwrap()));
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(130), "{said:?}");
     assert!(told.elapsed() < Duration::from_secs(15), "it took {:?}", told.elapsed());
