@@ -5,13 +5,14 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
-use crate::stream::{Cost, Limits, MediaPlan};
+use super::progress::waiting;
+use crate::stream::{Budget, Cost, Limits, MediaPlan};
 use crate::{Error, Result};
 
 /// How much may be used.
 #[derive(clap::Args, Default)]
 pub struct BudgetFlags {
-    /// Memory to stay within, weights included (3G, 1500M): smaller frames, then fewer, are taken.
+    /// Memory to stay within, weights included (3G, 1500M): smaller pictures and frames, then fewer frames, are taken.
     #[arg(long, value_name = "BYTES")]
     max_memory: Option<String>,
     /// Time to stay within (20m, 1h30m, 90s), likewise.
@@ -20,6 +21,11 @@ pub struct BudgetFlags {
 }
 
 impl BudgetFlags {
+    /// Whether there is a limit on time, for which this machine has to be measured.
+    pub fn has_time(&self) -> bool {
+        self.max_time.is_some()
+    }
+
     /// The limits, with a context of `ctx_size` slots unless that is 0.
     pub fn limits(&self, ctx_size: usize) -> Result<Limits> {
         Ok(Limits {
@@ -67,7 +73,7 @@ fn duration(text: &str) -> Result<Duration> {
     if seconds > 0.0 && seconds < 1e9 { Ok(Duration::from_secs_f64(seconds)) } else { Err(wrong()) }
 }
 
-/// The plan in a few lines on stderr.
+/// The plan in a few lines on stderr, without its time, which may have to be measured first ([`print_time`]).
 pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
     for plan in media {
         let Some(info) = &plan.info else {
@@ -90,19 +96,27 @@ pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
     }
     eprintln!("tokens:  {} of media, a context of {}", cost.n_tokens, cost.n_ctx);
     print_memory(cost);
-    if let Some(seconds) = cost.seconds {
-        let human = |s: f64| HumanDuration(Duration::from_secs_f64(s.max(0.0))).to_string();
-        eprintln!(
-            "time:    about {} (vision {}, reading {}, decoding beside them {})",
-            human(seconds.total()),
-            human(seconds.encode),
-            human(seconds.prefill),
-            human(seconds.decode)
-        );
-    }
     for what in &cost.reduced {
         eprintln!("reduced: {what}");
     }
+}
+
+/// How long it will take, measured now if it is not known yet.
+pub fn measure_time(budget: &Budget<'_>, cost: &mut Cost, quiet: bool) -> Result<()> {
+    waiting("measuring this machine", quiet, || budget.time(cost))
+}
+
+/// How long it will take, in a line on stderr, where that is known.
+pub fn print_time(cost: &Cost) {
+    let Some(seconds) = cost.seconds else { return };
+    let human = |s: f64| HumanDuration(Duration::from_secs_f64(s.max(0.0))).to_string();
+    eprintln!(
+        "time:    about {} (vision {}, reading {}, decoding beside them {})",
+        human(seconds.total()),
+        human(seconds.encode),
+        human(seconds.prefill),
+        human(seconds.decode)
+    );
 }
 
 /// Memory in a line on stderr.
@@ -139,17 +153,18 @@ pub fn memory_json(cost: &Cost) -> serde_json::Value {
     memory
 }
 
-/// The plan as one JSON object.
-pub fn plan_json(media: &[&MediaPlan], cost: &Cost) -> serde_json::Value {
+/// The plan as one JSON object, with so many tokens of text.
+pub fn plan_json(media: &[&MediaPlan], n_text: usize, cost: &Cost) -> serde_json::Value {
     let medium = |plan: &&MediaPlan| {
         json!({
-            "source": plan.label, "duration": plan.info.as_ref().map(|info| info.duration),
-            "frames": plan.frames.len(), "width": plan.width, "height": plan.height, "n_tokens": plan.n_tokens,
+            "type": plan.kind.name(), "source": plan.label, "duration": plan.info.as_ref().map(|info| info.duration),
+            "frames": plan.frames.len(), "pairs": plan.n_pairs(), "width": plan.width, "height": plan.height,
+            "n_tokens": plan.n_tokens,
         })
     };
     json!({
         "media": media.iter().map(medium).collect::<Vec<_>>(),
-        "n_tokens": cost.n_tokens, "n_ctx": cost.n_ctx,
+        "n_tokens": cost.n_tokens, "n_text": n_text, "n_ctx": cost.n_ctx,
         "memory": memory_json(cost),
         "seconds": cost.seconds.map(|s| json!({
             "total": s.total(), "encode": s.encode, "prefill": s.prefill, "decode": s.decode,

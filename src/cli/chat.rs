@@ -2,16 +2,20 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use serde_json::Map;
 
 use super::ask::open as open_take;
+use super::budget::{measure_time, print_time};
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
 use super::run::print_piece;
 use crate::files::atomic::write_beside;
 use crate::media::Grid;
-use crate::stream::{Engine, Events, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, Take};
+use crate::stream::{
+    Budget, Engine, Events, GenerateOptions, Limits, MediaKind, MediaPlan, Medium, Prompt, Session, Take,
+};
 use crate::text::message::to_json;
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part, Sampler};
@@ -33,6 +37,9 @@ pub struct Args {
     #[command(flatten)]
     sampling: SamplingFlags,
 }
+
+/// Tokens that a question and the template around it take.
+const QUESTION: usize = 64;
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
@@ -152,15 +159,32 @@ impl Dialogue<'_> {
     }
 
     fn add_media(&mut self, image: bool, source: &str) -> Result<()> {
-        let (tower, options) = (self.engine.need_vision()?, self.args.media.options());
+        let options = self.args.media.options();
         let source = source.to_string();
-        let plan = if image {
-            MediaPlan::image(source.as_ref(), &options, tower)?
-        } else {
-            MediaPlan::video(source.as_ref(), &options, tower)?
+        let medium = match image {
+            true => Medium::image(source.as_ref(), &options)?,
+            false => Medium::video(source.as_ref(), &options)?,
         };
+        // What the talk so far, media that wait, the next question and its answer leave of the context. A medium that fits there
+        // stays as it is, any other has half of it, so that the talk can go on.
+        let n_ctx = self.session.n_ctx();
+        let used = self.session.n_past() + self.n_waiting() + self.args.sampling.room(n_ctx) + QUESTION;
+        let free = n_ctx.saturating_sub(used);
+        let fits = medium.shape(self.engine.need_vision()?.hparams(), None)?.n_tokens <= free;
+        let around = used + if fits { 0 } else { free / 2 };
+        let options = self.session.options();
+        let budget = Budget::new(self.engine, Limits { n_ctx: Some(n_ctx), ..Limits::default() }, options);
+        let (mut plan, mut cost) = budget.fit_one(medium, around)?;
         let Grid { t, .. } = plan.grid;
         eprintln!("{}: {t} steps of {}x{}, {} tokens", plan.label, plan.width, plan.height, plan.n_tokens);
+        cost.reduced.iter().for_each(|what| eprintln!("reduced: {what}"));
+        if cost.is_long() {
+            measure_time(&budget, &mut cost, false)?;
+            print_time(&cost);
+        }
+        // Its faults show now, not with the next question.
+        let cancel = catch_interrupt()?;
+        plan.load(&|| cancel.load(Ordering::Relaxed))?;
         let options = Map::new();
         if plan.kind == MediaKind::Image {
             self.images.push(plan);
@@ -170,6 +194,16 @@ impl Dialogue<'_> {
             self.waiting.push(Part::Video { source: MediaSource::Path(source), options });
         }
         Ok(())
+    }
+
+    /// Tokens of the media that wait for the next question: the newest of each kind.
+    fn n_waiting(&self) -> usize {
+        let of = |plans: &[MediaPlan], n: usize| -> usize {
+            let new = plans.iter().rev().take(n).filter(|plan| !plan.is_watched());
+            new.map(|plan| plan.n_tokens).sum()
+        };
+        let n_images = self.waiting.iter().filter(|part| matches!(part, Part::Image { .. })).count();
+        of(&self.images, n_images) + of(&self.videos, self.waiting.len() - n_images)
     }
 
     fn ask(&mut self, question: &str) -> Result<()> {

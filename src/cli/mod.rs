@@ -65,7 +65,7 @@ impl Command {
             Command::Chat(args) => chat::run(*args),
             Command::Watch(args) => watch::run(*args),
             Command::Ask(args) => ask::run(*args),
-            Command::Plan(args) => plan::run(*args),
+            Command::Plan(args) => plan::run(*args, matches),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Convert(args) => convert::run(args),

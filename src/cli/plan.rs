@@ -1,24 +1,36 @@
-//! `longtake plan`: what a video will cost, before anything is watched.
+//! `longtake plan`: what media will cost, before anything of them is decoded.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::budget::{BudgetFlags, plan_json, print_plan};
+use clap::ArgMatches;
+use serde_json::Map;
+
+use super::budget::{BudgetFlags, measure_time, plan_json, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::live;
-use crate::Result;
-use crate::stream::Budget;
+use super::run::{PartFlags, has_media};
+use crate::error::Context;
+use crate::media::image_file::is_picture;
+use crate::stream::{Budget, Conversation, MediaOptions, Medium, Unit};
+use crate::text::template::RenderOptions;
+use crate::text::{MediaSource, Part};
+use crate::{Error, Result};
 
-/// Say what watching a video would take: frames, tokens, memory, minutes; of a stream, how soon the context is full.
+/// Say what pictures, videos and text would take: frames, tokens, memory, minutes; of a stream, how soon the context is full.
 ///
 /// The minutes come from a calibration of a few seconds on this machine.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, a folder of frames, or `-` for a stream on standard input.
-    video: PathBuf,
+    /// Pictures and videos, told apart by their content: mp4, mov, y4m, gif, anything ffmpeg reads, a folder of frames; or one
+    /// `-` for a stream on standard input.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelFlags,
-    /// Tokens kept free behind the video for questions and answers.
+    #[command(flatten)]
+    parts: PartFlags,
+    /// Tokens kept free behind it all for questions and answers.
     #[arg(long, default_value_t = 4096, value_name = "N")]
     reserve: usize,
     #[command(flatten)]
@@ -30,23 +42,73 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the command.
-pub fn run(args: Args) -> Result<()> {
-    let engine = args.model.load(true)?;
+/// Runs the command; `matches` know the order in which parts were given.
+pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
+    let is_stream = args.files.iter().any(|file| live::is_stream(file));
+    // Files alone need no names in a conversation, which are text.
+    let is_plain = args.parts.is_empty() && !args.files.is_empty();
+    let messages = if is_plain { Vec::new() } else { args.parts.messages(matches, args.files(matches)?)? };
+    if is_stream && args.files.len() > 1 || live::has_stream(&messages) {
+        return Err(Error::bad_input("a stream is planned alone: give `-` and nothing beside it"));
+    }
+    let engine = args.model.load(is_plain || has_media(&messages))?;
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
     let limits = args.budget.limits(args.model.compute.ctx_size)?;
     let budget = Budget::new(&engine, limits, options);
-    if live::is_stream(&args.video) {
+    if is_stream {
         let plan = live::open(&engine, &args.media)?;
         return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, args.reserve)?, args.json);
     }
-    let (plan, cost) = budget.fit_video(&args.video, &args.media.options(), args.reserve)?;
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.parts.add_vision_id };
+    let wanted = args.media.options();
+    let Conversation { units, media } = match is_plain {
+        true => Conversation {
+            units: Vec::new(),
+            media: args.files.iter().map(|f| open(f, &wanted)).collect::<Result<_>>()?,
+        },
+        false => Conversation::open(&engine, &messages, render, &wanted)?,
+    };
+    // Media alone are planned as `watch` takes them, with all that will be said around them in the reserve.
+    let n_text = if args.parts.has_text() { units.iter().filter(|u| matches!(u, Unit::Token(_))).count() } else { 0 };
+    let (plans, mut cost) = budget.fit(media, n_text.saturating_add(args.reserve))?;
+    let plans: Vec<_> = plans.iter().collect();
     warn_of_length(&engine, cost.n_ctx);
+    if !args.json {
+        print_plan(&plans, &cost);
+    }
+    measure_time(&budget, &mut cost, args.json)?;
     if args.json {
-        writeln!(std::io::stdout(), "{}", plan_json(&[&plan], &cost))?;
+        writeln!(std::io::stdout(), "{}", plan_json(&plans, n_text, &cost))?;
     } else {
-        print_plan(&[&plan], &cost);
+        print_time(&cost);
     }
     Ok(())
+}
+
+/// Opens a file or folder as what it is.
+fn open(file: &Path, options: &MediaOptions) -> Result<Medium> {
+    match is_picture(file).at(|| file.display().to_string())? {
+        true => Medium::image(file, options),
+        false => Medium::video(file, options),
+    }
+}
+
+impl Args {
+    /// The files that were given without a flag, with their places in the command line.
+    fn files(&self, matches: &ArgMatches) -> Result<Vec<(usize, Part)>> {
+        let places = matches.indices_of("files").into_iter().flatten();
+        let part = |(place, file): (usize, &PathBuf)| {
+            let name = file.display().to_string();
+            let (source, options) = (name.clone(), Map::new());
+            Ok((
+                place,
+                match is_picture(file).at(|| name)? {
+                    true => Part::Image { source, options },
+                    false => Part::Video { source: MediaSource::Path(source), options },
+                },
+            ))
+        };
+        places.zip(&self.files).map(part).collect()
+    }
 }

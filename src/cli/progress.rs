@@ -51,6 +51,17 @@ pub fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
     bar
 }
 
+/// Does `work` while stderr, if it is a terminal and `quiet` is not wanted, says what is being waited for.
+pub fn waiting<T>(what: &str, quiet: bool, work: impl FnOnce() -> T) -> T {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let spinner = ProgressBar::with_draw_target(None, target);
+    spinner.set_message(what.to_string());
+    spinner.enable_steady_tick(std::time::Duration::from_millis(200));
+    let result = work();
+    spinner.finish_and_clear();
+    result
+}
+
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
 pub struct Progress {
     bar: ProgressBar,
@@ -72,6 +83,14 @@ impl Progress {
                 self.bar.set_position(cached as u64);
                 self.bar.set_message("reading");
             }
+            Event::Encoding { n_done, n_total, share, .. } => {
+                let percent = 100.0 * share;
+                self.bar.set_message(match n_total {
+                    1 => format!("looking {percent:.0}%"),
+                    _ => format!("frames {}/{}, next {percent:.0}%", 2 * n_done, 2 * n_total),
+                });
+                self.bar.tick();
+            }
             Event::Encoded { n_done, n_total, .. } => {
                 let memory = memory().map_or(String::new(), |n| format!(", {}", HumanBytes(n)));
                 self.bar.set_message(format!("frames {}/{}{memory}", 2 * n_done, 2 * n_total))
@@ -91,6 +110,7 @@ impl Progress {
             Event::Skipped { n_packets, .. } => {
                 self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))
             }
+            Event::Warning { message, .. } => self.bar.suspend(|| eprintln!("warning: {message}")),
         }
     }
 }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use serde_json::{Map, json};
 
-use super::budget::{BudgetFlags, print_plan};
+use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
 use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::live::{self, LiveFlags};
-use super::progress::{Progress, catch_interrupt};
+use super::progress::{Progress, catch_interrupt, waiting};
 use crate::error::Context;
 use crate::stream::{
-    Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session, SessionOptions,
+    Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, SessionOptions,
 };
 use crate::text::message::parse_messages;
 use crate::text::template::RenderOptions;
@@ -26,28 +26,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
-    /// Text of the question; repeatable, between media.
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: Vec<String>,
-    /// Read the text of the question from a file (`-`: standard input).
-    #[arg(short, long, value_name = "FILE")]
-    file: Vec<PathBuf>,
-    /// Picture: png, jpeg, webp, gif (comma list; repeatable).
-    #[arg(long, value_name = "FILE")]
-    image: Vec<String>,
-    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable); `-`: a stream on
-    /// standard input, Y4M or what ffmpeg reads.
-    #[arg(long, value_name = "FILE")]
-    video: Vec<String>,
-    /// System prompt [short: -sys]
-    #[arg(long, value_name = "TEXT")]
-    system_prompt: Option<String>,
-    /// A whole conversation as JSON: [{"role", "content": [{"type": "text"|"image"|"video", …}]}].
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "image", "video", "system_prompt"])]
-    messages: Option<PathBuf>,
-    /// Number pictures and videos in the prompt ("Picture 1: ").
-    #[arg(long)]
-    add_vision_id: bool,
+    #[command(flatten)]
+    parts: PartFlags,
     #[command(flatten)]
     media: MediaFlags,
     #[command(flatten)]
@@ -67,12 +47,37 @@ pub struct Args {
     dump: Option<PathBuf>,
 }
 
+/// What a conversation is made of.
+#[derive(clap::Args)]
+pub struct PartFlags {
+    /// Text of the question; repeatable, between media.
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: Vec<String>,
+    /// Read the text of the question from a file (`-`: standard input).
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// Picture: png, jpeg, webp, gif, bmp, ico, ppm, anything ffmpeg reads (comma list; repeatable).
+    #[arg(long, value_name = "FILE")]
+    pub image: Vec<String>,
+    /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable); `-`: a stream on
+    /// standard input, Y4M or what ffmpeg reads.
+    #[arg(long, value_name = "FILE")]
+    pub video: Vec<String>,
+    /// System prompt [short: -sys]
+    #[arg(long, value_name = "TEXT")]
+    pub system_prompt: Option<String>,
+    /// A whole conversation as JSON: [{"role", "content": [{"type": "text"|"image"|"video", …}]}].
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "image", "video", "system_prompt"])]
+    pub messages: Option<PathBuf>,
+    /// Number pictures and videos in the prompt ("Picture 1: ").
+    #[arg(long)]
+    pub add_vision_id: bool,
+}
+
 /// Runs the command; `matches` know the order in which parts were given.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
-    let messages = args.messages(matches)?;
-    let wants_vision = messages
-        .iter()
-        .any(|m| matches!(&m.content, Content::Parts(p) if p.iter().any(|p| !matches!(p, Part::Text(_)))));
+    let messages = args.parts.messages(matches, Vec::new())?;
+    let wants_vision = has_media(&messages);
     let started = Instant::now();
     let engine = args.model.load(wants_vision)?;
     let load_time = started.elapsed();
@@ -81,7 +86,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         media: &args.media,
         budget: &args.budget,
         sampling: &args.sampling,
-        add_vision_id: args.add_vision_id,
+        add_vision_id: args.parts.add_vision_id,
         json: args.json,
         quiet: args.quiet,
         dump: args.dump.as_deref(),
@@ -124,12 +129,20 @@ pub fn answer(
     let options = args.compute.session(engine, 0, scale)?;
     let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
     let room = args.sampling.room(ctx_size);
-    let (mut prompt, cost) = budget.fit_prompt(messages, render, &args.media.options(), room)?;
-    let media: Vec<&MediaPlan> = prompt.images.iter().chain(&prompt.videos).collect();
+    let quiet = args.quiet || !args.budget.has_time();
+    let fit = || budget.fit_prompt(messages, render, &args.media.options(), room);
+    let (mut prompt, mut cost) = waiting("measuring this machine", quiet, fit)?;
+    let media = prompt.media_in_order();
     if !(args.quiet || media.is_empty()) {
         print_plan(&media, &cost);
+        if cost.is_long() {
+            measure_time(&budget, &mut cost, false)?;
+        }
+        print_time(&cost);
     }
     warn_of_length(engine, cost.n_ctx);
+    let cancel = catch_interrupt()?;
+    waiting("decoding pictures", args.quiet || prompt.images.is_empty(), || prompt.load_pictures(cancel))?;
     let mut session = Session::new(engine, SessionOptions { n_ctx: cost.n_ctx, ..options })?;
     respond(&mut session, &mut prompt, args, load_time)
 }
@@ -145,11 +158,14 @@ pub fn respond(
     let n_prompt = prompt.n_tokens()?;
     let mut sampler = Sampler::new(args.sampling.options())?;
     let mut progress = Progress::new(args.quiet);
-    // Tokens that the session held already.
-    let mut n_known = 0;
+    // Tokens that the session held already; what is wrong with media.
+    let (mut n_known, mut warnings) = (0, Vec::new());
     let mut sink = |event| {
-        if let Event::PromptStart { cached, .. } = event {
-            n_known = cached;
+        match &event {
+            Event::PromptStart { cached, .. } => n_known = *cached,
+            Event::Warning { message, .. } => warnings.push(message.clone()),
+            Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
+            _ => {}
         }
         progress.event(event);
     };
@@ -200,7 +216,8 @@ pub fn respond(
             "prompt_n": n_read, "prompt_ms": ms(prompt_time), "prompt_per_second": rate(n_read, prompt_time),
             "predicted_n": tokens.len(), "predicted_ms": ms(predict_time), "predicted_per_second": rate(tokens.len(), predict_time),
         },
-        "media": prompt.images.iter().chain(&prompt.videos).map(media_json).collect::<Vec<_>>(),
+        "media": prompt.media_in_order().into_iter().map(media_json).collect::<Vec<_>>(),
+        "warnings": warnings,
     }))
 }
 
@@ -211,22 +228,45 @@ pub fn print_piece(piece: &str) -> ControlFlow<()> {
     if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
+/// A medium with the numbers and times that its frames have in the file.
 fn media_json(plan: &MediaPlan) -> serde_json::Value {
+    let shown = plan.shown();
+    // A picture is its own only frame.
+    let frames = if plan.kind == MediaKind::Image { vec![0] } else { shown.iter().map(|s| s.number).collect() };
     json!({
-        "source": plan.label, "frames": plan.frames, "width": plan.width, "height": plan.height,
+        "type": plan.kind.name(), "source": plan.label, "frames": frames,
+        "times": shown.iter().map(|s| s.seconds).collect::<Vec<_>>(),
+        "width": plan.width, "height": plan.height, "pairs": plan.n_pairs(),
         "grid_thw": [plan.grid.t, plan.grid.h, plan.grid.w], "tokens": plan.n_tokens,
     })
 }
 
-impl Args {
-    /// The conversation: `--messages`, or one user turn from the parts in the order of the command line.
-    fn messages(&self, matches: &ArgMatches) -> Result<Vec<Message>> {
+/// Whether pictures or videos are part of a conversation.
+pub fn has_media(messages: &[Message]) -> bool {
+    let is_medium = |part: &Part| !matches!(part, Part::Text(_));
+    messages.iter().any(|m| matches!(&m.content, Content::Parts(parts) if parts.iter().any(is_medium)))
+}
+
+impl PartFlags {
+    /// Whether nothing is given.
+    pub fn is_empty(&self) -> bool {
+        !self.has_text() && self.image.is_empty() && self.video.is_empty()
+    }
+
+    /// Whether there is more than media.
+    pub fn has_text(&self) -> bool {
+        !self.prompt.is_empty() || !self.file.is_empty() || self.system_prompt.is_some() || self.messages.is_some()
+    }
+
+    /// The conversation: `--messages`, or one user turn from the parts in the order of the command line, with `more` parts and
+    /// their places in it.
+    pub fn messages(&self, matches: &ArgMatches, more: Vec<(usize, Part)>) -> Result<Vec<Message>> {
         if let Some(path) = &self.messages {
             let place = || path.display().to_string();
             let text = read_text(path)?;
             return parse_messages(&text).at(place);
         }
-        let mut parts: Vec<(usize, Part)> = Vec::new();
+        let mut parts = more;
         let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
         for (at, text) in indices("prompt").into_iter().zip(&self.prompt) {
             parts.push((at, Part::Text(text.clone())));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::budget::{BudgetFlags, print_plan};
+use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::known_models;
 use super::live::{self, LiveFlags};
@@ -166,9 +166,11 @@ fn begin<'e>(args: &Args, engine: &'e Engine, output: &Path) -> Result<Watch<'e>
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(engine, 0, scale)?;
     let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
-    let (plan, cost) = budget.fit_video(&args.video, &args.media.options(), n_around)?;
+    let (plan, mut cost) = budget.fit_video(&args.video, &args.media.options(), n_around)?;
     if !args.quiet {
         print_plan(&[&plan], &cost);
+        measure_time(&budget, &mut cost, false)?;
+        print_time(&cost);
     }
     warn_of_length(engine, cost.n_ctx);
     let options = SessionOptions { n_ctx: cost.n_ctx, ..options };
@@ -179,12 +181,16 @@ fn begin<'e>(args: &Args, engine: &'e Engine, output: &Path) -> Result<Watch<'e>
 fn event_json(event: &Event, started: Instant) -> serde_json::Value {
     let mut line = match event {
         Event::PromptStart { n_tokens, cached } => json!({"event": "start", "n_tokens": n_tokens, "cached": cached}),
+        Event::Encoding { n_done, n_total, share, .. } => {
+            json!({"event": "encoding", "pairs": n_done, "of": n_total, "share": share})
+        }
         Event::Encoded { n_done, n_total, .. } => json!({"event": "encoded", "pairs": n_done, "of": n_total}),
         Event::Prefilled { n_done, n_total } => json!({"event": "prefilled", "tokens": n_done, "of": n_total}),
         Event::Streamed { seen, forgotten } => json!({"event": "streamed", "pairs": seen, "forgotten": forgotten}),
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
         Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),
         Event::Skipped { n_packets, .. } => json!({"event": "skipped", "packets": n_packets}),
+        Event::Warning { message, .. } => json!({"event": "warning", "message": message}),
     };
     line["seconds"] = json!(started.elapsed().as_secs_f64());
     line["memory"] = json!(memory());

@@ -334,13 +334,13 @@ fn probe(path: &Path, tools: &Tools, wanted: &[&str], timeout: Duration) -> Resu
 }
 
 /// A child that does not outlive this value.
-struct Process {
+pub(super) struct Process {
     child: Child,
     complaints: Arc<Mutex<VecDeque<u8>>>,
 }
 
 impl Process {
-    fn start(program: &Path, args: &[impl AsRef<OsStr>], stdin: Stdio) -> Result<(Process, ChildStdout)> {
+    pub(super) fn start(program: &Path, args: &[impl AsRef<OsStr>], stdin: Stdio) -> Result<(Process, ChildStdout)> {
         let name = || program.display().to_string();
         let mut command = Command::new(program);
         command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -365,7 +365,7 @@ impl Process {
     }
 
     /// Waits for the end, for so long; then makes one.
-    fn finish(&mut self, timeout: Duration) -> Result<ExitStatus> {
+    pub(super) fn finish(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -386,14 +386,21 @@ impl Process {
     }
 
     /// An error with the last thing the child said.
-    fn fault(&mut self, what: String) -> Error {
-        self.stop();
-        // Its last words may still be on their way through the pipe.
-        std::thread::sleep(Duration::from_millis(20));
-        let said = self.complaints.lock().map(|kept| kept.iter().copied().collect::<Vec<u8>>()).unwrap_or_default();
-        let words = last_words(&String::from_utf8_lossy(&said));
+    pub(super) fn fault(&mut self, what: String) -> Error {
+        let words = self.last_words();
         let detail = if words.is_empty() { String::new() } else { format!("; it said: {words}") };
         Error::new(crate::ErrorKind::Io, format!("{what}{detail}"))
+    }
+}
+
+impl Process {
+    /// Ends the child; the last thing it said.
+    pub(super) fn last_words(&mut self) -> String {
+        self.stop();
+        // They may still be on their way through the pipe.
+        std::thread::sleep(Duration::from_millis(20));
+        let said = self.complaints.lock().map(|kept| kept.iter().copied().collect::<Vec<u8>>()).unwrap_or_default();
+        last_words(&String::from_utf8_lossy(&said))
     }
 }
 

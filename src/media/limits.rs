@@ -3,6 +3,10 @@
 /// Most pixels of one still image or video frame, checked from the header before anything is decoded.
 pub const MAX_PIXELS: u64 = 1 << 26;
 
+/// Most pixels of a still image that can be shrunk while it is decoded, so that it is never whole in memory: 22 times the
+/// photographs of today's largest sensors.
+pub const MAX_SHRUNK_PIXELS: u64 = 1 << 30;
+
 /// Longest side of a still image or video frame.
 pub const MAX_SIDE: usize = 1 << 16;
 

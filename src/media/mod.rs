@@ -7,6 +7,9 @@
 
 pub mod limits;
 pub mod image_file;
+mod whole;
+mod large_image;
+mod foreign_image;
 pub mod resize;
 pub mod patch;
 pub mod sample;
@@ -24,7 +27,7 @@ pub mod folder;
 pub mod ffmpeg;
 pub mod live;
 
-pub use image_file::load_image;
+pub use image_file::{ImageFile, load_image};
 pub use patch::Grid;
 pub use resize::smart_resize;
 pub use video::{FrameSource, Shown, VideoInfo, open_video};

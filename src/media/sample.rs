@@ -48,12 +48,20 @@ pub struct SampleOptions {
     pub whole: bool,
 }
 
-/// Indices of the frames to take from a file of `total` frames at `video_fps`: never decreasing, an even number of them.
-/// A video of one frame gives that frame twice.
+/// The frames to take from a video, by their number alone: `n` of them, spread evenly over `first..=last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    pub first: usize,
+    pub last: usize,
+    /// An even number, above `last - first + 1` only where a frame is taken twice to make a pair.
+    pub n: usize,
+}
+
+/// Which frames to take from a file of `total` frames at `video_fps`.
 ///
 /// # Errors
 /// `BadInput` for options that contradict each other or the video (see [`check_options`]).
-pub fn frame_indices(total: usize, video_fps: f64, options: &SampleOptions) -> Result<Vec<usize>> {
+pub fn frames_taken(total: usize, video_fps: f64, options: &SampleOptions) -> Result<Taken> {
     check_options(options)?;
     if total == 0 {
         return Err(Error::bad_input("the video has no frames"));
@@ -65,14 +73,27 @@ pub fn frame_indices(total: usize, video_fps: f64, options: &SampleOptions) -> R
         return Err(Error::bad_input(format!("the video's frame rate `{video_fps}` is not a positive number")));
     }
     if options.whole {
-        return Ok((0..total.next_multiple_of(FRAME_FACTOR)).map(|i| i.min(total - 1)).collect());
+        return Ok(Taken { first: 0, last: total - 1, n: total.next_multiple_of(FRAME_FACTOR) });
     }
     let (first, last) = frame_range(total, video_fps, options)?;
     if total == 1 && options.nframes.is_none_or(|n| n == FRAME_FACTOR) {
-        return Ok(vec![0; FRAME_FACTOR]);
+        return Ok(Taken { first: 0, last: 0, n: FRAME_FACTOR });
     }
-    let n = n_frames(last - first + 1, video_fps, options)?;
-    Ok(rounded_linspace(first, last, n))
+    Ok(Taken { first, last, n: n_frames(last - first + 1, video_fps, options)? })
+}
+
+/// Indices of the frames to take from a file of `total` frames at `video_fps`: never decreasing, an even number of them.
+/// A video of one frame gives that frame twice.
+///
+/// # Errors
+/// Those of [`frames_taken`].
+pub fn frame_indices(total: usize, video_fps: f64, options: &SampleOptions) -> Result<Vec<usize>> {
+    Ok(spread(frames_taken(total, video_fps, options)?))
+}
+
+/// The indices of frames that are known by their number. Where more are taken than there are, the last one comes again.
+pub fn spread(Taken { first, last, n }: Taken) -> Vec<usize> {
+    if n > last - first { (first..).map(|i| i.min(last)).take(n).collect() } else { rounded_linspace(first, last, n) }
 }
 
 /// Checks what can be known without the video.

@@ -1,5 +1,6 @@
 //! The vision tower of Qwen2-VL: patches of frame pairs in, merged tokens of the language model's width out.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Trace;
@@ -211,7 +212,26 @@ impl VisionTower {
     ///
     /// # Panics
     /// When `pixels` is not a whole number of pairs or the grid is not a whole number of merge blocks.
-    pub fn encode(&self, pixels: &[f32], h: usize, w: usize, mut trace: Option<&mut Trace>) -> Result<Vec<f32>> {
+    pub fn encode(&self, pixels: &[f32], h: usize, w: usize, trace: Option<&mut Trace>) -> Result<Vec<f32>> {
+        self.encode_in_steps(pixels, h, w, trace, &mut |_, _| Ok(()))
+    }
+
+    /// [`VisionTower::encode`], which calls `step` with the number of steps done and of all of them, so that a large picture
+    /// can be watched and stopped: a step is a layer, or a part of one where a pair has many patches. On a card there are none.
+    ///
+    /// # Errors
+    /// Activations that are not finite; what `step` says.
+    ///
+    /// # Panics
+    /// As `encode`.
+    pub fn encode_in_steps(
+        &self,
+        pixels: &[f32],
+        h: usize,
+        w: usize,
+        mut trace: Option<&mut Trace>,
+        step: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Vec<f32>> {
         let VisionHParams { n_embd, n_head, merge, eps, .. } = self.hp;
         let (n, per_pair) = (self.n_patches(pixels, h, w), h * w);
         let (d, n_ff) = (n_embd / n_head, self.hp.n_ff);
@@ -222,71 +242,151 @@ impl VisionTower {
         }
         let values = self.hp.n_patch_values();
         let patch_embd = MatView::new(GgmlType::F32, values, n_embd, bytemuck::cast_slice(&self.patch_embd))?;
+        let rows = self.rows_at_once(n, per_pair);
+        let parts = || (0..n).step_by(rows).map(|first| first..n.min(first + rows));
         let mut x = vec![0f32; n * n_embd];
-        matmul(self.kernels, patch_embd, pixels, &mut x);
+        for part in parts() {
+            let pixels = &pixels[part.start * values..part.end * values];
+            matmul(self.kernels, patch_embd, pixels, &mut x[part.start * n_embd..part.end * n_embd]);
+        }
         let mut keep = |x: &[f32]| {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.vit_stages.push(x.to_vec());
             }
         };
         keep(&x);
-        let [mut xb, mut q, mut k, mut v] = std::array::from_fn(|_| vec![0f32; n * n_embd]);
-        let mut hidden = vec![0f32; n * n_ff];
-        let [mut keys, mut vals] = std::array::from_fn(|_| vec![0f32; per_pair * n_embd]);
+        let [mut xb, mut a, mut b] = std::array::from_fn(|_| vec![0f32; rows * n_embd]);
+        let mut hidden = vec![0f32; rows * n_ff];
+        // Of every pair: (n_head, per_pair, d).
+        let [mut keys, mut vals] = std::array::from_fn(|_| vec![0f32; n * n_embd]);
+        let stride = per_pair * d * size_of::<f32>();
+        // A part is some whole pairs or a piece of one: pairs with the rows of theirs that are in it, counted in the part and in
+        // the pair.
+        let pairs_of = |part: Range<usize>| {
+            (part.start / per_pair..part.end.div_ceil(per_pair)).map(move |pair| {
+                let first = part.start.max(pair * per_pair);
+                let n = part.end.min((pair + 1) * per_pair) - first;
+                (pair, (first - part.start) * n_embd..(first - part.start + n) * n_embd, first - pair * per_pair)
+            })
+        };
+        let (mut n_done, n_steps) = (0, self.blocks.len() * n.div_ceil(rows));
         for (il, block) in self.blocks.iter().enumerate() {
-            self.norm(&block.ln1, &x, &mut xb, eps);
-            let mut input = Activations::new(self.kernels, &xb, n_embd);
-            input.matmul(block.attn_q.weight.view(), &mut q);
-            input.matmul(block.attn_k.weight.view(), &mut k);
-            input.matmul(block.attn_v.weight.view(), &mut v);
-            drop(input);
-            for pair in 0..n / per_pair {
-                let rows = pair * per_pair * n_embd..(pair + 1) * per_pair * n_embd;
-                rotate_rows(self.kernels, &mut q[rows.clone()], Some(&block.attn_q.bias), (&rotary, 0), (n_head, d));
-                let stride = per_pair * d * size_of::<f32>();
-                for (rows, bias, rotary, to) in [
-                    (&k[rows.clone()], &block.attn_k.bias, Some(&rotary), &mut keys),
-                    (&v[rows.clone()], &block.attn_v.bias, None, &mut vals),
-                ] {
-                    let to = CacheRows { ty: GgmlType::F32, data: bytemuck::cast_slice_mut(to), stride, slot: 0 };
-                    kv_write(self.kernels, rows, Some(bias), rotary, (n_head, d), to)
-                        .at(|| format!("vision block {il}"))?;
+            for part in parts() {
+                let here = part.len() * n_embd;
+                self.norm(&block.ln1, &x[part.start * n_embd..][..here], &mut xb[..here], eps);
+                let mut input = Activations::new(self.kernels, &xb[..here], n_embd);
+                input.matmul(block.attn_k.weight.view(), &mut a[..here]);
+                input.matmul(block.attn_v.weight.view(), &mut b[..here]);
+                drop(input);
+                for (pair, rows, slot) in pairs_of(part) {
+                    let memory = pair * per_pair * n_embd..(pair + 1) * per_pair * n_embd;
+                    // Keys are turned by their place in the pair, values stand still.
+                    rotate_rows(
+                        self.kernels,
+                        &mut a[rows.clone()],
+                        Some(&block.attn_k.bias),
+                        (&rotary, slot),
+                        (n_head, d),
+                    );
+                    for (rows, bias, to) in [
+                        (&a[rows.clone()], None, &mut keys[memory.clone()]),
+                        (&b[rows.clone()], Some(&block.attn_v.bias[..]), &mut vals[memory.clone()]),
+                    ] {
+                        let to = CacheRows { ty: GgmlType::F32, data: bytemuck::cast_slice_mut(to), stride, slot };
+                        kv_write(self.kernels, rows, bias, None, (n_head, d), to)
+                            .at(|| format!("vision block {il}"))?;
+                    }
                 }
-                let kv = KvView {
-                    type_k: GgmlType::F32,
-                    type_v: GgmlType::F32,
-                    k: bytemuck::cast_slice(&keys),
-                    v: bytemuck::cast_slice(&vals),
-                    stride_k: stride,
-                    stride_v: stride,
-                };
-                let shape =
-                    AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: self.exact };
-                attention(self.kernels, shape, kv, &q[rows.clone()], &mut xb[rows]);
             }
-            self.linear(&block.attn_out, &xb, Epilogue::ADD, &mut x);
-            self.norm(&block.ln2, &x, &mut xb, eps);
-            self.linear(&block.ffn_up, &xb, Epilogue { quick_gelu: true, ..Epilogue::default() }, &mut hidden);
-            self.linear(&block.ffn_down, &hidden, Epilogue::ADD, &mut x);
+            for part in parts() {
+                let here = part.len() * n_embd;
+                let x = &mut x[part.start * n_embd..][..here];
+                let (xb, q, hidden) = (&mut xb[..here], &mut a[..here], &mut hidden[..part.len() * n_ff]);
+                self.norm(&block.ln1, x, xb, eps);
+                Activations::new(self.kernels, xb, n_embd).matmul(block.attn_q.weight.view(), q);
+                for (pair, rows, slot) in pairs_of(part) {
+                    let memory = pair * per_pair * n_embd..(pair + 1) * per_pair * n_embd;
+                    let (q, n_rows) = (&mut q[rows.clone()], rows.len() / n_embd);
+                    rotate_rows(self.kernels, q, Some(&block.attn_q.bias), (&rotary, slot), (n_head, d));
+                    self.attend(&keys[memory.clone()], &vals[memory], per_pair - n_rows, q, &mut xb[rows]);
+                }
+                self.linear(&block.attn_out, xb, Epilogue::ADD, x);
+                self.norm(&block.ln2, x, xb, eps);
+                self.linear(&block.ffn_up, xb, Epilogue { quick_gelu: true, ..Epilogue::default() }, hidden);
+                self.linear(&block.ffn_down, hidden, Epilogue::ADD, x);
+                n_done += 1;
+                step(n_done, n_steps)?;
+            }
             keep(&x);
         }
-        self.norm(&self.post_ln, &x, &mut xb, eps);
         // Four consecutive patches are a 2x2 block, thanks to the patch order: merging is reading rows four at a time.
-        let merged = n_embd * merge * merge;
-        let n_out = n / (merge * merge);
-        let mut wide = vec![0f32; n_out * merged];
-        self.linear(&self.mm_0, &xb, Epilogue::default(), &mut wide);
-        kernels::for_rows(&mut wide, merged, |_, row| kernels::gelu_erf(row));
-        let mut out = vec![0f32; n_out * self.hp.n_embd_out];
-        self.linear(&self.mm_2, &wide, Epilogue::default(), &mut out);
-        finite(out, self.hp.n_embd_out)
+        let (merged, n_embd_out) = (n_embd * merge * merge, self.hp.n_embd_out);
+        let mut out = vec![0f32; n / (merge * merge) * n_embd_out];
+        for part in parts() {
+            let here = part.len() * n_embd;
+            self.norm(&self.post_ln, &x[part.start * n_embd..][..here], &mut xb[..here], eps);
+            let wide = &mut a[..here];
+            self.linear(&self.mm_0, &xb[..here], Epilogue::default(), wide);
+            kernels::for_rows(wide, merged, |_, row| kernels::gelu_erf(row));
+            let out = &mut out[part.start / (merge * merge) * n_embd_out..][..here / merged * n_embd_out];
+            self.linear(&self.mm_2, wide, Epilogue::default(), out);
+        }
+        finite(out, n_embd_out)
+    }
+
+    /// Attention of the queries of some patches of a pair, `n_others` less than all, to all of its patches.
+    fn attend(&self, keys: &[f32], vals: &[f32], n_others: usize, q: &[f32], out: &mut [f32]) {
+        let VisionHParams { n_embd, n_head, .. } = self.hp;
+        let stride = size_of_val(keys) / n_head;
+        let kv = KvView {
+            type_k: GgmlType::F32,
+            type_v: GgmlType::F32,
+            k: bytemuck::cast_slice(keys),
+            v: bytemuck::cast_slice(vals),
+            stride_k: stride,
+            stride_v: stride,
+        };
+        let d = n_embd / n_head;
+        let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: n_others, causal: false, exact: self.exact };
+        attention(self.kernels, shape, kv, q, out);
+    }
+
+    /// The attention of one layer, of `n_queries` patches to `n_keys`, over nothing in particular: for calibrations.
+    pub fn attend_once(&self, n_queries: usize, n_keys: usize) {
+        let [keys, vals] = std::array::from_fn(|_| vec![0.5f32; n_keys * self.hp.n_embd]);
+        let q = vec![0.5f32; n_queries * self.hp.n_embd];
+        self.attend(&keys, &vals, n_keys.saturating_sub(n_queries), &q, &mut vec![0f32; q.len()]);
+    }
+
+    /// Whether it is on a card.
+    pub fn is_on_card(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.card.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
+    /// Patches whose rows go through the products of a layer together, of `n` in all: a large pair is cut, so that only its keys
+    /// and values are whole in memory, and so that the attention of a part takes no longer than a moment.
+    fn rows_at_once(&self, n: usize, per_pair: usize) -> usize {
+        /// Enough to feed the products.
+        const ROWS: usize = 2048;
+        const LEAST_ROWS: usize = 256;
+        /// Queries times keys: with 16 heads of 80, half a second on two cores.
+        const ATTENDED: usize = 1 << 24;
+        if n > per_pair || n <= ROWS {
+            return n;
+        }
+        (ATTENDED / per_pair).clamp(LEAST_ROWS, ROWS).next_multiple_of(self.hp.merge * self.hp.merge)
     }
 
     /// Bytes that [`VisionTower::encode`] takes for `pairs` frame pairs of `h` x `w` patches.
     pub fn n_bytes(&self, pairs: usize, h: usize, w: usize) -> usize {
         let (n, hp) = (pairs * h * w, &self.hp);
-        let floats = n * (5 * hp.n_embd + hp.n_ff + hp.n_embd) + 2 * h * w * hp.n_embd;
-        floats * size_of::<f32>() + n * (hp.n_embd + hp.n_ff) * 2
+        let rows = self.rows_at_once(n, h * w);
+        let floats = 3 * n * hp.n_embd + n / (hp.merge * hp.merge) * hp.n_embd_out + rows * (3 * hp.n_embd + hp.n_ff);
+        // What products make of their input: 16 bits a value.
+        floats * size_of::<f32>() + rows * (hp.n_embd.max(hp.n_ff) + hp.n_patch_values()) * 2
     }
 
     fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32], eps: f32) {

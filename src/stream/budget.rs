@@ -1,18 +1,23 @@
-//! What watching a video will cost, and which video fits a budget.
+//! What media will cost, and which plans of them fit a budget.
 //!
-//! Memory is counted from sizes, time from a calibration: one frame pair through the vision tower, two steps of prefill at two
-//! depths, and a moment of decoding, on this machine, now. Start reading at [`Budget::fit_video`].
+//! Memory is counted from sizes, time from a calibration: some patches through the vision tower, two steps of prefill at two
+//! depths, and a moment of decoding, on this machine, now. Media are opened before they come here, once; the search for plans
+//! that fit is over their [shapes](super::shape) and opens nothing. Start reading at [`Budget::fit`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::shape::highest;
 use super::speed::Speed;
-use super::{Engine, LiveShape, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit, decode};
+use super::{
+    Conversation, Engine, LiveShape, MediaKind, MediaOptions, MediaPlan, Medium, Prompt, Session, SessionOptions,
+    Shape, Unit, decode,
+};
 use crate::kernels::threads;
 use crate::media::Grid;
 use crate::model::{CardBytes, Scratch};
+use crate::text::Message;
 use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result, error::Context};
 
 /// Bytes that a vocabulary takes per token in the tokenizer: text, merges and their tables; measured.
@@ -46,6 +51,7 @@ pub struct Cost {
     pub seconds: Option<Seconds>,
     /// What was reduced to fit, for people.
     pub reduced: Vec<String>,
+    pub(super) work: Work,
 }
 
 /// Time per stage.
@@ -64,6 +70,12 @@ impl Seconds {
 }
 
 impl Cost {
+    /// Whether the media are so large that it is worth some seconds to know how long they will take ([`Budget::time`]).
+    pub fn is_long(&self) -> bool {
+        let largest = self.work.largest.as_ref();
+        self.n_tokens >= LONG || largest.is_some_and(|(grid, _)| grid.h * grid.w >= LONG_PAIR)
+    }
+
     /// All bytes together.
     pub fn memory(&self) -> u64 {
         self.weights + self.cache + self.working
@@ -71,63 +83,69 @@ impl Cost {
 }
 
 /// What the cost depends on besides the model.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Work {
     /// Tokens of all media, and slots for what is not media.
     pub n_tokens: usize,
     around: usize,
-    pub n_patches: usize,
-    /// Frames that the decoder goes through.
+    /// Patches, and how many patches all of them attend to together in a layer of the tower.
+    pub n_patches: f64,
+    pub n_attended: f64,
+    /// Frames that the decoder goes through, and pixels of pictures before they are resized.
     pub n_source_frames: usize,
-    largest: Option<Largest>,
+    pub n_picture_pixels: f64,
+    /// Bytes of decoded pictures, and of decoding the one that needs most.
+    picture_bytes: u64,
+    decode_bytes: u64,
+    /// The pairs that need most memory in the vision tower, the largest pair, and the first video file.
+    widest: Option<Widest>,
+    largest: Option<(Grid, String)>,
+    video: Option<PathBuf>,
+}
+
+/// Frame pairs that go through the vision tower: so many at once, of so many in all.
+#[derive(Debug, Clone, Copy)]
+struct Widest {
+    group: usize,
+    n_pairs: usize,
+    grid: Grid,
 }
 
 impl Work {
-    fn of(media: &[&MediaPlan], around: usize) -> Work {
-        let at_once = |plan: &MediaPlan| Session::pairs_at_once(plan.grid.h, plan.grid.w).min(plan.n_pairs());
-        let largest = media.iter().max_by_key(|plan| at_once(plan) * plan.grid.h * plan.grid.w);
-        let last_frames = media.iter().filter_map(|plan| plan.info.as_ref().and(plan.frames.last()));
-        Work {
-            n_tokens: media.iter().map(|plan| plan.n_tokens).sum(),
-            around,
-            n_patches: media.iter().map(|plan| plan.n_pairs() * plan.grid.h * plan.grid.w).sum(),
-            n_source_frames: last_frames.map(|i| i + 1).sum(),
-            largest: largest.map(|plan| Largest { n_pairs: at_once(plan), grid: plan.grid, label: plan.label.clone() }),
+    fn of(media: &[Medium], shapes: &[Shape], around: usize) -> Work {
+        let mut work = Work { around, ..Work::default() };
+        let n_pixels = |grid: &Grid| grid.h * grid.w;
+        for (medium, shape) in media.iter().zip(shapes) {
+            work.n_tokens = work.n_tokens.saturating_add(shape.n_tokens);
+            let n_patches = shape.n_pairs() as f64 * shape.per_pair() as f64;
+            work.n_patches += n_patches;
+            work.n_attended += n_patches * shape.per_pair() as f64;
+            if shape.kind == MediaKind::Video {
+                work.n_source_frames += shape.last + 1;
+                work.video = work.video.take().or_else(|| medium.path.clone());
+            } else {
+                let (height, width) = medium.known.size();
+                work.n_picture_pixels += height as f64 * width as f64;
+                work.picture_bytes += 3 * (shape.height * shape.width) as u64;
+                work.decode_bytes = work.decode_bytes.max(medium.n_decode_bytes());
+            }
+            let group = Session::pairs_at_once(shape.grid.h, shape.grid.w);
+            let widest = Widest { group, n_pairs: shape.n_pairs(), grid: shape.grid };
+            if work.widest.is_none_or(|other| other.n_patches() < widest.n_patches()) {
+                work.widest = Some(widest);
+            }
+            if work.largest.as_ref().is_none_or(|(grid, _)| n_pixels(grid) < n_pixels(&shape.grid)) {
+                work.largest = Some((shape.grid, medium.label.clone()));
+            }
         }
+        work
     }
 }
 
-/// The medium that needs most memory in the vision tower.
-struct Largest {
-    /// Frame pairs that go through it at once.
-    n_pairs: usize,
-    grid: Grid,
-    label: String,
-}
-
-/// Media that were planned, perhaps with text around them.
-trait Planned {
-    fn media(&self) -> Vec<&MediaPlan>;
-    /// Tokens of text.
-    fn n_text(&self) -> usize;
-}
-
-impl Planned for MediaPlan {
-    fn media(&self) -> Vec<&MediaPlan> {
-        vec![self]
-    }
-
-    fn n_text(&self) -> usize {
-        0
-    }
-}
-
-impl Planned for Prompt {
-    fn media(&self) -> Vec<&MediaPlan> {
-        self.images.iter().chain(&self.videos).collect()
-    }
-
-    fn n_text(&self) -> usize {
-        self.units.iter().filter(|unit| matches!(unit, Unit::Token(_))).count()
+impl Widest {
+    /// Patches at once.
+    fn n_patches(&self) -> usize {
+        self.group.min(self.n_pairs) * self.grid.h * self.grid.w
     }
 }
 
@@ -138,8 +156,10 @@ pub struct Budget<'e> {
     options: SessionOptions,
 }
 
-/// Tokens of media from which on a calibration is worth its seconds where nobody asked for one.
+/// Tokens of media, and patches of one pair, from which on a calibration is worth its seconds where nobody asked for one:
+/// patches of a pair attend to each other.
 const LONG: usize = 8192;
+const LONG_PAIR: usize = 16_384;
 
 impl<'e> Budget<'e> {
     /// A budget for sessions with `options`, whose `n_ctx` does not matter.
@@ -153,16 +173,23 @@ impl<'e> Budget<'e> {
     /// # Errors
     /// An unreadable video; limits that not even the least frames fit, with the numbers.
     pub fn fit_video(&self, path: &Path, wanted: &MediaOptions, around: usize) -> Result<(MediaPlan, Cost)> {
-        let tower = self.engine.need_vision()?;
-        let plan = |options: &MediaOptions| MediaPlan::video(path, options, tower);
-        self.fit(wanted, around, plan, |work| self.measure(work, Some(path)))
+        self.fit_one(Medium::video(path, wanted)?, around)
     }
 
-    /// Plans a whole conversation likewise, with `room` slots for the answer. Time is only known (and measured) where it is
-    /// limited or the media are long.
+    /// [`Budget::fit`] for one medium.
     ///
     /// # Errors
-    /// Those of [`Prompt::build`]; limits that not even the least frames fit, with the numbers.
+    /// Those of `fit`.
+    pub fn fit_one(&self, medium: Medium, around: usize) -> Result<(MediaPlan, Cost)> {
+        let (mut plans, cost) = self.fit(vec![medium], around)?;
+        let plan = plans.pop().ok_or_else(|| Error::mismatch("a medium was lost"))?;
+        Ok((plan, cost))
+    }
+
+    /// Plans a whole conversation likewise, with `room` slots for the answer.
+    ///
+    /// # Errors
+    /// Those of [`Conversation::open`] and [`Budget::fit`].
     pub fn fit_prompt(
         &self,
         messages: &[Message],
@@ -170,18 +197,84 @@ impl<'e> Budget<'e> {
         wanted: &MediaOptions,
         room: usize,
     ) -> Result<(Prompt, Cost)> {
-        let build = |options: &MediaOptions| Prompt::build(self.engine, messages, render, options);
-        let parts =
-            messages.iter().filter_map(|m| if let Content::Parts(parts) = &m.content { Some(parts) } else { None });
-        let video = parts.flatten().find_map(|part| match part {
-            Part::Video { source: MediaSource::Path(path), .. } => Some(Path::new(path)),
-            _ => None,
-        });
-        let measure = |work: &Work| {
-            let long = self.limits.time.is_some() || work.n_tokens >= LONG;
-            if long { self.measure(work, video) } else { Ok(None) }
+        let Conversation { units, media } = Conversation::open(self.engine, messages, render, wanted)?;
+        let n_text = units.iter().filter(|unit| matches!(unit, Unit::Token(_))).count();
+        let (plans, cost) = self.fit(media, n_text.saturating_add(room))?;
+        Ok((Prompt::new(units, plans), cost))
+    }
+
+    /// Plans media together, as large as the limits and their own options allow; `around` slots of the context are for what is
+    /// not media. Each of them may have so many tokens (see [`shape`](super::shape)): pictures become smaller, frames smaller,
+    /// then fewer. Time is only known, and measured, where it is limited; else [`Budget::time`] tells it.
+    ///
+    /// # Errors
+    /// Limits that the media do not fit at their least, with the numbers, before anything is decoded or measured.
+    pub fn fit(&self, media: Vec<Medium>, around: usize) -> Result<(Vec<MediaPlan>, Cost)> {
+        if media.is_empty() {
+            let cost = self.cost(&Work { around, ..Work::default() }, None)?;
+            return match self.excess(&cost) {
+                None => Ok((Vec::new(), cost)),
+                Some(excess) => Err(Error::limit(format!("the conversation does not fit: {excess}"))),
+            };
+        }
+        let hp = self.engine.need_vision()?.hparams();
+        let shapes = |share| media.iter().map(|medium| medium.shape(hp, share)).collect::<Result<Vec<_>>>();
+        let wishes = shapes(None)?;
+        let (mut found, mut cost) = self.search(&media, &shapes, around, None)?;
+        if self.limits.time.is_some() {
+            let speed = self.measure(&Work::of(&media, &wishes, around))?;
+            (found, cost) = self.search(&media, &shapes, around, speed.as_ref())?;
+        }
+        let both = wishes.iter().zip(&found);
+        cost.reduced = media.iter().zip(both).flat_map(|(medium, (wish, got))| reduced(medium, wish, got)).collect();
+        let plans = media.into_iter().zip(&found).map(|(medium, shape)| medium.plan(shape, hp));
+        Ok((plans.collect::<Result<_>>()?, cost))
+    }
+
+    /// The largest shapes that fit, and what they cost.
+    fn search(
+        &self,
+        media: &[Medium],
+        shapes: &dyn Fn(Option<usize>) -> Result<Vec<Shape>>,
+        around: usize,
+        speed: Option<&Speed>,
+    ) -> Result<(Vec<Shape>, Cost)> {
+        let asked = |share: Option<usize>| -> Result<(Vec<Shape>, Cost, Option<String>)> {
+            let shapes = shapes(share)?;
+            let cost = self.cost(&Work::of(media, &shapes, around), speed)?;
+            let excess = self.excess(&cost);
+            Ok((shapes, cost, excess))
         };
-        self.fit(wanted, room, build, measure)
+        let mut last = asked(None)?;
+        if last.2.is_some() {
+            let top = last.0.iter().map(|shape| shape.n_tokens).max().unwrap_or(0);
+            highest(top, |level| {
+                let answer = asked(Some(level))?;
+                let fits = answer.2.is_none();
+                // The last that fits is the result. Where none does, the least is what the error is about.
+                if fits || level == 0 {
+                    last = answer;
+                }
+                Ok(fits)
+            })?;
+        }
+        match last {
+            (shapes, cost, None) => Ok((shapes, cost)),
+            (shapes, _, Some(excess)) => Err(too_much(media, &shapes, &excess)),
+        }
+    }
+
+    /// Measures how long planned media will take, where that is not known yet.
+    ///
+    /// # Errors
+    /// A video that cannot be decoded; memory that cannot be had.
+    pub fn time(&self, cost: &mut Cost) -> Result<()> {
+        if cost.seconds.is_none()
+            && let Some(speed) = self.measure(&cost.work)?
+        {
+            cost.seconds = Some(speed.seconds(&cost.work, self.options.n_batch));
+        }
+        Ok(())
     }
 
     /// The largest context within the limits for a stream, with `around` slots for what is not video: the model's own, unless
@@ -194,105 +287,50 @@ impl<'e> Budget<'e> {
             return Err(Error::bad_input("a stream lasts as long as it lasts: a limit on time does not apply"));
         }
         let wanted = self.limits.n_ctx.unwrap_or(self.engine.text.hparams().n_ctx_train);
-        let n_pairs = Session::pairs_at_once(live.grid.h, live.grid.w);
-        let largest = Some(Largest { n_pairs, grid: live.grid, label: live.label.clone() });
-        let n_tokens = wanted.saturating_sub(around);
-        let work = Work { n_tokens, around, n_patches: 0, n_source_frames: 0, largest };
-        let n_tokens = self.most_tokens(&work, None)?;
-        if n_tokens < live.per_pair {
-            let excess = self.excess(&self.cost(&work, live.per_pair, None)?).unwrap_or_default();
+        let group = Session::pairs_at_once(live.grid.h, live.grid.w);
+        let widest = Some(Widest { group, n_pairs: usize::MAX, grid: live.grid });
+        let work = |n_tokens: usize| Work { n_tokens, around, widest, ..Work::default() };
+        let fits = |n: usize| -> Result<bool> { Ok(self.excess(&self.cost(&work(n), None)?).is_none()) };
+        // What a context costs grows with it.
+        let most = wanted.saturating_sub(around);
+        let (mut low, mut high) = (0, most);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if fits(middle)? { low = middle } else { high = middle - 1 }
+        }
+        if low < live.per_pair {
+            let excess = self.excess(&self.cost(&work(live.per_pair), None)?).unwrap_or_default();
             let (w, h) = (live.width, live.height);
             return Err(Error::limit(format!("not even one frame pair of {w}x{h} fits: {excess}")).at(&*live.label));
         }
-        let mut cost = self.cost(&work, n_tokens, None)?;
-        if n_tokens < work.n_tokens {
+        let mut cost = self.cost(&work(low), None)?;
+        if low < most {
             cost.reduced.push(format!("context from {wanted} to {}", cost.n_ctx));
         }
         Ok(cost)
     }
 
-    fn measure(&self, work: &Work, video: Option<&Path>) -> Result<Option<Speed>> {
-        let Some(largest) = &work.largest else { return Ok(None) };
-        let speed = Speed::measure(self.engine, &self.options, (work.n_tokens, largest.grid), video);
-        speed.map(Some).at(|| largest.label.clone())
-    }
-
-    /// `build` plans with some options; `room` slots are for what the plan does not hold.
-    fn fit<P: Planned>(
-        &self,
-        wanted: &MediaOptions,
-        room: usize,
-        build: impl Fn(&MediaOptions) -> Result<P>,
-        measure: impl FnOnce(&Work) -> Result<Option<Speed>>,
-    ) -> Result<(P, Cost)> {
-        let work_of = |planned: &P| Work::of(&planned.media(), planned.n_text().saturating_add(room));
-        let mut options = wanted.clone();
-        let mut planned = build(&options)?;
-        let wishes: Vec<Wish> = planned.media().into_iter().map(Wish::of).collect();
-        let speed = measure(&work_of(&planned))?;
-        // Smaller frames change what the tower needs, and with it how many tokens fit: a few rounds settle that.
-        const ROUNDS: usize = 4;
-        for round in 0.. {
-            let work = work_of(&planned);
-            let mut cost = self.cost(&work, work.n_tokens, speed.as_ref())?;
-            let plans = planned.media();
-            let Some(excess) = self.excess(&cost) else {
-                cost.reduced = plans.iter().zip(&wishes).flat_map(|(plan, wish)| wish.reduced_to(plan)).collect();
-                drop(plans);
-                return Ok((planned, cost));
-            };
-            let n_videos = plans.iter().filter(|plan| plan.kind == MediaKind::Video).count();
-            if n_videos == 0 || round == ROUNDS {
-                return Err(too_much(&plans, &excess));
-            }
-            // Each video gets the same share; pictures stay as they are.
-            let n_fixed: usize = plans.iter().filter(|plan| plan.kind == MediaKind::Image).map(|p| p.n_tokens).sum();
-            let n_tokens = self.most_tokens(&work, speed.as_ref())?.saturating_sub(n_fixed) / n_videos;
-            let factor = self.engine.need_vision()?.hparams().factor() as u64;
-            let n_pixels = n_tokens as u64 * factor * factor;
-            let sample = &mut options.sample;
-            sample.total_pixels = Some(sample.total_pixels.map_or(n_pixels, |n| n.min(n_pixels)));
-            planned = build(&options)?;
-            let too_many = |plan: &&&MediaPlan| plan.kind == MediaKind::Video && plan.n_tokens > n_tokens;
-            let per_pair = planned.media().iter().filter(too_many).map(|plan| plan.n_tokens / plan.n_pairs()).max();
-            if let Some(per_pair) = per_pair.filter(|_| wanted.sample.nframes.is_none()) {
-                // Frames have their least size: fewer, then.
-                let n_frames = (n_tokens / per_pair * 2).max(4);
-                let sample = &mut options.sample;
-                sample.max_frames = Some(sample.max_frames.map_or(n_frames, |n| n.min(n_frames)));
-                sample.min_frames = sample.min_frames.map(|n| n.min(n_frames));
-                planned = build(&options)?;
-            }
-        }
-        unreachable!("the last round returns")
+    fn measure(&self, work: &Work) -> Result<Option<Speed>> {
+        let Some((grid, label)) = &work.largest else { return Ok(None) };
+        let speed = Speed::measure(self.engine, &self.options, (work.n_tokens, *grid), work.video.as_deref());
+        speed.map(Some).at(|| label.clone())
     }
 
     /// What of the limits is exceeded, for people.
     fn excess(&self, cost: &Cost) -> Option<String> {
         let Limits { n_ctx, memory, time } = self.limits;
         if let Some(n_ctx) = n_ctx.filter(|n| *n < cost.n_ctx) {
-            return Some(format!("`{}` tokens into a context of `{n_ctx}`", cost.n_ctx));
+            return Some(format!("`{}` tokens into a context of `{n_ctx}`; raise -c", cost.n_ctx));
         }
         if let Some(memory) = memory.filter(|n| *n < cost.memory()) {
-            return Some(format!("{} bytes into {memory} bytes", cost.memory()));
+            return Some(format!("{} bytes into {memory} bytes; raise --max-memory or lower -c", cost.memory()));
         }
         if let Some(cards) = cost.cards.filter(|cards| cards.spare < 0) {
             return Some(format!("{} bytes of GPU memory are missing; lower -ngl or -c", -cards.spare));
         }
         let seconds = cost.seconds.map_or(0.0, |s| s.total());
         let time = time.filter(|time| time.as_secs_f64() < seconds)?;
-        Some(format!("{seconds:.0} s into {:.0} s", time.as_secs_f64()))
-    }
-
-    /// The most tokens of media within the limits, for frames of the present size.
-    fn most_tokens(&self, work: &Work, speed: Option<&Speed>) -> Result<usize> {
-        let fits = |n: usize| -> Result<bool> { Ok(self.excess(&self.cost(work, n, speed)?).is_none()) };
-        let (mut low, mut high) = (0, work.n_tokens);
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            if fits(middle)? { low = middle } else { high = middle - 1 }
-        }
-        Ok(low)
+        Some(format!("{seconds:.0} s into {:.0} s; raise --max-time", time.as_secs_f64()))
     }
 
     /// What a context of `n_ctx` slots and `work` take on cards, where layers are there.
@@ -300,8 +338,8 @@ impl<'e> Budget<'e> {
     fn cards(&self, n_ctx: usize, n_batch: usize, work: &Work) -> Result<Option<CardBytes>> {
         let shape = self.engine.cache_shape(n_ctx, (self.options.type_k, self.options.type_v));
         let Some(bytes) = self.engine.text.card_bytes(&shape, n_batch)? else { return Ok(None) };
-        let tower = match (&self.engine.vision, &work.largest) {
-            (Some(tower), Some(Largest { n_pairs, grid, .. })) => tower.card_bytes(n_pairs * grid.h * grid.w) as u64,
+        let tower = match (&self.engine.vision, &work.widest) {
+            (Some(tower), Some(widest)) => tower.card_bytes(widest.n_patches()) as u64,
             _ => 0,
         };
         Ok(Some(CardBytes { working: bytes.working + tower, spare: bytes.spare - tower as i64, ..bytes }))
@@ -312,71 +350,69 @@ impl<'e> Budget<'e> {
         Ok(None)
     }
 
-    /// The cost of `work` when its media are `n_tokens` instead of all of theirs.
-    fn cost(&self, work: &Work, n_tokens: usize, speed: Option<&Speed>) -> Result<Cost> {
-        let needed = n_tokens.saturating_add(work.around);
+    fn cost(&self, work: &Work, speed: Option<&Speed>) -> Result<Cost> {
+        let needed = work.n_tokens.saturating_add(work.around);
         let n_ctx = self.limits.n_ctx.map_or(needed, |n_ctx| n_ctx.max(needed));
         let types = (self.options.type_k, self.options.type_v);
         let n_batch = self.options.n_batch.min(n_ctx);
-        let vision = match &work.largest {
+        let vision = match work.widest {
             None => 0,
-            Some(Largest { n_pairs, grid, .. }) => decode::n_bytes(self.engine.need_vision()?, *n_pairs, *grid),
+            Some(Widest { group, n_pairs, grid }) => decode::n_bytes(self.engine.need_vision()?, group, n_pairs, grid),
         };
-        let working = Scratch::n_bytes(self.engine.text.hparams(), n_batch)
-            + vision
-            + self.engine.tokenizer.n_vocab() * BYTES_PER_TOKEN
-            + PROGRAM_BYTES;
+        let reading = Scratch::n_bytes(self.engine.text.hparams(), n_batch) + vision;
+        // Pictures are decoded before anything is read.
+        let working = (self.engine.tokenizer.n_vocab() * BYTES_PER_TOKEN + PROGRAM_BYTES) as u64
+            + work.picture_bytes
+            + work.decode_bytes.max(reading as u64);
         let cards = self.cards(n_ctx, n_batch, work)?;
         // What cards hold of weights and cache, the host does not keep.
         let (card_weights, card_cache) = cards.map_or((0, 0), |cards| (cards.weights, cards.cache));
         Ok(Cost {
-            n_tokens,
+            n_tokens: work.n_tokens,
             n_ctx,
             weights: self.engine.n_bytes.saturating_sub(card_weights),
             cache: (self.engine.cache_shape(n_ctx, types).n_bytes()? as u64).saturating_sub(card_cache),
             cards,
-            working: working as u64,
-            seconds: speed.map(|speed| speed.seconds(work, n_tokens, self.options.n_batch)),
+            working,
+            seconds: speed.map(|speed| speed.seconds(work, self.options.n_batch)),
             reduced: Vec::new(),
+            work: work.clone(),
         })
     }
 }
 
-/// A medium as it would be without limits.
-struct Wish {
-    n_frames: usize,
-    width: usize,
-    height: usize,
+/// What `got` has less than the wish, for people.
+fn reduced(medium: &Medium, wish: &Shape, got: &Shape) -> Vec<String> {
+    let mut reduced = Vec::new();
+    if got.n_frames != wish.n_frames {
+        reduced.push(format!("{}: frames from {} to {}", medium.label, wish.n_frames, got.n_frames));
+    }
+    if (got.width, got.height) != (wish.width, wish.height) {
+        let what = if got.kind == MediaKind::Image { "size" } else { "frame size" };
+        let (from, to) = ((wish.width, wish.height), (got.width, got.height));
+        reduced.push(format!("{}: {what} from {}x{} to {}x{}", medium.label, from.0, from.1, to.0, to.1));
+    }
+    reduced
 }
 
-impl Wish {
-    fn of(plan: &MediaPlan) -> Wish {
-        Wish { n_frames: plan.frames.len(), width: plan.width, height: plan.height }
-    }
-
-    /// What `plan` has less, for people.
-    fn reduced_to(&self, plan: &MediaPlan) -> Vec<String> {
-        let mut reduced = Vec::new();
-        if plan.frames.len() != self.n_frames {
-            reduced.push(format!("{}: frames from {} to {}", plan.label, self.n_frames, plan.frames.len()));
-        }
-        if (plan.width, plan.height) != (self.width, self.height) {
-            let (from, to) = ((self.width, self.height), (plan.width, plan.height));
-            reduced.push(format!("{}: frame size from {}x{} to {}x{}", plan.label, from.0, from.1, to.0, to.1));
-        }
-        reduced
-    }
-}
-
-/// The error of media that do not fit, however small.
-fn too_much(plans: &[&MediaPlan], excess: &str) -> Error {
-    let of = |plan: &&MediaPlan| format!("{} frames of {}x{}", plan.frames.len(), plan.width, plan.height);
-    match plans {
-        [] => Error::limit(format!("the conversation does not fit: {excess}")),
-        _ => {
-            let sizes: Vec<String> = plans.iter().map(of).collect();
-            let labels: Vec<&str> = plans.iter().map(|plan| plan.label.as_str()).collect();
-            Error::limit(format!("not even {} fit: {excess}", sizes.join(", "))).at(labels.join(", "))
-        }
-    }
+/// The error of media that do not fit at their least.
+fn too_much(media: &[Medium], shapes: &[Shape], excess: &str) -> Error {
+    /// Media that are named one by one.
+    const NAMED: usize = 4;
+    let of = |shape: &Shape| match shape.kind {
+        MediaKind::Image => format!("a picture of {}x{}", shape.width, shape.height),
+        MediaKind::Video => format!("{} frames of {}x{}", shape.n_frames, shape.width, shape.height),
+    };
+    let more = |list: Vec<String>| match media.len().saturating_sub(NAMED) {
+        0 => list.join(", "),
+        n => format!("{} and {n} more", list.join(", ")),
+    };
+    let sizes = more(shapes.iter().take(NAMED).map(of).collect());
+    let labels = more(media.iter().take(NAMED).map(|medium| medium.label.clone()).collect());
+    let fewer = match (media.len(), shapes.iter().any(|shape| shape.kind == MediaKind::Video)) {
+        (1, false) => ", or give a smaller picture",
+        (1, true) => ", or take a shorter part (--start, --end)",
+        _ => ", or give fewer media",
+    };
+    Error::limit(format!("not even {sizes} fit: {excess}{fewer}")).at(labels)
 }

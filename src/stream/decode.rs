@@ -17,18 +17,19 @@ const WAITING: usize = 1;
 /// Time between looks at the flag that says stop.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
-/// Bytes of frames of `grid` on their way through decoding stage and vision tower, `pairs` at a time.
-pub fn n_bytes(tower: &VisionTower, pairs: usize, grid: Grid) -> usize {
-    let pixels = pairs * grid.h * grid.w * tower.hparams().n_patch_values() * size_of::<f32>();
-    (WAITING + 2) * pixels + tower.n_bytes(pairs, grid.h, grid.w)
+/// Bytes of frames of `grid` on their way through decoding stage and vision tower, `group` pairs at a time of `n_pairs` in all.
+pub fn n_bytes(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> usize {
+    let group = group.min(n_pairs);
+    let pixels = group * grid.h * grid.w * tower.hparams().n_patch_values() * size_of::<f32>();
+    (WAITING + 2).min(n_pairs.div_ceil(group.max(1))) * pixels + tower.n_bytes(group, grid.h, grid.w)
 }
 
 /// Asks for the memory of these stages once, where a refusal is an error and not yet the end of the process.
 ///
 /// # Errors
 /// Memory that the system refuses.
-pub fn probe(tower: &VisionTower, pairs: usize, grid: Grid) -> Result<()> {
-    let n_bytes = n_bytes(tower, pairs, grid);
+pub fn probe(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> Result<()> {
+    let (n_bytes, pairs) = (n_bytes(tower, group, n_pairs, grid), group.min(n_pairs));
     let refused =
         |_| Error::limit(format!("{n_bytes} bytes for {pairs} x {}x{} patches cannot be had", grid.h, grid.w));
     Vec::<u8>::new().try_reserve_exact(n_bytes).map_err(refused)

@@ -9,6 +9,9 @@ use crate::{Error, ErrorKind, Result};
 pub enum Event {
     /// A prompt of so many tokens begins; `cached` of them are already in the cache.
     PromptStart { n_tokens: usize, cached: usize },
+    /// Frame pairs of medium `item` behind the first `n_done` are in the vision tower, and this share of the work on them is
+    /// done. Sent every half second at most, so of small pairs perhaps never.
+    Encoding { item: usize, n_done: usize, n_total: usize, share: f32 },
     /// Another frame pair (or still image) of medium `item` went through the vision tower.
     Encoded { item: usize, n_done: usize, n_total: usize },
     /// So many tokens of the prompt are in the cache now.
@@ -19,6 +22,8 @@ pub enum Event {
     Saved(std::result::Result<usize, String>),
     /// Damaged packets were skipped in medium `item`.
     Skipped { item: usize, n_packets: usize },
+    /// Something is wrong with medium `item`, although it was read; the message names it.
+    Warning { item: usize, message: String },
 }
 
 /// Where events go, and the flag that asks the session to stop at the next step.

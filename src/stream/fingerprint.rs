@@ -87,7 +87,12 @@ fn sample(path: &Path, n_bytes: u64, hash: &mut Sha256) -> std::io::Result<()> {
 }
 
 fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    in_hex(&hash.finalize())
+}
+
+/// A hash as it is written in files.
+pub(super) fn in_hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

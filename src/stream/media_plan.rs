@@ -1,22 +1,19 @@
 //! What a media file will become, known before it is decoded: frames, size, tokens.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use sha2::{Digest, Sha256};
 
 use super::decode::Pairs;
-use super::{LiveShape, TakeHeader, Window, fingerprint};
-use crate::media::folder::FolderSource;
+use super::{LiveShape, Medium, TakeHeader, Window};
+use crate::media::image_file::Decoded;
 use crate::media::patch::PatchSpec;
-use crate::media::sample::{SampleOptions, check_options, frame_indices, frame_size};
-use crate::media::{FrameSource, Grid, Rgb, VideoInfo, load_image, open_video, resize, smart_resize};
+use crate::media::sample::SampleOptions;
+use crate::media::{FrameSource, Grid, ImageFile, Rgb, Shown, VideoInfo, open_video, resize};
 use crate::model::{VisionHParams, VisionTower};
 use crate::{Error, Result, error::Context};
-
-/// Pixels of a still image by default, in merged tokens (qwen-vl-utils).
-const IMAGE_TOKENS: (u64, u64) = (4, 16_384);
 
 /// How media are sampled, sized and placed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +28,16 @@ pub struct MediaOptions {
 pub enum MediaKind {
     Image,
     Video,
+}
+
+impl MediaKind {
+    /// As conversations spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            MediaKind::Image => "image",
+            MediaKind::Video => "video",
+        }
+    }
 }
 
 /// An opened medium that knows its size in tokens.
@@ -52,17 +59,21 @@ pub struct MediaPlan {
     /// What the source says of itself (videos).
     pub info: Option<VideoInfo>,
     pub temporal_scale: Option<f64>,
-    source: Source,
-    /// Tells sources apart: what [`fingerprint`] says of files and pixels, or a name.
-    source_id: String,
+    pub(super) source: Source,
+    /// Tells sources apart: what [`fingerprint`](super::fingerprint) says of files and pixels, or a name.
+    pub(super) source_id: String,
+    /// What was found wrong with the file when it was decoded.
+    pub(super) warning: Option<String>,
 }
 
-enum Source {
-    /// Already resized.
+pub(super) enum Source {
+    /// A picture that is not decoded yet.
+    File(ImageFile, PatchSpec),
+    /// One that is, already resized.
     Image(Rgb, PatchSpec),
     Video(Box<dyn FrameSource>, PatchSpec),
-    /// A video that is in a take: what it became is known, its frames are not at hand.
-    Watched,
+    /// A video that is in a take, of so many frames a second: what it became is known, its frames are not at hand.
+    Watched(f64),
 }
 
 /// What a vision tower expects of pixels.
@@ -71,13 +82,12 @@ pub fn patch_spec(hp: &VisionHParams) -> PatchSpec {
 }
 
 impl MediaPlan {
-    /// Opens a still image, resizes it, and forgets the original.
+    /// Opens a still image; it is decoded when it is needed, or by [`MediaPlan::load`].
     ///
     /// # Errors
     /// An unreadable file, an extreme aspect ratio, senseless bounds.
     pub fn image(path: &Path, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
-        let picture = load_image(path)?;
-        MediaPlan::picture(picture, path.display().to_string(), options, tower)
+        Medium::image(path, options)?.whole(tower.hparams())
     }
 
     /// The same from pixels.
@@ -85,30 +95,7 @@ impl MediaPlan {
     /// # Errors
     /// An extreme aspect ratio, senseless bounds.
     pub fn picture(picture: Rgb, label: String, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
-        let (hp, sample) = (tower.hparams(), &options.sample);
-        check_options(sample)?;
-        let area = (hp.factor() * hp.factor()) as u64;
-        let min = sample.min_pixels.or(hp.image_min_pixels).unwrap_or(IMAGE_TOKENS.0 * area);
-        let max = sample.max_pixels.or(hp.image_max_pixels).unwrap_or(IMAGE_TOKENS.1 * area).max(min);
-        let (h, w) = (sample.resized_height.unwrap_or(picture.height), sample.resized_width.unwrap_or(picture.width));
-        let (height, width) = smart_resize(h, w, hp.factor(), min as f64, max as f64).at(|| label.clone())?;
-        let spec = patch_spec(hp);
-        let grid = Grid::of(1, height, width, &spec);
-        let source_id = fingerprint::pixels(&picture);
-        Ok(MediaPlan {
-            kind: MediaKind::Image,
-            label,
-            height,
-            width,
-            grid,
-            n_tokens: grid.n_tokens(hp.merge),
-            frames: vec![0],
-            n_forgotten: 0,
-            info: None,
-            temporal_scale: options.temporal_scale,
-            source: Source::Image(resize::bicubic(&picture, height, width), spec),
-            source_id,
-        })
+        Medium::picture(picture, label, options).whole(tower.hparams())
     }
 
     /// Opens a video file or a folder of frames and plans which frames to take, and how large.
@@ -116,21 +103,7 @@ impl MediaPlan {
     /// # Errors
     /// An unreadable file, options that contradict each other or the video.
     pub fn video(path: &Path, options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
-        let label = path.display().to_string();
-        let source = open_video(path)?;
-        let source_id = fingerprint::media(path)?.0;
-        Ok(MediaPlan { source_id, ..MediaPlan::frames(source, label, options, tower)? })
-    }
-
-    /// A video given as a list of pictures.
-    ///
-    /// # Errors
-    /// An unreadable file, options that contradict each other or the pictures.
-    pub fn pictures(paths: &[PathBuf], options: &MediaOptions, tower: &VisionTower) -> Result<MediaPlan> {
-        let label = format!("{} frames", paths.len());
-        let source = Box::new(FolderSource::from_files(paths.to_vec())?);
-        let ids = paths.iter().map(|path| Ok(fingerprint::media(path)?.0)).collect::<Result<Vec<_>>>()?;
-        Ok(MediaPlan { source_id: ids.concat(), ..MediaPlan::frames(source, label, options, tower)? })
+        Medium::video(path, options)?.whole(tower.hparams())
     }
 
     /// The same from any source of frames, which `label` names.
@@ -143,29 +116,7 @@ impl MediaPlan {
         options: &MediaOptions,
         tower: &VisionTower,
     ) -> Result<MediaPlan> {
-        let hp = tower.hparams();
-        let info = source.info().clone();
-        let mut sample = options.sample.clone();
-        sample.whole |= source.is_frame_list();
-        let frames = frame_indices(info.n_frames, info.fps, &sample).at(|| label.clone())?;
-        let (height, width) =
-            frame_size(frames.len(), info.height, info.width, hp.factor(), &sample).at(|| label.clone())?;
-        let spec = patch_spec(hp);
-        let grid = Grid::of(frames.len() / 2, height, width, &spec);
-        Ok(MediaPlan {
-            kind: MediaKind::Video,
-            source_id: label.clone(),
-            label,
-            height,
-            width,
-            grid,
-            n_tokens: grid.n_tokens(hp.merge),
-            frames,
-            n_forgotten: 0,
-            info: Some(info),
-            temporal_scale: options.temporal_scale,
-            source: Source::Video(source, spec),
-        })
+        Medium::frames(source, label, options).whole(tower.hparams())
     }
 
     /// A video of which a part was watched already, opened again to go on just as it was planned.
@@ -199,8 +150,9 @@ impl MediaPlan {
             n_forgotten: header.n_forgotten,
             info: None,
             temporal_scale: Some(header.temporal_scale),
-            source: Source::Watched,
+            source: Source::Watched(header.fps),
             source_id: header.source_fingerprint.clone(),
+            warning: None,
         }
     }
 
@@ -228,8 +180,9 @@ impl MediaPlan {
                 decoder: source.decoder.clone(),
             }),
             temporal_scale: live.temporal_scale,
-            source: Source::Watched,
+            source: Source::Watched(source.fps),
             source_id: live.label.clone(),
+            warning: None,
         }
     }
 
@@ -252,9 +205,43 @@ impl MediaPlan {
     /// Damaged packets skipped so far.
     pub fn skipped(&self) -> usize {
         match &self.source {
-            Source::Image(..) | Source::Watched => 0,
+            Source::File(..) | Source::Image(..) | Source::Watched(_) => 0,
             Source::Video(source, _) => source.skipped(),
         }
+    }
+
+    /// Whether its frames are in a take, or were those of a stream.
+    pub fn is_watched(&self) -> bool {
+        matches!(self.source, Source::Watched(_))
+    }
+
+    /// The source's own numbers of the frames taken, and their times. Of a picture there is no time.
+    pub fn shown(&self) -> Vec<Shown> {
+        let shown = |index: &usize| match &self.source {
+            Source::File(..) | Source::Image(..) => None,
+            Source::Video(source, _) => Some(source.shown(*index)),
+            Source::Watched(fps) => Some(Shown { number: *index, seconds: *index as f64 / fps }),
+        };
+        self.frames.iter().filter_map(shown).collect()
+    }
+
+    /// What is wrong with the medium although it was decoded, for people: once known, said once.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take().map(|warning| format!("{}: {warning}", self.label))
+    }
+
+    /// Decodes a picture, if this is one and it is not decoded yet: its faults show before the work on others begins. Stops
+    /// soon once `stopped` says so.
+    ///
+    /// # Errors
+    /// Those of [`ImageFile::decode`].
+    pub fn load(&mut self, stopped: &dyn Fn() -> bool) -> Result<()> {
+        if let Source::File(file, spec) = &self.source {
+            let Decoded { rgb, warning } = file.decode((self.height, self.width), stopped)?;
+            self.source = Source::Image(resize::bicubic(&rgb, self.height, self.width), spec.clone());
+            self.warning = warning;
+        }
+        Ok(())
     }
 
     /// Appends the patch rows of frame pair `pair` to `out`. Pairs are asked for in order.
@@ -262,12 +249,14 @@ impl MediaPlan {
     /// # Errors
     /// A frame that cannot be decoded.
     pub fn pixels(&mut self, pair: usize, out: &mut Vec<f32>) -> Result<()> {
+        self.load(&|| false)?;
         let (two, spec) = match &mut self.source {
+            Source::File(..) => unreachable!("it was loaded above"),
             Source::Image(picture, spec) => {
                 crate::media::patch::pixel_values([picture, picture], spec, out);
                 return Ok(());
             }
-            Source::Watched => {
+            Source::Watched(_) => {
                 let message =
                     "was watched into a take and cannot be read again: the question asks for another beginning";
                 return Err(Error::mismatch(message).at(self.label.clone()));
@@ -294,15 +283,16 @@ impl Pairs for MediaPlan {
 
     fn stopper(&self) -> Option<Arc<AtomicBool>> {
         match &self.source {
-            Source::Image(..) | Source::Watched => None,
+            Source::File(..) | Source::Image(..) | Source::Watched(_) => None,
             Source::Video(source, _) => source.stopper(),
         }
     }
 
-    fn next(&mut self, pair: usize, out: &mut Vec<f32>, _: &dyn Fn() -> bool) -> Result<bool> {
+    fn next(&mut self, pair: usize, out: &mut Vec<f32>, stopped: &dyn Fn() -> bool) -> Result<bool> {
         if pair >= self.n_pairs() {
             return Ok(false);
         }
+        self.load(stopped)?;
         self.pixels(pair, out).map(|()| true)
     }
 }

@@ -1,8 +1,9 @@
 //! A conversation ready for the model: token ids and planned media in order.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Engine, MediaKind, MediaOptions, MediaPlan};
+use super::{Engine, MediaKind, MediaOptions, MediaPlan, Medium};
 use crate::text::template::{Piece, RenderOptions};
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
@@ -25,40 +26,63 @@ pub struct Prompt {
     pub videos: Vec<MediaPlan>,
 }
 
-impl Prompt {
+/// A conversation whose media were opened, once, and not planned yet.
+pub struct Conversation {
+    pub units: Vec<Unit>,
+    /// In the order of the conversation.
+    pub media: Vec<Medium>,
+}
+
+impl Conversation {
     /// Renders and tokenizes `messages` and opens all their media. `defaults` apply where a part says nothing itself.
     ///
     /// # Errors
-    /// Template errors, unreadable media, options that make no sense, a model without a projector.
+    /// Template errors, unreadable media, options that make no sense.
+    pub fn open(
+        engine: &Engine,
+        messages: &[Message],
+        render: RenderOptions,
+        defaults: &MediaOptions,
+    ) -> Result<Conversation> {
+        let mut media = Vec::new();
+        for part in parts(messages) {
+            media.push(match part {
+                Part::Text(_) => continue,
+                Part::Image { source, options } => Medium::image(Path::new(source), &part_options(options, defaults)?)?,
+                Part::Video { source: MediaSource::Path(path), options } => {
+                    Medium::video(Path::new(path), &part_options(options, defaults)?)?
+                }
+                Part::Video { source: MediaSource::Frames(paths), options } => {
+                    let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+                    Medium::pictures(&paths, &part_options(options, defaults)?)?
+                }
+            });
+        }
+        Ok(Conversation { units: Prompt::units(engine, messages, render)?, media })
+    }
+}
+
+impl Prompt {
+    /// Renders and tokenizes `messages`, opens all their media and plans them without a bound on their tokens. `defaults`
+    /// apply where a part says nothing itself.
+    ///
+    /// # Errors
+    /// Those of [`Conversation::open`], a model without a projector.
     pub fn build(
         engine: &Engine,
         messages: &[Message],
         render: RenderOptions,
         defaults: &MediaOptions,
     ) -> Result<Prompt> {
-        let (mut images, mut videos) = (Vec::new(), Vec::new());
-        for part in parts(messages) {
-            match part {
-                Part::Text(_) => {}
-                Part::Image { source, options } => {
-                    let options = part_options(options, defaults)?;
-                    images.push(MediaPlan::image(Path::new(source), &options, engine.need_vision()?)?);
-                }
-                Part::Video { source, options } => {
-                    let options = part_options(options, defaults)?;
-                    let tower = engine.need_vision()?;
-                    videos.push(match source {
-                        MediaSource::Path(path) => MediaPlan::video(Path::new(path), &options, tower)?,
-                        MediaSource::Frames(paths) => {
-                            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-                            MediaPlan::pictures(&paths, &options, tower)?
-                        }
-                    });
-                }
-            }
-        }
-        let units = Prompt::units(engine, messages, render)?;
-        Ok(Prompt { units, images, videos })
+        let Conversation { units, media } = Conversation::open(engine, messages, render, defaults)?;
+        let plan = |medium: Medium| medium.whole(engine.need_vision()?.hparams());
+        Ok(Prompt::new(units, media.into_iter().map(plan).collect::<Result<_>>()?))
+    }
+
+    /// A conversation with the plans of its media, in order.
+    pub fn new(units: Vec<Unit>, media: Vec<MediaPlan>) -> Prompt {
+        let (images, videos) = media.into_iter().partition(|plan| plan.kind == MediaKind::Image);
+        Prompt { units, images, videos }
     }
 
     /// The units of a conversation without opening its media.
@@ -75,6 +99,23 @@ impl Prompt {
             }
         }
         Ok(units)
+    }
+
+    /// All media in the order of the conversation.
+    pub fn media_in_order(&self) -> Vec<&MediaPlan> {
+        let named = |unit: &Unit| match *unit {
+            Unit::Token(_) => None,
+            Unit::Media { kind, index } => self.plan(kind, index),
+        };
+        self.units.iter().filter_map(named).collect()
+    }
+
+    /// Decodes all pictures, whose faults show before the work on anything begins. Stops soon once `cancel` is set.
+    ///
+    /// # Errors
+    /// Those of [`MediaPlan::load`].
+    pub fn load_pictures(&mut self, cancel: &AtomicBool) -> Result<()> {
+        self.images.iter_mut().try_for_each(|plan| plan.load(&|| cancel.load(Ordering::Relaxed)))
     }
 
     /// The medium that a unit names, if it was planned.

@@ -2,15 +2,16 @@
 
 mod generate;
 mod live;
+mod steps;
 
 pub use generate::{Finish, GenerateOptions};
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 
+use self::steps::{Medium, Steps, watch_steps};
 use super::decode::Decoded;
 use super::{Dump, Engine, Event, Events, MediaKind, MediaPlan, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
-use crate::media::Grid;
 use crate::model::{Batch, Encoding, Scratch, Trace};
 use crate::position::{Placer, Pos};
 use crate::{Error, Result, error::Context};
@@ -173,6 +174,11 @@ impl<'e> Session<'e> {
         self.cache.len()
     }
 
+    /// Its sizes.
+    pub fn options(&self) -> SessionOptions {
+        self.options
+    }
+
     /// Slots of the cache.
     pub fn n_ctx(&self) -> usize {
         self.options.n_ctx
@@ -290,7 +296,7 @@ impl<'e> Session<'e> {
         let scale = self.scale(plan.temporal_scale);
         self.placer.begin_visual(merged.h, merged.w, Some(scale))?;
         let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
-        decode::probe(tower, group.min(plan.n_pairs()), grid).at(|| plan.label.clone())?;
+        decode::probe(tower, group, plan.n_pairs(), grid).at(|| plan.label.clone())?;
         tower.reserve(group.min(plan.n_pairs()) * grid.h * grid.w)?;
         // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
         // result is the same to the last bit.
@@ -308,6 +314,9 @@ impl<'e> Session<'e> {
         }
         if plan.skipped() > 0 {
             events.send(Event::Skipped { item, n_packets: plan.skipped() });
+        }
+        if let Some(message) = plan.take_warning() {
+            events.send(Event::Warning { item, message });
         }
         let unit = Unit::Media { kind, index };
         let grid = [merged.t, merged.h, merged.w];
@@ -369,7 +378,10 @@ impl<'e> Session<'e> {
             }
             if let Some(pixels) = pixels {
                 let mut trace = dump.is_some().then(Trace::default);
-                let rows = tower.encode(&pixels, grid.h, grid.w, trace.as_mut())?;
+                let rows = {
+                    let mut step = watch_steps(medium, next, events);
+                    tower.encode_in_steps(&pixels, grid.h, grid.w, trace.as_mut(), &mut step)?
+                };
                 if let (Some(dump), Some(trace)) = (dump.as_deref_mut(), trace) {
                     dump.add_media(kind, &pixels, trace.vit_stages, &rows);
                 }
@@ -480,28 +492,6 @@ impl<'e> Session<'e> {
     }
 }
 
-/// A medium on its way into the cache.
-#[derive(Clone, Copy)]
-struct Medium {
-    /// Its number among all media, for events.
-    item: usize,
-    kind: MediaKind,
-    /// In patches.
-    grid: Grid,
-    /// Tokens per frame pair.
-    per_pair: usize,
-    /// The first pair that is wanted, of so many.
-    start: usize,
-    n_pairs: usize,
-}
-
-/// The size of the prompt being fed, and how many of its last rows want logits.
-#[derive(Clone, Copy)]
-struct Steps {
-    total: usize,
-    n_logits: usize,
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -510,6 +500,7 @@ mod tests {
 
     use super::*;
     use crate::gguf::Gguf;
+    use crate::media::Grid;
 
     const GRID: Grid = Grid { t: 3, h: 4, w: 6 };
     const MEDIUM: Medium = Medium { item: 0, kind: MediaKind::Video, grid: GRID, per_pair: 6, start: 0, n_pairs: 3 };

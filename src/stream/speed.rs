@@ -9,7 +9,7 @@ use crate::Result;
 use crate::cache::KvCache;
 use crate::kernels::{kv_write, select};
 use crate::media::{Grid, open_video};
-use crate::model::{Batch, Scratch};
+use crate::model::{Batch, Scratch, VisionTower};
 use crate::position::Placer;
 
 /// How fast this machine is at the stages.
@@ -17,12 +17,20 @@ use crate::position::Placer;
 pub struct Speed {
     /// Seconds per frame of the source.
     decode: f64,
-    /// Seconds per patch of the frame size that was measured.
+    /// Seconds per patch, and more per patch for every patch of its pair, to which it attends.
     encode: f64,
+    attend: f64,
     /// Seconds per token at depth 0, and more per token and token of depth.
     token: f64,
     depth: f64,
 }
+
+/// Most patches of a pair that the tower is measured with: less than a moment's work, whatever the picture's size.
+const MEASURED_PATCHES: usize = 784;
+/// Queries and keys with which attention is measured.
+const ATTENDED: (usize, usize) = (256, 2048);
+/// Seconds to decode and resize a pixel of a picture: measured, png and jpeg, with room for a slower machine.
+const PICTURE_PIXEL: f64 = 4e-8;
 
 impl Speed {
     /// A few seconds of work: `n_tokens` of media in all, frames of `grid`, the first video (if any).
@@ -33,13 +41,7 @@ impl Speed {
         video: Option<&Path>,
     ) -> Result<Speed> {
         let tower = engine.need_vision()?;
-        decode::probe(tower, 1, grid)?;
-        let n_patches = grid.h * grid.w;
-        let pixels: Vec<f32> =
-            (0..n_patches * tower.hparams().n_patch_values()).map(|i| (i % 251) as f32 / 100.0 - 1.2).collect();
-        let encode = seconds_of(|| tower.encode(&pixels, grid.h, grid.w, None).map(drop))? / n_patches as f64;
-        drop(pixels);
-
+        let (encode, attend) = tower_speed(tower, grid)?;
         let n = options.n_batch.clamp(1, 512);
         let depth = 4096.min(n_tokens).max(n);
         let mut cache = KvCache::new(engine.cache_shape(depth + n, (options.type_k, options.type_v)))?;
@@ -52,23 +54,61 @@ impl Speed {
         Ok(Speed {
             decode: decode.unwrap_or(0.0),
             encode,
+            attend,
             token: shallow / n as f64,
             depth: ((deep - shallow) / (n * depth) as f64).max(0.0),
         })
     }
 
-    /// What `work` takes when its media are `n_tokens` instead of all of theirs.
-    pub fn seconds(&self, work: &Work, n_tokens: usize, n_batch: usize) -> Seconds {
-        let share = n_tokens as f64 / work.n_tokens.max(1) as f64;
-        let n = n_tokens as f64;
+    /// What `work` takes.
+    pub fn seconds(&self, work: &Work, n_batch: usize) -> Seconds {
+        let n = work.n_tokens as f64;
         // A token sees half of all tokens on average; a short last step is no faster per token than a whole one.
-        let prefill = n.max(n_batch.min(n_tokens) as f64) * self.token + n * n / 2.0 * self.depth;
+        let prefill = n.max(n_batch.min(work.n_tokens) as f64) * self.token + n * n / 2.0 * self.depth;
         Seconds {
-            decode: self.decode * work.n_source_frames as f64,
-            encode: self.encode * share * work.n_patches as f64,
+            decode: self.decode * work.n_source_frames as f64 + PICTURE_PIXEL * work.n_picture_pixels,
+            encode: self.encode * work.n_patches + self.attend * work.n_attended,
             prefill,
         }
     }
+}
+
+/// Seconds per patch, and per patch and patch of its pair, of a tower that will see pairs of `grid`.
+fn tower_speed(tower: &VisionTower, grid: Grid) -> Result<(f64, f64)> {
+    let merge = tower.hparams().merge;
+    let square = |n_patches: usize| {
+        let side = (n_patches.isqrt() / merge * merge).max(merge);
+        Grid { t: 1, h: side, w: side }
+    };
+    let encode = |grid: Grid| -> Result<f64> {
+        decode::probe(tower, 1, 1, grid)?;
+        let values = grid.h * grid.w * tower.hparams().n_patch_values();
+        let pixels: Vec<f32> = (0..values).map(|i| (i % 251) as f32 / 100.0 - 1.2).collect();
+        seconds_of(|| tower.encode(&pixels, grid.h, grid.w, None).map(drop))
+    };
+    let is_small = grid.h * grid.w <= MEASURED_PATCHES;
+    let small = if is_small { grid } else { square(MEASURED_PATCHES) };
+    let n = (small.h * small.w) as f64;
+    let seconds = encode(small)? / n;
+    if is_small {
+        // Nothing else is asked for, and nothing larger: what is measured holds.
+        return Ok((seconds, 0.0));
+    }
+    let attend = if tower.is_on_card() {
+        // It has its own attention, and a larger pair takes it no time.
+        let large = square(4 * MEASURED_PATCHES);
+        let m = (large.h * large.w) as f64;
+        ((encode(large)? / m - seconds) / (m - n)).max(0.0)
+    } else {
+        let (n_queries, n_keys) = ATTENDED;
+        tower.attend_once(n_queries, n_keys); // brings memory in
+        let once = seconds_of(|| {
+            tower.attend_once(n_queries, n_keys);
+            Ok(())
+        })?;
+        once / (n_queries * n_keys) as f64 * tower.hparams().n_layer as f64
+    };
+    Ok(((seconds - attend * n).max(0.0), attend))
 }
 
 /// A step of prefill over nothing in particular.

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::common::{Arrays, max_abs_diff};
 
-fn asset(name: &str) -> PathBuf {
+pub fn asset(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)
 }
 
 /// A command (`analyze-cache`: one below another) with the embedded model.
-fn command(args: &[&str]) -> Command {
+pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
     command.args(args[0].split('-')).arg("-m").arg(asset("demo.gguf")).arg("--mmproj").arg(asset("mmproj-demo.gguf"));
     command.args(&args[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -32,7 +32,7 @@ fn planned(flags: &[&str]) -> Value {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
-fn number(plan: &Value, path: &str) -> f64 {
+pub fn number(plan: &Value, path: &str) -> f64 {
     plan.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {plan}"))
 }
 
@@ -163,17 +163,17 @@ fn memory_that_cannot_be_had_is_an_error() {
     let ask = |size: u32| {
         let path = dir.path().join(format!("{size}.png"));
         image::RgbImage::from_pixel(size, size, image::Rgb([90, 20, 200])).save(&path).unwrap();
-        let run = command(&["run", "-t", "2", "-n", "3", "-p", "What is it?", "--max-pixels", "20000000", "--image"]);
+        let run = command(&["run", "-t", "2", "-n", "3", "-p", "What is it?", "--max-pixels", "60000000", "--image"]);
         // Address space for the program, its threads and a small picture.
         let script = format!("ulimit -v {}; exec \"$0\" \"$@\"", 1400 << 10);
         let mut limited = Command::new("sh");
         limited.args(["-c", &script]).arg(run.get_program()).args(run.get_args()).arg(&path);
         limited.stdin(Stdio::null()).output().unwrap()
     };
-    let out = ask(4400);
+    let out = ask(7600);
     let message = String::from_utf8_lossy(&out.stderr).to_string();
     assert_eq!(out.status.code(), Some(1), "{message}");
-    assert!(message.contains("4400.png") && message.contains("cannot be had"), "{message}");
+    assert!(message.contains("7600.png") && message.contains("cannot be had"), "{message}");
     let out = ask(56);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }

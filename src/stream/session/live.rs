@@ -152,7 +152,7 @@ impl<'e> Session<'e> {
         }
         self.placer.begin_visual(live.merged.h, live.merged.w, Some(live.scale))?;
         let group = Session::pairs_at_once(live.grid.h, live.grid.w);
-        decode::probe(live.tower, group, live.grid).at(|| plan.shape.label.clone())?;
+        decode::probe(live.tower, group, usize::MAX, live.grid).at(|| plan.shape.label.clone())?;
         live.tower.reserve(group * live.grid.h * live.grid.w)?;
         let end =
             decode::decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, steps, events, keep))?;

@@ -83,7 +83,7 @@ fn a_wrong_extension_does_not_matter() {
     assert!(load_image(&path).unwrap() == load_image(&media_dir().join("rgb.png")).unwrap());
 }
 
-fn crc32(bytes: &[u8]) -> u32 {
+pub fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, &b| {
         (0..8).fold(crc ^ u32::from(b), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xEDB8_8320 } else { c >> 1 })
     })
@@ -164,7 +164,7 @@ fn errors_name_the_file_and_what_was_expected() {
     assert!(missing.to_string().contains("absent.png"));
     assert!(load_image(dir.path()).is_err(), "a folder is not a picture");
     let text = dir.path().join("text.png");
-    for content in ["", "hello", "<svg xmlns='http://www.w3.org/2000/svg'/>", "BM"] {
+    for content in ["", "hello", "<svg xmlns='http://www.w3.org/2000/svg'/>", "BX"] {
         std::fs::write(&text, content).unwrap();
         let err = load_image(&text).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unsupported);

@@ -3,6 +3,7 @@
 mod animation;
 mod boxes;
 mod image_file;
+mod pictures;
 mod preprocess;
 mod faults;
 mod ffmpeg;
