@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use indicatif::HumanDuration;
 
 use super::flags::{ComputeFlags, SamplingFlags};
 use super::known_models;
@@ -53,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut session = Session::from_take(&engine, &take)?;
     let load_time = started.elapsed();
     if !args.quiet {
-        eprintln!("{}: {} ({} tokens)", args.take.display(), take.header.source, take.n_done());
+        introduce(&take);
     }
     let media = super::flags::MediaFlags::default();
     let request = Request {
@@ -77,6 +79,22 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says on stderr what is answered from.
+pub fn introduce(take: &Take) {
+    let when = take.written().map_or(String::new(), |written| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        format!(", {} ago", HumanDuration(Duration::from_secs(now.saturating_sub(written))))
+    });
+    let header = &take.header;
+    eprintln!(
+        "{}: {} ({} tokens), watched{when} with {}",
+        take.path().display(),
+        header.source,
+        take.n_done(),
+        header.model_name
+    );
 }
 
 /// Opens a complete take and the model that it was watched with.

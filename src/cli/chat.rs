@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Map;
 
-use super::ask::open as open_take;
+use super::ask::{introduce, open as open_take};
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
 use super::run::print_piece;
@@ -42,6 +42,7 @@ pub fn run(args: Args) -> Result<()> {
             args.model.compute.start()?;
             let (take, mut engine) = open_take(take, args.model.model.as_deref(), !args.model.no_mmap)?;
             args.model.compute.offload(&mut engine)?;
+            introduce(&take);
             (Some(take), engine)
         }
     };

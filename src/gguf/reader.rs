@@ -193,6 +193,30 @@ impl Gguf {
         self.shards.iter().map(|shard| &shard.storage.bytes()[..shard.data_start as usize])
     }
 
+    /// What lies in its data sections outside of every tensor, in no particular order.
+    pub fn padding(&self) -> impl Iterator<Item = &[u8]> {
+        self.shards.iter().enumerate().flat_map(|(i, shard)| {
+            let mut ends: Vec<(usize, usize)> = self
+                .tensors
+                .iter()
+                .filter(|t| t.shard == i)
+                .map(|t| {
+                    let start = (shard.data_start + t.offset) as usize;
+                    (start, start + t.n_bytes)
+                })
+                .collect();
+            let bytes = shard.storage.bytes();
+            ends.push((bytes.len(), bytes.len()));
+            ends.sort_unstable();
+            let mut from = shard.data_start as usize;
+            ends.into_iter().map(move |(start, end)| {
+                let gap = &bytes[from.min(start)..start];
+                from = from.max(end);
+                gap
+            })
+        })
+    }
+
     /// Bytes of all its files together.
     pub fn file_bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.storage.bytes().len() as u64).sum()

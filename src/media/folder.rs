@@ -109,7 +109,8 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn is_hidden(path: &Path) -> bool {
+/// Whether a file of a folder is none of its pictures: hidden, or left there by a file manager.
+pub fn is_hidden(path: &Path) -> bool {
     let name = file_name(path).to_ascii_lowercase();
     name.starts_with('.') || name == "thumbs.db" || name == "desktop.ini"
 }

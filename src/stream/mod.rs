@@ -30,5 +30,5 @@ pub use media_plan::{MediaKind, MediaOptions, MediaPlan, patch_spec};
 pub use prompt::{Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window};
 pub use speed::fill;
-pub use take::{Take, TakeHeader, TakeWriter};
+pub use take::{IfExists, Take, TakeHeader, TakeWriter, WatchRequest};
 pub use watch::{Around, Watch, conversation, question};
