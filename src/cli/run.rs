@@ -13,6 +13,7 @@ use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_
 use super::live::{self, LiveFlags};
 use super::progress::{Progress, catch_interrupt};
 use crate::error::Context;
+use crate::files::atomic::check_output;
 use crate::stream::{
     Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaPlan, Prompt, Session, SessionOptions,
 };
@@ -69,6 +70,7 @@ pub struct Args {
 
 /// Runs the command; `matches` know the order in which parts were given.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
+    args.dump.as_deref().map_or(Ok(()), check_output)?;
     let messages = args.messages(matches)?;
     let wants_vision = messages
         .iter()

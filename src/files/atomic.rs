@@ -80,11 +80,31 @@ pub fn check_output(path: &Path) -> Result<()> {
         if !folder.is_dir() {
             return Err(Error::bad_input(format!("its folder `{}` does not exist", folder.display())));
         }
-        // Asked by doing: permissions, quotas and read-only file systems have the last word.
-        let name = target.file_name().unwrap_or_default();
-        Temp::create(folder, &temp_prefix(&name.to_string_lossy())).map(drop)
+        check_folder(folder, &target.file_name().unwrap_or_default().to_string_lossy())
     };
     check().at(|| path.display().to_string())
+}
+
+/// The same for files of these names in a folder that is there or can be made; it is not made.
+///
+/// # Errors
+/// See [`check_output`].
+pub fn check_outputs_in(folder: &Path, names: &[&str]) -> Result<()> {
+    if folder.is_dir() {
+        return names.iter().try_for_each(|name| check_output(&folder.join(name)));
+    }
+    let there = folder.ancestors().skip(1).find(|at| at.as_os_str().is_empty() || at.symlink_metadata().is_ok());
+    let there = there.filter(|at| *at != Path::new("")).unwrap_or(Path::new("."));
+    let check = || match folder.symlink_metadata() {
+        Ok(_) => Err(Error::bad_input("is not a folder, expected one to write to")),
+        Err(_) => check_folder(there, "folder"),
+    };
+    check().at(|| folder.display().to_string())
+}
+
+/// Whether a folder takes a new file. Asked by doing: permissions, quotas and read-only file systems have the last word.
+fn check_folder(folder: &Path, name: &str) -> Result<()> {
+    Temp::create(folder, &temp_prefix(name)).map(drop).at(|| format!("no file can be made in `{}`", folder.display()))
 }
 
 /// The folder that `path` lies in.
@@ -373,6 +393,22 @@ mod tests {
         assert!(at("socket").symlink_metadata().unwrap().file_type().is_socket());
         assert_eq!(std::fs::read(at("sealed")).unwrap(), b"kept");
         assert_eq!(names(dir.path()), ["folder", "link", "sealed", "socket"]);
+    }
+
+    #[test]
+    fn files_of_a_folder_are_asked_about_before_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let check = |name: &str| check_outputs_in(&at(name), &["one", "two"]);
+        check("new").unwrap();
+        check("new/below/it").unwrap();
+        std::fs::create_dir_all(at("there/two")).unwrap();
+        assert!(check("there").unwrap_err().to_string().contains("two: is a folder"));
+        std::fs::write(at("file"), "").unwrap();
+        assert!(check("file").unwrap_err().to_string().contains("is not a folder"));
+        assert!(check("file/below").is_err());
+        check_outputs_in(Path::new("nowhere-yet"), &["one"]).unwrap();
+        assert_eq!(names(dir.path()), ["file", "there"]);
     }
 
     #[test]
