@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::gguf::{catch_file_signals, check_nothing_lost};
 use crate::{ErrorKind, Result};
 
 mod analyze;
@@ -88,7 +89,8 @@ pub fn main() -> ExitCode {
     let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
-    match cli.command.run(sub) {
+    let done = catch_file_signals().and_then(|()| cli.command.run(sub)).and_then(|()| check_nothing_lost());
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("error: {err}");

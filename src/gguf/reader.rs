@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use memmap2::MmapMut;
-
 use super::parse::{Tables, parse, shown};
 use super::split::{self, ShardName};
 use super::storage::Storage;
-use super::{Metadata, TensorInfo};
+use super::{FileCopy, Metadata, TensorInfo};
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -30,7 +28,7 @@ pub struct Gguf {
 pub struct OpenOptions {
     /// Map the file (the default: immediate, and shared between processes) or read all of it into memory. Reading is for
     /// network drives, removable media and files that others may rewrite: a mapped file that is cut short by somebody
-    /// else ends the process when the lost part is touched.
+    /// else ends the process when the lost part is touched, unless it [catches](super::catch_file_signals) that.
     pub mmap: bool,
 }
 
@@ -177,7 +175,7 @@ impl Gguf {
     ///
     /// # Panics
     /// As [`Gguf::data`]; also for a tensor without elements.
-    pub fn data_copy(&self, tensor: &TensorInfo) -> Result<MmapMut> {
+    pub fn data_copy(&self, tensor: &TensorInfo) -> Result<FileCopy> {
         let shard = &self.shards[tensor.shard];
         let start = (shard.data_start + tensor.offset) as usize;
         shard.storage.copy_of(start..start + tensor.n_bytes).at(|| shard.path.display().to_string())
@@ -238,7 +236,7 @@ impl Gguf {
         self.shards.iter().map(|s| (s.path.as_path(), s.storage.bytes().len() as u64, s.data_start))
     }
 
-    /// Checks that no mapped file was cut or rewritten since it was opened; cheap enough to ask before every request.
+    /// Checks that no mapped file was cut or rewritten since it was opened; cheap enough to ask after every step.
     ///
     /// # Errors
     /// `Io` naming the file and what differs.

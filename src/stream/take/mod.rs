@@ -91,6 +91,7 @@ impl Take {
             from = record.n_tokens as usize;
         }
         self.records = records;
+        self.file.check_unchanged()?;
         Ok(self)
     }
 
