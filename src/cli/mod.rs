@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::gguf::{catch_file_signals, check_nothing_lost};
+use crate::kernels::threads;
 use crate::{ErrorKind, Result};
 
 mod analyze;
@@ -69,10 +70,11 @@ impl Command {
             Command::Plan(args) => plan::run(*args),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
-            Command::Convert(args) => convert::run(args),
+            // Those without --threads use all.
+            Command::Convert(args) => threads::start(0).and_then(|()| convert::run(args)),
             Command::Eval(args) => eval::run(args),
-            Command::Inspect(args) => inspect::run(args),
-            Command::Quantize(args) => quantize::run(args),
+            Command::Inspect(args) => threads::start(0).and_then(|()| inspect::run(args)),
+            Command::Quantize(args) => threads::start(0).and_then(|()| quantize::run(args)),
         }
     }
 }

@@ -141,7 +141,8 @@ impl Mapping {
         assert!(range.end <= self.map.len());
         // SAFETY: as in `open`: within the size of the open file, viewed as bytes only. The mapping keeps the file's
         // content alive by itself; that others do not change it is what the lock in `origin` stands for.
-        let map = unsafe { MmapOptions::new().offset(range.start as u64).len(range.len()).map_copy(&self.origin.file)? };
+        let map =
+            unsafe { MmapOptions::new().offset(range.start as u64).len(range.len()).map_copy(&self.origin.file)? };
         let mapped = Some((Watched::new(self.watched.path(), &map), Arc::clone(&self.origin)));
         Ok(FileCopy { mapped, map })
     }

@@ -18,6 +18,7 @@ use super::limits::{MAX_GIF_BYTES, MAX_GIF_FRAMES, MAX_IMAGE_ALLOC};
 use super::timeline::Timeline;
 use super::video::{FrameSource, VideoInfo};
 use crate::error::Context;
+use crate::kernels::threads;
 use crate::{Error, Result};
 
 /// GIF counts time in hundredths of a second.
@@ -66,7 +67,7 @@ impl GifSource {
         let timeline = Timeline::new(times.collect(), last, TICKS_PER_SECOND)
             .ok_or_else(|| Error::format("the GIF has no frames"))?;
         let (sender, frames) = sync_channel(1);
-        std::thread::Builder::new().name("gif".into()).spawn(move || {
+        threads::builder("gif").spawn(move || {
             // A closed channel means that nobody wants more.
             let send = |frame| sender.send(frame).is_ok();
             let result = guarded(|| {
