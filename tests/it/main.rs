@@ -23,6 +23,7 @@ mod model;
 mod plan;
 mod position;
 mod random;
+mod reliability;
 mod stream;
 mod take;
 mod tensor;
