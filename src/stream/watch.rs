@@ -1,6 +1,7 @@
 //! Watching a video into a take, and going on where that was left.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::{
     Engine, Events, IfExists, MediaKind, MediaPlan, Prompt, Session, SessionOptions, Take, TakeHeader, TakeWriter,
@@ -16,6 +17,17 @@ pub struct Watch<'e> {
     session: Session<'e>,
     prompt: Prompt,
     n_total: usize,
+    /// The video's file, and what the system said of it before it was hashed.
+    video: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+/// Size and time of change.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = path.metadata().ok()?;
+    Some((meta.len(), meta.modified().ok()))
 }
 
 /// Token ids that surround a video, whatever the question.
@@ -86,6 +98,7 @@ impl<'e> Watch<'e> {
         (plan, around, n_ctx): (MediaPlan, Around, usize),
         (take, if_exists): (&Path, IfExists),
     ) -> Result<Watch<'e>> {
+        let stamp = stamp(request.video);
         let (source_fingerprint, source_bytes) = fingerprint::content(request.video)?;
         let options = SessionOptions { n_ctx, ..request.options };
         let header = TakeHeader {
@@ -97,7 +110,7 @@ impl<'e> Watch<'e> {
         };
         let mut session = Session::new(engine, options)?;
         session.record(TakeWriter::create(take, &header, if_exists)?);
-        Ok(Watch::new(session, &header, plan))
+        Ok(Watch::new(session, &header, plan, (request.video, stamp)))
     }
 
     /// Goes on with an incomplete take, as it was planned.
@@ -105,6 +118,7 @@ impl<'e> Watch<'e> {
     /// # Errors
     /// A take of anything else than `request` asks for ([`Take::check_same`]); a take that somebody else is using.
     pub fn resume(engine: &'e Engine, request: &WatchRequest<'_>, take: Take) -> Result<Watch<'e>> {
+        let stamp = stamp(request.video);
         take.check_same(engine, request)?;
         let header = take.header.clone();
         let plan = MediaPlan::again(request.video, &header, engine.need_vision()?)?;
@@ -114,15 +128,20 @@ impl<'e> Watch<'e> {
         }
         let mut session = Session::from_take(engine, &take)?;
         session.record(TakeWriter::resume(take)?);
-        Ok(Watch::new(session, &header, plan))
+        Ok(Watch::new(session, &header, plan, (request.video, stamp)))
     }
 
-    fn new(session: Session<'e>, header: &TakeHeader, plan: MediaPlan) -> Watch<'e> {
+    fn new(
+        session: Session<'e>,
+        header: &TakeHeader,
+        plan: MediaPlan,
+        (video, stamp): (&Path, Option<Stamp>),
+    ) -> Watch<'e> {
         let tokens = |ids: &[u32]| ids.iter().map(|id| Unit::Token(*id)).collect::<Vec<_>>();
         let video = Unit::Media { kind: MediaKind::Video, index: 0 };
         let units = [tokens(&header.before), vec![video], tokens(&header.after)].concat();
         let prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
-        Watch { session, prompt, n_total: header.n_tokens() }
+        Watch { session, prompt, n_total: header.n_tokens(), video: video.to_path_buf(), stamp }
     }
 
     /// Time between checkpoints.
@@ -143,8 +162,15 @@ impl<'e> Watch<'e> {
     /// Watches to the end.
     ///
     /// # Errors
-    /// What [`Session::feed`] says; the take holds what was watched until then.
+    /// What [`Session::feed`] says; the take holds what was watched until then. A video that was written to meanwhile.
     pub fn run(&mut self, events: &mut Events<'_>) -> Result<()> {
-        self.session.feed(&mut self.prompt, events, None).at(|| self.prompt.videos[0].label.clone())
+        let place = || self.video.display().to_string();
+        self.session.feed(&mut self.prompt, events, None).at(place)?;
+        // One that is gone was open, and is what it was.
+        if stamp(&self.video).is_some_and(|now| Some(now) != self.stamp) {
+            let message = "changed while it was watched: the take may hold frames of both; pass --again to watch anew";
+            return Err(Error::mismatch(message).at(place()));
+        }
+        Ok(())
     }
 }

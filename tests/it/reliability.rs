@@ -89,9 +89,7 @@ fn a_stack_size_of_the_environment_is_no_reason_to_die() {
     run(longtake(dir, &["analyze", "theory", "--only", "E1", "-o", "plots"]));
     run(longtake(dir, &["quantize", &model, "small.gguf", "Q8_0"]));
     run(longtake(dir, &["demo", "--tokens", "576", "-t", "4"]));
-    let mut command = with_model(dir, &["plan", &video]);
-    command.args(["-t", "4"]);
-    run(command);
+    run(with_model(dir, &["plan", &video]));
     for args in [
         &["run", "--video", &video, "-p", "x", "-n", "2", "-t", "4"][..],
         &["watch", &video, "-o", "a.take", "-t", "4"],

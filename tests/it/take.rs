@@ -339,6 +339,24 @@ fn a_take_is_known_by_everything_it_is_of() {
     assert!(begin_as(&engine, &other, (&model, IfExists::Replace)).err().unwrap().to_string().contains("is no take"));
 }
 
+#[test]
+fn a_video_that_is_written_to_while_it_is_watched_is_said() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), engine());
+    let (video, media) = (dir.path().join("cam.mp4"), media());
+    std::fs::copy(asset("demo.mp4"), &video).unwrap();
+    let request = request(&video, &media, GgmlType::F16);
+    let mut watch = begin_as(&engine, &request, (&dir.path().join("a.take"), IfExists::Refuse)).unwrap();
+    assert!(!watch_some(&mut watch, 2));
+    std::fs::File::options().append(true).open(&video).unwrap().write_all(&[0; 8]).unwrap();
+    let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
+    let err = watch.run(&mut Events::new(&mut sink, &cancel)).unwrap_err();
+    assert!(err.to_string().contains("cam.mp4: changed while it was watched"), "{err}");
+    let take = Take::open(&dir.path().join("a.take"), true);
+    drop((watch, take));
+    let take = Take::open(&dir.path().join("a.take"), true).unwrap();
+    assert!(take.check_same(&engine, &request).is_err());
+}
+
 /// A folder of pictures is its names and all their bytes.
 #[test]
 fn a_take_of_a_folder_knows_every_picture() {

@@ -98,7 +98,7 @@ fn beyond_the_file_size_limit_is_an_error_and_leaves_nothing() {
     let dir = dir.path();
     for command in writers(dir, "out").into_iter().take(4) {
         let mut limited = Command::new("sh");
-        limited.args(["-c", "ulimit -f 8; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+        limited.args(["-c", "ulimit -f 2; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
         limited.current_dir(dir).env("XDG_CACHE_HOME", dir.join("cache")).env("TMPDIR", dir.join("tmp"));
         limited.stdin(std::fs::File::open(stream(dir, 8)).unwrap());
         let result = limited.output().unwrap();
