@@ -135,13 +135,13 @@ impl<'e> Watch<'e> {
         session: Session<'e>,
         header: &TakeHeader,
         plan: MediaPlan,
-        (video, stamp): (&Path, Option<Stamp>),
+        (file, stamp): (&Path, Option<Stamp>),
     ) -> Watch<'e> {
         let tokens = |ids: &[u32]| ids.iter().map(|id| Unit::Token(*id)).collect::<Vec<_>>();
         let video = Unit::Media { kind: MediaKind::Video, index: 0 };
         let units = [tokens(&header.before), vec![video], tokens(&header.after)].concat();
         let prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
-        Watch { session, prompt, n_total: header.n_tokens(), video: video.to_path_buf(), stamp }
+        Watch { session, prompt, n_total: header.n_tokens(), video: file.to_path_buf(), stamp }
     }
 
     /// Time between checkpoints.

@@ -106,7 +106,7 @@ fn a_flipped_bit_is_refused_or_changes_nothing() {
         let case = &cases[i % cases.len()];
         // Half of them where everything counts: header, keys, tables, records.
         let dense = case.bytes.len().min(12 << 10);
-        let at = if i / cases.len() % 2 == 0 { random.below(dense) } else { random.below(case.bytes.len()) };
+        let at = if (i / cases.len()).is_multiple_of(2) { random.below(dense) } else { random.below(case.bytes.len()) };
         let bit = random.below(8);
         let mut file = std::fs::File::options().write(true).open(&case.path).unwrap();
         let mut put = |byte: u8| {
