@@ -81,11 +81,11 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Says on stderr what is answered from.
+/// Says on stderr what is answered from, and whether the video beside the take is of another size by now.
 pub fn introduce(take: &Take) {
     let when = take.written().map_or(String::new(), |written| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        format!(", {} ago", HumanDuration(Duration::from_secs(now.saturating_sub(written))))
+        format!(" {} ago", HumanDuration(Duration::from_secs(now.saturating_sub(written))))
     });
     let header = &take.header;
     eprintln!(
@@ -95,6 +95,15 @@ pub fn introduce(take: &Take) {
         take.n_done(),
         header.model_name
     );
+    // Only a name beside the take is looked at: a path that stands in a file is not followed anywhere.
+    let beside = Path::new(&header.source).file_name().map(|name| take.path().with_file_name(name));
+    let size = beside.and_then(|path| path.metadata().ok()).filter(|meta| meta.is_file()).map(|meta| meta.len());
+    if let Some(now) = size.filter(|now| header.source_bytes > 0 && *now != header.source_bytes) {
+        let (name, then) = (&header.source, header.source_bytes);
+        eprintln!(
+            "warning: {name} has {now} bytes now, and had {then} when it was watched: answers are about the one that was watched"
+        );
+    }
 }
 
 /// Opens a complete take and the model that it was watched with.

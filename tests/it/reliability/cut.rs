@@ -91,7 +91,7 @@ fn what_is_cut_while_watching_leaves_the_take_sound() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let video = dir.join("long.y4m");
-    std::fs::rename(stream(dir, 1500), &video).unwrap();
+    std::fs::rename(stream(dir, 600), &video).unwrap();
     let files = ["demo.gguf", "mmproj-demo.gguf"].map(|name| dir.join(name));
     let restore = || {
         for file in &files {
@@ -102,7 +102,7 @@ fn what_is_cut_while_watching_leaves_the_take_sound() {
         let mut command =
             longtake(dir, &["watch", video.to_str().unwrap(), "-o", take, "-b", "16", "--json", "-t", "1"]);
         command.args(["-m", files[0].to_str().unwrap(), "--mmproj", files[1].to_str().unwrap(), "--checkpoint", "0"]);
-        command.args(SMALL).args(["--max-frames", "1500"]);
+        command.args(SMALL).args(["--max-frames", "600"]);
         command
     };
     restore();

@@ -143,6 +143,8 @@ fn watch_says_what_a_take_is_of_and_asking_says_what_is_answered_from() {
     std::fs::rename(dir.join("other.mp4"), dir.join("cam.mp4")).unwrap();
     let (code, stderr) = watch(&["cam.mp4"]);
     assert!(code == Some(2) && stderr.contains("--again") && stderr.contains("--output"), "{stderr}");
+    let out = longtake(dir, &["ask", "cam.take", "x", "-n", "1"]).output().unwrap();
+    assert!(out.status.success() && said(&out).contains("warning: cam.mp4 has "), "{}", said(&out));
     let before = std::fs::read(dir.join("cam.take")).unwrap();
     let (code, stderr) = watch(&["cam.mp4", "--again"]);
     assert!(code == Some(0) && stderr.contains("watched"), "{stderr}");
