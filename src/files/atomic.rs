@@ -78,7 +78,8 @@ pub fn check_output(path: &Path) -> Result<()> {
         let target = target(path)?;
         let folder = folder_of(&target);
         if !folder.is_dir() {
-            return Err(Error::bad_input(format!("its folder `{}` does not exist", folder.display())));
+            let what = format!("its folder `{}` does not exist", folder.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, what).into());
         }
         check_folder(folder, &target.file_name().unwrap_or_default().to_string_lossy())
     };
