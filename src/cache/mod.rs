@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use memmap2::MmapMut;
 
-use crate::gguf::GgmlType;
+use crate::gguf::{FileCopy, GgmlType};
 use crate::kernels::{CacheRows, KvView};
 use crate::{Error, Result};
 
@@ -77,8 +77,8 @@ pub struct KvCache {
     row_v: usize,
     /// Filled slots.
     len: usize,
-    k: MmapMut,
-    v: MmapMut,
+    k: FileCopy,
+    v: FileCopy,
     /// Layers whose rows are on cards.
     #[cfg(feature = "cuda")]
     on_cards: Option<cards::OnCards>,
@@ -100,7 +100,7 @@ impl KvCache {
             // Attention runs through it in many places at once. A system without large pages refuses; small ones do, too.
             #[cfg(target_os = "linux")]
             let _ = memory.advise(memmap2::Advice::HugePage);
-            Ok::<_, Error>(memory)
+            Ok::<_, Error>(FileCopy::from(memory))
         };
         Ok(KvCache::over(shape, (row_k, row_v), 0, map(rows * row_k)?, map(rows * row_v)?))
     }
@@ -110,7 +110,7 @@ impl KvCache {
     ///
     /// # Errors
     /// A shape that a cache cannot have, memory or a length that does not fit it.
-    pub fn from_memory(shape: CacheShape, len: usize, k: MmapMut, v: MmapMut) -> Result<KvCache> {
+    pub fn from_memory(shape: CacheShape, len: usize, k: FileCopy, v: FileCopy) -> Result<KvCache> {
         let n_bytes = shape.n_bytes()?;
         let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
         let rows = n_bytes / (row_k + row_v);
@@ -120,7 +120,7 @@ impl KvCache {
         Ok(KvCache::over(shape, (row_k, row_v), len, k, v))
     }
 
-    fn over(shape: CacheShape, (row_k, row_v): (usize, usize), len: usize, k: MmapMut, v: MmapMut) -> KvCache {
+    fn over(shape: CacheShape, (row_k, row_v): (usize, usize), len: usize, k: FileCopy, v: FileCopy) -> KvCache {
         KvCache {
             shape,
             row_k,
@@ -131,6 +131,15 @@ impl KvCache {
             #[cfg(feature = "cuda")]
             on_cards: None,
         }
+    }
+
+    /// Checks that the file behind it, if there is one, was not cut or rewritten (see [`FileCopy::check_unchanged`]).
+    ///
+    /// # Errors
+    /// `Io` naming the file and what differs.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.k.check_unchanged()?;
+        self.v.check_unchanged()
     }
 
     /// A copy that shares no memory with any file.

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use indicatif::HumanDuration;
 
 use super::flags::{ComputeFlags, SamplingFlags};
 use super::known_models;
@@ -53,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut session = Session::from_take(&engine, &take)?;
     let load_time = started.elapsed();
     if !args.quiet {
-        eprintln!("{}: {} ({} tokens)", args.take.display(), take.header.source, take.n_done());
+        introduce(&take);
     }
     let media = super::flags::MediaFlags::default();
     let request = Request {
@@ -77,6 +79,31 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says on stderr what is answered from, and whether the video beside the take is of another size by now.
+pub fn introduce(take: &Take) {
+    let when = take.written().map_or(String::new(), |written| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        format!(" {} ago", HumanDuration(Duration::from_secs(now.saturating_sub(written))))
+    });
+    let header = &take.header;
+    eprintln!(
+        "{}: {} ({} tokens), watched{when} with {}",
+        take.path().display(),
+        header.source,
+        take.n_done(),
+        header.model_name
+    );
+    // Only a name beside the take is looked at: a path that stands in a file is not followed anywhere.
+    let beside = Path::new(&header.source).file_name().map(|name| take.path().with_file_name(name));
+    let size = beside.and_then(|path| path.metadata().ok()).filter(|meta| meta.is_file()).map(|meta| meta.len());
+    if let Some(now) = size.filter(|now| header.source_bytes > 0 && *now != header.source_bytes) {
+        let (name, then) = (&header.source, header.source_bytes);
+        eprintln!(
+            "warning: {name} has {now} bytes now, and had {then} when it was watched: answers are about the one that was watched"
+        );
+    }
 }
 
 /// Opens a complete take and the model that it was watched with.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Map;
 
-use super::ask::open as open_take;
+use super::ask::{introduce, open as open_take};
 use super::budget::{measure_time, print_time};
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::{Progress, catch_interrupt};
@@ -49,6 +49,7 @@ pub fn run(args: Args) -> Result<()> {
             args.model.compute.start()?;
             let (take, mut engine) = open_take(take, args.model.model.as_deref(), !args.model.no_mmap)?;
             args.model.compute.offload(&mut engine)?;
+            introduce(&take);
             (Some(take), engine)
         }
     };

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::progress::{bar, catch_interrupt};
 use crate::eval::choice::{Collection, CollectionOptions, Log, Report, RunOptions, Step, Task, Words, run as ask};
+use crate::files::atomic::check_output;
 use crate::media::sample::{FPS, HOPE_FRAME_MIN_TOKENS};
 use crate::position::{Layout, parse_temporal_scale};
 use crate::stream::{Engine, Event, MediaOptions, SessionOptions};
@@ -71,6 +72,8 @@ pub fn run(task: Task, args: &Args) -> Result<()> {
     }
     let split = args.split.clone().unwrap_or_else(|| task.default_split().to_string());
     let options = CollectionOptions { split: split.clone(), annotations: args.annotations.clone() };
+    let out = args.out.clone().unwrap_or_else(|| format!("longtake-{}.jsonl", task.name()).into());
+    check_output(&out)?;
     let mut collection = Collection::open(task, &args.dir, &options)?;
     let engine = args.model.load(true)?;
     let factor = engine.need_vision()?.hparams().factor() as u64;
@@ -84,7 +87,6 @@ pub fn run(task: Task, args: &Args) -> Result<()> {
         limit: args.limit,
         seed: args.seed,
     };
-    let out = args.out.clone().unwrap_or_else(|| format!("longtake-{}.jsonl", task.name()).into());
     let mut log = Log::open(&out, &settings(&engine, &collection, &run, &split))?;
     let n_questions = collection.items.len().min(args.limit.unwrap_or(usize::MAX));
     eprintln!("{}: {n_questions} questions from {}, results in {}", task.name(), args.dir.display(), out.display());

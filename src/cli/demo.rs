@@ -13,6 +13,7 @@ use super::progress::{bar, catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
 use crate::eval::movie::write_mp4;
 use crate::eval::symbols::{DrawnVideo, FPS};
+use crate::files::atomic::check_output;
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
 
@@ -60,6 +61,7 @@ pub fn run(mut args: Args) -> Result<()> {
     }
     let seed = u64::try_from(args.sampling.seed).unwrap_or(1);
     args.sampling.seed = seed as i64;
+    args.output.as_deref().map_or(Ok(()), check_output)?;
     let video = DrawnVideo::new(seed, SIZE, args.tokens / TOKENS_PER_PAIR, args.symbols, args.depth)?;
     args.compute.start()?;
     let started = Instant::now();
@@ -74,7 +76,7 @@ pub fn run(mut args: Args) -> Result<()> {
         hp.layout,
         engine.n_bytes as f64 / 1e6
     );
-    let file = VideoFile::new(args.output.clone());
+    let file = VideoFile::new(args.output.clone())?;
     draw(&video, &file.path)?;
     let asked = video.question();
     let question = match (&args.prompt, &asked) {
@@ -172,23 +174,46 @@ fn clock(seconds: f64) -> String {
     format!("{}:{:02}", whole / 60, whole % 60)
 }
 
-/// Where the video is: a file that the user keeps, or one that goes when the demo ends.
+/// Where the video is: a file that the user keeps, or one in a folder that goes when the demo ends.
 struct VideoFile {
     path: PathBuf,
-    keep: bool,
+    temporary: Option<PathBuf>,
 }
 
 impl VideoFile {
-    fn new(keep: Option<PathBuf>) -> VideoFile {
-        let temporary = || std::env::temp_dir().join(format!("longtake-demo-{}.mp4", std::process::id()));
-        VideoFile { keep: keep.is_some(), path: keep.unwrap_or_else(temporary) }
+    fn new(keep: Option<PathBuf>) -> Result<VideoFile> {
+        match keep {
+            Some(path) => Ok(VideoFile { path, temporary: None }),
+            None => {
+                let folder = private_folder()?;
+                Ok(VideoFile { path: folder.join("symbols.mp4"), temporary: Some(folder) })
+            }
+        }
     }
+}
+
+/// A new folder among the system's temporary files, into which nobody else can put anything, a link for instance.
+fn private_folder() -> Result<PathBuf> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    let temp = std::env::temp_dir();
+    for n in 0..1000 {
+        let path = temp.join(format!("longtake-demo-{}-{n}", std::process::id()));
+        match builder.create(&path) {
+            Ok(()) => return Ok(path),
+            Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(Error::from(err).at(path.display().to_string())),
+        }
+    }
+    Err(Error::from(std::io::Error::other("no free temporary name")).at(temp.display().to_string()))
 }
 
 impl Drop for VideoFile {
     fn drop(&mut self) {
-        if !self.keep {
+        if let Some(folder) = &self.temporary {
             let _ = std::fs::remove_file(&self.path);
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }

@@ -333,7 +333,7 @@ impl Serialize for Json<'_> {
         if let Some(take) = self.take {
             let state = json!({
                 "source": take.header.source, "n_tokens": take.header.n_tokens(), "n_done": take.n_done(),
-                "forgotten_pairs": take.header.n_forgotten, "complete": take.is_complete(), "checkpoints": take.n_checkpoints(), "seconds": take.seconds(),
+                "forgotten_pairs": take.header.n_forgotten, "complete": take.is_complete(), "written": take.written(), "checkpoints": take.n_checkpoints(), "seconds": take.seconds(),
             });
             map.serialize_entry("take", &state)?;
         }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::gguf::{catch_file_signals, check_nothing_lost};
+use crate::kernels::threads;
 use crate::{ErrorKind, Result};
 
 mod analyze;
@@ -68,10 +70,11 @@ impl Command {
             Command::Plan(args) => plan::run(*args, matches),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
-            Command::Convert(args) => convert::run(args),
+            // Those without --threads use all.
+            Command::Convert(args) => threads::start(0).and_then(|()| convert::run(args)),
             Command::Eval(args) => eval::run(args),
-            Command::Inspect(args) => inspect::run(args),
-            Command::Quantize(args) => quantize::run(args),
+            Command::Inspect(args) => threads::start(0).and_then(|()| inspect::run(args)),
+            Command::Quantize(args) => threads::start(0).and_then(|()| quantize::run(args)),
         }
     }
 }
@@ -88,7 +91,8 @@ pub fn main() -> ExitCode {
     let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
-    match cli.command.run(sub) {
+    let done = catch_file_signals().and_then(|()| cli.command.run(sub)).and_then(|()| check_nothing_lost());
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("error: {err}");

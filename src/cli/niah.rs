@@ -14,7 +14,7 @@ use crate::eval::niah::{
     Needle, Niah, NiahOptions, Trial, Units, cells, drawn_haystack, drawn_needles, needles_from, video_haystack,
 };
 use crate::eval::plot::{self, Heatmap};
-use crate::files::atomic::write_beside;
+use crate::files::atomic::{check_outputs_in, write_beside};
 use crate::position::{Layout, parse_temporal_scale};
 use crate::stream::Engine;
 use crate::{Error, Result};
@@ -79,6 +79,7 @@ pub fn run(args: Args) -> Result<()> {
         None if args.haystack.is_some() => (448, 252),
         None => (56, 56),
     };
+    check_outputs_in(&args.out, &["trials.jsonl", "all_accuracies.json", "heatmap.svg", "heatmap.png"])?;
     let engine = match &args.model.model {
         Some(_) => args.model.load(true)?,
         None => {

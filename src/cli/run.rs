@@ -13,6 +13,7 @@ use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_
 use super::live::{self, LiveFlags};
 use super::progress::{Progress, catch_interrupt, waiting};
 use crate::error::Context;
+use crate::files::atomic::check_output;
 use crate::stream::{
     Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, SessionOptions,
 };
@@ -76,6 +77,7 @@ pub struct PartFlags {
 
 /// Runs the command; `matches` know the order in which parts were given.
 pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
+    args.dump.as_deref().map_or(Ok(()), check_output)?;
     let messages = args.parts.messages(matches, Vec::new())?;
     let wants_vision = has_media(&messages);
     let started = Instant::now();

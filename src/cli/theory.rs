@@ -9,7 +9,9 @@ use serde_json::json;
 use crate::error::Context;
 use crate::eval::plot::save;
 use crate::eval::theory::{Experiment, experiments, plots};
+use crate::files::atomic::check_outputs_in;
 use crate::gguf::Gguf;
+use crate::kernels::threads;
 use crate::model::HParams;
 use crate::position::{Axis, Layout, Pos, Rotary, default_sections};
 use crate::{Error, ErrorKind, Result};
@@ -56,6 +58,8 @@ pub struct FrequencyArgs {
 
 /// Runs the experiments. Fails when one of them does not come out as expected.
 pub fn run(args: TheoryArgs) -> Result<()> {
+    args.out.as_deref().map_or(Ok(()), |dir| check_outputs_in(dir, &[]))?;
+    threads::start(0)?;
     let found = experiments(&args.only, args.seed)?;
     let mut out = std::io::stdout().lock();
     if args.json {

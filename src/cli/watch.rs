@@ -13,13 +13,15 @@ use super::live::{self, LiveFlags};
 use super::progress::{Progress, catch_interrupt, memory};
 use crate::cache::KvCache;
 use crate::stream::{
-    Around, Budget, Engine, Event, Events, LiveOptions, LiveTake, Session, SessionOptions, Take, Watch,
+    Around, Budget, Engine, Event, Events, IfExists, LiveOptions, LiveTake, Session, SessionOptions, Take, Watch,
+    WatchRequest,
 };
 use crate::{Error, Result};
 
 /// Watch a video once and keep what was seen in a take file, to ask about it as often as wanted.
 ///
-/// Stopped at any moment, even by a crash, the same command goes on from the last checkpoint.
+/// Stopped at any moment, even by a crash, the same command goes on from the last checkpoint; a take of another video, or that
+/// was watched in another way, is refused.
 #[derive(clap::Args)]
 pub struct Args {
     /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, a folder of frames, or `-`: a stream on standard input, Y4M or what
@@ -28,6 +30,9 @@ pub struct Args {
     /// Take file to write or to continue (default: the video's name with `.take`).
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Watch anew and replace the take that is there, whatever it is of.
+    #[arg(long)]
+    again: bool,
     #[command(flatten)]
     model: ModelFlags,
     /// System prompt; questions are asked under the same one [short: -sys]
@@ -69,21 +74,36 @@ pub fn run(args: Args) -> Result<()> {
     }
     args.live.check_unused()?;
     let output = args.output.clone().unwrap_or_else(|| args.video.with_extension("take"));
+    let goes_on = output.exists() && !args.again;
+    if !goes_on {
+        args.if_exists().check(&output)?;
+    }
     let engine = args.model.load(true)?;
     known_models::remember(&engine.fingerprint(), args.model.path()?);
-    let mut watch = if output.exists() {
+    let media = args.media.options();
+    let request = WatchRequest {
+        video: &args.video,
+        system_prompt: args.system_prompt.as_deref(),
+        media: &media,
+        limits: args.budget.limits(args.model.compute.ctx_size)?,
+        reserve: args.reserve,
+        options: args.model.compute.session(&engine, 0, args.media.scale(engine.text.hparams().layout)?)?,
+    };
+    let mut watch = if goes_on {
         let take = Take::open(&output, !args.model.no_mmap)?;
         let (n_done, n_total) = (take.n_done(), take.header.n_tokens());
         if take.is_complete() {
+            take.check_same(&engine, &request)?;
             eprintln!("{}: complete, {n_done} tokens", output.display());
             return Ok(());
         }
+        let watch = Watch::resume(&engine, &request, take)?;
         if !args.quiet {
             eprintln!("{}: goes on at token {n_done} of {n_total}, as it was planned", output.display());
         }
-        Watch::resume(&engine, &args.video, take)?
+        watch
     } else {
-        begin(&args, &engine, &output)?
+        begin(&args, &engine, &request, &output)?
     };
     watch.set_interval(Duration::from_secs_f64(args.checkpoint));
     let (started, n_before) = (Instant::now(), watch.n_done());
@@ -101,6 +121,7 @@ pub fn run(args: Args) -> Result<()> {
 /// Watches a stream into a take.
 fn stream(args: &Args) -> Result<()> {
     let output = args.output.as_deref().ok_or_else(|| Error::bad_input("a stream has no name: pass --output FILE"))?;
+    args.if_exists().check(output)?;
     let engine = args.model.load(true)?;
     known_models::remember(&engine.fingerprint(), args.model.path()?);
     let (system_prompt, ctx_size) = (args.system_prompt.as_deref(), args.model.compute.ctx_size);
@@ -118,7 +139,7 @@ fn stream(args: &Args) -> Result<()> {
     warn_of_length(&engine, cost.n_ctx);
     let options = SessionOptions { n_ctx: cost.n_ctx, ..options };
     let every = (args.save_every > 0.0).then(|| Duration::from_secs_f64(args.save_every));
-    let mut take = LiveTake::new(output, (system_prompt, before.clone()), options, every)?;
+    let mut take = LiveTake::new((output, args.if_exists()), (system_prompt, before.clone()), options, every)?;
     let mut session = Session::new(&engine, options)?;
     let mut sink = args.sink();
     let mut events = Events::new(&mut sink, catch_interrupt()?);
@@ -138,6 +159,10 @@ fn stream(args: &Args) -> Result<()> {
 }
 
 impl Args {
+    fn if_exists(&self) -> IfExists {
+        if self.again { IfExists::Replace } else { IfExists::Refuse }
+    }
+
     /// Where events go: a bar, or lines of JSON.
     fn sink(&self) -> impl FnMut(Event) {
         let (json, mut progress, started) = (self.json, Progress::new(self.quiet || self.json), Instant::now());
@@ -158,23 +183,18 @@ impl Args {
 }
 
 /// Plans the video and makes a new take.
-fn begin<'e>(args: &Args, engine: &'e Engine, output: &Path) -> Result<Watch<'e>> {
-    let system_prompt = args.system_prompt.as_deref();
-    let around = Around::of(engine, system_prompt)?;
-    let n_around = around.n_tokens() + args.reserve;
-    let ctx_size = args.model.compute.ctx_size;
-    let scale = args.media.scale(engine.text.hparams().layout)?;
-    let options = args.model.compute.session(engine, 0, scale)?;
-    let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
-    let (plan, mut cost) = budget.fit_video(&args.video, &args.media.options(), n_around)?;
+fn begin<'e>(args: &Args, engine: &'e Engine, request: &WatchRequest<'_>, output: &Path) -> Result<Watch<'e>> {
+    let around = Around::of(engine, request.system_prompt)?;
+    let n_around = around.n_tokens() + request.reserve;
+    let budget = Budget::new(engine, request.limits, request.options);
+    let (plan, mut cost) = budget.fit_video(request.video, request.media, n_around)?;
     if !args.quiet {
         print_plan(&[&plan], &cost);
         measure_time(&budget, &mut cost, false)?;
         print_time(&cost);
     }
     warn_of_length(engine, cost.n_ctx);
-    let options = SessionOptions { n_ctx: cost.n_ctx, ..options };
-    Watch::begin(engine, (&args.video, plan), output, (system_prompt, around), options)
+    Watch::begin(engine, request, (plan, around, cost.n_ctx), (output, args.if_exists()))
 }
 
 /// An event with the time since the start and the memory in use.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::error::Context;
+use crate::files::atomic::target;
 use crate::{Error, Result};
 
 /// Longest results file: the lines of a hundred thousand questions and more.
@@ -35,6 +36,7 @@ impl Journal {
     }
 
     fn open_here(path: &Path, settings: &Map<String, Value>) -> Result<(Journal, Vec<Value>)> {
+        let path = &target(path)?;
         let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => {}

@@ -3,6 +3,15 @@
 //! [`write_beside`] writes to a temporary name in the same folder, brings the bytes to disk and renames. A crash, a full
 //! disk, an error or a panic at any moment leaves what stood under the final name as it was.
 //!
+//! # What may be written
+//! One rule for every writer of this program ([`target`]): under the name stands a regular file, or nothing.
+//! * A symbolic link is followed: the file it points at is written beside and replaced, or made; the link stays a link.
+//! * A folder, a device, a pipe, a socket is refused and stays what it is. A rename would put a file in its place, and nothing
+//!   that is written here is of use to a reader who cannot seek; what is meant for a pipe goes to standard output.
+//! * A file that is marked read-only is refused; any other keeps its permissions.
+//!
+//! Commands ask [`check_output`] before they begin, so that a name that cannot be written costs no work.
+//!
 //! # Temporary names
 //! They look like `.NAME.PID-N.longtake-tmp`. The writer holds an exclusive lock on its temporary from just after its
 //! creation until just after the rename; the system drops that lock when the process ends, however it ends. So a temporary of
@@ -20,12 +29,98 @@ use crate::{Error, Result};
 /// The end of every temporary name.
 pub const TEMP_SUFFIX: &str = ".longtake-tmp";
 
-/// Writes `path` with what `fill` writes: all of it, or nothing. An existing file is replaced; a symbolic link is replaced
-/// by a file. When two writers meet, the one that finishes last wins, and neither sees bytes of the other.
+/// Most links from a name to its file, as systems have it.
+const MAX_LINKS: usize = 40;
+
+/// The file that writing to `path` makes or replaces: `path` itself, or what it links to.
 ///
 /// # Errors
-/// The error of `fill`, or `Io` of the operating system; `BadInput` when `path` is a folder or names no file. Each with
-/// the path.
+/// `BadInput` when `path` names no file, or stands for anything but a regular file that may be written, or for nothing; `Io`
+/// when it cannot be looked at. Without the path.
+pub fn target(path: &Path) -> Result<PathBuf> {
+    if path.file_name().is_none() {
+        return Err(Error::bad_input("names no file, expected one to write to"));
+    }
+    match path.metadata() {
+        Ok(meta) if meta.is_dir() => Err(Error::bad_input("is a folder, expected a file to write to")),
+        Ok(meta) if !meta.is_file() => {
+            Err(Error::bad_input("is a device, pipe or socket and stays one, expected a regular file or a new name"))
+        }
+        Ok(meta) if meta.permissions().readonly() => {
+            Err(Error::bad_input("is read-only, expected a file that may be replaced"))
+        }
+        Ok(_) if path.is_symlink() => Ok(std::fs::canonicalize(path)?),
+        Ok(_) => Ok(path.to_path_buf()),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => missing_target(path),
+        Err(err) => Err(err.into()),
+    }
+}
+
+/// The file that does not exist yet and that `path` is or links to.
+fn missing_target(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match std::fs::read_link(&path) {
+            Ok(to) => path = folder_of(&path).join(to),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(Error::bad_input(format!("leads through more than {MAX_LINKS} links")))
+}
+
+/// Whether a file can be written as `path`: what a command asks before it begins. Its folder is there and takes new files,
+/// and [`target`] has nothing against the name. Nothing is left behind.
+///
+/// # Errors
+/// `BadInput` or `Io` that says what is in the way, with the path.
+pub fn check_output(path: &Path) -> Result<()> {
+    let check = || {
+        let target = target(path)?;
+        let folder = folder_of(&target);
+        if !folder.is_dir() {
+            let what = format!("its folder `{}` does not exist", folder.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, what).into());
+        }
+        check_folder(folder, &target.file_name().unwrap_or_default().to_string_lossy())
+    };
+    check().at(|| path.display().to_string())
+}
+
+/// The same for files of these names in a folder that is there or can be made; it is not made.
+///
+/// # Errors
+/// See [`check_output`].
+pub fn check_outputs_in(folder: &Path, names: &[&str]) -> Result<()> {
+    if folder.is_dir() {
+        return names.iter().try_for_each(|name| check_output(&folder.join(name)));
+    }
+    let there = folder.ancestors().skip(1).find(|at| at.as_os_str().is_empty() || at.symlink_metadata().is_ok());
+    let there = there.filter(|at| *at != Path::new("")).unwrap_or(Path::new("."));
+    let check = || match folder.symlink_metadata() {
+        Ok(_) => Err(Error::bad_input("is not a folder, expected one to write to")),
+        Err(_) => check_folder(there, "folder"),
+    };
+    check().at(|| folder.display().to_string())
+}
+
+/// Whether a folder takes a new file. Asked by doing: permissions, quotas and read-only file systems have the last word.
+fn check_folder(folder: &Path, name: &str) -> Result<()> {
+    Temp::create(folder, &temp_prefix(name)).map(drop).at(|| format!("no file can be made in `{}`", folder.display()))
+}
+
+/// The folder that `path` lies in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Writes `path` with what `fill` writes: all of it, or nothing. An existing file is replaced, the one behind a symbolic link
+/// is. When two writers meet, the one that finishes last wins, and neither sees bytes of the other.
+///
+/// # Errors
+/// The error of `fill`, or `Io` of the operating system; what [`target`] refuses. Each with the path.
 pub fn write_beside(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let buffered = |file: &File| {
         let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -49,21 +144,22 @@ pub fn write_beside_in_place(path: &Path, n_bytes: u64, fill: impl FnOnce(&File)
 }
 
 fn write_in(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-    let Some(name) = path.file_name() else { return Err(Error::bad_input("names no file, expected one to write to")) };
-    if path.is_dir() {
-        return Err(Error::bad_input("is a folder, expected a file to write to"));
-    }
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let prefix = temp_prefix(&name.to_string_lossy());
+    let target = target(path)?;
+    let folder = folder_of(&target);
+    let prefix = temp_prefix(&target.file_name().unwrap_or_default().to_string_lossy());
     remove_stale(folder, &prefix);
 
     let temp = Temp::create(folder, &prefix)?;
     fill(&temp.file)?;
     temp.file.sync_all()?;
-    temp.rename_to(path)?;
+    if self::target(path)? != target {
+        return Err(Error::from(io::Error::other("became a link to another file while it was written")));
+    }
+    if let Ok(old) = target.metadata() {
+        // Some file systems know no permissions.
+        let _ = temp.file.set_permissions(old.permissions());
+    }
+    temp.rename_to(&target)?;
     sync_folder(folder);
     Ok(())
 }
@@ -239,6 +335,81 @@ mod tests {
         assert_eq!(bytes.len(), 50 * 997);
         assert!(bytes.iter().all(|b| *b == bytes[0]));
         assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_are_followed_and_stay_links() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("real")).unwrap();
+        std::fs::write(at("real/file"), "old").unwrap();
+        std::fs::set_permissions(at("real/file"), std::fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("real/file", at("one")).unwrap(); // relative to its own folder
+        symlink(at("one"), at("two")).unwrap();
+        symlink("real/none", at("dangling")).unwrap();
+        symlink("round", at("round")).unwrap();
+        symlink("nowhere/none", at("lost")).unwrap();
+        for (name, file) in [("one", "real/file"), ("two", "real/file"), ("dangling", "real/none")] {
+            check_output(&at(name)).unwrap();
+            write_beside(&at(name), |w| Ok(w.write_all(name.as_bytes())?)).unwrap();
+            assert_eq!(std::fs::read_to_string(at(file)).unwrap(), name);
+            assert!(at(name).is_symlink() && !at(file).is_symlink(), "{name}");
+        }
+        assert_eq!(at("real/file").metadata().unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(check_output(&at("round")).is_err());
+        assert!(check_output(&at("lost")).unwrap_err().to_string().contains("does not exist"));
+        assert_eq!(names(&at("real")), ["file", "none"]);
+        assert_eq!(names(dir.path()), ["dangling", "lost", "one", "real", "round", "two"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_file_stays_what_it_is() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        symlink("socket", at("link")).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        std::fs::write(at("sealed"), "kept").unwrap();
+        let mut sealed = at("sealed").metadata().unwrap().permissions();
+        sealed.set_readonly(true);
+        std::fs::set_permissions(at("sealed"), sealed).unwrap();
+        let refused = [
+            ("socket", "device, pipe or socket"),
+            ("link", "device, pipe or socket"),
+            ("folder", "is a folder"),
+            ("sealed", "read-only"),
+            ("sealed/below", ""),
+            ("none/below", ""),
+        ];
+        for (name, why) in refused {
+            for err in [check_output(&at(name)), write_beside(&at(name), |_| Ok(()))] {
+                let err = err.unwrap_err().to_string();
+                assert!(err.contains(why) && err.contains(name), "{err}");
+            }
+        }
+        assert!(at("socket").symlink_metadata().unwrap().file_type().is_socket());
+        assert_eq!(std::fs::read(at("sealed")).unwrap(), b"kept");
+        assert_eq!(names(dir.path()), ["folder", "link", "sealed", "socket"]);
+    }
+
+    #[test]
+    fn files_of_a_folder_are_asked_about_before_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let check = |name: &str| check_outputs_in(&at(name), &["one", "two"]);
+        check("new").unwrap();
+        check("new/below/it").unwrap();
+        std::fs::create_dir_all(at("there/two")).unwrap();
+        assert!(check("there").unwrap_err().to_string().contains("two: is a folder"));
+        std::fs::write(at("file"), "").unwrap();
+        assert!(check("file").unwrap_err().to_string().contains("is not a folder"));
+        assert!(check("file/below").is_err());
+        check_outputs_in(Path::new("nowhere-yet"), &["one"]).unwrap();
+        assert_eq!(names(dir.path()), ["file", "there"]);
     }
 
     #[test]

@@ -11,13 +11,16 @@ mod reader;
 mod split;
 mod storage;
 mod mmap;
+mod signals;
 mod value;
 mod tensor_info;
 mod writer;
 
 pub use ggml_type::GgmlType;
 pub use keys::Metadata;
+pub use mmap::FileCopy;
 pub use reader::{Gguf, OpenOptions};
+pub use signals::{catch_file_signals, check_nothing_lost};
 pub use split::SPLIT_KEYS;
 pub use tensor_info::TensorInfo;
 pub use value::{Array, Value, ValueType};

@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use memmap2::MmapMut;
-
 use super::parse::{Tables, parse, shown};
 use super::split::{self, ShardName};
 use super::storage::Storage;
-use super::{Metadata, TensorInfo};
+use super::{FileCopy, Metadata, TensorInfo};
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -30,7 +28,7 @@ pub struct Gguf {
 pub struct OpenOptions {
     /// Map the file (the default: immediate, and shared between processes) or read all of it into memory. Reading is for
     /// network drives, removable media and files that others may rewrite: a mapped file that is cut short by somebody
-    /// else ends the process when the lost part is touched.
+    /// else ends the process when the lost part is touched, unless it [catches](super::catch_file_signals) that.
     pub mmap: bool,
 }
 
@@ -177,7 +175,7 @@ impl Gguf {
     ///
     /// # Panics
     /// As [`Gguf::data`]; also for a tensor without elements.
-    pub fn data_copy(&self, tensor: &TensorInfo) -> Result<MmapMut> {
+    pub fn data_copy(&self, tensor: &TensorInfo) -> Result<FileCopy> {
         let shard = &self.shards[tensor.shard];
         let start = (shard.data_start + tensor.offset) as usize;
         shard.storage.copy_of(start..start + tensor.n_bytes).at(|| shard.path.display().to_string())
@@ -191,6 +189,30 @@ impl Gguf {
     /// Header, keys and tensor table of each of its files, as they are stored.
     pub fn fronts(&self) -> impl Iterator<Item = &[u8]> {
         self.shards.iter().map(|shard| &shard.storage.bytes()[..shard.data_start as usize])
+    }
+
+    /// What lies in its data sections outside of every tensor, in no particular order.
+    pub fn padding(&self) -> impl Iterator<Item = &[u8]> {
+        self.shards.iter().enumerate().flat_map(|(i, shard)| {
+            let mut ends: Vec<(usize, usize)> = self
+                .tensors
+                .iter()
+                .filter(|t| t.shard == i)
+                .map(|t| {
+                    let start = (shard.data_start + t.offset) as usize;
+                    (start, start + t.n_bytes)
+                })
+                .collect();
+            let bytes = shard.storage.bytes();
+            ends.push((bytes.len(), bytes.len()));
+            ends.sort_unstable();
+            let mut from = shard.data_start as usize;
+            ends.into_iter().map(move |(start, end)| {
+                let gap = &bytes[from.min(start)..start];
+                from = from.max(end);
+                gap
+            })
+        })
     }
 
     /// Bytes of all its files together.
@@ -214,7 +236,7 @@ impl Gguf {
         self.shards.iter().map(|s| (s.path.as_path(), s.storage.bytes().len() as u64, s.data_start))
     }
 
-    /// Checks that no mapped file was cut or rewritten since it was opened; cheap enough to ask before every request.
+    /// Checks that no mapped file was cut or rewritten since it was opened; cheap enough to ask after every step.
     ///
     /// # Errors
     /// `Io` naming the file and what differs.

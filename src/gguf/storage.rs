@@ -7,7 +7,7 @@ use std::path::Path;
 
 use memmap2::MmapMut;
 
-use super::mmap::Mapping;
+use super::mmap::{FileCopy, Mapping};
 use crate::files::input::open_regular;
 use crate::{Error, Result};
 
@@ -78,13 +78,13 @@ impl Storage {
     }
 
     /// Writable memory that begins as the bytes of `range`; of a mapped file, only pages that are written to take memory.
-    pub(super) fn copy_of(&self, range: Range<usize>) -> Result<MmapMut> {
+    pub(super) fn copy_of(&self, range: Range<usize>) -> Result<FileCopy> {
         match self {
             Storage::Mapped(map) => map.copy(range),
             Storage::Static(_) | Storage::Owned(..) => {
                 let mut copy = MmapMut::map_anon(range.len())?;
                 copy.copy_from_slice(&self.bytes()[range]);
-                Ok(copy)
+                Ok(copy.into())
             }
         }
     }

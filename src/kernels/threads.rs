@@ -33,10 +33,21 @@ pub fn start(n: usize) -> Result<()> {
     }
     let n = if n == 0 { available() } else { n };
     // Conversion and scans run on rayon. A second call finds both pools running, which is what it asked for.
-    let _ =
-        rayon::ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("longtake-rayon-{i}")).build_global();
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(n)
+        .stack_size(STACK_BYTES)
+        .thread_name(|i| format!("longtake-rayon-{i}"))
+        .build_global();
     POOL.get_or_init(|| Pool::start(n));
     Ok(())
+}
+
+/// Stack of every thread that is started here: what the standard library gives, whatever `RUST_MIN_STACK` says.
+const STACK_BYTES: usize = 2 << 20;
+
+/// A thread to be started, with a name and a stack of known size.
+pub fn builder(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_string()).stack_size(STACK_BYTES)
 }
 
 /// Threads in use, the caller's among them.
@@ -128,7 +139,7 @@ impl Pool {
         let mut workers = Vec::with_capacity(n - 1);
         for i in 1..n {
             let asleep: &'static AtomicBool = Box::leak(Box::default());
-            let spawned = std::thread::Builder::new().name(format!("longtake-{i}")).spawn(move || shared.serve(asleep));
+            let spawned = builder(&format!("longtake-{i}")).spawn(move || shared.serve(asleep));
             // With fewer threads than wished everything works, only slower.
             let Ok(handle) = spawned else { break };
             workers.push(Worker { thread: handle.thread().clone(), asleep });

@@ -27,6 +27,7 @@ use super::image_file::check_size;
 use super::limits::{DECODER_TIMEOUT_SECONDS, MAX_FPS, MAX_FRAMES};
 use super::video::{FrameSource, VideoInfo};
 use crate::error::Context;
+use crate::kernels::threads;
 use crate::{Error, Result};
 
 /// Containers that may be opened: files with media data of their own. Left out on purpose are playlists and scripts (hls,
@@ -169,7 +170,7 @@ impl FfmpegSource {
         let (process, mut stdout) = Process::start(&self.tools.ffmpeg, &args, Stdio::null())?;
         let (sender, frames) = sync_channel(N_QUEUED);
         let len = self.info.height * self.info.width * 3;
-        std::thread::Builder::new().name("ffmpeg output".into()).spawn(move || {
+        threads::builder("ffmpeg output").spawn(move || {
             loop {
                 let mut frame = vec![0; len];
                 // The end, a rest shorter than a frame, or nobody who listens.
@@ -275,7 +276,7 @@ impl LivePipe {
         let Some(mut stdin) = process.child.stdin.take() else {
             return Err(process.fault("ffmpeg has no standard input".into()));
         };
-        std::thread::Builder::new().name("ffmpeg input".into()).spawn(move || {
+        threads::builder("ffmpeg input").spawn(move || {
             // It fails when the child ends first, which its output tells.
             std::io::copy(&mut input, &mut stdin).ok();
         })?;
@@ -314,7 +315,7 @@ fn probe(path: &Path, tools: &Tools, wanted: &[&str], timeout: Duration) -> Resu
     args.extend(input(path));
     let (mut process, stdout) = Process::start(&tools.ffprobe, &args, Stdio::null())?;
     let (sender, answer) = sync_channel(1);
-    std::thread::Builder::new().name("ffprobe output".into()).spawn(move || {
+    threads::builder("ffprobe output").spawn(move || {
         let mut text = Vec::new();
         let result = stdout.take(MAX_ANSWER).read_to_end(&mut text).map(|_| text);
         // Whoever asked may have stopped waiting.
@@ -351,7 +352,7 @@ impl Process {
             return Err(Error::new(crate::ErrorKind::Io, "the child has no pipes").at(name()));
         };
         let complaints = Arc::clone(&process.complaints);
-        std::thread::Builder::new().name("child complaints".into()).spawn(move || {
+        threads::builder("child complaints").spawn(move || {
             let mut chunk = [0u8; 512];
             while let Ok(n @ 1..) = stderr.read(&mut chunk) {
                 let Ok(mut kept) = complaints.lock() else { return };

@@ -141,7 +141,8 @@ fn is_picture(path: &Path) -> bool {
     begun.is_ok() && sniff(&head).is_some()
 }
 
-fn is_hidden(path: &Path) -> bool {
+/// Whether a file of a folder is none of its pictures: hidden, or left there by a file manager.
+pub fn is_hidden(path: &Path) -> bool {
     let name = file_name(path).to_ascii_lowercase();
     name.starts_with('.') || name == "thumbs.db" || name == "desktop.ini"
 }

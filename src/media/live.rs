@@ -17,6 +17,7 @@ use super::ffmpeg::{LivePipe, Tools};
 use super::limits::MAX_FPS;
 use super::y4m::{self, Y4mStream};
 use crate::error::Context;
+use crate::kernels::threads;
 use crate::{Error, ErrorKind, Result};
 
 /// How often a wait looks whether it should end.
@@ -80,7 +81,7 @@ impl LiveSource {
         }
         // A frame that waits, besides the one that is read and the one that was handed over.
         let (sender, said) = sync_channel(1);
-        std::thread::Builder::new().name("stream".into()).spawn(move || {
+        threads::builder("stream").spawn(move || {
             if let Err(error) = read(reader, fps, tools.as_ref(), &sender) {
                 // Whoever listened may be gone.
                 sender.send(Said::Failed(error)).ok();

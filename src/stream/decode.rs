@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use crate::kernels::threads;
 use crate::media::Grid;
 use crate::model::VisionTower;
 use crate::{Error, Result};
@@ -78,7 +79,8 @@ pub fn decode<P: Pairs, R>(
     std::thread::scope(|scope| {
         let (send, receive) = sync_channel(WAITING);
         let gone = &gone;
-        scope.spawn(move || {
+        let refused = send.clone();
+        let spawned = threads::builder("decoder").spawn_scoped(scope, move || {
             let stopped = || cancel.load(Ordering::Relaxed) || gone.load(Ordering::Relaxed);
             for first in (start..).step_by(group) {
                 let mut pixels = Vec::new();
@@ -99,6 +101,11 @@ pub fn decode<P: Pairs, R>(
                 }
             }
         });
+        if let Err(err) = spawned {
+            // Nobody has said anything yet, so there is room for this.
+            refused.try_send(Decoded::Failed(err.into())).ok();
+        }
+        drop(refused);
         let mut stage = std::iter::from_fn(|| {
             loop {
                 match receive.recv_timeout(LOOK_UP) {

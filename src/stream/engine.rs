@@ -134,6 +134,16 @@ impl Engine {
         self.mmproj_file.as_ref().map(|file| fingerprint::model(file))
     }
 
+    /// Checks that none of its files was cut or rewritten since it was loaded: asked after every step, before the result is
+    /// used.
+    ///
+    /// # Errors
+    /// `Io` naming the file and what differs.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.text_file.check_unchanged()?;
+        self.mmproj_file.as_ref().map_or(Ok(()), |file| file.check_unchanged())
+    }
+
     /// The shape of a cache for this model.
     pub fn cache_shape(&self, n_ctx: usize, (type_k, type_v): (GgmlType, GgmlType)) -> CacheShape {
         let hp = self.text.hparams();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::decode::Pairs;
 use super::media_plan::patch_spec;
-use super::{Engine, Event, Events, MediaOptions, MediaPlan, SessionOptions, TakeHeader, TakeWriter, Window};
+use super::{Engine, Event, Events, IfExists, MediaOptions, MediaPlan, SessionOptions, TakeHeader, TakeWriter, Window};
 use crate::cache::KvCache;
 use crate::error::Context;
 use crate::media::ffmpeg::Tools;
@@ -125,21 +125,18 @@ pub struct LiveTake {
 }
 
 impl LiveTake {
-    /// A take at `path`, to be saved `every` so often while the stream goes on, or never before its end. The stream stands
+    /// A take at `path`, where `if_exists` has its say now, to be saved `every` so often while the stream goes on, or never before its end. The stream stands
     /// behind the tokens `before` of `system_prompt`.
     ///
     /// # Errors
-    /// A file that is there already.
+    /// What [`IfExists::check`] says.
     pub fn new(
-        path: &Path,
+        (path, if_exists): (&Path, IfExists),
         (system_prompt, before): (Option<&str>, Vec<u32>),
         options: SessionOptions,
         every: Option<Duration>,
     ) -> Result<LiveTake> {
-        if path.exists() {
-            let message = "exists already, and a stream cannot be gone on with: choose another name";
-            return Err(Error::bad_input(message).at(path.display().to_string()));
-        }
+        if_exists.check(path)?;
         let (system_prompt, now) = (system_prompt.map(str::to_string), Instant::now());
         Ok(LiveTake { path: path.to_path_buf(), before, system_prompt, options, every, started: now, saved: now })
     }

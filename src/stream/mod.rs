@@ -34,5 +34,5 @@ pub use prompt::{Conversation, Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window};
 pub use shape::{Known, Shape};
 pub use speed::fill;
-pub use take::{Take, TakeHeader, TakeWriter};
+pub use take::{IfExists, Take, TakeHeader, TakeWriter, WatchRequest};
 pub use watch::{Around, Watch, conversation, question};

@@ -215,12 +215,20 @@ impl<'e> Session<'e> {
     /// The session then holds the units that were complete, and goes on from there.
     pub fn feed(&mut self, prompt: &mut Prompt, events: &mut Events<'_>, dump: Option<&mut Dump>) -> Result<()> {
         self.feed_units(prompt, events, dump).inspect_err(|_| {
-            if let Some(recorder) = &mut self.recorder {
-                // What was read is kept; the error that counts is the one that stopped it.
+            // What was read is kept, if it was read from the files as they are; the error that counts is the one that
+            // stopped it.
+            let intact = self.check_files().is_ok();
+            if let Some(recorder) = self.recorder.as_mut().filter(|_| intact) {
                 let _ = self.cache.pull().and_then(|()| recorder.checkpoint(&self.cache));
             }
             self.rewind_to_whole_units();
         })
+    }
+
+    /// Checks that what was just computed comes from files that are as they were: see [`Engine::check_unchanged`].
+    fn check_files(&self) -> Result<()> {
+        self.engine.check_unchanged()?;
+        self.cache.check_unchanged()
     }
 
     /// Forgets units that are not in the cache whole.
@@ -451,6 +459,7 @@ impl<'e> Session<'e> {
             let trace = dump.as_deref_mut().map(|d| &mut d.trace);
             let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, trace)?;
             self.logits.extend_from_slice(logits);
+            self.check_files()?;
             if let Some(dump) = dump.as_deref_mut() {
                 dump.positions.extend_from_slice(&self.pos[..n]);
                 self.cache.pull()?;

@@ -1,21 +1,33 @@
 //! Watching a video into a take, and going on where that was left.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::{
-    Engine, Events, MediaKind, MediaPlan, Prompt, Session, SessionOptions, Take, TakeHeader, TakeWriter, Unit,
-    fingerprint,
+    Engine, Events, IfExists, MediaKind, MediaPlan, Prompt, Session, SessionOptions, Take, TakeHeader, TakeWriter,
+    Unit, WatchRequest, fingerprint,
 };
 use crate::error::Context;
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// A video on its way into a take.
 pub struct Watch<'e> {
     session: Session<'e>,
     prompt: Prompt,
     n_total: usize,
+    /// The video's file, and what the system said of it before it was hashed.
+    video: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+/// Size and time of change.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = path.metadata().ok()?;
+    Some((meta.len(), meta.modified().ok()))
 }
 
 /// Token ids that surround a video, whatever the question.
@@ -76,59 +88,60 @@ pub fn question(engine: &Engine, header: &TakeHeader, question: &str) -> Result<
 }
 
 impl<'e> Watch<'e> {
-    /// Makes a new take for `plan`, the plan of `video`; `options.n_ctx` slots at least.
+    /// Makes a new take of what was planned for `request`, between the tokens `around`, in a context of `n_ctx` slots.
     ///
     /// # Errors
-    /// A take that exists already or cannot be written, a context that is too small, memory that cannot be had.
+    /// A take that may not be replaced or cannot be written, a context that is too small, memory that cannot be had.
     pub fn begin(
         engine: &'e Engine,
-        (video, plan): (&Path, MediaPlan),
-        take: &Path,
-        (system_prompt, around): (Option<&str>, Around),
-        options: SessionOptions,
+        request: &WatchRequest<'_>,
+        (plan, around, n_ctx): (MediaPlan, Around, usize),
+        (take, if_exists): (&Path, IfExists),
     ) -> Result<Watch<'e>> {
-        let (source_fingerprint, source_bytes) = fingerprint::media(video)?;
+        let stamp = stamp(request.video);
+        let (source_fingerprint, source_bytes) = fingerprint::content(request.video)?;
+        let options = SessionOptions { n_ctx, ..request.options };
         let header = TakeHeader {
-            source: video.display().to_string(),
+            source: request.video.display().to_string(),
             source_bytes,
             source_fingerprint,
-            ..TakeHeader::of(engine, &plan, &options, (&around.before, &around.after), system_prompt)?
+            asked: Some(request.asked()),
+            ..TakeHeader::of(engine, &plan, &options, (&around.before, &around.after), request.system_prompt)?
         };
         let mut session = Session::new(engine, options)?;
-        session.record(TakeWriter::create(take, &header)?);
-        Ok(Watch::new(session, &header, plan))
+        session.record(TakeWriter::create(take, &header, if_exists)?);
+        Ok(Watch::new(session, &header, plan, (request.video, stamp)))
     }
 
-    /// Goes on with an incomplete take of `video`, as it was planned.
+    /// Goes on with an incomplete take, as it was planned.
     ///
     /// # Errors
-    /// A take of another video or model; a take that somebody else is using.
-    pub fn resume(engine: &'e Engine, video: &Path, take: Take) -> Result<Watch<'e>> {
-        let place = take.path().display().to_string();
+    /// A take of anything else than `request` asks for ([`Take::check_same`]); a take that somebody else is using.
+    pub fn resume(engine: &'e Engine, request: &WatchRequest<'_>, take: Take) -> Result<Watch<'e>> {
+        let stamp = stamp(request.video);
+        take.check_same(engine, request)?;
         let header = take.header.clone();
-        let mismatch = |message: String| Err(Error::new(ErrorKind::Mismatch, message).at(place));
-        if fingerprint::media(video)?.0 != header.source_fingerprint {
-            return mismatch(format!("is a take of another video, `{}`", header.source));
-        }
-        take.check_model(engine)?;
-        if engine.mmproj_fingerprint().unwrap_or_default() != header.mmproj_fingerprint {
-            return mismatch("was begun with another projector".to_string());
-        }
-        let plan = MediaPlan::again(video, &header, engine.need_vision()?)?;
+        let plan = MediaPlan::again(request.video, &header, engine.need_vision()?)?;
         if header.n_encode != Session::pairs_at_once(plan.grid.h, plan.grid.w) {
-            return mismatch(format!("was begun with steps of `{}` frame pairs", header.n_encode));
+            let message = format!("was begun with steps of `{}` frame pairs", header.n_encode);
+            return Err(Error::mismatch(message).at(take.path().display().to_string()));
         }
         let mut session = Session::from_take(engine, &take)?;
         session.record(TakeWriter::resume(take)?);
-        Ok(Watch::new(session, &header, plan))
+        Ok(Watch::new(session, &header, plan, (request.video, stamp)))
     }
 
-    fn new(session: Session<'e>, header: &TakeHeader, plan: MediaPlan) -> Watch<'e> {
+    fn new(
+        session: Session<'e>,
+        header: &TakeHeader,
+        plan: MediaPlan,
+        (file, stamp): (&Path, Option<Stamp>),
+    ) -> Watch<'e> {
         let tokens = |ids: &[u32]| ids.iter().map(|id| Unit::Token(*id)).collect::<Vec<_>>();
         let video = Unit::Media { kind: MediaKind::Video, index: 0 };
         let units = [tokens(&header.before), vec![video], tokens(&header.after)].concat();
         let prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
-        Watch { session, prompt, n_total: header.n_tokens() }
+        Watch { session, prompt, n_total: header.n_tokens(), video: file.to_path_buf(), stamp }
     }
 
     /// Time between checkpoints.
@@ -149,8 +162,15 @@ impl<'e> Watch<'e> {
     /// Watches to the end.
     ///
     /// # Errors
-    /// What [`Session::feed`] says; the take holds what was watched until then.
+    /// What [`Session::feed`] says; the take holds what was watched until then. A video that was written to meanwhile.
     pub fn run(&mut self, events: &mut Events<'_>) -> Result<()> {
-        self.session.feed(&mut self.prompt, events, None).at(|| self.prompt.videos[0].label.clone())
+        let place = || self.video.display().to_string();
+        self.session.feed(&mut self.prompt, events, None).at(place)?;
+        // One that is gone was open, and is what it was.
+        if stamp(&self.video).is_some_and(|now| Some(now) != self.stamp) {
+            let message = "changed while it was watched: the take may hold frames of both; pass --again to watch anew";
+            return Err(Error::mismatch(message).at(place()));
+        }
+        Ok(())
     }
 }

@@ -13,8 +13,8 @@ use longtake::media::ffmpeg::Tools;
 use longtake::model::{Batch, Scratch};
 use longtake::position::{Layout, Placer, Pos};
 use longtake::stream::{
-    Around, Engine, Event, Events, GenerateOptions, LiveEnd, LiveOptions, LivePlan, LiveShape, LiveTake, MediaOptions,
-    MediaPlan, Prompt, Session, SessionOptions, Take, WhenFull, Window, question,
+    Around, Engine, Event, Events, GenerateOptions, IfExists, LiveEnd, LiveOptions, LivePlan, LiveShape, LiveTake,
+    MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Take, WhenFull, Window, question,
 };
 use longtake::text::template::RenderOptions;
 use longtake::text::{Content, MediaSource, Message, Part, Sampler, SamplerOptions};
@@ -383,7 +383,7 @@ fn a_take_of_a_stream_answers_like_the_session_that_watched_it() {
         let mut session = Session::new(&engine, options).unwrap();
         let around = Around::of(&engine, None).unwrap();
         let every = Some(std::time::Duration::ZERO);
-        let mut take = LiveTake::new(&path, (None, around.before), options, every).unwrap();
+        let mut take = LiveTake::new((&path, IfExists::Refuse), (None, around.before), options, every).unwrap();
         let mut saved = 0;
         let mut keep = |cache: &KvCache, window: Window, events: &mut Events<'_>| {
             take.save(&engine, &shape.seen(window), cache, events).unwrap();
@@ -412,7 +412,7 @@ fn a_take_of_a_stream_answers_like_the_session_that_watched_it() {
             }
         }
         // A stream cannot be gone on with.
-        let err = LiveTake::new(&path, (None, Vec::new()), options, None).err().unwrap();
+        let err = LiveTake::new((&path, IfExists::Refuse), (None, Vec::new()), options, None).err().unwrap();
         assert!(err.to_string().contains("exists already"), "{err}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "temporary files are left");
         std::fs::remove_file(&path).unwrap();
@@ -430,7 +430,7 @@ fn header_keys_of_forgotten_pairs_are_optional_and_checked() {
     let path = dir.path().join("a.take");
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let before = Around::of(&engine, None).unwrap().before;
-    let mut take = LiveTake::new(&path, (None, before), options, None).unwrap();
+    let mut take = LiveTake::new((&path, IfExists::Refuse), (None, before), options, None).unwrap();
     let mut events = Events::new(&mut sink, &cancel);
     take.save(&engine, &plan.shape.seen(window), session.cache(), &mut events).unwrap();
     let header = Take::open(&path, true).unwrap().header;

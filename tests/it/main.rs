@@ -26,6 +26,7 @@ mod plan_pictures;
 mod position;
 mod random;
 mod shape;
+mod reliability;
 mod stream;
 mod take;
 mod tensor;

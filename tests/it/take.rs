@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use longtake::ErrorKind;
 use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::stream::{
-    Around, Engine, Event, Events, GenerateOptions, MediaOptions, MediaPlan, Session, SessionOptions, Take, Watch,
-    question,
+    Around, Engine, Event, Events, GenerateOptions, IfExists, Limits, MediaOptions, MediaPlan, Session, SessionOptions,
+    Take, TakeHeader, Watch, WatchRequest, question,
 };
 use longtake::text::{Sampler, SamplerOptions};
 
@@ -26,16 +26,36 @@ fn engine() -> Engine {
     Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap()
 }
 
-fn plan(engine: &Engine) -> MediaPlan {
+fn media() -> MediaOptions {
     let mut options = MediaOptions::default();
     (options.sample.max_pixels, options.sample.min_pixels) = (Some(20 * 784), Some(4 * 784));
-    MediaPlan::video(&asset("demo.mp4"), &options, engine.need_vision().unwrap()).unwrap()
+    options
+}
+
+/// What is watched here, unless a test wants something else.
+fn request<'a>(video: &'a Path, media: &'a MediaOptions, ty: GgmlType) -> WatchRequest<'a> {
+    let options = SessionOptions { n_ctx: 0, n_batch: 37, type_k: ty, type_v: ty, temporal_scale: Some(0.75) };
+    let system_prompt = Some("Be brief.");
+    WatchRequest { video, system_prompt, media, limits: Limits::default(), reserve: 200, options }
+}
+
+fn begin_as<'e>(
+    engine: &'e Engine,
+    request: &WatchRequest<'_>,
+    take: (&Path, IfExists),
+) -> longtake::Result<Watch<'e>> {
+    let plan = MediaPlan::video(request.video, request.media, engine.need_vision().unwrap()).unwrap();
+    let around = Around::of(engine, request.system_prompt).unwrap();
+    Watch::begin(engine, request, (plan, around, 500), take)
 }
 
 fn begin<'e>(engine: &'e Engine, path: &Path, ty: GgmlType) -> Watch<'e> {
-    let options = SessionOptions { n_ctx: 500, n_batch: 37, type_k: ty, type_v: ty, temporal_scale: Some(0.75) };
-    let around = Around::of(engine, Some("Be brief.")).unwrap();
-    Watch::begin(engine, (&asset("demo.mp4"), plan(engine)), path, (Some("Be brief."), around), options).unwrap()
+    begin_as(engine, &request(&asset("demo.mp4"), &media(), ty), (path, IfExists::Refuse)).unwrap()
+}
+
+fn resume<'e>(engine: &'e Engine, take: Take) -> longtake::Result<Watch<'e>> {
+    let ty = take.header.shape.type_k;
+    Watch::resume(engine, &request(&asset("demo.mp4"), &media(), ty), take)
 }
 
 /// Watches until `stop_after` steps of prefill are done; whether that was all of it.
@@ -90,7 +110,7 @@ fn interrupted_anywhere_it_ends_with_the_same_cache_and_the_same_answers() {
             while !complete {
                 let take = Take::open(&path, rounds % 2 == 0).unwrap();
                 assert!(stop_after == 0 || take.n_done() > 0);
-                let mut watch = Watch::resume(&engine, &asset("demo.mp4"), take).unwrap();
+                let mut watch = resume(&engine, take).unwrap();
                 complete = watch_some(&mut watch, stop_after.max(4));
                 rounds += 1;
             }
@@ -177,20 +197,210 @@ fn what_does_not_belong_together_is_refused_with_both_names() {
     let other = Engine::from_files(other, Some(mmproj)).unwrap();
     let err = Session::from_take(&other, &take()).err().unwrap();
     assert!(err.kind() == ErrorKind::Mismatch && err.to_string().contains("the model"), "{err}");
-    // Another video.
-    let incomplete = dir.path().join("part.take");
-    assert!(!watch_some(&mut begin(&engine, &incomplete, GgmlType::F16), 2));
-    let video = dir.path().join("other.mp4");
-    let mut bytes = std::fs::read(asset("demo.mp4")).unwrap();
-    bytes.push(0);
-    std::fs::write(&video, bytes).unwrap();
-    let err = Watch::resume(&engine, &video, Take::open(&incomplete, true).unwrap()).err().unwrap();
-    assert!(err.to_string().contains("another video"), "{err}");
     // Not a take at all, and a take where a model is wanted.
     let err = Take::open(&asset("demo.gguf"), true).err().unwrap();
     assert!(err.to_string().contains("expected a take"), "{err}");
     let err = Engine::from_files(Arc::new(Gguf::open(&path).unwrap()), None).err().unwrap();
     assert!(err.to_string().contains("longtake-take"), "{err}");
+}
+
+/// A video of another content behind the same name or another, at the same size or not; of everything else that a take depends
+/// on, another. Finished and unfinished takes are refused alike, the same again is right, and nothing is written.
+#[test]
+fn a_take_is_known_by_everything_it_is_of() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), engine());
+    let video = dir.path().join("cam.mp4");
+    let original = std::fs::read(asset("demo.mp4")).unwrap();
+    std::fs::write(&video, &original).unwrap();
+    let media = media();
+    let same = request(&video, &media, GgmlType::F16);
+    let (whole, part) = (dir.path().join("whole.take"), dir.path().join("part.take"));
+    assert!(watch_some(&mut begin_as(&engine, &same, (&whole, IfExists::Refuse)).unwrap(), usize::MAX));
+    assert!(!watch_some(&mut begin_as(&engine, &same, (&part, IfExists::Refuse)).unwrap(), 2));
+    let bytes = [&whole, &part].map(|path| std::fs::read(path).unwrap());
+    let check = |engine: &Engine, request: &WatchRequest<'_>| {
+        let check = |path: &Path| Take::open(path, true).unwrap().check_same(engine, request);
+        let (one, other) = (check(&whole), check(&part));
+        assert_eq!(one.is_ok(), other.is_ok());
+        let said = |err: longtake::Error| (err.kind(), err.message().to_string());
+        let (one, other) = (one.map_err(said), other.map_err(said));
+        if let Err((ErrorKind::BadInput, message)) = &one {
+            assert!(message.contains("--again") && message.contains("--output"), "{message}");
+            assert_eq!(one, other);
+        }
+        one
+    };
+    let refused = |engine: &Engine, request: &WatchRequest<'_>, words: &[&str]| {
+        let (kind, message) = check(engine, request).unwrap_err();
+        assert!(kind == ErrorKind::BadInput && words.iter().all(|word| message.contains(word)), "{words:?}: {message}");
+    };
+    check(&engine, &same).unwrap();
+
+    // The same content elsewhere is the same video.
+    let moved = dir.path().join("moved.mp4");
+    std::fs::write(&moved, &original).unwrap();
+    check(&engine, &WatchRequest { video: &moved, ..same }).unwrap();
+    // Replaced, edited at any place without another size, grown, cut, gone.
+    let sizes = [&*original.len().to_string(), "cam.mp4"];
+    for at in [0, 40, original.len() / 3, original.len() / 2, original.len() - 1] {
+        let mut edited = original.clone();
+        edited[at] ^= 0x40;
+        std::fs::write(&video, edited).unwrap();
+        refused(&engine, &same, &["another video", "as large", "cam.mp4"]);
+    }
+    std::fs::write(&video, [&original[..], &[0; 9]].concat()).unwrap();
+    refused(&engine, &same, &[&sizes[..], &[&(original.len() + 9).to_string()]].concat());
+    std::fs::write(&video, &original[..original.len() / 2]).unwrap();
+    refused(&engine, &same, &[&sizes[..], &[&(original.len() / 2).to_string()]].concat());
+    std::fs::remove_file(&video).unwrap();
+    let (kind, message) = check(&engine, &same).unwrap_err();
+    assert!(
+        kind == ErrorKind::Io && message.contains("cannot be compared") && message.contains("cam.mp4"),
+        "{message}"
+    );
+    std::fs::write(&video, &original).unwrap();
+
+    // Flags, with what they were and what they are.
+    let with = |change: fn(&mut MediaOptions)| {
+        let mut media = media.clone();
+        change(&mut media);
+        media
+    };
+    let sampled: [(MediaOptions, &[&str]); 9] = [
+        (with(|m| m.sample.fps = Some(1.0)), &["--fps `2`", "`1`"]),
+        (with(|m| m.sample.nframes = Some(6)), &["--nframes `not given`", "`6`"]),
+        (with(|m| m.sample.min_frames = Some(6)), &["--min-frames `4`"]),
+        (with(|m| m.sample.max_frames = Some(12)), &["--max-frames `768`", "`12`"]),
+        (with(|m| m.sample.video_start = Some(0.5)), &["--start", "`0.5`"]),
+        (with(|m| m.sample.video_end = Some(1.5)), &["--end", "`1.5`"]),
+        (with(|m| m.sample.max_pixels = None), &["--max-pixels `15680`", "`not given`"]),
+        (with(|m| m.sample.total_pixels = Some(999_999)), &["--total-pixels"]),
+        (with(|m| m.temporal_scale = Some(1.5)), &["temporal scale `0.75`", "`1.5`"]),
+    ];
+    for (media, words) in &sampled {
+        refused(&engine, &WatchRequest { media, ..same }, words);
+    }
+    check(&engine, &WatchRequest { media: &with(|m| m.sample.fps = Some(2.0)), ..same }).unwrap();
+    refused(&engine, &WatchRequest { system_prompt: None, ..same }, &["system prompt", "Be brief.", "`none`"]);
+    refused(&engine, &WatchRequest { system_prompt: Some("Be long."), ..same }, &["Be brief.", "Be long."]);
+    refused(&engine, &WatchRequest { reserve: 201, ..same }, &["--reserve `200`", "`201`"]);
+    let limits = |n_ctx, memory, seconds: Option<u64>| Limits { n_ctx, memory, time: seconds.map(Duration::from_secs) };
+    refused(&engine, &WatchRequest { limits: limits(Some(500), None, None), ..same }, &["--ctx-size", "`500`"]);
+    refused(&engine, &WatchRequest { limits: limits(None, Some(1 << 30), None), ..same }, &["--max-memory"]);
+    refused(&engine, &WatchRequest { limits: limits(None, None, Some(60)), ..same }, &["--max-time", "`60`"]);
+    let options = |change: fn(&mut SessionOptions)| {
+        let mut options = same.options;
+        change(&mut options);
+        WatchRequest { options, ..same }
+    };
+    refused(&engine, &options(|o| o.type_k = GgmlType::Q8_0), &["cache types `F16, F16`", "`Q8_0, F16`"]);
+    refused(&engine, &options(|o| o.type_v = GgmlType::F32), &["`F16, F32`"]);
+    refused(&engine, &options(|o| o.temporal_scale = None), &["temporal scale `0.75`"]);
+    refused(&engine, &options(|o| o.n_batch = 64), &["--batch-size `37`", "`64`"]);
+
+    // Another model, another projector: one weight of each differs.
+    let files = |model_at: usize, mmproj_at: usize| {
+        let open = |name: &str, from_end: usize| {
+            let mut bytes = std::fs::read(asset(name)).unwrap();
+            let at = bytes.len() - 1 - from_end;
+            bytes[at] ^= u8::from(from_end > 0);
+            Arc::new(Gguf::from_vec(name, bytes).unwrap())
+        };
+        Engine::from_files(open("demo.gguf", model_at), Some(open("mmproj-demo.gguf", mmproj_at))).unwrap()
+    };
+    check(&files(0, 0), &same).unwrap();
+    refused(&files(4, 0), &same, &["the model"]);
+    refused(&files(0, 4), &same, &["projector"]);
+    // All that differs is named at once.
+    let both = with(|m| m.sample.fps = Some(1.0));
+    refused(&engine, &WatchRequest { media: &both, reserve: 7, ..same }, &["--fps", "--reserve"]);
+
+    let now = [&whole, &part].map(|path| std::fs::read(path).unwrap());
+    assert!(now == bytes, "a refusal changed a take");
+    // A refused take may be replaced, and then is the new one; a file that is no take may not.
+    let media = with(|m| m.sample.nframes = Some(4));
+    let other = WatchRequest { media: &media, ..same };
+    assert!(watch_some(&mut begin_as(&engine, &other, (&whole, IfExists::Replace)).unwrap(), usize::MAX));
+    assert_eq!(Take::open(&whole, true).unwrap().header.frames.len(), 4);
+    let mut damaged = bytes[0].clone();
+    damaged[300] ^= 1;
+    std::fs::write(&part, damaged).unwrap();
+    assert!(Take::open(&part, true).is_err());
+    begin_as(&engine, &other, (&part, IfExists::Replace)).unwrap();
+    for (name, content) in [("notes.take", &b"my notes"[..]), ("copy.mp4", &original), ("empty.take", b"")] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let err = begin_as(&engine, &other, (&path, IfExists::Replace)).err().unwrap();
+        assert!(err.to_string().contains("is no take"), "{err}");
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+    }
+    let model = dir.path().join("model.gguf");
+    std::fs::copy(asset("demo.gguf"), &model).unwrap();
+    assert!(begin_as(&engine, &other, (&model, IfExists::Replace)).err().unwrap().to_string().contains("is no take"));
+}
+
+#[test]
+fn a_video_that_is_written_to_while_it_is_watched_is_said() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), engine());
+    let (video, media) = (dir.path().join("cam.mp4"), media());
+    std::fs::copy(asset("demo.mp4"), &video).unwrap();
+    let request = request(&video, &media, GgmlType::F16);
+    let mut watch = begin_as(&engine, &request, (&dir.path().join("a.take"), IfExists::Refuse)).unwrap();
+    assert!(!watch_some(&mut watch, 2));
+    std::fs::File::options().append(true).open(&video).unwrap().write_all(&[0; 8]).unwrap();
+    let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
+    let err = watch.run(&mut Events::new(&mut sink, &cancel)).unwrap_err();
+    assert!(err.to_string().contains("cam.mp4: changed while it was watched"), "{err}");
+    let take = Take::open(&dir.path().join("a.take"), true);
+    drop((watch, take));
+    let take = Take::open(&dir.path().join("a.take"), true).unwrap();
+    assert!(take.check_same(&engine, &request).is_err());
+}
+
+/// A folder of pictures is its names and all their bytes.
+#[test]
+fn a_take_of_a_folder_knows_every_picture() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), engine());
+    let folder = dir.path().join("frames");
+    std::fs::create_dir(&folder).unwrap();
+    let picture = |i: u8, shade: u8| {
+        let path = folder.join(format!("{i}.png"));
+        image::RgbImage::from_pixel(56, 56, image::Rgb([shade, i, 9])).save(&path).unwrap();
+        path
+    };
+    (0..4).for_each(|i| drop(picture(i, 100)));
+    let media = media();
+    let request = request(&folder, &media, GgmlType::F16);
+    let path = dir.path().join("a.take");
+    assert!(watch_some(&mut begin_as(&engine, &request, (&path, IfExists::Refuse)).unwrap(), usize::MAX));
+    let check = || Take::open(&path, true).unwrap().check_same(&engine, &request);
+    check().unwrap();
+    let size = picture(2, 100).metadata().unwrap().len();
+    check().unwrap();
+    assert_eq!(picture(2, 101).metadata().unwrap().len(), size, "a picture of another size tells too much");
+    assert!(check().unwrap_err().to_string().contains("as large"));
+    picture(2, 100);
+    std::fs::rename(folder.join("3.png"), folder.join("9.png")).unwrap();
+    assert!(check().is_err());
+    std::fs::rename(folder.join("9.png"), folder.join("3.png")).unwrap();
+    check().unwrap();
+    std::fs::remove_file(folder.join("3.png")).unwrap();
+    assert!(check().unwrap_err().to_string().contains("another video"));
+}
+
+/// Version 1 noted neither what was asked for nor when: it can be asked, and is not gone on with.
+#[test]
+fn a_take_of_version_one_is_read_and_not_trusted_to_be_the_same() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), engine());
+    let header = Take::open(&whole(dir.path(), &engine, GgmlType::F16), true).unwrap().header;
+    let mut meta = header.to_metadata();
+    assert_eq!(TakeHeader::read(&meta).unwrap(), header);
+    meta.set("take.version", 1u32);
+    meta.remove("take.asked").unwrap();
+    let old = TakeHeader::read(&meta).unwrap();
+    assert_eq!(old, TakeHeader { asked: None, ..header });
+    meta.set("take.version", 3u32);
+    assert!(TakeHeader::read(&meta).unwrap_err().to_string().contains("`3`"));
 }
 
 /// Fault 45: nobody writes into a take that is in use, and nobody reads one that is being written.
@@ -201,18 +411,19 @@ fn a_take_has_one_writer_or_many_readers() {
     let watch = begin(&engine, &path, GgmlType::F16);
     let err = Take::open(&path, true).err().unwrap();
     assert!(err.to_string().contains("locked by another program"), "{err}");
-    let options =
-        SessionOptions { n_ctx: 500, n_batch: 8, type_k: GgmlType::F16, type_v: GgmlType::F16, temporal_scale: None };
-    let around = Around::of(&engine, None).unwrap();
-    let again = Watch::begin(&engine, (&asset("demo.mp4"), plan(&engine)), &path, (None, around), options);
-    let err = again.err().unwrap();
+    let (video, media) = (asset("demo.mp4"), media());
+    let again =
+        |if_exists| begin_as(&engine, &request(&video, &media, GgmlType::F16), (&path, if_exists)).err().unwrap();
+    let err = again(IfExists::Refuse);
     assert!(err.to_string().contains("exists already"), "{err}");
+    let err = again(IfExists::Replace);
+    assert!(err.to_string().contains("locked by another program"), "{err}");
     drop(watch);
     let (one, other) = (Take::open(&path, true).unwrap(), Take::open(&path, true).unwrap());
-    let err = Watch::resume(&engine, &asset("demo.mp4"), one).err().unwrap();
+    let err = resume(&engine, one).err().unwrap();
     assert!(err.to_string().contains("in use"), "{err}");
     drop(other);
-    assert!(Watch::resume(&engine, &asset("demo.mp4"), Take::open(&path, true).unwrap()).is_ok());
+    assert!(resume(&engine, Take::open(&path, true).unwrap()).is_ok());
 }
 
 fn longtake(args: &[&str]) -> Command {

@@ -23,7 +23,7 @@ use crate::error::Context;
 use crate::files::input::open_regular;
 use crate::media::Rgb;
 use crate::media::h264::{H264, Picture, Sps};
-use crate::media::image_file::shown;
+use crate::media::image_file;
 use crate::media::resize::bicubic;
 use crate::media::timeline::Timeline;
 use crate::media::video::{FrameSource, Shown, VideoInfo};
@@ -83,7 +83,7 @@ impl Mp4Source {
         let timeline = Timeline::new(times, track.last_duration, f64::from(track.head.ticks_per_second))
             .ok_or_else(|| Error::format("the video track has no frames"))?;
         let sps = track.head.sps;
-        let (height, width) = shown((sps.height, sps.width), track.head.orientation);
+        let (height, width) = image_file::shown((sps.height, sps.width), track.head.orientation);
         let info = VideoInfo {
             n_frames: timeline.n_frames(),
             fps: timeline.fps(),

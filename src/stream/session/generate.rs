@@ -47,6 +47,7 @@ impl Session<'_> {
             // Another sampler may need what the one before did not.
             self.logits.extend_from_slice(self.engine.text.logits(&mut self.scratch)?);
             self.top.clear();
+            self.check_files()?;
         }
         if self.logits.len() < n_vocab {
             return Err(Error::bad_input("there is nothing to answer: the prompt is empty"));
@@ -105,6 +106,6 @@ impl Session<'_> {
             Choice::Top(top) => self.top.extend_from_slice(top),
         }
         self.log.push(Fed::token(id));
-        Ok(())
+        self.check_files()
     }
 }

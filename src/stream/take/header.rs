@@ -38,9 +38,15 @@ pub struct TakeHeader {
     pub source: String,
     pub source_bytes: u64,
     pub source_fingerprint: String,
+    /// What watching was asked for, as far as the plan follows from it: flags and values ([`WatchRequest::asked`]). Takes of
+    /// version 1 do not say.
+    ///
+    /// [`WatchRequest::asked`]: crate::stream::WatchRequest::asked
+    pub asked: Option<Vec<(String, String)>>,
 }
 
 const ARCH: &str = "general.architecture";
+const ASKED: &str = "take.asked";
 
 /// Most tokens of a take: keeps every product below well inside 64 bits.
 const MAX_TOKENS: usize = 1 << 28;
@@ -93,6 +99,7 @@ impl TakeHeader {
             source: plan.label.clone(),
             source_bytes: 0,
             source_fingerprint: String::new(),
+            asked: Some(Vec::new()),
         })
     }
 
@@ -127,8 +134,8 @@ impl TakeHeader {
     /// Another version, keys that are missing or of another type.
     pub fn read(meta: &Metadata) -> Result<TakeHeader> {
         let version = meta.need_uint("take.version")?;
-        if version != super::VERSION {
-            let message = format!("take version `{version}` is not known here, expected {}", super::VERSION);
+        if !(1..=super::VERSION).contains(&version) {
+            let message = format!("take version `{version}` is not known here, expected 1 to {}", super::VERSION);
             return Err(Error::unsupported(message));
         }
         let text = |key: &str| meta.need_str(key).map(str::to_string);
@@ -182,6 +189,13 @@ impl TakeHeader {
             source: text("take.source.name")?,
             source_bytes: meta.need_uint("take.source.n_bytes")?,
             source_fingerprint: text("take.source.fingerprint")?,
+            asked: meta.strings(ASKED)?.map(|list| {
+                let pair = |text: &String| {
+                    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+                    (name.to_string(), value.to_string())
+                };
+                list.iter().map(pair).collect()
+            }),
         })
     }
 
@@ -225,6 +239,10 @@ impl TakeHeader {
         meta.set("take.source.name", self.source.as_str());
         meta.set("take.source.n_bytes", self.source_bytes);
         meta.set("take.source.fingerprint", self.source_fingerprint.as_str());
+        if let Some(asked) = &self.asked {
+            let list = asked.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            meta.set(ASKED, Value::Array(Array::String(list)));
+        }
         meta
     }
 }

@@ -6,30 +6,33 @@
 //! continued from its last record at any moment. The keys say what the cache is of: model, positions, video, sampling.
 //!
 //! A finished take is mapped, not read: pages are shared between processes, and what a conversation adds after the video goes
-//! into pages of its own. Nothing of a take is used before all of it has been checked.
+//! into pages of its own. Nothing of a take is used before all of it that stands for something has been checked: header, keys,
+//! tables, records, the rows of every counted slot, and the zeros between them. Free slots, which questions and answers will
+//! overwrite before anything reads them, are not looked at: that would cost as much as the video did.
 //! Start reading at [`Take::open`] and [`TakeWriter`].
 
 mod header;
 mod record;
+mod same;
 mod writer;
 
 use std::path::Path;
 
 pub use header::TakeHeader;
-pub use writer::TakeWriter;
+pub use same::WatchRequest;
+pub use writer::{IfExists, TakeWriter};
 
 use record::{Record, chain_start};
 
-use super::Engine;
 use crate::cache::KvCache;
 use crate::error::Context;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// `general.architecture` of a take.
 pub const ARCHITECTURE: &str = "longtake-take";
-/// The version written and read here.
-pub const VERSION: u64 = 1;
+/// The version written here; those before it are read.
+pub const VERSION: u64 = 2;
 
 const CHECKPOINTS: &str = "take.checkpoints";
 const CACHE_K: &str = "cache.k";
@@ -63,6 +66,9 @@ impl Take {
 
     fn checked(mut self) -> Result<Take> {
         self.header.check()?;
+        if self.file.padding().any(|bytes| bytes.iter().any(|byte| *byte != 0)) {
+            return Err(Error::format("bytes between the tensors are damaged, expected zeros"));
+        }
         let shape = self.header.shape;
         let (k, v, table) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?, self.tensor(CHECKPOINTS)?);
         let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
@@ -85,6 +91,7 @@ impl Take {
             from = record.n_tokens as usize;
         }
         self.records = records;
+        self.file.check_unchanged()?;
         Ok(self)
     }
 
@@ -117,38 +124,13 @@ impl Take {
         self.last().milliseconds as f64 / 1e3
     }
 
-    fn last(&self) -> &Record {
-        self.records.last().expect("a take without its first record is refused")
+    /// When the last checkpoint was written, in seconds since 1970, where the take says so.
+    pub fn written(&self) -> Option<u64> {
+        Some(self.last().written).filter(|seconds| *seconds > 0)
     }
 
-    /// Checks that it was made by this model, and with what else it will be continued.
-    ///
-    /// # Errors
-    /// `Mismatch` naming the first thing that differs, with both values.
-    pub fn check_model(&self, engine: &Engine) -> Result<()> {
-        let hp = engine.text.hparams();
-        let differs = |what: &str, here: &dyn std::fmt::Display, there: &dyn std::fmt::Display| {
-            let message = format!("the take was watched with {what} `{there}`, this is `{here}`");
-            Err(Error::new(ErrorKind::Mismatch, message).at(self.path().display().to_string()))
-        };
-        let header = &self.header;
-        if header.layout != hp.layout.to_string() {
-            return differs("position layout", &hp.layout, &header.layout);
-        }
-        let model = engine.fingerprint();
-        if header.model_fingerprint != model {
-            let name = |name: &str, hash: &str| format!("{name} ({:.12})", hash);
-            return differs(
-                "the model",
-                &name(&engine.name, &model),
-                &name(&header.model_name, &header.model_fingerprint),
-            );
-        }
-        let made_for = engine.cache_shape(header.shape.n_ctx, (header.shape.type_k, header.shape.type_v));
-        if made_for != header.shape {
-            return differs("cache", &format!("{made_for:?}"), &format!("{:?}", header.shape));
-        }
-        Ok(())
+    fn last(&self) -> &Record {
+        self.records.last().expect("a take without its first record is refused")
     }
 
     /// The cache with everything watched so far. That of a complete take is mapped: it costs the pages that are written to,

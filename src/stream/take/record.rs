@@ -22,6 +22,8 @@ pub struct Record {
     pub rows: u64,
     /// Time spent watching so far.
     pub milliseconds: u64,
+    /// When it was written, in seconds since 1970 (0: not known; version 1 did not say).
+    pub written: u64,
     /// The hash of all of the above and of the record before, or of the header.
     pub chain: u64,
 }
@@ -33,14 +35,14 @@ pub fn chain_start(front: &[u8]) -> u64 {
 
 impl Record {
     /// The record that follows `before` in the chain.
-    pub fn after(before: u64, n_tokens: u64, rows: u64, milliseconds: u64) -> Record {
-        let mut record = Record { n_tokens, rows, milliseconds, chain: before };
+    pub fn after(before: u64, n_tokens: u64, rows: u64, milliseconds: u64, written: u64) -> Record {
+        let mut record = Record { n_tokens, rows, milliseconds, written, chain: before };
         record.chain = xxh3_64(&record.to_bytes());
         record
     }
 
     pub fn to_bytes(self) -> [u8; BYTES] {
-        let words = [self.n_tokens, self.rows, self.milliseconds, 0, 0, 0, 0, self.chain];
+        let words = [self.n_tokens, self.rows, self.milliseconds, self.written, 0, 0, 0, self.chain];
         let mut bytes = [0; BYTES];
         for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
             to.copy_from_slice(&word.to_le_bytes());
@@ -51,7 +53,7 @@ impl Record {
     /// The record in `bytes`, if it continues `before`.
     fn read(bytes: &[u8; BYTES], before: u64) -> Option<Record> {
         let word = |i: usize| u64::from_le_bytes(bytes[8 * i..][..8].try_into().expect("8 bytes"));
-        let record = Record::after(before, word(0), word(1), word(2));
+        let record = Record::after(before, word(0), word(1), word(2), word(3));
         (record.to_bytes() == *bytes).then_some(record)
     }
 }
@@ -75,8 +77,9 @@ pub fn read(table: &[u8], start: u64, n_tokens: u64) -> Result<Vec<Record>> {
     if records.first().is_none_or(|first| first.n_tokens != 0) {
         return Err(Error::format("header or first checkpoint are damaged: the one does not seal the other"));
     }
-    // One record may have been cut off; nobody writes beyond it.
-    let after = slots.iter().skip(records.len() + 1).flatten().chain(rest);
+    // One record may have been cut off, but not after the last; nobody writes beyond it.
+    let is_complete = records.last().is_some_and(|last| last.n_tokens == n_tokens);
+    let after = slots.iter().skip(records.len() + usize::from(!is_complete)).flatten().chain(rest);
     if after.into_iter().any(|byte| *byte != 0) {
         return Err(Error::format(format!("checkpoint {} is damaged, later ones exist", records.len())));
     }
@@ -104,7 +107,7 @@ mod tests {
     fn table(counts: &[u64], room: usize) -> Vec<u8> {
         let (mut table, mut chain) = (Vec::new(), 77);
         for n in counts {
-            let record = Record::after(chain, *n, n ^ 5, 1000 + n);
+            let record = Record::after(chain, *n, n ^ 5, 1000 + n, 1_700_000_000 + n);
             chain = record.chain;
             table.extend(record.to_bytes());
         }
@@ -124,13 +127,22 @@ mod tests {
             match (bit / 8 / BYTES, n(&damaged)) {
                 // The last record looks as if it had been cut off: the one before counts.
                 (3, Ok(n)) => assert_eq!(n, 1024, "bit {bit}"),
-                // The place where the next one would be cut off.
-                (4, Ok(n)) => assert_eq!(n, 1500, "bit {bit}"),
                 (at, got) => assert!(got.is_err(), "bit {bit} of record {at}: {got:?}"),
             }
         }
         assert!(read(&whole, 78, 1500).is_err(), "another header");
         assert!(read(&whole, 77, 1499).is_err(), "more than there is");
+    }
+
+    /// Where more is to come, the place of the next record may hold the beginning of one.
+    #[test]
+    fn of_an_unfinished_table_only_the_next_record_may_be_cut_off() {
+        let whole = table(&[0, 512, 1024], 6);
+        for bit in 3 * BYTES * 8..whole.len() * 8 {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(&damaged, 77, 1500).is_ok(), bit / 8 / BYTES == 3, "bit {bit}");
+        }
     }
 
     #[test]

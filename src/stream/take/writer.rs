@@ -1,21 +1,66 @@
 //! Filling a take in place.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::record::{self, BYTES, Record, WORDS, chain_start};
-use super::{CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
+use super::{ARCHITECTURE, CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
 use crate::cache::{KvCache, Part};
 use crate::error::Context;
-use crate::files::lock;
+use crate::files::atomic::check_output;
+use crate::files::{input::open_regular, lock};
+use crate::gguf::parse::MAGIC;
 use crate::gguf::{GgmlType, Gguf, GgufWriter};
 use crate::{Error, ErrorKind, Result};
 
 /// Time between checkpoints: each brings the new rows to disk, which takes a fraction of a second.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// What becomes of a take that is there already where a new one is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfExists {
+    /// It stays, and the new one is refused.
+    Refuse,
+    /// The new one takes its place, at once; whoever is asking the old one keeps it.
+    Replace,
+}
+
+impl IfExists {
+    /// Checks that a take can be written as `path`, before any work begins.
+    ///
+    /// # Errors
+    /// What [`check_output`] says; a file that is there and may not be replaced: any, or one that is no take, or one that
+    /// somebody is writing.
+    pub fn check(self, path: &Path) -> Result<()> {
+        check_output(path)?;
+        if !path.exists() {
+            return Ok(());
+        }
+        let refuse = |what: &str| Err(Error::bad_input(what).at(path.display().to_string()));
+        match (self, Gguf::open(path)) {
+            (IfExists::Refuse, _) => refuse("exists already; pass --again to replace it, or another --output"),
+            (IfExists::Replace, Ok(file)) => match file.meta().str("general.architecture") {
+                Ok(Some(ARCHITECTURE)) => Ok(()),
+                _ => refuse("is no take and is not replaced"),
+            },
+            (IfExists::Replace, Err(err)) if err.kind() == ErrorKind::Io => Err(err),
+            // A damaged take may be replaced, somebody's notes may not.
+            (IfExists::Replace, Err(_)) => match read_start(path) {
+                Ok(start) if start == MAGIC => Ok(()),
+                _ => refuse("is no take and is not replaced"),
+            },
+        }
+    }
+}
+
+fn read_start(path: &Path) -> Result<[u8; 4]> {
+    let mut start = [0; 4];
+    open_regular(path)?.0.read_exact(&mut start)?;
+    Ok(start)
+}
 
 /// A take being written. It holds the file's exclusive lock: nobody else writes or reads it meanwhile.
 pub struct TakeWriter {
@@ -37,16 +82,13 @@ pub struct TakeWriter {
 }
 
 impl TakeWriter {
-    /// Makes a new take at `path`, in its final size but without any slot filled. An existing file is not replaced.
+    /// Makes a new take at `path`, in its final size but without any slot filled.
     ///
     /// # Errors
-    /// A file that is there already, a folder that cannot be written to, a header that contradicts itself.
-    pub fn create(path: &Path, header: &TakeHeader) -> Result<TakeWriter> {
-        let place = || path.display().to_string();
-        header.check().at(place)?;
-        if path.exists() {
-            return Err(Error::bad_input("exists already").at(place()));
-        }
+    /// What [`IfExists::check`] says, a header that contradicts itself.
+    pub fn create(path: &Path, header: &TakeHeader, if_exists: IfExists) -> Result<TakeWriter> {
+        header.check().at(|| path.display().to_string())?;
+        if_exists.check(path)?;
         // A step of prefill may be a checkpoint each, and the end one more.
         let (writer, first) = tables(header, header.shape.n_ctx.div_ceil(header.n_batch) + 2)?;
         writer.write_in_place(path, |file, at| put(file, at[0], &first.to_bytes()))?;
@@ -63,7 +105,7 @@ impl TakeWriter {
         let slots = 0..header.n_tokens();
         let (writer, first) = tables(header, 2)?;
         let rows = record::hash_slots(cache, slots.clone());
-        let last = Record::after(first.chain, slots.end as u64, rows, spent.as_millis() as u64);
+        let last = Record::after(first.chain, slots.end as u64, rows, spent.as_millis() as u64, now());
         writer.write_in_place(path, |file, at| {
             put(file, at[0], &[first.to_bytes(), last.to_bytes()].concat())?;
             put_rows(file, (at[1], at[2]), cache, slots)
@@ -166,7 +208,7 @@ impl TakeWriter {
         self.file.sync_data()?;
         let spent = self.before + self.started.elapsed();
         let rows = record::hash_slots(cache, from..to);
-        let next = Record::after(self.last.chain, to as u64, rows, spent.as_millis() as u64);
+        let next = Record::after(self.last.chain, to as u64, rows, spent.as_millis() as u64, now());
         put(&self.file, self.at_records + (self.n_records * BYTES) as u64, &next.to_bytes())?;
         self.file.sync_data()?;
         self.n_records += 1;
@@ -185,8 +227,13 @@ fn tables(header: &TakeHeader, n_slots: usize) -> Result<(GgufWriter, Record)> {
     let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
     writer.tensor(CACHE_K, shape.type_k, &ne)?;
     writer.tensor(CACHE_V, shape.type_v, &ne)?;
-    let first = Record::after(chain_start(&writer.front()?), 0, record::hash_of_nothing(), 0);
+    let first = Record::after(chain_start(&writer.front()?), 0, record::hash_of_nothing(), 0, 0);
     Ok((writer, first))
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Writes `bytes` at `at`.
