@@ -19,9 +19,13 @@ mod mp4_index;
 mod h264;
 pub mod gif;
 pub mod folder;
+mod child;
+mod packets;
+mod ffprobe;
 pub mod ffmpeg;
 pub mod live;
 
+pub use child::kill_children;
 pub use image_file::load_image;
 pub use patch::Grid;
 pub use resize::smart_resize;

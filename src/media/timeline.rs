@@ -41,6 +41,11 @@ impl Timeline {
         self.times.len()
     }
 
+    /// When the frame of this number is shown, in seconds from the first one.
+    pub fn seconds(&self, number: usize) -> f64 {
+        self.times[number].saturating_sub(self.times[0]) as f64 * self.tick
+    }
+
     /// Mean frames per second, at most [`MAX_FPS`].
     pub fn fps(&self) -> f64 {
         match self.duration {
