@@ -88,7 +88,10 @@ pub fn main() -> ExitCode {
     let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
-    match cli.command.run(sub) {
+    let result = progress::end_with_children().and_then(|()| cli.command.run(sub));
+    // A thread that waits for one of them does not get to end it.
+    crate::media::kill_children();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
             eprintln!("error: {err}");

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::Rgb;
 use super::child::{self, Output, Process};
-use super::ffprobe::{self, Found};
+use super::ffprobe::{self, Found, no_video};
 use super::limits::DECODER_TIMEOUT_SECONDS;
 use super::packets::Frames;
 use super::video::{FrameSource, Shown, VideoInfo};
@@ -218,6 +218,7 @@ pub struct LivePipe<'a> {
     /// What came and was not read yet.
     chunk: Vec<u8>,
     n_read: usize,
+    has_begun: bool,
     timeout: Duration,
     stopped: &'a dyn Fn() -> bool,
 }
@@ -248,7 +249,8 @@ impl LivePipe<'_> {
             // It fails when the child ends first, which its output tells.
             std::io::copy(&mut input, &mut stdin).ok();
         })?;
-        Ok(LivePipe { process, output, chunk: Vec::new(), n_read: 0, timeout: tools.timeout, stopped })
+        let (chunk, n_read, has_begun, timeout) = (Vec::new(), 0, false, tools.timeout);
+        Ok(LivePipe { process, output, chunk, n_read, has_begun, timeout, stopped })
     }
 
     /// Waits for the child after its output has ended.
@@ -260,9 +262,14 @@ impl LivePipe<'_> {
         if status.success() { Ok(()) } else { Err(self.process.fault(format!("ffmpeg ended with {status}"))) }
     }
 
-    /// What is wrong with its output, with its last words; it is stopped.
-    pub fn explain(&mut self, error: &Error) -> Error {
-        self.process.fault(format!("ffmpeg gave no whole video: {error}"))
+    /// What is wrong with its output, which answers an input that begins with `head`, with its last words; it is stopped.
+    pub fn explain(&mut self, error: &Error, head: &[u8]) -> Error {
+        let complaints = self.process.complaints();
+        let why = if self.has_begun { None } else { unreadable(head, &complaints) };
+        match why {
+            Some(why) => Error::format(why),
+            None => self.process.fault(format!("ffmpeg gave no whole video: {error}")),
+        }
     }
 }
 
@@ -274,13 +281,28 @@ impl Read for LivePipe<'_> {
             let Some(chunk) = next.map_err(|err| std::io::Error::other(err.message().to_string()))? else {
                 return Ok(0);
             };
-            (self.chunk, self.n_read) = (chunk, 0);
+            (self.chunk, self.n_read, self.has_begun) = (chunk, 0, true);
         }
         let n = to.len().min(self.chunk.len() - self.n_read);
         to[..n].copy_from_slice(&self.chunk[self.n_read..self.n_read + n]);
         self.n_read += n;
         Ok(n)
     }
+}
+
+/// Why `ffmpeg` makes nothing of a stream that begins with `head`, where its complaints tell.
+fn unreadable(head: &[u8], complaints: &str) -> Option<String> {
+    if complaints.contains("[mov,mp4")
+        && (complaints.contains("partial file") || complaints.contains("moov atom not found"))
+    {
+        let why = "the index of this MP4 is at the end, where a pipe cannot be read from: give it as a file, or with the \
+             index in front (ffmpeg -i INPUT -c copy -movflags +faststart OUTPUT)";
+        return Some(why.into());
+    }
+    if head.starts_with(b"GIF8") {
+        return Some("a GIF cannot be read from a pipe: give it as a file".into());
+    }
+    no_video(complaints)
 }
 
 /// Arguments that name the input: errors only, local files only, known containers only, never an option or a protocol.

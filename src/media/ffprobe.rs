@@ -166,19 +166,27 @@ fn ask(path: &Path, tools: &Tools, wanted: &[&str], timeout: Duration) -> Result
 /// Why a file cannot be opened, in short.
 fn refusal(complaints: &str, status: std::process::ExitStatus) -> Error {
     let words = child::last_words(complaints);
-    Error::format(if let Some((before, _)) = complaints.split_once("Format not on whitelist") {
-        // "[mp3 @ 0x55…] Format not …": what it was taken for.
-        let name =
-            before.rsplit('[').next().and_then(|part| part.split_once(" @ ")).map_or("unknown", |(name, _)| name);
-        let name: String = name.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
-        format!("no video in it: `{name}` is not one of the kinds of video that are opened")
-    } else if words.contains("Invalid data found") {
-        "no video in it: ffmpeg cannot tell what it is, or it is damaged".into()
-    } else if words.is_empty() {
-        format!("ffprobe ended with {status}")
-    } else {
-        format!("ffprobe cannot open it: {words}")
+    Error::format(match no_video(complaints) {
+        Some(why) => why,
+        None if words.is_empty() => format!("ffprobe ended with {status}"),
+        None => format!("ffprobe cannot open it: {words}"),
     })
+}
+
+/// That there is no video, where the complaints of `ffmpeg` or `ffprobe` say so in one way or another.
+pub(super) fn no_video(complaints: &str) -> Option<String> {
+    if let Some((before, _)) = complaints.split_once("Format not on whitelist") {
+        // "[mp3 @ 0x55…] Format not …": what it was taken for.
+        let tag = before.rsplit('[').next().and_then(|part| part.split_once(" @ "));
+        let name = tag.map_or("unknown", |(name, _)| name).chars().filter(char::is_ascii_graphic).take(40);
+        let name: String = name.collect();
+        return Some(format!("no video in it: `{name}` is not one of the kinds of video that are opened"));
+    }
+    if complaints.contains("matches no streams") {
+        return Some("no video in it".into());
+    }
+    let is_unknown = complaints.contains("Invalid data found when processing input");
+    is_unknown.then(|| "no video in it: ffmpeg cannot tell what it is, or it is damaged".into())
 }
 
 /// All packets in the order of the file; none where the answer holds no list.

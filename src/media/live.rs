@@ -155,7 +155,7 @@ fn read(
         return Err(Error::format("the stream is empty"));
     }
     let is_y4m = head == y4m::MAGIC;
-    let whole = Cursor::new(head).chain(reader);
+    let whole = Cursor::new(head.clone()).chain(reader);
     if is_y4m {
         let stream = Y4mStream::new(BufReader::new(whole)).at(|| "Y4M header".to_string())?;
         let step = (stream.fps() / fps).max(1.0);
@@ -173,7 +173,7 @@ fn read(
         Ok(true) => pipe.finish(),
         // Nobody listens any more; the child goes with the pipe.
         Ok(false) => Ok(()),
-        Err(error) => Err(pipe.explain(&error)),
+        Err(error) => Err(pipe.explain(&error, &head)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod image_file;
 mod preprocess;
+mod containers;
 mod faults;
 mod ffmpeg;
 mod video;
