@@ -22,7 +22,7 @@ use super::Rgb;
 use super::child::{self, Output, Process};
 use super::ffprobe::{self, Found, no_video};
 use super::limits::DECODER_TIMEOUT_SECONDS;
-use super::packets::Frames;
+use super::packets::{Frames, Seek};
 use super::video::{FrameSource, Shown, VideoInfo};
 use crate::error::Context;
 use crate::{Error, ErrorKind, Result};
@@ -108,23 +108,27 @@ impl FfmpegSource {
         Ok(FfmpegSource { info, path, tools, frames, is_turned, is_old, run, last, skipped, stop })
     }
 
-    /// Starts a child that delivers from frame `first` on, which stands at `seek` seconds; from the beginning without.
-    fn start(&self, first: usize, seek: Option<f64>) -> Result<Run> {
+    /// Starts a child that delivers from frame `first` on, to which `seek` leads; from the beginning without.
+    fn start(&self, first: usize, seek: Option<&Seek>) -> Result<Run> {
         let mut args: Vec<OsString> = ["-nostdin", "-hide_banner"].map(OsString::from).to_vec();
-        if let Some(seconds) = seek {
-            args.extend(["-ss".into(), format!("{seconds:.6}").into()]);
+        if let Some(seek) = seek {
+            args.extend(["-ss".into(), format!("{:.6}", seek.at).into()]);
         }
         if !self.is_turned {
             // One chain of filters for all frames, which counts on when their size changes; the scaler copes, turning does not.
             args.extend(["-reinit_filter", "0"].map(OsString::from));
         }
         args.extend(input(&self.path));
-        let mut filter = format!("scale={}:{}:flags=bicubic", self.info.width, self.info.height);
+        let mut filter = String::new();
+        if let Some(Seek { skip, .. }) = seek.filter(|seek| seek.skip > 0.0) {
+            filter = format!("trim=start={skip:.6},setpts=PTS-{skip:.6}/TB,");
+        }
         if let Some(rate) = &self.frames.rate {
             // Frames that do not decode are made up for by their neighbours. After a seek the clock begins with it.
             let from = if seek.is_some() { ":start_time=0" } else { "" };
-            filter = format!("fps={rate}{from},{filter}");
+            filter.push_str(&format!("fps={rate}{from},"));
         }
+        filter.push_str(&format!("scale={}:{}:flags=bicubic", self.info.width, self.info.height));
         args.extend(["-map", "0:V:0", "-an", "-sn", "-dn", "-vf"].map(OsString::from));
         args.push(filter.into());
         args.extend([if self.is_old { "-vsync" } else { "-fps_mode" }, "passthrough"].map(OsString::from));
@@ -144,13 +148,11 @@ impl FfmpegSource {
         let gap = SEEK_FRAMES.max((SEEK_SECONDS * self.info.fps) as usize);
         let next = self.run.as_ref().map_or(0, |run| run.next);
         let seek = if number > next.saturating_add(gap) { self.frames.seek(number) } else { None };
-        match seek.filter(|(first, _)| *first > next) {
-            Some((first, seconds)) => {
-                self.run = None;
-                self.run = Some(self.start(first, Some(seconds))?);
-            }
-            None if self.run.is_none() => self.run = Some(self.start(0, None)?),
-            None => {}
+        if let Some(seek) = seek {
+            self.run = None;
+            self.run = Some(self.start(number, Some(&seek))?);
+        } else if self.run.is_none() {
+            self.run = Some(self.start(0, None)?);
         }
         let Some(run) = &mut self.run else { return Err(Error::format("ffmpeg is not running")) };
         let (timeout, stop) = (self.tools.timeout, &self.stop);
@@ -198,8 +200,7 @@ impl FrameSource for FfmpegSource {
     }
 
     fn shown(&self, index: usize) -> Shown {
-        let number = self.frames.shown_at(index);
-        Shown { number, seconds: self.frames.seconds(number) }
+        self.frames.shown(index)
     }
 
     fn skipped(&self) -> usize {

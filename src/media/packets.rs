@@ -6,8 +6,8 @@
 //! field of a picture that comes in two packets.
 
 use super::ffprobe::Tried;
-use super::limits::MAX_FPS;
 use super::timeline::Timeline;
+use super::video::Shown;
 
 /// A time that is not known.
 const NONE: i64 = i64::MIN;
@@ -15,6 +15,10 @@ const NONE: i64 = i64::MIN;
 const NOMINAL: (f64, &str) = (25.0, "25");
 /// A step of a broadcast's clock that is no silence but another clock, in seconds.
 const LEAP: f64 = 10.0;
+/// Frames that may be decoded earlier than shown; H.264 allows 16.
+const MAX_REORDERED: usize = 17;
+/// Seconds by which guessed times may miss the length that the named rate gives.
+const LEEWAY: f64 = 0.5;
 /// How many packets tell that decoding cannot begin with the first one when none of them is a key frame.
 const N_WITHOUT_KEY: usize = 300;
 
@@ -71,6 +75,9 @@ impl Clock {
 /// The frames of a video and how to reach them.
 pub(super) struct Frames {
     timeline: Timeline,
+    /// Whether frames come evenly whatever the times say: decode times are not display times, and guessed where a container
+    /// keeps few of them.
+    is_even: bool,
     pub fps: f64,
     /// Seconds.
     pub duration: f64,
@@ -80,7 +87,24 @@ pub(super) struct Frames {
     /// Seconds from the beginning of the file to the first frame, where there is a clock to seek by.
     start: Option<f64>,
     /// Frames at which decoding can begin, where seeking does not find these by itself.
-    keys: Option<Vec<u32>>,
+    keys: Option<Vec<Key>>,
+}
+
+/// A frame at which decoding can begin.
+struct Key {
+    number: u32,
+    /// When it is decoded, in ticks.
+    dts: i64,
+    /// The same in seconds from the beginning of the file.
+    seconds: f64,
+}
+
+/// How to get at a frame without reading all that stands before it.
+pub(super) struct Seek {
+    /// Where to ask for, in seconds from the beginning of the file.
+    pub at: f64,
+    /// Seconds of frames that come from there and are not wanted.
+    pub skip: f64,
 }
 
 impl Frames {
@@ -88,7 +112,8 @@ impl Frames {
     pub fn even(n: usize, clock: &Clock) -> Option<Frames> {
         let (fps, rate) = clock.rates.first().cloned().unwrap_or((NOMINAL.0, NOMINAL.1.into()));
         let timeline = Timeline::new((0..n as i64).collect(), 1, fps)?;
-        Some(Frames { timeline, fps, duration: n as f64 / fps, rate: Some(rate), start: Some(0.0), keys: None })
+        let (duration, rate, start) = (n as f64 / fps, Some(rate), Some(0.0));
+        Some(Frames { timeline, is_even: true, fps, duration, rate, start, keys: None })
     }
 
     pub fn n_frames(&self) -> usize {
@@ -97,25 +122,27 @@ impl Frames {
 
     /// Which frame stands at `index` of the steady sequence.
     pub fn shown_at(&self, index: usize) -> usize {
-        self.timeline.shown_at(index)
+        if self.is_even { index.min(self.n_frames() - 1) } else { self.timeline.shown_at(index) }
     }
 
-    /// When a frame is shown, in seconds from the first one.
-    pub fn seconds(&self, number: usize) -> f64 {
-        self.timeline.seconds(number)
+    /// The same, and when it appears.
+    pub fn shown(&self, index: usize) -> Shown {
+        let even = Shown { number: index, seconds: index as f64 / self.fps };
+        if self.is_even { even } else { self.timeline.shown(index) }
     }
 
-    /// Where to seek to get frame `number`: the frame that comes first then, and the seconds to ask for. Nothing where
-    /// only the beginning of the file will do.
-    pub fn seek(&self, number: usize) -> Option<(usize, f64)> {
-        let first = match &self.keys {
-            None => number,
-            Some(keys) => *keys.get(keys.partition_point(|key| *key as usize <= number).checked_sub(1)?)? as usize,
-        };
-        let before = first.checked_sub(1)?;
+    /// How to seek to frame `number`; nothing where only the beginning of the file will do.
+    pub fn seek(&self, number: usize) -> Option<Seek> {
+        let seconds = |number| self.timeline.seconds(number);
+        let gap = (seconds(number) - seconds(number.checked_sub(1)?)).clamp(0.0, 1.0 / self.fps);
         // A little early, so that rounding cannot lose the frame nor catch the one before.
-        let early = (self.seconds(first) - self.seconds(before)).clamp(0.0, 1.0 / self.fps) / 4.0;
-        Some((first, self.start? + self.seconds(first) - early))
+        let at = self.start? + seconds(number) - gap / 4.0;
+        let Some(keys) = &self.keys else { return Some(Seek { at, skip: 0.0 }) };
+        // Of the frames around the key frame itself, some need those before it.
+        let is_early = |key: &Key| key.number as usize + MAX_REORDERED <= number;
+        let key = &keys[keys.partition_point(is_early).checked_sub(1)?];
+        let from = key.seconds - 1.0 / self.fps;
+        (from > 0.0 && from < at).then_some(Seek { at: from, skip: at - from })
     }
 }
 
@@ -174,8 +201,8 @@ impl Listing {
         let ticks_per_second = if has_clock { clock.ticks_per_second } else { clock.fps() };
         let has_pts = self.packets.iter().all(|p| p.pts != NONE);
         self.fill(has_clock, ticks_per_second / clock.fps());
-        let Shown { mut times, mut keys, n_clocks, mut last } =
-            self.shown(has_pts, if clock.is_broadcast { LEAP * ticks_per_second } else { f64::INFINITY });
+        let OneClock { mut times, mut keys, n_clocks, mut last } =
+            self.on_one_clock(has_pts, if clock.is_broadcast { LEAP * ticks_per_second } else { f64::INFINITY });
         if is_halved {
             keys.clear();
             let least = (0.75 * ticks_per_second / clock.fps()) as i64;
@@ -188,7 +215,12 @@ impl Listing {
         }
         let lead = lead.min(times.len().saturating_sub(1));
         times.drain(..lead);
-        keys.retain_mut(|key| key.checked_sub(lead as u32).inspect(|n| *key = *n).is_some());
+        keys.retain_mut(|key| {
+            let (number, is_lost) = key.number.overflowing_sub(lead as u32);
+            key.number = number;
+            key.seconds = key.dts as f64 / ticks_per_second - clock.start;
+            !is_lost
+        });
         if let (Some(end), Some(time), 1, true) = (clock.end, times.last(), n_clocks, has_pts) {
             last = ((end * ticks_per_second).round() as i64).saturating_sub(*time).max(0);
         }
@@ -198,21 +230,25 @@ impl Listing {
         let start = first.saturating_add(late) as f64 / ticks_per_second - clock.start;
         let timeline = Timeline::new(times, last, ticks_per_second)?;
         let n = timeline.n_frames();
-        let is_even = (0..n).all(|i| timeline.shown_at(i) == i);
-        let fits = |fps: f64| is_even && (timeline.seconds(n - 1) - (n - 1) as f64 / fps).abs() < 0.25 / fps;
-        let named = clock.rates.iter().find(|rate| fits(rate.0));
+        let is_even = !has_pts || (0..n).all(|i| timeline.shown_at(i) == i);
+        let span = timeline.seconds(n - 1);
+        let fits = |fps: f64| (span - (n - 1) as f64 / fps).abs() < if has_pts { 0.25 / fps } else { LEEWAY };
+        let named = clock.rates.iter().find(|rate| is_even && fits(rate.0));
         let (fps, duration) = match named {
             Some((fps, _)) => (*fps, n as f64 / fps),
             None => (timeline.fps(), timeline.duration()),
         };
-        let rate = named.map_or_else(|| format!("{:.9}", fps.min(MAX_FPS)), |rate| rate.1.clone());
+        let rate = named.map_or_else(|| format!("{fps:.9}"), |rate| rate.1.clone());
+        // After a seek, a broadcast without display times comes with times that are some frames off.
+        let can_seek = has_clock && n_clocks == 1 && (has_pts || !clock.is_broadcast);
         let is_steady = is_even && has_pts && n_clocks == 1 && !is_halved;
         Some(Frames {
             timeline,
+            is_even,
             fps,
             duration,
             rate: is_steady.then_some(rate),
-            start: (has_clock && n_clocks == 1).then_some(start),
+            start: can_seek.then_some(start),
             keys: clock.is_broadcast.then_some(keys),
         })
     }
@@ -236,8 +272,9 @@ impl Listing {
     }
 
     /// Display times on one clock; a decode time that goes back, or `leap` ticks ahead, begins another one.
-    fn shown(&self, has_pts: bool, leap: f64) -> Shown {
-        let mut shown = Shown { times: Vec::with_capacity(self.packets.len()), keys: Vec::new(), n_clocks: 0, last: 0 };
+    fn on_one_clock(&self, has_pts: bool, leap: f64) -> OneClock {
+        let mut shown =
+            OneClock { times: Vec::with_capacity(self.packets.len()), keys: Vec::new(), n_clocks: 0, last: 0 };
         let is_joint = |pair: &[Packet]| pair[1].dts < pair[0].dts || (pair[1].dts - pair[0].dts) as f64 > leap;
         let mut from = 0;
         while from < self.packets.len() {
@@ -251,17 +288,16 @@ impl Listing {
 }
 
 /// Frames on one clock, while they are collected.
-struct Shown {
+struct OneClock {
     /// In display order.
     times: Vec<i64>,
-    /// Numbers of key frames.
-    keys: Vec<u32>,
+    keys: Vec<Key>,
     n_clocks: usize,
     /// How long the last frame is shown.
     last: i64,
 }
 
-impl Shown {
+impl OneClock {
     /// Puts the frames of one clock behind those that are there.
     fn append(&mut self, packets: &[Packet], has_pts: bool) {
         let time = |p: &Packet| if has_pts { p.pts } else { p.dts };
@@ -271,7 +307,7 @@ impl Shown {
         let shift = self.times.last().map_or(0, |end| end.saturating_add(self.last).saturating_sub(time(first)));
         for packet in &part {
             if packet.is_key {
-                self.keys.push(self.times.len() as u32);
+                self.keys.push(Key { number: self.times.len() as u32, dts: packet.dts, seconds: 0.0 });
             }
             self.times.push(time(packet).saturating_add(shift));
         }
