@@ -241,7 +241,8 @@ impl Listing {
         let rate = named.map_or_else(|| format!("{fps:.9}"), |rate| rate.1.clone());
         // After a seek, a broadcast without display times comes with times that are some frames off.
         let can_seek = has_clock && n_clocks == 1 && (has_pts || !clock.is_broadcast);
-        let is_steady = is_even && has_pts && n_clocks == 1 && !is_halved;
+        let is_on_time = |i: usize| (timeline.seconds(i) - i as f64 / fps).abs() < 0.1 / fps;
+        let is_steady = has_pts && n_clocks == 1 && !is_halved && (0..n).all(is_on_time);
         Some(Frames {
             timeline,
             is_even,
