@@ -1,7 +1,7 @@
 //! Video files against what ffmpeg decodes from them (`videos.json`, made by `make/media_files.sh`).
 
 use longtake::media::video::open_video_with;
-use longtake::media::{FrameSource, Rgb, VideoInfo};
+use longtake::media::{FrameSource, Rgb};
 use longtake::{ErrorKind, Result};
 
 use super::image_file::{hex, media_dir, media_json};
