@@ -91,7 +91,12 @@ pub fn main() -> ExitCode {
     let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
-    let done = catch_file_signals().and_then(|()| cli.command.run(sub)).and_then(|()| check_nothing_lost());
+    let done = progress::end_with_children()
+        .and_then(|()| catch_file_signals())
+        .and_then(|()| cli.command.run(sub))
+        .and_then(|()| check_nothing_lost());
+    // A thread that waits for one of them does not get to end it.
+    crate::media::kill_children();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {

@@ -4,24 +4,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::media::kill_children;
 use crate::stream::Event;
 use crate::{Error, ErrorKind, Result};
 
 /// Set by the first Ctrl-C.
 static CANCEL: AtomicBool = AtomicBool::new(false);
 
+/// Whether somebody looks at [`CANCEL`].
+static IS_CAUGHT: AtomicBool = AtomicBool::new(false);
+
 /// Makes the first Ctrl-C (or SIGTERM) ask the work to stop, and the second end the process at once.
 ///
 /// # Errors
 /// When the system refuses the handler.
 pub fn catch_interrupt() -> Result<&'static AtomicBool> {
+    IS_CAUGHT.store(true, Ordering::Relaxed);
+    end_with_children().map(|()| &CANCEL)
+}
+
+/// Makes a Ctrl-C that nobody catches end the process with its external decoders, which do not get it from the terminal.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub fn end_with_children() -> Result<()> {
     let handler = || {
-        if CANCEL.swap(true, Ordering::Relaxed) {
+        if CANCEL.swap(true, Ordering::Relaxed) || !IS_CAUGHT.load(Ordering::Relaxed) {
+            kill_children();
             std::process::exit(130);
         }
     };
     match ctrlc::set_handler(handler) {
-        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(&CANCEL),
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
         Err(err) => Err(Error::from(std::io::Error::other(err))),
     }
 }

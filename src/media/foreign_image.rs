@@ -6,21 +6,18 @@
 //! releases of ffmpeg differ in whether they do.
 
 use std::ffi::OsString;
-use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
 
 use image::metadata::Orientation;
 use serde_json::Value;
 
 use super::Rgb;
-use super::ffmpeg::{Process, Tools};
+use super::child::{self, Process, last_words};
+use super::ffmpeg::Tools;
 use super::image_file::{BUILT_IN, Decoded, check_size, first_bytes, on_white, shown, turned};
 use super::limits::MAX_IMAGE_ALLOC;
-use crate::error::Context;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Demuxers of one picture each, which know their format by content. Left out on purpose are those that need a name to guess by,
 /// numbered files and formats with a language in them (svg).
@@ -31,10 +28,10 @@ const PICTURES: &str = "tiff_pipe,bmp_pipe,ppm_pipe,pgm_pipe,pbm_pipe,pam_pipe,p
 const BOXES: &str = "mov";
 /// Brands of files in boxes that hold a picture, not a film.
 const PICTURE_BRANDS: [&[u8]; 7] = [b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2"];
-/// Time between looks at what says stop.
-const LOOK_UP: Duration = Duration::from_millis(50);
 /// Bytes that `ffprobe` may answer.
-const MAX_ANSWER: u64 = 1 << 20;
+const MAX_ANSWER: usize = 1 << 20;
+/// Pieces of an answer that may wait.
+const N_WAITING: usize = 4;
 
 /// A picture that `ffprobe` knows.
 #[derive(Debug)]
@@ -113,18 +110,19 @@ impl ForeignImage {
         let to =
             ["-map", "0:v:0", "-frames:v", "1", "-an", "-sn", "-dn", "-f", "rawvideo", "-pix_fmt", "rgba", "pipe:1"];
         args.extend(to.map(OsString::from));
-        let (mut process, stdout) = Process::start(&self.tools.ffmpeg, &args, Stdio::null())?;
         let n_bytes = height * width * 4;
         if n_bytes as u64 > MAX_IMAGE_ALLOC {
             return Err(Error::limit(format!("{n_bytes} bytes of pixels, expected at most {MAX_IMAGE_ALLOC}")));
         }
-        let rgba = wait(stdout, n_bytes as u64 + 1, (&mut process, self.tools.timeout), stopped)?;
+        let (mut process, mut output) =
+            Process::start(&self.tools.ffmpeg, &args, Stdio::null(), N_WAITING, child::chunk)?;
+        let rgba = output.all(&mut process, n_bytes, self.tools.timeout, stopped)?;
         let status = process.finish(self.tools.timeout)?;
         if rgba.len() != n_bytes {
             let why = if status.success() { "no whole picture".to_string() } else { format!("{status}") };
             return Err(Error::format(process.fault(format!("ffmpeg gave {why}")).message().to_string()));
         }
-        let words = process.last_words();
+        let words = last_words(&process.complaints());
         let rgb = turned(Rgb { height, width, data: on_white(&rgba) }, self.orientation)?;
         let warning = match (words.is_empty(), self.has_mask) {
             (false, _) => Some(format!("ffmpeg decoded it and said: {words}")),
@@ -150,8 +148,8 @@ fn input(path: &Path, demuxers: &str) -> Vec<OsString> {
 fn probe(path: &Path, tools: &Tools, demuxers: &str) -> Result<Value> {
     let wanted = ["-select_streams", "v:0", "-of", "json", "-show_entries", "stream=width,height"];
     let args: Vec<OsString> = wanted.map(OsString::from).into_iter().chain(input(path, demuxers)).collect();
-    let (mut process, stdout) = Process::start(&tools.ffprobe, &args, Stdio::null())?;
-    let text = wait(stdout, MAX_ANSWER, (&mut process, tools.timeout), &|| false)?;
+    let (mut process, mut output) = Process::start(&tools.ffprobe, &args, Stdio::null(), N_WAITING, child::chunk)?;
+    let text = output.all(&mut process, MAX_ANSWER, tools.timeout, &|| false)?;
     if !process.finish(tools.timeout)?.success() {
         return Err(process.fault("ffprobe knows no such format".into()));
     }
@@ -159,36 +157,6 @@ fn probe(path: &Path, tools: &Tools, demuxers: &str) -> Result<Value> {
     match answer["streams"].get(0) {
         Some(stream) => Ok(stream.clone()),
         None => Err(Error::format("ffprobe finds nothing")),
-    }
-}
-
-/// Everything that a child writes, at most `cap` bytes, on a thread of its own since a pipe has no timeout.
-fn wait(
-    stdout: impl Read + Send + 'static,
-    cap: u64,
-    (process, timeout): (&mut Process, Duration),
-    stopped: &dyn Fn() -> bool,
-) -> Result<Vec<u8>> {
-    let (sender, answer) = sync_channel(1);
-    std::thread::Builder::new().name("ffmpeg picture".into()).spawn(move || {
-        let mut bytes = Vec::new();
-        let result = stdout.take(cap).read_to_end(&mut bytes).map(|_| bytes);
-        // Whoever asked may have stopped waiting.
-        sender.send(result).ok();
-    })?;
-    let started = Instant::now();
-    loop {
-        match answer.recv_timeout(LOOK_UP.min(timeout)) {
-            Ok(bytes) => return bytes.at(|| "ffmpeg".to_string()),
-            Err(RecvTimeoutError::Timeout) if stopped() => {
-                return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
-            }
-            Err(RecvTimeoutError::Timeout) if started.elapsed() < timeout => {}
-            Err(_) => {
-                let seconds = timeout.as_secs_f64();
-                return Err(process.fault(format!("no answer from ffmpeg in {seconds} seconds, it was stopped")));
-            }
-        }
     }
 }
 

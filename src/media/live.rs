@@ -9,6 +9,8 @@
 //! frame to the size of the first one, and gives Y4M.
 
 use std::io::{BufReader, Cursor, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -60,6 +62,17 @@ pub struct LiveSource {
     info: LiveInfo,
     label: String,
     said: Receiver<Said>,
+    _is_left: Left,
+}
+
+/// Tells the reading thread, which may be waiting for others, that nobody listens any more.
+#[derive(Default)]
+struct Left(Arc<AtomicBool>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl LiveSource {
@@ -81,14 +94,17 @@ impl LiveSource {
         }
         // A frame that waits, besides the one that is read and the one that was handed over.
         let (sender, said) = sync_channel(1);
+        let is_left = Left::default();
+        let flag = Arc::clone(&is_left.0);
         threads::builder("stream").spawn(move || {
-            if let Err(error) = read(reader, fps, tools.as_ref(), &sender) {
+            let is_left = || flag.load(Ordering::Relaxed);
+            if let Err(error) = read(reader, fps, tools.as_ref(), &sender, &is_left) {
                 // Whoever listened may be gone.
                 sender.send(Said::Failed(error)).ok();
             }
         })?;
         match wait(&said, stopped) {
-            Some(Said::Begins(info)) => Ok(LiveSource { info, label: label.to_string(), said }),
+            Some(Said::Begins(info)) => Ok(LiveSource { info, label: label.to_string(), said, _is_left: is_left }),
             Some(Said::Failed(error)) => Err(error),
             Some(Said::Frame(_)) => Err(Error::format("a frame came before the header")),
             None if stopped() => Err(Error::new(ErrorKind::Cancelled, "stopped before the stream began")),
@@ -127,14 +143,20 @@ fn wait(said: &Receiver<Said>, stopped: &dyn Fn() -> bool) -> Option<Said> {
 }
 
 /// The reading thread: recognises the stream and reads it to its end.
-fn read(mut reader: impl Read + Send + 'static, fps: f64, tools: Option<&Tools>, to: &SyncSender<Said>) -> Result<()> {
+fn read(
+    mut reader: impl Read + Send + 'static,
+    fps: f64,
+    tools: Option<&Tools>,
+    to: &SyncSender<Said>,
+    is_left: &dyn Fn() -> bool,
+) -> Result<()> {
     let mut head = Vec::new();
     (&mut reader).take(y4m::MAGIC.len() as u64).read_to_end(&mut head)?;
     if head.is_empty() {
         return Err(Error::format("the stream is empty"));
     }
     let is_y4m = head == y4m::MAGIC;
-    let whole = Cursor::new(head).chain(reader);
+    let whole = Cursor::new(head.clone()).chain(reader);
     if is_y4m {
         let stream = Y4mStream::new(BufReader::new(whole)).at(|| "Y4M header".to_string())?;
         let step = (stream.fps() / fps).max(1.0);
@@ -145,14 +167,14 @@ fn read(mut reader: impl Read + Send + 'static, fps: f64, tools: Option<&Tools>,
             "not a Y4M stream; install ffmpeg so that it is on the PATH, or convert it: ffmpeg -i INPUT -f yuv4mpegpipe -",
         )
     })?;
-    let (mut pipe, output) = LivePipe::start(tools, whole, fps)?;
+    let mut pipe = LivePipe::start(tools, whole, fps, is_left)?;
     // It samples by the time stamps of the frames.
-    let taken = Y4mStream::new(BufReader::new(output)).and_then(|stream| take_frames(stream, 1.0, "ffmpeg", to));
+    let taken = Y4mStream::new(BufReader::new(&mut pipe)).and_then(|stream| take_frames(stream, 1.0, "ffmpeg", to));
     match taken {
         Ok(true) => pipe.finish(),
         // Nobody listens any more; the child goes with the pipe.
         Ok(false) => Ok(()),
-        Err(error) => Err(pipe.explain(&error)),
+        Err(error) => Err(pipe.explain(&error, &head)),
     }
 }
 

@@ -24,9 +24,13 @@ mod gif;
 mod webp;
 mod apng;
 pub mod folder;
+mod child;
+mod packets;
+mod ffprobe;
 pub mod ffmpeg;
 pub mod live;
 
+pub use child::kill_children;
 pub use image_file::{ImageFile, load_image};
 pub use patch::Grid;
 pub use resize::smart_resize;

@@ -88,6 +88,13 @@ impl Timeline {
     }
 }
 
+impl Timeline {
+    /// When the frame of this number is shown, in seconds from the first one.
+    pub fn seconds(&self, number: usize) -> f64 {
+        self.times[number].saturating_sub(self.times[0]) as f64 * self.tick
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

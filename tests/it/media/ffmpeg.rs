@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longtake::media::ffmpeg::{FfmpegSource, Tools};
+use longtake::media::live::LiveSource;
 use longtake::media::video::open_video_with;
 use longtake::media::{FrameSource, Rgb};
 use longtake::{Error, ErrorKind};
@@ -12,7 +13,7 @@ use super::image_file::{assert_clean, media_dir};
 use super::video::{TOLERANCE, distance, expected, expected_of};
 
 /// The installed tools; says so when there are none.
-fn tools() -> Option<Tools> {
+pub fn tools() -> Option<Tools> {
     let tools = Tools::on_path();
     if tools.is_none() {
         eprintln!("SKIPPED: ffmpeg and ffprobe are not on the PATH, the external decoder is not tested against them");
@@ -147,6 +148,18 @@ fn run_impostors(ffprobe: &str, ffmpeg: &str) -> (Result<Vec<Rgb>, Error>, usize
         frames
     });
     assert!(started.elapsed() < Duration::from_secs(8), "took {:?}", started.elapsed());
+    let gone = |pid: &str| {
+        let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    };
+    // What the children have started is killed with them; who reaps it is not up to this program.
+    for pid in std::fs::read_to_string(dir.path().join("grandchildren")).unwrap_or_default().lines() {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !gone(pid) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(gone(pid), "grandchild {pid} is still there");
+    }
     // Every child is gone and reaped: a zombie would still be listed.
     for pid in std::fs::read_to_string(dir.path().join("pids")).unwrap_or_default().lines() {
         assert!(!Path::new("/proc").join(pid).exists(), "process {pid} is still there");
@@ -210,6 +223,118 @@ fn absurd_answers_are_refused_before_anything_is_allocated() {
     for (fields, kind) in rows {
         let (result, _) = run_impostors(&answer(fields), "exec cat /dev/zero");
         assert_eq!(result.expect_err(fields).kind(), kind, "{fields}");
+    }
+}
+
+/// A shell command that goes on in the background and keeps the pipes of its parent open.
+#[cfg(unix)]
+const GRANDCHILD: &str = r#"sleep 60 & echo $! >> "$(dirname "$0")/grandchildren""#;
+
+/// A grandchild that keeps the pipe open holds nobody up, and does not outlive its use.
+#[cfg(unix)]
+#[test]
+fn grandchildren_go_with_their_parents() {
+    let probes = format!("{GRANDCHILD}; {ANSWER}");
+    let (result, _) = run_impostors(&probes, "head -c 120 /dev/zero");
+    assert_eq!(result.unwrap().len(), 5);
+    let (result, skipped) = run_impostors(ANSWER, &format!("{GRANDCHILD}; head -c 120 /dev/zero"));
+    assert_eq!((result.unwrap().len(), skipped), (5, 0));
+    let (result, skipped) = run_impostors(ANSWER, &format!("{GRANDCHILD}; head -c 72 /dev/zero"));
+    assert_eq!((result.unwrap().len(), skipped), (5, 2));
+    for (ffprobe, ffmpeg, words) in [
+        (format!("{GRANDCHILD}; exit 3"), String::new(), "ffprobe ended"),
+        (format!("{GRANDCHILD}; wait"), String::new(), "no answer from ffprobe"),
+        (ANSWER.into(), format!("{GRANDCHILD}; head -c 48 /dev/zero; echo oops >&2; exit 1"), "oops"),
+        (ANSWER.into(), format!("{GRANDCHILD}; wait"), "no frame from ffmpeg"),
+        (ANSWER.into(), format!("({GRANDCHILD}; wait) & wait"), "no frame from ffmpeg"),
+    ] {
+        let err = run_impostors(&ffprobe, &ffmpeg).0.unwrap_err();
+        assert!(err.to_string().contains(words), "{err}");
+    }
+}
+
+/// One that has left the group cannot be found, but nobody waits for it.
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_waits_for_a_stranger_with_the_pipe() {
+    let stranger = "setsid sleep 15 &";
+    let (result, _) = run_impostors(&format!("{stranger} {ANSWER}"), &format!("{stranger} head -c 120 /dev/zero"));
+    assert_eq!(result.unwrap().len(), 5);
+    let (result, skipped) = run_impostors(ANSWER, &format!("{stranger} head -c 72 /dev/zero"));
+    assert_eq!((result.unwrap().len(), skipped), (5, 2));
+}
+
+/// The list of packets is checked like everything else.
+#[cfg(unix)]
+#[test]
+fn lists_of_packets_are_not_believed_blindly() {
+    let listing = |list: &str| format!(r#"case "$*" in *packet=*) {list};; *) {ANSWER};; esac"#);
+    let line = |pts: i64| format!("echo 'pts={pts}|dts={pts}|duration=1|flags=K_|'");
+    let ok: [(&str, String, usize); 6] = [
+        ("nothing", "true".into(), 5),
+        ("words", "echo no list at all".into(), 5),
+        ("one", line(0), 1),
+        ("absurd times", [line(i64::MAX), line(i64::MIN), line(0), line(-5)].join(";"), 4),
+        ("three, then failure", format!("{};{};{}; exit 1", line(0), line(1), line(2)), 3),
+        (
+            "no times",
+            "echo 'pts=N/A|dts=N/A|duration=N/A|flags=K_'; echo 'pts=N/A|dts=N/A|duration=N/A|flags=__'".into(),
+            2,
+        ),
+    ];
+    for (what, list, n) in ok {
+        let (result, _) = run_impostors(&listing(&list), "exec cat /dev/zero");
+        assert_eq!(result.unwrap_or_else(|err| panic!("{what}: {err}")).len(), n, "{what}");
+    }
+    for (list, words) in [
+        ("exec cat /dev/zero", "list of packets"),
+        ("exec sleep 60", "no packet from ffprobe"),
+        ("echo broken >&2; exit 1", "broken"),
+        ("echo 'pts=1|dts=1|duration=1|flags=__'", "no key frame"),
+    ] {
+        let err = run_impostors(&listing(list), "exec cat /dev/zero").0.unwrap_err();
+        assert!(err.to_string().contains(words) && err.to_string().contains("video.bin"), "{err}");
+    }
+    // Complaints without end, and nothing else.
+    let err = run_impostors(ANSWER, "yes complaint >&2").0.unwrap_err();
+    assert!(err.to_string().contains("no frame from ffmpeg"), "{err}");
+}
+
+/// A stream through an impostor ends with it, or with whoever listens.
+#[cfg(unix)]
+#[test]
+fn streams_end_with_their_decoder() {
+    let header = r"printf 'YUV4MPEG2 W4 H2 F1:1 Cmono
+FRAME
+01234567'";
+    for (body, n_frames, words) in [
+        (format!("{GRANDCHILD}; {header}"), 1, None),
+        (format!("{header}; {GRANDCHILD}; exit 1"), 1, Some("ended with")),
+        ("exec >&-; exit 0".to_string(), 0, Some("no whole video")),
+        ("exec cat /dev/zero".to_string(), 0, Some("longer than")),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let tools = impostors(dir.path(), "", &body);
+        let started = Instant::now();
+        let input = std::io::Cursor::new(b"no Y4M".to_vec());
+        let (mut n, mut error) = (0, None);
+        match LiveSource::open(input, "standard input", 1.0, Some(tools), &|| false) {
+            Ok(mut source) => loop {
+                match source.next(&|| false) {
+                    Ok(Some(_)) => n += 1,
+                    Ok(None) => break,
+                    Err(err) => {
+                        error = Some(err.to_string());
+                        break;
+                    }
+                }
+            },
+            Err(err) => error = Some(err.to_string()),
+        }
+        assert!(started.elapsed() < Duration::from_secs(8), "took {:?}", started.elapsed());
+        let said = error.clone().unwrap_or_default();
+        assert!(n == n_frames && words.is_none_or(|words| said.contains(words)), "{body}: {n} frames, {error:?}");
+        assert_eq!(error.is_some(), words.is_some(), "{body}: {error:?}");
     }
 }
 

@@ -5,6 +5,7 @@ mod boxes;
 mod image_file;
 mod pictures;
 mod preprocess;
+mod containers;
 mod faults;
 mod ffmpeg;
 mod mp4;
