@@ -126,7 +126,7 @@ pub fn quantize(options: &QuantizeOptions, progress: &mut dyn Progress) -> Resul
             Ok(())
         })?;
         gguf.check_unchanged()?;
-        staged.publish()?;
+        Staged::publish([staged])?;
     }
     let total = |bytes: fn(&TensorReport) -> u64| tensors.iter().map(bytes).sum();
     Ok(QuantizeReport {

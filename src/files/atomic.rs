@@ -48,15 +48,46 @@ pub fn write_beside_in_place(path: &Path, n_bytes: u64, fill: impl FnOnce(&File)
     write_in(path, sized).at(|| path.display().to_string())
 }
 
+/// Checks before long work that its result may be written to `path`: it names a file, in a folder that is there, and
+/// nothing but a regular file stands under that name. A device, a pipe or a folder is never replaced.
+///
+/// # Errors
+/// `BadInput` saying what stands there, or that the folder is absent; without the path.
+pub fn check_output(path: &Path) -> Result<()> {
+    if path.file_name().is_none() || ends_as_folder(path) {
+        return Err(Error::bad_input("names no file, expected one to write to"));
+    }
+    match path.metadata() {
+        Ok(meta) if meta.is_dir() => return Err(Error::bad_input("is a folder, expected a file to write to")),
+        Ok(meta) if !meta.is_file() => {
+            return Err(Error::bad_input("is not a regular file, expected a file name to write to"));
+        }
+        _ => {}
+    }
+    let folder = folder_of(path);
+    match folder.metadata() {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(Error::bad_input(format!("`{}` is not a folder", folder.display()))),
+        Err(err) => Err(Error::bad_input(format!("folder `{}`: {err}", folder.display()))),
+    }
+}
+
+/// Whether a path is written as that of a folder, with a separator at its end.
+pub fn ends_as_folder(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().last().is_some_and(|b| std::path::is_separator(char::from(*b)))
+}
+
+/// The folder that `path` lies in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
+}
+
 fn write_in(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     let Some(name) = path.file_name() else { return Err(Error::bad_input("names no file, expected one to write to")) };
     if path.is_dir() {
         return Err(Error::bad_input("is a folder, expected a file to write to"));
     }
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     let prefix = temp_prefix(&name.to_string_lossy());
     remove_stale(folder, &prefix);
 
