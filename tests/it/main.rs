@@ -20,6 +20,7 @@ mod kernels_matmul;
 mod kernels_attention;
 mod media;
 mod model;
+mod model_files;
 mod plan;
 mod position;
 mod random;
