@@ -273,6 +273,24 @@ mod tests {
     }
 
     #[test]
+    fn outputs_are_checked_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), "x").unwrap();
+        for fine in ["file", "new"] {
+            check_output(&at(fine)).unwrap();
+        }
+        let rows =
+            [("", "names no file"), ("file/", "names no file"), ("no/new", "folder"), ("file/new", "is not a folder")];
+        for (name, want) in rows {
+            let err = check_output(&at(name)).unwrap_err().to_string();
+            assert!(err.contains(want), "{name}: {err}");
+        }
+        assert!(check_output(dir.path()).unwrap_err().to_string().contains("is a folder"));
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[test]
     fn long_names_and_bad_names() {
         let dir = tempfile::tempdir().unwrap();
         let long = dir.path().join("é".repeat(127));

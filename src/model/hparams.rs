@@ -195,7 +195,7 @@ fn stretch(meta: &Metadata, arch: &str, n_ctx_train: usize) -> Result<Stretch> {
 /// What else a GGUF file may be, in words.
 fn not_a_model(meta: &Metadata) -> Result<Option<&'static str>> {
     Ok(match (meta.str("general.architecture")?, meta.str("general.type")?) {
-        (Some("longtake-take"), _) => Some("a take, which `longtake ask` and `chat --take` answer from"),
+        (Some("longtake-take"), _) => Some("a take (`longtake-take`), which `ask` and `chat --take` answer from"),
         (_, Some("adapter")) => Some("an adapter (LoRA); merge it into its base model and convert that"),
         (Some("imatrix"), _) | (_, Some("imatrix")) => {
             Some("an importance matrix, which `longtake quantize --imatrix` reads")

@@ -281,7 +281,8 @@ fn encoded_bytes_are_those_of_the_definition() {
                         (vec![0u8; ty.row_bytes(d).unwrap()], vec![1u8; ty.row_bytes(d).unwrap()]);
                     let fits = quantize_row(ty, &row, &mut want, None).is_ok();
                     assert_eq!((kernels.attend.encode)(ty, &row, &mut got), fits, "{} {ty} row {i}", kernels.name);
-                    assert!(fits || [3, 4].contains(&i), "{ty} row {i}: only the largest may not fit");
+                    let largest = row.iter().fold(0f32, |max, x| max.max(x.abs()));
+                    assert!(fits || largest > 65504.0, "{} {ty} row {i}: refused", kernels.name);
                     if !fits {
                         continue;
                     }

@@ -165,7 +165,8 @@ fn stretched_frequencies_are_those_of_ggml() {
     };
     // Of heads of 128 and base 1e6, pair 23.6 turns 32 times in 32768 tokens and pair 39.7 once: a ramp from 23 to 40.
     // Of heads of 64 and base 1e4, these are 17.7 and 29.7; in 2048 tokens 8.1 and 20.1.
-    let rows: &[(f64, f64, usize, f64, &[(usize, f64)])] = &[
+    type Row<'a> = (f64, f64, usize, f64, &'a [(usize, f64)]);
+    let rows: &[Row] = &[
         (
             4.0,
             32768.0,

@@ -46,7 +46,7 @@ __device__ __forceinline__ bool encode_symmetric(const Nibbles &n, float x, int 
     const float d = __fdiv_rn(top == 0.0f ? 0.0f : first_of(x, size == top), float(-n.offset));
     if (lane == 0) put_u16(block, f32_to_f16(d));
     const int code = int(__dadd_rn(__dmul_rn(double(x), double(reciprocal(d))), n.offset + 0.5));
-    put_codes(n, min(code, 2 * n.offset - 1), lane, block);
+    put_codes(n, code < 2 * n.offset ? code : 2 * n.offset - 1, lane, block);
     return size <= 65504.0f * float(n.offset);
 }
 
@@ -62,7 +62,7 @@ __device__ __forceinline__ bool encode_affine(const Nibbles &n, float x, int lan
         put_u16(block + 2, f32_to_f16(base));
     }
     const int code = int(__fadd_rn(__fmul_rn(__fsub_rn(x, base), reciprocal(d)), 0.5f));
-    put_codes(n, min(code, last), lane, block);
+    put_codes(n, code < last ? code : last, lane, block);
     return fabsf(x) <= 65504.0f;
 }
 

@@ -172,7 +172,8 @@ fn packed(config: Json, parts: &[(&str, Dtype)]) -> Folder {
 #[test]
 fn packed_weights_are_refused_by_the_name_of_their_method() {
     let int4 = [(".qweight", Dtype::I32), (".qzeros", Dtype::I32), (".scales", Dtype::F16)];
-    let rows: Vec<(Json, &[(&str, Dtype)], &str)> = vec![
+    type Row<'a> = (Json, &'a [(&'a str, Dtype)], &'a str);
+    let rows: Vec<Row> = vec![
         (json!({"quant_method": "awq", "bits": 4}), &int4, "`awq, 4 bits`"),
         (json!({"quant_method": "gptq", "bits": 8, "desc_act": false}), &int4, "`gptq, 8 bits`"),
         (json!(null), &int4, "`gptq or awq`"),
