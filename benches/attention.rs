@@ -10,6 +10,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use longtake::cache::CACHE_TYPES;
 use longtake::gguf::GgmlType;
 use longtake::kernels::{self, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, threads};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
@@ -34,12 +35,12 @@ fn main() {
         peaks.f32, peaks.i16, peaks.i8, peaks.read
     );
     let bench = Bench { words, kernels, peaks };
-    for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::F16, GgmlType::BF16, GgmlType::F32] {
+    for ty in CACHE_TYPES {
         for depth in [4096, 16384, 65536] {
             bench.text(&format!("prefill {ty} @{depth}"), ty, depth, 512);
         }
     }
-    for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::F16, GgmlType::BF16, GgmlType::F32] {
+    for ty in CACHE_TYPES {
         for depth in [4096, 16384, 65536] {
             bench.text(&format!("decode {ty} @{depth}"), ty, depth, 1);
         }
@@ -48,7 +49,7 @@ fn main() {
         bench.vision(&format!("vision {n}"), n, false);
         bench.vision(&format!("vision {n} exact"), n, true);
     }
-    for ty in [GgmlType::Q8_0, GgmlType::Q4_0, GgmlType::F16, GgmlType::BF16, GgmlType::F32] {
+    for ty in CACHE_TYPES {
         bench.write(&format!("write {ty}"), ty, 512);
     }
 }

@@ -19,7 +19,17 @@ use crate::kernels::{CacheRows, KvView};
 use crate::{Error, Result};
 
 /// Types that a cache may hold.
-pub const CACHE_TYPES: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+pub const CACHE_TYPES: [GgmlType; 9] = [
+    GgmlType::F32,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::Q8_0,
+    GgmlType::Q5_1,
+    GgmlType::Q5_0,
+    GgmlType::Q4_1,
+    GgmlType::Q4_0,
+    GgmlType::IQ4_NL,
+];
 
 /// Sizes and types of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Result};
 pub struct Args {
     /// The checkpoint folder: config.json, model*.safetensors, tokenizer.json
     checkpoint: PathBuf,
-    /// The text model's file, or an existing folder to name both files in
+    /// The text model's file, or a folder to name both files in (`models/`); folders that are absent are made
     #[arg(short, long = "output", visible_alias = "outfile", value_name = "FILE")]
     output: PathBuf,
     /// The projector's file [default: mmproj-NAME.gguf beside the text model]

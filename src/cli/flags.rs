@@ -101,7 +101,8 @@ pub struct ComputeFlags {
     /// Accepted for llama.cpp's sake: batches are not split further.
     #[arg(long, hide = true)]
     pub ubatch_size: Option<usize>,
-    /// Type of cached keys: f32, f16, bf16, q8_0, q4_0 (default: f16; f32 for a model in f32) [short: -ctk]
+    /// Type of cached keys: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl (default: f16; f32 for a model in f32)
+    /// [short: -ctk]
     #[arg(long, value_name = "TYPE")]
     pub cache_type_k: Option<String>,
     /// Type of cached values, likewise [short: -ctv]

@@ -13,7 +13,7 @@ use crate::files::atomic::check_outputs_in;
 use crate::gguf::Gguf;
 use crate::kernels::threads;
 use crate::model::HParams;
-use crate::position::{Axis, Layout, Pos, Rotary, default_sections};
+use crate::position::{Axis, Layout, Pos, Rotary, Stretch, default_sections};
 use crate::{Error, ErrorKind, Result};
 
 /// The experiments of the theory: expected numbers beside computed ones, and plots.
@@ -135,7 +135,12 @@ pub fn frequencies(args: FrequencyArgs) -> Result<()> {
         None => own.unwrap_or_else(|| default_sections(layout, n_rot)),
     };
     let as_bad_input = |err: Error| Error::new(ErrorKind::BadInput, err.to_string());
-    let rotary = Rotary::new(layout, n_rot, base, sections).map_err(as_bad_input)?;
+    // As its sections, a model's longer context belongs to its own head and base.
+    let own = hparams.as_ref().filter(|hp| hp.n_embd_head == n_rot && args.rope_base.is_none());
+    let stretch = own.map_or(Stretch::NONE, |hp| hp.rope_stretch);
+    let rotary = Rotary::new(layout, n_rot, base, sections)
+        .and_then(|rotary| rotary.stretched(&stretch))
+        .map_err(as_bad_input)?;
     let rows: Vec<Row> = (0..rotary.n_pair()).map(|i| Row::of(&rotary, i)).collect();
     let mut out = std::io::stdout().lock();
     if args.json {

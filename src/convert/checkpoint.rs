@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::files::Folder;
+use super::preprocessor::{PREPROCESSOR, PROCESSOR, ProcessorFiles, VIDEO_PREPROCESSOR};
 use super::safetensors::{self, MAX_HEADER, StoredTensor};
 use super::values::Configs;
 use crate::error::Context;
@@ -30,6 +31,8 @@ const INDEX: &str = "model.safetensors.index.json";
 pub(crate) struct Checkpoint {
     pub folder: Folder,
     pub configs: Configs,
+    /// What the user should know about its settings and could not expect.
+    pub notes: Vec<String>,
     files: Vec<(String, File)>,
     tensors: BTreeMap<String, (usize, StoredTensor)>,
 }
@@ -46,15 +49,21 @@ impl Checkpoint {
             let what = format!("`{}` has no config.json, expected a Hugging Face checkpoint folder", dir.display());
             return Err(Error::bad_input(what));
         }
-        let preprocessor = match folder.has("preprocessor_config.json") {
-            true => Some(json(&folder, "preprocessor_config.json", MAX_CONFIG_BYTES)?),
-            false => None,
+        let optional = |name: &str| match folder.has(name) {
+            true => json(&folder, name, MAX_CONFIG_BYTES).map(Some),
+            false => Ok(None),
         };
+        let files = ProcessorFiles {
+            processor: optional(PROCESSOR)?,
+            preprocessor: optional(PREPROCESSOR)?,
+            video: optional(VIDEO_PREPROCESSOR)?,
+        };
+        let (preprocessor, notes) = files.choose()?;
         let configs = Configs { config: json(&folder, "config.json", MAX_CONFIG_BYTES)?, preprocessor };
         for name in TOKENIZER_FILES.iter().filter(|name| folder.has(name)) {
             folder.file(name)?;
         }
-        let mut checkpoint = Checkpoint { folder, configs, files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Checkpoint { folder, configs, notes, files: Vec::new(), tensors: BTreeMap::new() };
         if checkpoint.folder.has(SINGLE) {
             checkpoint.add_file(SINGLE)?;
         } else if checkpoint.folder.has(INDEX) {

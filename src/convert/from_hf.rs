@@ -10,11 +10,13 @@ use super::family::{Family, Group};
 use super::file_type::{FileType, ModelFacts, fit, is_quantizable, recipe};
 use super::hf_tokenizer::set_tokenizer_keys;
 use super::names::{file_name, mmproj_beside, size_label};
+use super::packed::check_not_packed;
 use super::plan::{Part, Plan, Planned};
 use super::progress::Progress;
 use super::staged::{Declared, Staged};
 use super::values::{Values, set_constants};
 use crate::error::Context;
+use crate::files::atomic::{ends_as_folder, folder_of};
 use crate::gguf::{GgmlType, Metadata};
 use crate::position::{Layout, scale_warning};
 use crate::{Error, Result};
@@ -24,7 +26,8 @@ use crate::{Error, Result};
 pub struct ConvertOptions {
     /// The checkpoint folder.
     pub input: PathBuf,
-    /// The text model's file, or an existing folder, in which both files are then named by the GGUF convention.
+    /// The text model's file, or a folder (one that is there, or a path that ends in a separator), in which both files are
+    /// then named by the GGUF convention. Folders that are absent are made.
     pub output: PathBuf,
     /// The projector's file; `mmproj-<stem>.gguf` beside the text model when `None`.
     pub mmproj_output: Option<PathBuf>,
@@ -91,13 +94,11 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
     let mut checkpoint = Checkpoint::open(&options.input).at(|| options.input.display().to_string())?;
     let place = || options.input.display().to_string();
     let family = choose_family(options, &checkpoint)?;
+    let note = check_not_packed(&checkpoint).at(place)?;
     let mut values = Values::read(&family, &checkpoint.configs).at(place)?;
     values.adopt_layout(options.layout)?;
     let plan = Plan::new(&family, &values, &checkpoint).at(place)?;
-    plan.notes.iter().for_each(|note| progress.note(note));
-    if checkpoint.configs.preprocessor.is_none() {
-        progress.note("preprocessor_config.json is absent: the family's standard values are used");
-    }
+    checkpoint.notes.iter().chain(&note).chain(&plan.notes).for_each(|note| progress.note(note));
 
     let model_name = match &options.model_name {
         Some(name) => name.clone(),
@@ -120,16 +121,20 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
     let mut mmproj_meta = general_keys(&family.mmproj, arch, &model_name, &mmproj)?;
     values.set_keys(&family, arch, |rule| rule.mmproj.as_ref(), &mut mmproj_meta);
 
-    let (text_path, mmproj_path) = paths(options, &model_name, text.file_type, mmproj.file_type)?;
-    let (text_file, mmproj_file) = (Staged::new(&text_path)?, Staged::new(&mmproj_path)?);
+    let (text_path, mmproj_path) = paths(options, &model_name, text.file_type, mmproj.file_type);
+    let text_file = Staged::new(&text_path)?;
+    let mmproj_file = Staged::new(&mmproj_path)?;
+    if is_one_name(&text_path, &mmproj_path) {
+        let what = format!("`{}` cannot be both the text model and the projector", text_path.display());
+        return Err(Error::bad_input(what));
+    }
     let mmproj_bytes = mmproj_file.write(&mmproj_meta, &mmproj.declared, progress, |i, buf, progress| {
         fill(&mut checkpoint, &plan.mmproj[i], &mmproj.declared[i], buf, progress)
     })?;
     let text_bytes = text_file.write(&text_meta, &text.declared, progress, |i, buf, progress| {
         fill(&mut checkpoint, &plan.text[i], &text.declared[i], buf, progress)
     })?;
-    mmproj_file.publish()?;
-    text_file.publish()?;
+    Staged::publish([mmproj_file, text_file])?;
     let report = |output: Output, path, n_bytes| OutputFile {
         path,
         n_bytes,
@@ -274,8 +279,8 @@ fn set_layout_keys(options: &ConvertOptions, arch: &str, meta: &mut Metadata, pr
 }
 
 /// Where the two files go.
-fn paths(options: &ConvertOptions, model: &str, text: FileType, mmproj: FileType) -> Result<(PathBuf, PathBuf)> {
-    let in_folder = options.output.is_dir();
+fn paths(options: &ConvertOptions, model: &str, text: FileType, mmproj: FileType) -> (PathBuf, PathBuf) {
+    let in_folder = options.output.is_dir() || ends_as_folder(&options.output);
     let text_path = match in_folder {
         true => options.output.join(file_name(model, text.name(), false)),
         false => options.output.clone(),
@@ -285,16 +290,15 @@ fn paths(options: &ConvertOptions, model: &str, text: FileType, mmproj: FileType
         None if in_folder => options.output.join(file_name(model, mmproj.name(), true)),
         None => mmproj_beside(&text_path),
     };
-    // Compared as the file system sees them, so that `a.gguf` and `./a.gguf` are one.
+    (text_path, mmproj_path)
+}
+
+/// Whether two paths, whose folders are there, name one file: `a.gguf` and `./a.gguf` do.
+fn is_one_name(a: &Path, b: &Path) -> bool {
     let real = |path: &Path| {
-        let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
-        folder.canonicalize().ok().map(|folder| folder.join(path.file_name().unwrap_or_default()))
+        folder_of(path).canonicalize().ok().map(|folder| (folder, path.file_name().map(std::ffi::OsStr::to_os_string)))
     };
-    if text_path == mmproj_path || (real(&text_path).is_some() && real(&text_path) == real(&mmproj_path)) {
-        let what = format!("`{}` cannot be both the text model and the projector", text_path.display());
-        return Err(Error::bad_input(what));
-    }
-    Ok((text_path, mmproj_path))
+    real(a).is_some() && real(a) == real(b)
 }
 
 /// Reads one tensor piece by piece and appends it, encoded, to `buf`.

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use crate::error::Context;
 use crate::gguf::Metadata;
-use crate::text::tokenizer::{MAX_VOCAB, QWEN2_SPLIT, token_type};
+use crate::text::QWEN2_SPLIT;
+use crate::text::tokenizer::{MAX_VOCAB, token_type};
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 

@@ -126,7 +126,7 @@ pub fn quantize(options: &QuantizeOptions, progress: &mut dyn Progress) -> Resul
             Ok(())
         })?;
         gguf.check_unchanged()?;
-        staged.publish()?;
+        Staged::publish([staged])?;
     }
     let total = |bytes: fn(&TensorReport) -> u64| tensors.iter().map(bytes).sum();
     Ok(QuantizeReport {
@@ -171,6 +171,7 @@ fn choose(
     let facts = facts(gguf, imatrix.is_some())?;
     let mut hits = vec![0usize; patterns.len()];
     let mut requantized = Vec::new();
+    let mut unreadable = Vec::new();
     let mut choices = Vec::new();
     for info in gguf.tensors() {
         let keep = Choice { to: info.ty, wanted: None };
@@ -197,7 +198,17 @@ fn choose(
         if to != info.ty && info.ty.block_len() > 1 && !options.allow_requantize {
             requantized.push(format!("`{}` is {}", info.name, info.ty));
         }
+        // What has a decoder has an encoder.
+        if to != info.ty && !can_quantize(info.ty) {
+            unreadable.push(format!("`{}` is {}", info.name, info.ty));
+        }
         choices.push(Choice { to, wanted: (to != ty).then_some(ty) });
+    }
+    if !unreadable.is_empty() {
+        return Err(Error::unsupported(format!(
+            "types that cannot be read yet ({}); quantize the F16 or BF16 form of the model instead",
+            super::checkpoint::listed(&unreadable)
+        )));
     }
     if !requantized.is_empty() {
         return Err(Error::bad_input(format!(

@@ -9,13 +9,17 @@ use std::path::{Path, PathBuf};
 
 use super::progress::Progress;
 use crate::error::Context;
+use crate::files::atomic::{self, check_output, ends_as_folder, folder_of};
 use crate::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
 use crate::{Error, Result};
 
-/// A file on its way to its final name; dropped before [`publish`](Staged::publish), it is removed.
+/// A file on its way to its final name; dropped before [`publish`](Staged::publish), it is removed, and its folder with it
+/// where that was made for it.
 pub(crate) struct Staged {
     path: PathBuf,
     target: PathBuf,
+    /// Folders that were made for it, the outermost first.
+    folders: Vec<PathBuf>,
     done: bool,
 }
 
@@ -23,18 +27,42 @@ pub(crate) struct Staged {
 pub(crate) type Declared = (String, GgmlType, Vec<usize>);
 
 impl Staged {
-    /// Prepares to write `target`.
+    /// Prepares to write `output`, or the file that it links to, so that nothing but the work itself can fail later: its folder is made where it is
+    /// absent, and the staging file is created in it.
     ///
     /// # Errors
-    /// `BadInput` when something stands there that is not a GGUF file, so that a slip of the hand costs nothing.
-    pub(crate) fn new(target: &Path) -> Result<Staged> {
-        let name = target.file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = name.ok_or_else(|| Error::bad_input(format!("`{}` names no file", target.display())))?;
-        check_replaceable(target).at(|| target.display().to_string())?;
+    /// `BadInput` when something stands there that is not a GGUF file, so that a slip of the hand costs nothing; `Io` when
+    /// nothing can be written there. What was made until then is removed.
+    pub(crate) fn new(output: &Path) -> Result<Staged> {
+        let place = || output.display().to_string();
+        let name =
+            output.file_name().filter(|_| !ends_as_folder(output)).map(|name| name.to_string_lossy().into_owned());
+        let name = name.ok_or_else(|| Error::bad_input("names no file, expected one to write to").at(place()))?;
+        let target = atomic::target(output).at(place)?;
         let path = target.with_file_name(format!(".{name}.unfinished"));
-        let staged = Staged { path, target: target.to_path_buf(), done: false };
+        let mut staged = Staged { path, target, folders: Vec::new(), done: false };
+        staged.make_folders().at(place)?;
+        check_output(&staged.target)?;
+        check_replaceable(&staged.target).at(place)?;
         staged.remove();
+        File::create_new(&staged.path).at(place)?;
         Ok(staged)
+    }
+
+    /// Makes the folder of the target, and remembers which folders are new.
+    fn make_folders(&mut self) -> Result<()> {
+        let is_absent = |folder: &&Path| **folder != *Path::new("") && folder.symlink_metadata().is_err();
+        let absent: Vec<PathBuf> =
+            folder_of(&self.target).ancestors().take_while(is_absent).map(Path::to_path_buf).collect();
+        for folder in absent.into_iter().rev() {
+            match std::fs::create_dir(&folder) {
+                Ok(()) => self.folders.push(folder),
+                // Another file of the same run may need the same folder.
+                Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(err) => return Err(err).at(|| format!("folder `{}`", folder.display())),
+            }
+        }
+        Ok(())
     }
 
     /// Writes the file under its staging name and reads its tables back.
@@ -59,14 +87,29 @@ impl Staged {
         Ok(n_bytes)
     }
 
-    /// Gives the file its final name.
-    pub(crate) fn publish(mut self) -> Result<()> {
-        std::fs::rename(&self.path, &self.target).at(|| self.target.display().to_string())?;
-        self.done = true;
-        if let Some(folder) = self.target.parent().filter(|_| cfg!(unix)) {
-            // Brings the rename to disk; the file is complete either way.
-            let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-            let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    /// Gives finished files their final names, one right after the other. When one of them cannot have its name, those
+    /// before it lose theirs again where nothing stood under it.
+    ///
+    /// # Errors
+    /// `Io` naming the file.
+    pub(crate) fn publish<const N: usize>(files: [Staged; N]) -> Result<()> {
+        let mut fresh: Vec<PathBuf> = Vec::new();
+        for mut staged in files {
+            let was_there = staged.target.symlink_metadata().is_ok();
+            if let Err(err) = std::fs::rename(&staged.path, &staged.target) {
+                for path in fresh {
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(err).at(|| staged.target.display().to_string());
+            }
+            staged.done = true;
+            if !was_there {
+                fresh.push(staged.target.clone());
+            }
+            if cfg!(unix) {
+                // Brings the rename to disk; the file is complete either way.
+                let _ = File::open(folder_of(&staged.target)).and_then(|folder| folder.sync_all());
+            }
         }
         Ok(())
     }
@@ -96,6 +139,8 @@ impl Drop for Staged {
     fn drop(&mut self) {
         if !self.done {
             self.remove();
+            // Only what is empty goes.
+            self.folders.iter().rev().for_each(|folder| drop(std::fs::remove_dir(folder)));
         }
     }
 }
@@ -106,10 +151,10 @@ pub(crate) fn data_bytes(ty: GgmlType, ne: &[usize]) -> u64 {
     ty.row_bytes(ne[0]).map_or(0, |n| n as u64 * n_rows)
 }
 
+/// Whether what stands under the name may be replaced: a GGUF file, an empty one, nothing.
 fn check_replaceable(target: &Path) -> Result<()> {
-    let Ok(meta) = target.metadata() else { return Ok(()) };
-    if !meta.is_file() {
-        return Err(Error::bad_input("is not a regular file, expected a file name to write to"));
+    if target.metadata().is_err() {
+        return Ok(());
     }
     let mut magic = Vec::new();
     File::open(target)?.take(4).read_to_end(&mut magic)?;

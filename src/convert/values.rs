@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::family::{Family, Group, JsonFile, KeyType, Require, ValueRule};
+use super::preprocessor::{PREPROCESSOR, Preprocessor};
 use crate::gguf::{Metadata, Value};
 use crate::position::{Layout, axes, default_sections};
 use crate::{Error, Result};
@@ -10,15 +11,18 @@ use crate::{Error, Result};
 /// The JSON files of a checkpoint folder that families read.
 pub(crate) struct Configs {
     pub config: Json,
-    /// `None` when the folder has no `preprocessor_config.json`.
-    pub preprocessor: Option<Json>,
+    /// `None` when the folder says nothing about its image processor.
+    pub preprocessor: Option<Preprocessor>,
 }
 
 impl Configs {
     fn file(&self, file: JsonFile) -> (&'static str, Option<&Json>) {
         match file {
             JsonFile::Config => ("config.json", Some(&self.config)),
-            JsonFile::Preprocessor => ("preprocessor_config.json", self.preprocessor.as_ref()),
+            JsonFile::Preprocessor => match &self.preprocessor {
+                Some(found) => (found.place, Some(&found.json)),
+                None => (PREPROCESSOR, None),
+            },
         }
     }
 }

@@ -108,14 +108,6 @@ fn check_folder(folder: &Path, name: &str) -> Result<()> {
     Temp::create(folder, &temp_prefix(name)).map(drop).at(|| format!("no file can be made in `{}`", folder.display()))
 }
 
-/// The folder that `path` lies in.
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
-}
-
 /// Writes `path` with what `fill` writes: all of it, or nothing. An existing file is replaced, the one behind a symbolic link
 /// is. When two writers meet, the one that finishes last wins, and neither sees bytes of the other.
 ///
@@ -141,6 +133,16 @@ pub fn write_beside_in_place(path: &Path, n_bytes: u64, fill: impl FnOnce(&File)
         fill(file)
     };
     write_in(path, sized).at(|| path.display().to_string())
+}
+
+/// Whether a path is written as that of a folder, with a separator at its end.
+pub fn ends_as_folder(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().last().is_some_and(|b| std::path::is_separator(char::from(*b)))
+}
+
+/// The folder that `path` lies in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
 }
 
 fn write_in(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {

@@ -40,6 +40,9 @@ pub enum GgmlType {
     TQ1_0 = 34,
     TQ2_0 = 35,
     MXFP4 = 39,
+    NVFP4 = 40,
+    Q1_0 = 41,
+    Q2_0 = 42,
 }
 
 use GgmlType::*;
@@ -78,6 +81,9 @@ const TABLE: &[(GgmlType, &str, usize, usize)] = &[
     (TQ1_0, "TQ1_0", 256, 54),
     (TQ2_0, "TQ2_0", 256, 66),
     (MXFP4, "MXFP4", 32, 17),
+    (NVFP4, "NVFP4", 64, 36),
+    (Q1_0, "Q1_0", 128, 18),
+    (Q2_0, "Q2_0", 64, 18),
 ];
 
 impl GgmlType {
@@ -87,7 +93,13 @@ impl GgmlType {
     /// `Unsupported` with the id, for retired and unknown numbers.
     pub fn from_id(id: u32) -> Result<GgmlType> {
         let row = TABLE.iter().find(|row| row.0 as u32 == id);
-        row.map(|row| row.0).ok_or_else(|| Error::unsupported(format!("tensor type id `{id}` is not known")))
+        row.map(|row| row.0).ok_or_else(|| {
+            let newest = TABLE.iter().map(|row| row.0 as u32).max().unwrap_or_default();
+            let what = if id > newest { "is newer than this program" } else { "is not known or was retired" };
+            Error::unsupported(format!(
+                "tensor type id `{id}` {what}; take the file as Q4_K_M or Q8_0, or quantize its F16 form again"
+            ))
+        })
     }
 
     /// The type called `name`, in any case (`q4_k`, `Q4_K`).

@@ -3,6 +3,7 @@
 //! Start reading at [`Gguf::open`], which maps and calls the pure [`parse`](parse::parse); every cap stands in [`limits`].
 //! On purpose absent here: what the tensors mean, and anything that executes. No path found in a file is ever opened.
 
+mod foreign;
 pub mod ggml_type;
 pub mod keys;
 pub mod limits;

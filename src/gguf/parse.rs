@@ -11,6 +11,7 @@
 
 use std::collections::HashSet;
 
+use super::foreign::what_is;
 use super::limits::*;
 use super::{Array, GgmlType, Metadata, TensorInfo, Value, ValueType};
 use crate::error::Context;
@@ -225,7 +226,10 @@ impl<'a> Cursor<'a> {
                 [] => "file is empty".to_string(),
                 magic => format!("file begins with `{}`", magic.escape_ascii()),
             };
-            return Err(Error::format(format!("{found}, expected the magic `GGUF`")));
+            return Err(Error::format(match what_is(self.bytes) {
+                Some(what) => format!("this is {what} ({found}, expected the magic `GGUF`)"),
+                None => format!("{found}, expected the magic `GGUF`"),
+            }));
         }
         self.take(MAGIC.len() as u64, "the magic")?;
         match self.u32("the version")? {

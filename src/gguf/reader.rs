@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::foreign::refuse_folder;
 use super::parse::{Tables, parse, shown};
 use super::split::{self, ShardName};
 use super::storage::Storage;
@@ -60,6 +61,7 @@ impl Gguf {
     /// [`Gguf::open`] with a choice between mapping and reading.
     pub fn open_with(path: &Path, options: OpenOptions) -> Result<Gguf> {
         let load = |path: &Path| -> Result<(Shard, Tables)> {
+            refuse_folder(path).at(|| path.display().to_string())?;
             let storage = if options.mmap { Storage::map(path) } else { Storage::read(path) };
             storage.and_then(|storage| Shard::check(path, storage)).at(|| path.display().to_string())
         };

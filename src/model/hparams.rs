@@ -1,7 +1,7 @@
 //! Hyper-parameters of the language model, read from metadata and checked before any weight is looked at.
 
 use crate::gguf::{Gguf, Metadata};
-use crate::position::{Layout, default_sections};
+use crate::position::{Layout, Stretch, Yarn, default_sections};
 use crate::{Error, Result};
 
 /// llama.cpp's architecture name of Qwen2-VL with its own position layout, M-RoPE.
@@ -46,6 +46,8 @@ pub struct HParams {
     pub n_vocab: usize,
     pub f_norm_rms_eps: f32,
     pub rope_freq_base: f64,
+    /// How frequencies are changed for a longer context (`rope.scaling.*`).
+    pub rope_stretch: Stretch,
     /// Pairs driven by time, height, width.
     pub rope_sections: [usize; 3],
 }
@@ -62,6 +64,9 @@ impl HParams {
     /// A projector file, an unknown architecture, missing keys, sizes that make no sense.
     pub fn from_gguf(file: &Gguf) -> Result<HParams> {
         let meta = file.meta();
+        if let Some(what) = not_a_model(meta)? {
+            return Err(Error::mismatch(format!("this is {what}, expected a text model")));
+        }
         let arch = meta.need_str("general.architecture")?;
         if arch == "clip" {
             return Err(Error::mismatch(
@@ -77,11 +82,6 @@ impl HParams {
                 "key `{}` is `{stored}`, but the architecture is `{arch}`",
                 key("rope.layout")
             )));
-        }
-        if let Some(scaling) = meta.str(&key("rope.scaling.type"))?
-            && scaling != "none"
-        {
-            return Err(Error::unsupported(format!("rope scaling `{scaling}` is not supported, expected `none`")));
         }
         let size = |name: &str, max: u64| sized(meta, &key(name), max);
         let n_layer = size("block_count", MAX_LAYERS)?;
@@ -117,6 +117,7 @@ impl HParams {
             Some(list) => sections(&list, n_embd_head).map_err(|err| err.at(key("rope.dimension_sections")))?,
             None => default_sections(layout, n_embd_head),
         };
+        let n_ctx_train = size("context_length", 1 << 31)?;
         let scale = meta.float(&key("rope.temporal_scale"))?.unwrap_or(layout.default_temporal_scale());
         Ok(HParams {
             layout,
@@ -127,7 +128,8 @@ impl HParams {
             n_head,
             n_head_kv,
             n_embd_head,
-            n_ctx_train: size("context_length", 1 << 31)?,
+            n_ctx_train,
+            rope_stretch: stretch(meta, arch, n_ctx_train)?,
             n_vocab: token_embd.n_rows(),
             f_norm_rms_eps: positive(
                 meta.need_float(&key("attention.layer_norm_rms_epsilon"))?,
@@ -137,6 +139,69 @@ impl HParams {
             rope_sections,
         })
     }
+}
+
+/// How the file wants frequencies changed, by llama.cpp's keys and defaults: a factor without a type is linear.
+fn stretch(meta: &Metadata, arch: &str, n_ctx_train: usize) -> Result<Stretch> {
+    let float = |name: &str| meta.float(&format!("{arch}.rope.{name}"));
+    let within = |name: &str, max: f64| -> Result<Option<f64>> {
+        match float(name)? {
+            Some(value) if !(0.0..=max).contains(&value) => {
+                Err(Error::limit(format!("key `{arch}.rope.{name}` is `{value}`, expected 0 to {max}")))
+            }
+            value => Ok(value),
+        }
+    };
+    let kind = meta.str(&format!("{arch}.rope.scaling.type"))?.unwrap_or("linear");
+    let factor = match within("scaling.factor", 1e6)? {
+        None => within("scale_linear", 1e6)?,
+        some => some,
+    };
+    // 0 stands for no scaling.
+    let factor = factor.filter(|factor| *factor != 0.0).unwrap_or(1.0);
+    let attn_factor = match within("scaling.attn_factor", 1e3)? {
+        Some(factor) => positive(factor, "rope.scaling.attn_factor")?,
+        None => 1.0,
+    };
+    match kind {
+        "none" => Ok(Stretch { magnitude: attn_factor, ..Stretch::NONE }),
+        "linear" => Ok(Stretch { factor, yarn: None, magnitude: attn_factor }),
+        "yarn" => {
+            let n_ctx_orig = match within("scaling.original_context_length", 2f64.powi(31))? {
+                Some(n) => positive(n, "rope.scaling.original_context_length")?,
+                None => n_ctx_train as f64,
+            };
+            let turns = |name: &str, default: f64| -> Result<f64> {
+                positive(within(name, 1e6)?.unwrap_or(default), &format!("rope.{name}"))
+            };
+            let yarn = Yarn {
+                n_ctx_orig,
+                beta_fast: turns("scaling.yarn_beta_fast", 32.0)?,
+                beta_slow: turns("scaling.yarn_beta_slow", 1.0)?,
+                ext_factor: within("scaling.yarn_ext_factor", 1.0)?.unwrap_or(1.0),
+            };
+            let log_multiplier = within("scaling.yarn_log_multiplier", 1e3)?.unwrap_or(0.0);
+            // Without extrapolation nothing is left of YaRN but the interpolation.
+            let own = if yarn.ext_factor == 0.0 { 1.0 } else { Stretch::yarn_magnitude(factor, log_multiplier) };
+            Ok(Stretch { factor, yarn: Some(yarn), magnitude: attn_factor * own })
+        }
+        other => {
+            let other: String = other.chars().take(40).collect();
+            Err(Error::unsupported(format!("rope scaling `{other}` is not supported, expected none, linear or yarn")))
+        }
+    }
+}
+
+/// What else a GGUF file may be, in words.
+fn not_a_model(meta: &Metadata) -> Result<Option<&'static str>> {
+    Ok(match (meta.str("general.architecture")?, meta.str("general.type")?) {
+        (Some("longtake-take"), _) => Some("a take (`longtake-take`), which `ask` and `chat --take` answer from"),
+        (_, Some("adapter")) => Some("an adapter (LoRA); merge it into its base model and convert that"),
+        (Some("imatrix"), _) | (_, Some("imatrix")) => {
+            Some("an importance matrix, which `longtake quantize --imatrix` reads")
+        }
+        _ => None,
+    })
 }
 
 /// A size of at least 1 and at most `max`.

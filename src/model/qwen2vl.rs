@@ -148,7 +148,9 @@ impl TextModel {
     pub fn load(file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
         let place = || file.path().display().to_string();
         let hp = HParams::from_gguf(file).at(place)?;
-        let rotary = Rotary::new(hp.layout, hp.n_embd_head, hp.rope_freq_base, hp.rope_sections).at(place)?;
+        let rotary = Rotary::new(hp.layout, hp.n_embd_head, hp.rope_freq_base, hp.rope_sections)
+            .and_then(|rotary| rotary.stretched(&hp.rope_stretch))
+            .at(place)?;
         let mut load = Loader::new(file);
         let (n_embd, n_ff) = (hp.n_embd, hp.n_ff);
         let (n_q, n_kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);

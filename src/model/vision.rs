@@ -463,7 +463,7 @@ fn rotary_table(h: usize, w: usize, merge: usize, d: usize) -> RotaryTable {
     let theta = |i: usize| 10_000f64.powf(-(i as f64) / quarter as f64);
     let thetas: Vec<f64> = (0..quarter).map(theta).collect();
     let mut table = RotaryTable::default();
-    table.fill(order.len(), d / 2, |it, i| {
+    table.fill(order.len(), d / 2, 1.0, |it, i| {
         let (row, col) = order[it];
         (if i < quarter { row as f64 } else { col as f64 }) * thetas[i % quarter]
     });

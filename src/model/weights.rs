@@ -28,11 +28,13 @@ pub struct Loader<'a> {
     file: &'a Arc<Gguf>,
     used: HashSet<String>,
     problems: Vec<String>,
+    /// Matrices of types that nothing here can compute with.
+    no_kernel: Vec<String>,
 }
 
 impl<'a> Loader<'a> {
     pub fn new(file: &'a Arc<Gguf>) -> Loader<'a> {
-        Loader { file, used: HashSet::new(), problems: Vec::new() }
+        Loader { file, used: HashSet::new(), problems: Vec::new(), no_kernel: Vec::new() }
     }
 
     /// Whether the file holds `name`.
@@ -53,7 +55,11 @@ impl<'a> Loader<'a> {
             return None;
         }
         if !wanted(info.ty) {
-            self.problems.push(format!("`{name}` has type {}, which cannot serve here", info.ty));
+            if can_quantize(info.ty) {
+                self.problems.push(format!("`{name}` has type {}, expected F32, F16 or BF16", info.ty));
+            } else {
+                self.no_kernel.push(format!("`{name}` has type {}", info.ty));
+            }
             return None;
         }
         Some(info)
@@ -89,16 +95,28 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// All mismatches at once.
     pub fn finish(self) -> Result<Vec<String>> {
+        let place = || self.file.path().display().to_string();
         if !self.problems.is_empty() {
-            const SHOWN: usize = 20;
-            let more = self.problems.len().saturating_sub(SHOWN);
-            let mut list = self.problems[..self.problems.len() - more].join("; ");
-            if more > 0 {
-                list.push_str(&format!("; and {more} more"));
-            }
-            let message = format!("{} tensors do not fit: {list}", self.problems.len());
-            return Err(Error::mismatch(message).at(self.file.path().display().to_string()));
+            let problems = [self.problems.as_slice(), &self.no_kernel].concat();
+            let message = format!("{} tensors do not fit: {}", problems.len(), shown(&problems, 20));
+            return Err(Error::mismatch(message).at(place()));
+        }
+        if !self.no_kernel.is_empty() {
+            return Err(Error::unsupported(format!(
+                "{} tensors have types that are not supported yet: {}; take the model as Q4_K_M or Q8_0, or make that of its F16 \
+                 form: `longtake quantize MODEL-F16.gguf MODEL-Q4_K_M.gguf Q4_K_M`",
+                self.no_kernel.len(),
+                shown(&self.no_kernel, 3)
+            ))
+            .at(place()));
         }
         Ok(self.file.tensors().iter().map(|t| t.name.clone()).filter(|name| !self.used.contains(name)).collect())
     }
+}
+
+/// The first `n` of what is wrong, and how many there are beside them.
+fn shown(items: &[String], n: usize) -> String {
+    let more = items.len().saturating_sub(n);
+    let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!("{}{tail}", items[..items.len() - more].join("; "))
 }

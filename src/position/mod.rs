@@ -9,9 +9,11 @@ mod layout;
 mod place;
 mod rotary;
 mod scale;
+mod stretch;
 
 pub use axes::{Axis, axes, default_sections};
 pub use layout::Layout;
 pub use place::{Placer, Pos, Segment, place_all};
 pub use rotary::{Rotary, RotaryTable, rotate_f32, rotate_f64};
 pub use scale::{check_temporal_scale, parse_temporal_scale, scale_warning};
+pub use stretch::{Stretch, Yarn};

@@ -1,15 +1,18 @@
 //! Angles: base frequencies, cos/sin tables for a batch, and the rotation itself as the definition for kernels.
 
-use super::{Axis, Layout, Pos, axes};
+use super::{Axis, Layout, Pos, Stretch, axes};
 use crate::{Error, Result};
 
 /// What turns positions into angles: theta_i and the driving axis of each pair.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
     axes: Vec<Axis>,
-    /// theta_i = base^(-2i/d), in f64.
+    /// theta_i = base^(-2i/d), stretched, in f64.
     theta: Vec<f64>,
-    /// Leading pairs that rotate at all; what follows has zero frequency and is not touched.
+    base: f64,
+    /// What cosines and sines are multiplied by.
+    magnitude: f64,
+    /// Leading pairs that rotate at all; what follows has zero frequency and is not touched, unless it is scaled.
     n_turning: usize,
 }
 
@@ -25,7 +28,32 @@ impl Rotary {
         let axes = axes(layout, sections, n_rot)?;
         let n_turning = axes.iter().rposition(|axis| *axis != Axis::Zero).map_or(0, |last| last + 1);
         let theta = (0..n_rot / 2).map(|i| base.powf(-2.0 * i as f64 / n_rot as f64)).collect();
-        Ok(Rotary { axes, theta, n_turning })
+        Ok(Rotary { axes, theta, base, magnitude: 1.0, n_turning })
+    }
+
+    /// The same for a longer context than the model was trained for. Pairs of zero frequency keep it; where cosines and sines
+    /// are multiplied, these pairs are as well, since scores are to be scaled as a whole.
+    ///
+    /// # Errors
+    /// YaRN with a base of 1 or less, for which no pair turns more often than another.
+    pub fn stretched(mut self, stretch: &Stretch) -> Result<Rotary> {
+        if stretch.yarn.is_some() && self.base <= 1.0 {
+            return Err(Error::mismatch(format!("rope base `{}`, expected one above 1 for YaRN", self.base)));
+        }
+        let (n_rot, base) = (2 * self.n_pair(), self.base);
+        for (i, theta) in self.theta.iter_mut().enumerate() {
+            *theta *= stretch.of_pair(i, n_rot, base);
+        }
+        self.magnitude *= stretch.magnitude;
+        if self.magnitude != 1.0 {
+            self.n_turning = self.n_pair();
+        }
+        Ok(self)
+    }
+
+    /// What cosines and sines are multiplied by, 1 unless the context is stretched.
+    pub fn magnitude(&self) -> f64 {
+        self.magnitude
     }
 
     /// Pairs per head.
@@ -33,7 +61,7 @@ impl Rotary {
         self.axes.len()
     }
 
-    /// Leading pairs that rotate; the rest passes through untouched.
+    /// Leading pairs that rotate or are scaled; the rest passes through untouched.
     pub fn n_turning(&self) -> usize {
         self.n_turning
     }
@@ -57,7 +85,7 @@ impl Rotary {
 
     /// Fills `table` for a batch of positions, reusing its memory.
     pub fn fill(&self, pos: &[Pos], table: &mut RotaryTable) {
-        table.fill(pos.len(), self.n_turning, |it, i| self.angle(i, pos[it]));
+        table.fill(pos.len(), self.n_turning, self.magnitude, |it, i| self.angle(i, pos[it]));
     }
 }
 
@@ -70,8 +98,9 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// Fills the table for `n_tokens` tokens of `n_turning` pairs from `angle(token, pair)`, reusing its memory.
-    pub fn fill(&mut self, n_tokens: usize, n_turning: usize, angle: impl Fn(usize, usize) -> f64) {
+    /// Fills the table for `n_tokens` tokens of `n_turning` pairs from `angle(token, pair)`, reusing its memory; cosines and
+    /// sines are multiplied by `magnitude`.
+    pub fn fill(&mut self, n_tokens: usize, n_turning: usize, magnitude: f64, angle: impl Fn(usize, usize) -> f64) {
         self.n_turning = n_turning;
         self.cos_sin.clear();
         self.cos_sin.resize(2 * n_turning * n_tokens, 0.0);
@@ -79,7 +108,7 @@ impl RotaryTable {
             let (cos, sin) = self.cos_sin[2 * n_turning * it..][..2 * n_turning].split_at_mut(n_turning);
             for i in 0..n_turning {
                 let (s, c) = angle(it, i).sin_cos();
-                (cos[i], sin[i]) = (c as f32, s as f32);
+                (cos[i], sin[i]) = ((c * magnitude) as f32, (s * magnitude) as f32);
             }
         }
     }
@@ -116,6 +145,7 @@ pub fn rotate_f64(rotary: &Rotary, head: &mut [f64], pos: Pos) {
     let half = head.len() / 2;
     for i in 0..rotary.n_turning() {
         let (s, c) = rotary.angle(i, pos).sin_cos();
+        let (s, c) = (s * rotary.magnitude, c * rotary.magnitude);
         let (a, b) = (head[i], head[i + half]);
         (head[i], head[i + half]) = (a * c - b * s, b * c + a * s);
     }

@@ -11,8 +11,11 @@ pub mod tokenizer;
 
 mod bytes;
 mod mask;
+mod pretokenizer;
 mod sandbox;
 mod stream;
+
+pub(crate) use pretokenizer::QWEN2_SPLIT;
 
 pub use message::{Content, MediaSource, Message, Part};
 pub use sampler::{Sampler, SamplerOptions};

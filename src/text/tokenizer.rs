@@ -1,7 +1,8 @@
 //! Byte-level BPE from GGUF keys, through the `tokenizers` crate.
 //!
 //! What Qwen2 tokenizers do, in order: special tokens are cut out of the text; the rest is NFC-normalized, split into words
-//! by a regular expression, mapped byte by byte into a printable alphabet, and merged word by word.
+//! by a regular expression (`pretokenizer.rs` has those of other files), mapped byte by byte into a printable alphabet, and
+//! merged word by word.
 //!
 //! Cost, as `tests/it/text/cost.rs` prints it (two cores of a busy Xeon server, profile `dev`, where only the dependencies
 //! are optimized): a vocabulary of 151 936 tokens and 151 387 merges is ready in 0.37 s. A megabyte of text takes 0.2 to 1 s
@@ -12,15 +13,13 @@ use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
     AddedToken, AddedVocabulary, DecoderWrapper, Model, OffsetReferential, OffsetType, PostProcessorWrapper,
-    SplitDelimiterBehavior, TokenizerImpl,
+    TokenizerImpl,
 };
 
 use super::bytes;
+use super::pretokenizer::PreTokenizer;
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
@@ -32,12 +31,6 @@ pub const MAX_UNCUT_BYTES: usize = 2 << 20;
 pub const MAX_SPACE_BYTES: usize = 256 << 10;
 /// Text is encoded in stretches of about this many bytes.
 const STRETCH: usize = 16 << 10;
-
-/// How Qwen2 tokenizers split text into words; as `tokenizer.json` spells it.
-pub(crate) const QWEN2_SPLIT: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*",
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
 
 /// llama.cpp's token types, as stored in `tokenizer.ggml.token_type`.
 pub mod token_type {
@@ -83,7 +76,7 @@ impl Tokenizer {
         let vocab = read_vocab(tokens)?;
         let merges = read_merges(meta.need_strings("tokenizer.ggml.merges")?, &vocab)?;
         let stops = read_stops(meta, &vocab, tokens.len())?;
-        let bpe = build(vocab, merges)?;
+        let bpe = build(vocab, merges, PreTokenizer::from_metadata(meta)?)?;
 
         let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(tokens.len()));
         for (token, kind) in tokens.iter().zip(&types) {
@@ -223,15 +216,15 @@ impl Finder {
     }
 }
 
-/// Refuses every kind of tokenizer but the Qwen2 one.
+/// Refuses every kind of tokenizer but byte-level BPE, and what Qwen2 prompts do not have.
 fn check_kind(meta: &Metadata) -> Result<()> {
-    for (key, want) in [("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "qwen2")] {
-        let found = meta.need_str(key)?;
-        if found != want {
-            let found: String = found.chars().take(40).collect();
-            return Err(Error::unsupported(format!("key `{key}` is `{found}`, expected `{want}`")));
-        }
+    let (key, want) = ("tokenizer.ggml.model", "gpt2");
+    let found = meta.need_str(key)?;
+    if found != want {
+        let found: String = found.chars().take(40).collect();
+        return Err(Error::unsupported(format!("key `{key}` is `{found}`, expected `{want}`")));
     }
+    PreTokenizer::from_metadata(meta)?;
     for key in ["tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"] {
         if meta.bool(key)? == Some(true) {
             return Err(Error::unsupported(format!(
@@ -324,14 +317,14 @@ fn read_stops(meta: &Metadata, vocab: &Vocab, n_vocab: usize) -> Result<Vec<u32>
     Ok(stops)
 }
 
-fn build(vocab: Vocab, merges: Merges) -> Result<Bpe> {
+fn build(vocab: Vocab, merges: Merges, pre: &PreTokenizer) -> Result<Bpe> {
     let failed = |err: tokenizers::Error| Error::format(format!("the tokenizer cannot be built: {err}"));
-    let model = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(failed)?;
-    let split = SplitPattern::Regex(QWEN2_SPLIT.to_string());
-    let split = Split::new(split, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
-    let mut bpe = Bpe::new(model);
-    bpe.with_normalizer(Some(NFC)).map_err(failed)?;
-    bpe.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), ByteLevel::new(false, false, false).into()])));
+    let model = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignore_merges);
+    let mut bpe = Bpe::new(model.build().map_err(failed)?);
+    if pre.nfc {
+        bpe.with_normalizer(Some(NFC)).map_err(failed)?;
+    }
+    bpe.with_pre_tokenizer(Some(pre.build().map_err(failed)?));
     Ok(bpe)
 }
 

@@ -397,6 +397,12 @@ fn bad_input_gives_one_clear_error() {
     let empty_folder = dir.path().join("none");
     std::fs::create_dir(&empty_folder).unwrap();
     let other = converted(dir.path(), "tiny-b", Layout::Hope, "f16");
+    let checkpoint = dir.path().join("checkpoint");
+    std::fs::create_dir(&checkpoint).unwrap();
+    file("checkpoint/config.json", b"{\"model_type\": \"qwen2_vl\"}");
+    file("checkpoint/model.safetensors", &[&2u64.to_le_bytes()[..], b"{}"].concat());
+    let pointer = file("pointer.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n");
+    let zip = file("model.zip", b"PK\x03\x04rest");
     let tiny_c = golden().join("gguf_models/mmproj-tiny-c.gguf");
     let run =
         |more: &[&str]| [&["run", "-m", m, "-n", "1"], more].concat().into_iter().map(String::from).collect::<Vec<_>>();
@@ -407,7 +413,16 @@ fn bad_input_gives_one_clear_error() {
         (raw(&["run", "-m", text(&not_gguf), "-p", "x"]), 1, "magic"),
         (raw(&["run", "-m", text(&cut), "-p", "x"]), 1, "cut.gguf"),
         (raw(&["run", "-m", text(&mmproj), "-p", "x"]), 1, "projector"),
-        (raw(&["run", "-m", text(dir.path()), "-p", "x"]), 1, ""),
+        (raw(&["run", "-m", text(dir.path()), "-p", "x"]), 2, "is a folder, expected a GGUF file; it holds "),
+        (raw(&["run", "-m", text(&checkpoint), "-p", "x"]), 2, "longtake convert"),
+        (raw(&["run", "-m", text(&empty_folder), "-p", "x"]), 2, "without GGUF files"),
+        (raw(&["run", "-m", text(&checkpoint.join("model.safetensors")), "-p", "x"]), 1, "a safetensors file"),
+        (raw(&["run", "-m", text(&checkpoint.join("config.json")), "-p", "x"]), 1, "a JSON file"),
+        (raw(&["run", "-m", text(&pointer), "-p", "x"]), 1, "git lfs pull"),
+        (raw(&["run", "-m", text(&zip), "-p", "x"]), 1, "a zip archive"),
+        (raw(&["run", "-m", text(&clip), "-p", "x"]), 1, "--video"),
+        (raw(&["run", "-m", text(&small), "-p", "x"]), 1, "--image"),
+        (raw(&["inspect", text(&checkpoint)]), 2, "longtake convert"),
         (raw(&["run", "-m", m, "--mmproj", text(&other), "--image", text(&small)]), 1, "projector"),
         (raw(&["run", "-m", m, "--mmproj", text(&tiny_c), "--image", text(&small)]), 1, "`256`"),
         (raw(&["run", "-m", m, "--no-mmproj", "--image", text(&small)]), 2, "mmproj"),

@@ -4,7 +4,9 @@
 mod faults;
 mod interrupted;
 mod quantize;
+mod outputs;
 mod recipes;
+mod settings;
 mod source;
 
 use std::collections::BTreeMap;

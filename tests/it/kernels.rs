@@ -139,7 +139,7 @@ fn matmul_agrees_with_decoded_weights_for_every_type() {
 
 #[test]
 fn attention_agrees_with_the_textbook_for_every_cache_type() {
-    let types = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+    let types = longtake::cache::CACHE_TYPES;
     for (seed, (n_head, n_head_kv, d, n_past, n)) in
         [(1, 1, 32, 0, 1), (6, 2, 64, 70, 3), (3, 1, 32, 5, 130), (4, 4, 96, 0, 65), (12, 2, 128, 200, 1)]
             .into_iter()

@@ -21,6 +21,7 @@ mod kernels_attention;
 mod large_picture;
 mod media;
 mod model;
+mod model_files;
 mod plan;
 mod plan_pictures;
 mod position;

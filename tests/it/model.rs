@@ -434,6 +434,10 @@ fn smaller_weights_and_caches_stay_within_their_error() {
         ("BF16", GgmlType::BF16, 1e-3),
         ("BF16", GgmlType::Q8_0, 1e-3),
         ("BF16", GgmlType::Q4_0, 2e-1),
+        ("BF16", GgmlType::Q4_1, 2e-1),
+        ("BF16", GgmlType::Q5_0, 5e-2),
+        ("BF16", GgmlType::Q5_1, 5e-2),
+        ("BF16", GgmlType::IQ4_NL, 2e-1),
         ("Q8_0", GgmlType::F32, 5e-3),
         ("Q6_K", GgmlType::F32, 4e-2),
         ("Q4_K_M", GgmlType::F32, 4e-1),
@@ -498,7 +502,7 @@ fn files_that_do_not_fit_are_refused_with_reasons() {
         assert!(missing.contains(name), "{missing}");
     }
     type Change<'a> = &'a dyn Fn(&mut Metadata);
-    let rows: [(Change<'_>, &str); 14] = [
+    let rows: [(Change<'_>, &str); 20] = [
         (&|m| m.set("qwen2vl.attention.head_count", 0u32), "head_count"),
         (&|m| m.set("qwen2vl.attention.head_count", 3u32), "heads"),
         (&|m| m.set("qwen2vl.attention.head_count_kv", 3u32), "KV heads"),
@@ -511,7 +515,13 @@ fn files_that_do_not_fit_are_refused_with_reasons() {
         (&|m| m.set("qwen2vl.rope.dimension_sections", vec![16i32, 24, 23, 0]), "sections"),
         (&|m| m.set("qwen2vl.rope.dimension_sections", vec![-16i32, 56, 24, 0]), "sections"),
         (&|m| m.set("qwen2vl.embedding_length", u64::MAX), "embedding_length"),
-        (&|m| m.set("qwen2vl.rope.scaling.type", "yarn"), "yarn"),
+        (&|m| m.set("qwen2vl.rope.scaling.type", "longrope"), "longrope"),
+        (&|m| m.set("qwen2vl.rope.scaling.factor", f32::NAN), "rope.scaling.factor"),
+        (&|m| m.set("qwen2vl.rope.scaling.factor", -2f32), "rope.scaling.factor"),
+        (&|m| m.set("qwen2vl.rope.scaling.attn_factor", 0f32), "attn_factor"),
+        (&|m| m.set("general.type", "adapter"), "an adapter (LoRA)"),
+        (&|m| m.set("general.type", "imatrix"), "an importance matrix"),
+        (&|m| m.set("general.architecture", "longtake-take"), "a take"),
         (&|m| m.set("general.architecture", "llama"), "llama"),
     ];
     for (change, word) in rows {

@@ -1,7 +1,7 @@
 //! Positions and rotations against the goldens and the acceptance checklist of the specification.
 
 use longtake::position::{
-    Axis, Layout, Placer, Pos, Rotary, RotaryTable, Segment, axes, place_all, rotate_f32, rotate_f64,
+    Axis, Layout, Placer, Pos, Rotary, RotaryTable, Segment, Stretch, Yarn, axes, place_all, rotate_f32, rotate_f64,
 };
 use serde_json::Value;
 
@@ -153,6 +153,78 @@ fn hope_zero_band_is_untouched() {
         assert_eq!(head[i].to_bits(), before[i].to_bits(), "component {i}");
     }
     assert_ne!(head[1], before[1]);
+}
+
+/// Numbers worked out by hand from the formulas that ggml computes: which pairs keep their frequency, which are interpolated,
+/// and one of the ramp between.
+#[test]
+fn stretched_frequencies_are_those_of_ggml() {
+    let yarn = |factor: f64, n_ctx_orig: f64| {
+        let yarn = Yarn { n_ctx_orig, beta_fast: 32.0, beta_slow: 1.0, ext_factor: 1.0 };
+        Stretch { factor, yarn: Some(yarn), magnitude: Stretch::yarn_magnitude(factor, 0.0) }
+    };
+    // Of heads of 128 and base 1e6, pair 23.6 turns 32 times in 32768 tokens and pair 39.7 once: a ramp from 23 to 40.
+    // Of heads of 64 and base 1e4, these are 17.7 and 29.7; in 2048 tokens 8.1 and 20.1.
+    type Row<'a> = (f64, f64, usize, f64, &'a [(usize, f64)]);
+    let rows: &[Row] = &[
+        (
+            4.0,
+            32768.0,
+            128,
+            1e6,
+            &[(0, 1.0), (23, 1.0), (24, 0.955_882_352_9), (30, 0.691_176_470_6), (40, 0.25), (63, 0.25)],
+        ),
+        (2.0, 32768.0, 64, 1e4, &[(17, 1.0), (18, 0.961_538_461_5), (29, 0.538_461_538_5), (30, 0.5), (31, 0.5)]),
+        (8.0, 2048.0, 64, 1e4, &[(8, 1.0), (9, 0.932_692_307_7), (21, 0.125), (31, 0.125)]),
+    ];
+    for (factor, n_ctx_orig, n_rot, base, pairs) in rows {
+        let stretch = yarn(*factor, *n_ctx_orig);
+        let sections = longtake::position::default_sections(Layout::Mrope, *n_rot);
+        let plain = Rotary::new(Layout::Mrope, *n_rot, *base, sections).unwrap();
+        let rotary = plain.clone().stretched(&stretch).unwrap();
+        let pos = Pos { t: 17.5, h: -3.0, w: 4000.25 };
+        for (i, want) in *pairs {
+            let got = rotary.angle(*i, pos) / plain.angle(*i, pos);
+            assert!((got - want).abs() < 1e-9, "factor {factor}, head {n_rot}, pair {i}: {got}, expected {want}");
+        }
+        let mut table = RotaryTable::default();
+        rotary.fill(&[pos], &mut table);
+        let (cos, sin) = table.token(0);
+        let size = f64::from(cos[5]).hypot(f64::from(sin[5]));
+        assert!((size - (1.0 + 0.1 * factor.ln())).abs() < 1e-6, "{size}");
+    }
+    assert!((Stretch::yarn_magnitude(4.0, 0.0) - 1.138_629_436_1).abs() < 1e-9);
+    assert!((Stretch::yarn_magnitude(4.0, 0.707) - 1.036_992_729_9).abs() < 1e-9);
+    assert_eq!(Stretch::yarn_magnitude(0.5, 0.0), 1.0);
+    let linear = Stretch { factor: 4.0, ..Stretch::NONE };
+    for i in 0..64 {
+        assert_eq!(linear.of_pair(i, 128, 1e6), 0.25);
+        assert_eq!(Stretch::NONE.of_pair(i, 128, 1e6), 1.0);
+    }
+    let plain = Rotary::new(Layout::Mrope, 64, 1.0, [8, 12, 12]).unwrap();
+    assert!(plain.stretched(&yarn(4.0, 32768.0)).is_err(), "a base of 1 has no slow and fast pairs");
+}
+
+/// A longer context changes no pair's axis: HoPE's stand still. Where scores are scaled, they are scaled with the rest.
+#[test]
+fn stretching_keeps_still_pairs_still() {
+    let plain = Rotary::new(Layout::Hope, 128, 1e6, [16, 24, 24]).unwrap();
+    let linear = plain.clone().stretched(&Stretch { factor: 4.0, ..Stretch::NONE }).unwrap();
+    assert_eq!((plain.n_turning(), linear.n_turning()), (48, 48));
+    let scaled = plain.clone().stretched(&Stretch { magnitude: 1.25, ..Stretch::NONE }).unwrap();
+    assert_eq!(scaled.axes(), plain.axes());
+    let head: Vec<f32> = (0..128).map(|i| (i as f32 - 60.0) * 0.37).collect();
+    let turned = |rotary: &Rotary| {
+        let (mut head, mut table) = (head.clone(), RotaryTable::default());
+        rotary.fill(&[Pos { t: 4321.75, h: -17.25, w: 6500.5 }], &mut table);
+        let (cos, sin) = table.token(0);
+        rotate_f32(&mut head, cos, sin);
+        head
+    };
+    for (a, b) in turned(&scaled).iter().zip(turned(&plain)) {
+        assert!((a - 1.25 * b).abs() <= 1e-5 * (1.0 + b.abs()), "{a} and {b}");
+    }
+    assert_eq!(turned(&linear)[48..64], head[48..64]);
 }
 
 /// Acceptance 7: scores depend on differences of positions only.

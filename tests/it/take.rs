@@ -98,7 +98,9 @@ fn answer(engine: &Engine, session: &mut Session<'_>, take: &Take, text: &str) -
 #[test]
 fn interrupted_anywhere_it_ends_with_the_same_cache_and_the_same_answers() {
     let (dir, engine) = (tempfile::tempdir().unwrap(), engine());
-    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
+    for ty in
+        [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::IQ4_NL]
+    {
         let want = Take::open(&whole(dir.path(), &engine, ty), true).unwrap();
         assert!(want.is_complete() && want.n_done() > 190, "{} tokens", want.n_done());
         let want_cache = content(&want.cache().unwrap());

@@ -3,8 +3,8 @@
 use super::Tile;
 use super::simd::Simd;
 use super::unpack::{
-    BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, fit, float_tail,
-    gather_scales, panel_width,
+    BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, decode, decoded_room, fit,
+    float_tail, gather_scales, panel_width,
 };
 use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
@@ -23,6 +23,8 @@ pub struct Keys<'a> {
     fractions: &'a mut [f32],
     /// L keys as rows of dwords, or as they are stored
     rows: &'a mut [f32],
+    /// (BLOCK, d), for types that are decoded first
+    decoded: &'a mut [f32],
 }
 
 /// Turns one stored key into a row of dwords.
@@ -35,12 +37,13 @@ trait Convert<S: Simd> {
 
 impl<'a> Keys<'a> {
     /// Floats that `new` takes.
-    pub fn room<S: Simd>(unit: KeyUnit, d: usize) -> usize {
+    pub fn room<S: Simd>(unit: KeyUnit, ty: GgmlType, d: usize) -> usize {
         let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
-        Carve::room(&[BLOCK * dk, BLOCK * n_block, BLOCK * n_block, BLOCK * n_block, S::L * stored(dk, n_block)])
+        let (scales, rows) = (BLOCK * n_block, S::L * stored(dk, n_block));
+        Carve::room(&[BLOCK * dk, scales, scales, scales, rows, decoded_room(ty, d)])
     }
 
-    pub fn new<S: Simd>(unit: KeyUnit, d: usize, from: &mut Carve<'a>) -> Keys<'a> {
+    pub fn new<S: Simd>(unit: KeyUnit, ty: GgmlType, d: usize, from: &mut Carve<'a>) -> Keys<'a> {
         let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
         Keys {
             unit,
@@ -51,6 +54,7 @@ impl<'a> Keys<'a> {
             block_scales: from.take(BLOCK * n_block),
             fractions: from.take(BLOCK * n_block),
             rows: from.take(S::L * stored(dk, n_block)),
+            decoded: from.take(decoded_room(ty, d)),
         }
     }
 
@@ -72,7 +76,13 @@ impl<'a> Keys<'a> {
                 (KeyUnit::I16, GgmlType::Q4_0) => self.codes::<S, Q4>(bytes, n),
                 (KeyUnit::I16, GgmlType::F16) => self.rows::<S, Scaled<F16>>(bytes, n),
                 (KeyUnit::I16, GgmlType::BF16) => self.rows::<S, Scaled<BF16>>(bytes, n),
-                (KeyUnit::I16, _) => self.rows::<S, Scaled<F32>>(bytes, n),
+                (KeyUnit::I16, GgmlType::F32) => self.rows::<S, Scaled<F32>>(bytes, n),
+                (KeyUnit::I16, ty) => {
+                    let room = std::mem::take(&mut self.decoded);
+                    decode(ty, bytes, &mut room[..n * self.d]);
+                    self.rows::<S, Scaled<F32>>(bytemuck::cast_slice(&room[..n * self.d]), n);
+                    self.decoded = room;
+                }
             }
         }
     }

@@ -39,7 +39,7 @@ pub fn room<S: Simd>(t: &Tile<'_>, rows: usize) -> usize {
     let (n_block, dv, unit) = (t.d.div_ceil(32), t.d.next_multiple_of(S::L), KeyUnit::of::<S>(t.type_k, t.exact));
     let dk = unit.row_dwords::<S>(t.d);
     let pieces = [rows * dk, rows * n_block, rows * n_block, rows * dv, ROWS * BLOCK, ROWS * BLOCK];
-    Carve::room(&pieces) + Keys::room::<S>(unit, t.d) + Values::room(dv, t.d)
+    Carve::room(&pieces) + Keys::room::<S>(unit, t.type_k, t.d) + Values::room(t.type_v, dv, t.d)
 }
 
 /// See [`AttentionOps::tile`](super::AttentionOps). No closure in here or below holds vector operations: it would be
@@ -58,8 +58,8 @@ pub unsafe fn tile<S: Simd>(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) 
     let mut from = Carve::new(buffer);
     let (q, q_scale, q_sum) = (from.take(rows * dk), from.take(rows * n_block), from.take(rows * n_block));
     let sums = from.take(rows * dv);
-    let mut keys = Keys::new::<S>(keys_as, d, &mut from);
-    let mut values = Values::new(values_as, dv, d, &mut from);
+    let mut keys = Keys::new::<S>(keys_as, t.type_k, d, &mut from);
+    let mut values = Values::new(values_as, t.type_v, dv, d, &mut from);
     let (scores, probs) = (from.take(ROWS * BLOCK), from.take(ROWS * BLOCK));
     unpack::queries::<S>(keys_as, t.q, d, q, q_scale, q_sum);
     sums.fill(0.0);

@@ -3,6 +3,7 @@
 
 use super::simd::Simd;
 use crate::gguf::GgmlType;
+use crate::tensor::block::{self, dequantize_blocks, dequantize_row};
 
 /// Keys per block.
 pub const BLOCK: usize = 128;
@@ -55,6 +56,27 @@ impl ValueUnit {
     /// How values of `ty` are multiplied.
     pub fn of(ty: GgmlType, exact: bool) -> ValueUnit {
         if ty == GgmlType::F32 && exact { ValueUnit::F32 } else { ValueUnit::I16 }
+    }
+}
+
+/// Types that are unpacked straight from their bytes; every other block format is decoded to floats first.
+const UNPACKED: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+
+/// Floats that a block of rows (BLOCK, d) of type `ty` takes as long as it is decoded.
+pub fn decoded_room(ty: GgmlType, d: usize) -> usize {
+    if UNPACKED.contains(&ty) { 0 } else { BLOCK * d }
+}
+
+/// Decodes whole rows of any block format that a cache may hold. Inlines into its caller, to be compiled there with the
+/// caller's instruction set.
+#[inline(always)]
+pub fn decode(ty: GgmlType, bytes: &[u8], to: &mut [f32]) {
+    match ty {
+        GgmlType::Q4_1 => dequantize_blocks::<block::Q4_1>(bytes, to),
+        GgmlType::Q5_0 => dequantize_blocks::<block::Q5_0>(bytes, to),
+        GgmlType::Q5_1 => dequantize_blocks::<block::Q5_1>(bytes, to),
+        GgmlType::IQ4_NL => dequantize_blocks::<block::IQ4_NL>(bytes, to),
+        other => dequantize_row(other, bytes, to).expect("a cache type has a decoder"),
     }
 }
 

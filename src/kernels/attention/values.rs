@@ -3,8 +3,8 @@
 use super::Tile;
 use super::simd::Simd;
 use super::unpack::{
-    BF16, BLOCK, Codes, F16, F32, Float, LIMIT, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, float_tail,
-    gather_scales,
+    BF16, BLOCK, Codes, F16, F32, Float, LIMIT, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, decode, decoded_room,
+    float_tail, gather_scales,
 };
 use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
@@ -21,16 +21,18 @@ pub struct Values<'a> {
     /// (BLOCK / 2, d / 32)
     block_scales: &'a mut [f32],
     fractions: &'a mut [f32],
+    /// (BLOCK, d), for types that are decoded first
+    decoded: &'a mut [f32],
 }
 
 impl<'a> Values<'a> {
     /// Floats that `new` takes.
-    pub fn room(dv: usize, d: usize) -> usize {
+    pub fn room(ty: GgmlType, dv: usize, d: usize) -> usize {
         let n_block = d.div_ceil(32);
-        Carve::room(&[BLOCK * dv, dv, BLOCK * n_block, BLOCK / 2 * n_block])
+        Carve::room(&[BLOCK * dv, dv, BLOCK * n_block, BLOCK / 2 * n_block, decoded_room(ty, d)])
     }
 
-    pub fn new(unit: ValueUnit, dv: usize, d: usize, from: &mut Carve<'a>) -> Values<'a> {
+    pub fn new(unit: ValueUnit, ty: GgmlType, dv: usize, d: usize, from: &mut Carve<'a>) -> Values<'a> {
         let n_block = d.div_ceil(32);
         Values {
             unit,
@@ -40,6 +42,7 @@ impl<'a> Values<'a> {
             scales: from.take(dv),
             block_scales: from.take(BLOCK * n_block),
             fractions: from.take(BLOCK / 2 * n_block),
+            decoded: from.take(decoded_room(ty, d)),
         }
     }
 
@@ -60,7 +63,13 @@ impl<'a> Values<'a> {
                 (ValueUnit::I16, GgmlType::Q4_0) => self.codes::<S, Q4>(bytes, n),
                 (ValueUnit::I16, GgmlType::F16) => self.scaled::<S, F16>(bytes, n),
                 (ValueUnit::I16, GgmlType::BF16) => self.scaled::<S, BF16>(bytes, n),
-                (ValueUnit::I16, _) => self.scaled::<S, F32>(bytes, n),
+                (ValueUnit::I16, GgmlType::F32) => self.scaled::<S, F32>(bytes, n),
+                (ValueUnit::I16, ty) => {
+                    let room = std::mem::take(&mut self.decoded);
+                    decode(ty, bytes, &mut room[..n * self.d]);
+                    self.scaled::<S, F32>(bytemuck::cast_slice(&room[..n * self.d]), n);
+                    self.decoded = room;
+                }
             }
         }
     }

@@ -1,7 +1,33 @@
-// Rows of keys and values as the cache stores them: F32, F16, BF16, Q8_0 or Q4_0.
+// Rows of keys and values as the cache stores them: floats, Q8_0, and the formats of 32 elements with nibbles.
 #pragma once
 
 #include "formats.cuh"
+
+// A block of 32 elements: its scale, f16, perhaps a minimum, f16, perhaps fifth bits; then 16 bytes of two codes each, of
+// elements i and i + 16.
+struct Nibbles {
+    // Per block; 0 for types that are not of this kind.
+    int bytes;
+    // What a code is less to be a number; codes of IQ4_NL stand for values of their own.
+    int offset;
+    bool min, fifth, values;
+};
+
+__device__ __forceinline__ constexpr Nibbles nibbles(int type) {
+    return type == Q4_0     ? Nibbles{18, 8, false, false, false}
+           : type == Q4_1   ? Nibbles{20, 0, true, false, false}
+           : type == Q5_0   ? Nibbles{22, 16, false, true, false}
+           : type == Q5_1   ? Nibbles{24, 0, true, true, false}
+           : type == IQ4_NL ? Nibbles{18, 0, false, false, true}
+                            : Nibbles{0, 0, false, false, false};
+}
+
+// The element with this code.
+__device__ __forceinline__ float nibble_value(const Nibbles &n, int code, float scale, float min) {
+    const int number = n.values ? int(int8_t(iq4_values(uint32_t(code)) & 255)) : code - n.offset;
+    const float x = __fmul_rn(scale, float(number));
+    return n.min ? __fadd_rn(x, min) : x;
+}
 
 // Elements i to i + 7 of a stored row, i a multiple of 8; those from `d` on are 0. TYPE is the type, or -1 where only `type`
 // knows it.
@@ -13,14 +39,18 @@ template <int TYPE> __device__ __forceinline__ void load8(int type, const uint8_
         const uint32_t words[2] = {load_word(block + 2 + i % 32), load_word(block + 6 + i % 32)};
 #pragma unroll
         for (int e = 0; e < 8; e++) x[e] = scale * float(int8_t(words[e / 4] >> e % 4 * 8));
-    } else if (ty == Q4_0) {
-        const uint8_t *block = row + i / 32 * 18;
-        const float scale = load_f16(block);
-        const uint8_t *codes = block + 2 + i % 16;
-        const uint32_t words[2] = {load_word(codes), load_word(codes + 4)};
+    } else if (const Nibbles n = nibbles(ty); n.bytes > 0) {
+        const uint8_t *block = row + i / 32 * n.bytes;
+        const float scale = load_f16(block), min = n.min ? load_f16(block + 2) : 0.0f;
+        const uint8_t *codes = block + n.bytes - 16;
+        const uint32_t fifth = n.fifth ? load_word(codes - 4) >> i % 32 : 0;
+        const uint32_t words[2] = {load_word(codes + i % 16), load_word(codes + i % 16 + 4)};
         const int shift = i % 32 < 16 ? 0 : 4;
 #pragma unroll
-        for (int e = 0; e < 8; e++) x[e] = scale * float(int(words[e / 4] >> (e % 4 * 8 + shift) & 15) - 8);
+        for (int e = 0; e < 8; e++) {
+            const int code = int((words[e / 4] >> (e % 4 * 8 + shift) & 15) | (fifth >> e & 1) << 4);
+            x[e] = nibble_value(n, code, scale, min);
+        }
     } else if (ty == F32) {
 #pragma unroll
         for (int e = 0; e < 8; e++) x[e] = i + e < d ? reinterpret_cast<const float *>(row)[i + e] : 0.0f;
@@ -43,7 +73,8 @@ template <int TYPE> __device__ __forceinline__ void load8(int type, const uint8_
 
 // Bytes of a row of `d` elements.
 __device__ __forceinline__ int cache_row_bytes(int type, int d) {
-    return type == F32 ? 4 * d : type == Q8_0 ? d / 32 * 34 : type == Q4_0 ? d / 32 * 18 : 2 * d;
+    const int block = type == Q8_0 ? 34 : nibbles(type).bytes;
+    return block > 0 ? d / 32 * block : type == F32 ? 4 * d : 2 * d;
 }
 
 // Element `i` of a stored row.
@@ -53,9 +84,11 @@ template <int TYPE> __device__ __forceinline__ float load1(int type, const uint8
         const uint8_t *block = row + i / 32 * 34;
         return load_f16(block) * float(int8_t(block[2 + i % 32]));
     }
-    if (ty == Q4_0) {
-        const uint8_t *block = row + i / 32 * 18;
-        return load_f16(block) * float((block[2 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15) - 8);
+    if (const Nibbles n = nibbles(ty); n.bytes > 0) {
+        const uint8_t *block = row + i / 32 * n.bytes, *codes = block + n.bytes - 16;
+        const int fifth = n.fifth ? codes[i % 32 / 8 - 4] >> i % 8 & 1 : 0;
+        const int code = (codes[i % 16] >> (i % 32 < 16 ? 0 : 4) & 15) | fifth << 4;
+        return nibble_value(n, code, load_f16(block), n.min ? load_f16(block + 2) : 0.0f);
     }
     if (ty == F32) return reinterpret_cast<const float *>(row)[i];
     const uint32_t bits = load_u16(row + 2 * i);

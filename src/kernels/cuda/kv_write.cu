@@ -1,6 +1,6 @@
 // The fused cache write: bias, rotation, quantization and store in one pass over fresh rows, byte for byte as
 // src/kernels/kv_write.rs; and the same bias and rotation for queries.
-#include "cache.cuh"
+#include "encode.cuh"
 
 // Cosines and sines: (n_table, 2, n_turning), a row for each token; token `it` uses row it % n_table. Pairs (i, i + d/2) from
 // n_turning on are not touched.
@@ -39,8 +39,6 @@ struct KvWrite {
     int n_head, d, type, n_tokens, n_seq;
 };
 
-__device__ __forceinline__ void put_u16(uint8_t *to, uint16_t bits) { *reinterpret_cast<uint16_t *>(to) = bits; }
-
 // One warp per head of a token: 32 elements at a time, one to a lane.
 extern "C" __global__ void kv_write(KvWrite w) {
     const size_t task = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) / WARP;
@@ -50,35 +48,21 @@ extern "C" __global__ void kv_write(KvWrite w) {
     const float *bias = w.bias ? w.bias + ih * w.d : nullptr;
     const uint64_t at = uint64_t(it / w.n_seq * w.n_head + ih) * w.stride;
     uint8_t *to = w.out + at + uint64_t(*w.slot + it % w.n_seq) * cache_row_bytes(w.type, w.d);
+    const Nibbles n = nibbles(w.type);
+    const int block_bytes = w.type == Q8_0 ? 34 : n.bytes;
     bool fits = true;
     for (int first = 0; first < w.d; first += WARP) {
         const int i = first + lane;
         const float x = i < w.d ? finished(head, bias, w.rotation, it, i, w.d) : 0.0f;
-        const float size = fabsf(x);
+        uint8_t *block = to + first / 32 * block_bytes;
         if (w.type == Q8_0) {
-            // No comparison holds for a NaN.
-            fits &= size <= 65504.0f * 127.0f;
-            const float d = __fdiv_rn(warp_max(size), 127.0f);
-            const float inverse = __fdiv_rn(1.0f, d);
-            uint8_t *block = to + first / 32 * 34;
-            if (lane == 0) put_u16(block, f32_to_f16(d));
-            // Half away from zero.
-            block[2 + lane] = uint8_t(int8_t(int(roundf(isfinite(inverse) ? __fmul_rn(x, inverse) : 0.0f))));
-        } else if (w.type == Q4_0) {
-            fits &= size <= 65504.0f * 8.0f;
-            const float top = warp_max(size);
-            // The first of the largest magnitude, with its sign.
-            const unsigned largest = __ballot_sync(ALL_LANES, size == top);
-            const float extreme = __shfl_sync(ALL_LANES, x, largest ? __ffs(int(largest)) - 1 : 0);
-            const float d = __fdiv_rn(top == 0.0f ? 0.0f : extreme, -8.0f);
-            float inverse = __fdiv_rn(1.0f, d);
-            if (!isfinite(inverse)) inverse = 0.0f;
-            const int code = int(__dadd_rn(__dmul_rn(double(x), double(inverse)), 8.5));
-            const int mine = code > 15 ? 15 : code;
-            const int high = __shfl_xor_sync(ALL_LANES, mine, 16);
-            uint8_t *block = to + first / 32 * 18;
-            if (lane == 0) put_u16(block, f32_to_f16(d));
-            if (lane < 16) block[2 + lane] = uint8_t(mine | high << 4);
+            fits &= encode_q8_0(x, lane, block);
+        } else if (n.values) {
+            fits &= encode_iq4_nl(n, x, lane, block);
+        } else if (n.min) {
+            fits &= encode_affine(n, x, lane, block);
+        } else if (n.bytes > 0) {
+            fits &= encode_symmetric(n, x, lane, block);
         } else if (i < w.d) {
             fits &= isfinite(x) != 0;
             if (w.type == F32) reinterpret_cast<float *>(to)[i] = x;

@@ -75,9 +75,9 @@ pub(super) fn signed_extreme(src: &[f32]) -> f32 {
     src.iter().fold(0.0f32, |best, &x| if x.abs() > best.abs() { x } else { best })
 }
 
-/// Smallest and largest element of a block that is not empty.
+/// Smallest and largest element of a block that is not empty; of equal ones, as zeros of both signs are, the first.
 pub(super) fn min_max(src: &[f32]) -> (f32, f32) {
-    src.iter().fold((src[0], src[0]), |(min, max), &x| (min.min(x), max.max(x)))
+    src.iter().fold((src[0], src[0]), |(min, max), &x| (if x < min { x } else { min }, if x > max { x } else { max }))
 }
 
 /// The weights of squared errors for N elements: `importance`, brought to a largest value of 1 and kept off 0 so that no

@@ -7,7 +7,7 @@ use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
 use super::{Rng, card, down, nmse, scalar, up};
 
-const TYPES: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
+use longtake::cache::CACHE_TYPES as TYPES;
 
 /// A table of random positions whose last pairs stand still, on both sides.
 fn rotation(card: &Card, d: usize, n: usize, rng: &mut Rng) -> (RotaryTable, Rotation) {

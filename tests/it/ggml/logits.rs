@@ -142,6 +142,42 @@ fn f32_models_give_the_logits_and_tokens_of_llama_cpp() {
     }
 }
 
+/// Linear scaling and YaRN, at positions where each of them turns pairs elsewhere than without.
+#[test]
+fn a_longer_context_is_that_of_llama_cpp() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = as_type(&golden().join("gguf_models/tiny-c.gguf"), "F32", dir.path());
+    let from = Gguf::open(&whole).unwrap();
+    let text = texts("tiny-c", 1, 400).pop().unwrap();
+    let plain = ours(&load(&whole), &text, 512, 0).0;
+    let rows: [&[(&str, longtake::gguf::Value)]; 5] = [
+        &[("scaling.type", "linear".into()), ("scaling.factor", 4f32.into())],
+        &[("scaling.factor", 2.5f32.into())],
+        &[("scaling.type", "yarn".into()), ("scaling.factor", 4f32.into())],
+        &[
+            ("scaling.type", "yarn".into()),
+            ("scaling.factor", 8f32.into()),
+            ("scaling.original_context_length", 64u32.into()),
+            ("scaling.attn_factor", 0.9f32.into()),
+        ],
+        &[("scaling.type", "none".into()), ("scaling.factor", 4f32.into())],
+    ];
+    for (i, keys) in rows.into_iter().enumerate() {
+        let mut meta = from.meta().clone();
+        keys.iter().for_each(|(key, value)| meta.set(format!("qwen2vl.rope.{key}"), value.clone()));
+        let path = dir.path().join(format!("stretched-{i}.gguf"));
+        let mut writer = longtake::gguf::GgufWriter::new(meta);
+        from.tensors().iter().for_each(|t| writer.tensor(t.name.clone(), t.ty, &t.ne).unwrap());
+        writer.write(&path, |i, out| Ok(out.extend_from_slice(from.data(&from.tensors()[i])))).unwrap();
+        let (a, b) =
+            (ours(&load(&path), &text, 512, 0).0, theirs(&Model::load(&path, false).unwrap(), &text, 512, 0).0);
+        let (diff, moved) = (max_abs_diff(&a, &b), max_abs_diff(&a, &plain));
+        println!("{keys:?}: {diff:.1e} off llama.cpp, {moved:.1e} off the model without them");
+        assert!(diff <= 2e-2, "{keys:?}: logits differ by {diff}");
+        assert!(i == 4 || moved > 0.1, "{keys:?}: logits move by {moved}");
+    }
+}
+
 /// The log of each probability.
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let max = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));

@@ -182,7 +182,7 @@ fn fault_08_unknown_ids() {
     for id in [13, 77, u32::MAX] {
         refused(with_tensor(Build::new().key("k", id, &[0; 8])), &format!("key `k`: value type id `{id}`"));
     }
-    for id in [4, 5, 31, 32, 33, 36, 37, 38, 40, 41, 42, 1000, u32::MAX] {
+    for id in [4, 5, 31, 32, 33, 36, 37, 38, 43, 1000, u32::MAX] {
         let bytes = Build::new().tensor("t", &[256], id, 0).data(4096).bytes();
         refused(bytes, &format!("tensor `t`: tensor type id `{id}`"));
     }
@@ -328,7 +328,7 @@ fn what_is_not_a_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for mmap in [true, false] {
         let err = Gguf::open_with(dir.path(), OpenOptions { mmap }).unwrap_err();
-        assert!(err.to_string().contains("not a regular file"), "{err}");
+        assert!(err.to_string().contains("is a folder without GGUF files"), "{err}");
         let err = Gguf::open_with(&dir.path().join("none.gguf"), OpenOptions { mmap }).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Io);
         assert!(err.to_string().contains("none.gguf"), "{err}");

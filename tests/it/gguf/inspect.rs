@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use longtake::gguf::*;
 use serde_json::json;
 
+use super::build::{Build, string};
 use crate::common::{golden, golden_json};
 
 fn inspect(args: &[&str], file: &Path) -> Output {
@@ -33,6 +34,39 @@ fn text_shows_header_keys_tensors_and_totals() {
     assert!(has(&["general.architecture", "string", "\"qwen2vl\""]), "{text}");
     assert!(has(&["blk.0.attn_q.bias", "F32", "16", "bytes", "[4]"]), "{text}");
     assert!(has(&["Q8_0", "1", "tensors", "1632", "bytes"]), "{text}");
+}
+
+/// Types that nothing here computes with are shown with their names and sizes, as ggml has them.
+#[test]
+fn types_without_a_kernel_are_shown() {
+    let rows: &[(u32, &str, u64, usize)] = &[
+        (16, "IQ2_XXS", 256, 66),
+        (17, "IQ2_XS", 256, 74),
+        (18, "IQ3_XXS", 256, 98),
+        (19, "IQ1_S", 256, 50),
+        (21, "IQ3_S", 256, 110),
+        (22, "IQ2_S", 256, 82),
+        (29, "IQ1_M", 256, 56),
+        (34, "TQ1_0", 256, 54),
+        (35, "TQ2_0", 256, 66),
+        (39, "MXFP4", 32, 17),
+        (40, "NVFP4", 64, 36),
+        (41, "Q1_0", 128, 18),
+        (42, "Q2_0", 64, 18),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    for (id, name, block_len, block_bytes) in rows {
+        let n_bytes = 768 / *block_len as usize * block_bytes;
+        let build = Build::new().key("general.name", 8, &string("x")).tensor("t", &[256, 3], *id, 0);
+        std::fs::write(&path, build.data(n_bytes.next_multiple_of(32)).bytes()).unwrap();
+        let text = answer(&["--check"], &path);
+        let line = text.lines().find(|line| line.trim_start().starts_with("t ")).unwrap_or_else(|| panic!("{text}"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[1..4], [*name, &n_bytes.to_string(), "bytes"], "{line}");
+        assert!(text.contains(&format!("type {name} cannot be decoded")), "{text}");
+        assert!(answer(&["--json"], &path).contains(&format!("\"type\":\"{name}\"")));
+    }
 }
 
 #[test]

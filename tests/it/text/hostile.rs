@@ -30,7 +30,8 @@ fn contradicting_keys_are_refused_by_name() {
     check(&|m| drop(m.remove("tokenizer.ggml.token_type")), "`tokenizer.ggml.token_type` is missing");
     check(&|m| drop(m.remove("tokenizer.ggml.merges")), "`tokenizer.ggml.merges` is missing");
     check(&|m| set(m, "model", "llama".into()), "`tokenizer.ggml.model` is `llama`");
-    check(&|m| set(m, "pre", "llama-bpe".into()), "`tokenizer.ggml.pre` is `llama-bpe`");
+    check(&|m| set(m, "pre", "bloom".into()), "`tokenizer.ggml.pre` is `bloom`, supported: qwen2, ");
+    check(&|m| set(m, "pre", 7u32.into()), "`tokenizer.ggml.pre`");
     check(&|m| set(m, "add_bos_token", true.into()), "add_bos_token");
     check(&|m| set(m, "tokens", Value::Array(Array::I32(vec![1]))), "expected an array of strings");
     check(&|m| strings(m, "tokens", Vec::clear), "has `1314` entries for 0 tokens");
