@@ -155,6 +155,9 @@ impl<D: Device> Pass<'_, D> {
             if let (0, Some(trace)) = (il, trace.as_deref_mut()) {
                 trace.layer0_q_last = device.read(&s.q, (n - 1) * q_width, q_width)?;
             }
+            if rows.is_empty() {
+                break;
+            }
             device.norm(&layer.ffn_norm, eps, rows.clone(), &s.x, &mut s.xb)?;
             self.ffn(layer, rows, s).at(|| format!("layer {il}"))?; // x += down · (silu(gate · xb) * up · xb)
             if let Some(trace) = trace.as_deref_mut() {
@@ -176,16 +179,21 @@ impl<D: Device> Pass<'_, D> {
         let Pass { device, hp, n, angles, .. } = *self;
         let HParams { n_head, n_head_kv, n_embd_head: d, .. } = *hp;
         let Layer { attn_q, attn_k, attn_v, attn_output, .. } = layer;
-        let [q, k, v] = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)]
-            .map(|(linear, out)| Product::without_bias(linear, out));
+        let of = Product::without_bias;
         if rows.len() == n {
-            device.products(0..n, &s.xb, [q, k, v])?;
+            let qkv = [of(attn_q, &mut s.q), of(attn_k, &mut s.k), of(attn_v, &mut s.v)];
+            device.products(0..n, &s.xb, qkv)?;
         } else {
-            device.products(0..n, &s.xb, [k, v])?;
-            device.products(rows.clone(), &s.xb, [q])?;
+            device.products(0..n, &s.xb, [of(attn_k, &mut s.k), of(attn_v, &mut s.v)])?;
         }
         let (k, v) = ((&s.k, Finish::of(attn_k, Some(angles))), (&s.v, Finish::of(attn_v, None)));
         device.store(n, (n_head_kv, d), k, v, (cache, il))?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if rows.len() < n {
+            device.products(rows.clone(), &s.xb, [of(attn_q, &mut s.q)])?;
+        }
         device.finish(rows.clone(), (n_head, d), Finish::of(attn_q, Some(angles)), &mut s.q)?;
         let heads = Heads { n_head, n_head_kv, d, exact: true };
         device.attend(rows.clone(), heads, &s.q, (cache, il), &mut s.attn)?;
