@@ -179,12 +179,16 @@ impl<D: Device> Pass<'_, D> {
         let Pass { device, hp, n, angles, .. } = *self;
         let HParams { n_head, n_head_kv, n_embd_head: d, .. } = *hp;
         let Layer { attn_q, attn_k, attn_v, attn_output, .. } = layer;
-        let of = Product::without_bias;
         if rows.len() == n {
-            let qkv = [of(attn_q, &mut s.q), of(attn_k, &mut s.k), of(attn_v, &mut s.v)];
+            let qkv = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)]
+                .map(|(w, out)| Product::without_bias(w, out));
             device.products(0..n, &s.xb, qkv)?;
         } else {
-            device.products(0..n, &s.xb, [of(attn_k, &mut s.k), of(attn_v, &mut s.v)])?;
+            device.products(
+                0..n,
+                &s.xb,
+                [(attn_k, &mut s.k), (attn_v, &mut s.v)].map(|(w, out)| Product::without_bias(w, out)),
+            )?;
         }
         let (k, v) = ((&s.k, Finish::of(attn_k, Some(angles))), (&s.v, Finish::of(attn_v, None)));
         device.store(n, (n_head_kv, d), k, v, (cache, il))?;
@@ -192,7 +196,7 @@ impl<D: Device> Pass<'_, D> {
             return Ok(());
         }
         if rows.len() < n {
-            device.products(rows.clone(), &s.xb, [of(attn_q, &mut s.q)])?;
+            device.products(rows.clone(), &s.xb, [Product::without_bias(attn_q, &mut s.q)])?;
         }
         device.finish(rows.clone(), (n_head, d), Finish::of(attn_q, Some(angles)), &mut s.q)?;
         let heads = Heads { n_head, n_head_kv, d, exact: true };
