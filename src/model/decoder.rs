@@ -150,15 +150,15 @@ impl<D: Device> Pass<'_, D> {
         let (eps, q_width) = (hp.f_norm_rms_eps, hp.n_head * hp.n_embd_head);
         for (il, layer) in (first..).zip(layers) {
             let rows = if il + 1 < hp.n_layer { 0..n } else { self.last.clone() };
-            device.norm(&layer.attn_norm, eps, 0..n, &s.x, &mut s.xb)?;
+            device.norm(&layer.attn_norm, eps, n, (&s.x, 0), (&mut s.xb, 0))?;
             self.attention(layer, il, rows.clone(), s, cache).at(|| format!("layer {il}"))?; // x += wo · attn(xb)
             if let (0, Some(trace)) = (il, trace.as_deref_mut()) {
-                trace.layer0_q_last = device.read(&s.q, (n - 1) * q_width, q_width)?;
+                trace.layer0_q_last = device.read(&s.q, (rows.len() - 1) * q_width, q_width)?;
             }
             if rows.is_empty() {
                 break;
             }
-            device.norm(&layer.ffn_norm, eps, rows.clone(), &s.x, &mut s.xb)?;
+            device.norm(&layer.ffn_norm, eps, rows.len(), (&s.x, rows.start), (&mut s.xb, 0))?;
             self.ffn(layer, rows, s).at(|| format!("layer {il}"))?; // x += down · (silu(gate · xb) * up · xb)
             if let Some(trace) = trace.as_deref_mut() {
                 trace.hidden_last.extend(device.read(&s.x, (n - 1) * hp.n_embd, hp.n_embd)?);
@@ -179,16 +179,12 @@ impl<D: Device> Pass<'_, D> {
         let Pass { device, hp, n, angles, .. } = *self;
         let HParams { n_head, n_head_kv, n_embd_head: d, .. } = *hp;
         let Layer { attn_q, attn_k, attn_v, attn_output, .. } = layer;
+        let qkv = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)].map(|(w, out)| Product::raw(w, out));
         if rows.len() == n {
-            let qkv = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)]
-                .map(|(w, out)| Product::without_bias(w, out));
-            device.products(0..n, &s.xb, qkv)?;
+            device.products(n, (&s.xb, 0), qkv)?;
         } else {
-            device.products(
-                0..n,
-                &s.xb,
-                [(attn_k, &mut s.k), (attn_v, &mut s.v)].map(|(w, out)| Product::without_bias(w, out)),
-            )?;
+            let [_, k, v] = qkv;
+            device.products(n, (&s.xb, 0), [k, v])?;
         }
         let (k, v) = ((&s.k, Finish::of(attn_k, Some(angles))), (&s.v, Finish::of(attn_v, None)));
         device.store(n, (n_head_kv, d), k, v, (cache, il))?;
@@ -196,21 +192,23 @@ impl<D: Device> Pass<'_, D> {
             return Ok(());
         }
         if rows.len() < n {
-            device.products(rows.clone(), &s.xb, [Product::without_bias(attn_q, &mut s.q)])?;
+            device.products(rows.len(), (&s.xb, rows.start), [Product::raw(attn_q, &mut s.q)])?;
         }
-        device.finish(rows.clone(), (n_head, d), Finish::of(attn_q, Some(angles)), &mut s.q)?;
+        device.finish(rows.len(), (n_head, d), Finish::of(attn_q, Some(angles)), rows.start, &mut s.q)?;
         let heads = Heads { n_head, n_head_kv, d, exact: true };
         device.attend(rows.clone(), heads, &s.q, (cache, il), &mut s.attn)?;
-        device.products(rows, &s.attn, [Product::of(attn_output, Then::Add, &mut s.x)])
+        let onto = (&mut s.x, rows.start);
+        device.products(rows.len(), (&s.attn, 0), [Product::of(attn_output, Then::Add, onto)])
     }
 
     fn ffn(&self, layer: &Layer<D>, rows: Range<usize>, s: &mut Rows<D>) -> Result<()> {
         let device = self.device;
-        device.gated(rows.clone(), &s.xb, (&layer.ffn_gate, &layer.ffn_up), &mut s.hidden)?;
-        device.products(rows, &s.hidden, [Product::of(&layer.ffn_down, Then::Add, &mut s.x)])
+        device.gated(rows.len(), (&s.xb, 0), (&layer.ffn_gate, &layer.ffn_up), &mut s.hidden)?;
+        let onto = (&mut s.x, rows.start);
+        device.products(rows.len(), (&s.hidden, 0), [Product::of(&layer.ffn_down, Then::Add, onto)])
     }
 
-    /// xb = norm(x) in the last `n_logits` rows.
+    /// xb = norm(x) for the last `n_logits` rows, from the first one of xb on.
     ///
     /// # Errors
     /// What the device says.
@@ -222,10 +220,10 @@ impl<D: Device> Pass<'_, D> {
         trace: Option<&mut Trace>,
     ) -> Result<()> {
         let Pass { device, hp, n, .. } = *self;
-        let rows = n - n_logits.max(usize::from(trace.is_some()))..n;
-        device.norm(norm, hp.f_norm_rms_eps, rows, &s.x, &mut s.xb)?;
+        let n_rows = n_logits.max(usize::from(trace.is_some()));
+        device.norm(norm, hp.f_norm_rms_eps, n_rows, (&s.x, n - n_rows), (&mut s.xb, 0))?;
         if let Some(trace) = trace {
-            trace.hidden_last.extend(device.read(&s.xb, (n - 1) * hp.n_embd, hp.n_embd)?);
+            trace.hidden_last.extend(device.read(&s.xb, (n_rows - 1) * hp.n_embd, hp.n_embd)?);
         }
         Ok(())
     }

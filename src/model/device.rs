@@ -7,8 +7,8 @@ use super::weights::Mat;
 use crate::Result;
 use crate::cache::KvCache;
 
-/// A place where layers are computed. Rows are numbered within the batch; an operation touches those that it is told and no
-/// others, so that behind the last keys and values only rows with a use are computed.
+/// A place where layers are computed. An operation touches the rows that it is told and no others, so that behind the last keys
+/// and values only rows with a use are computed, and a large picture goes through in parts.
 pub(super) trait Device: Sized {
     /// A packed matrix, (rows, columns) = (outputs, inputs).
     type Mat;
@@ -38,47 +38,52 @@ pub(super) trait Device: Sized {
     /// Memory that the device does not have.
     fn vec(home: &Self::Home, vec: &[f32], what: &str) -> Result<Self::Vec>;
 
-    /// out = `norm`(x), row by row.
+    /// out = `norm`(x) for `n` rows.
     ///
     /// # Errors
     /// What the device says; so of all below.
-    fn norm(&self, norm: &Norm<Self>, eps: f32, rows: Range<usize>, x: &Self::Rows, out: &mut Self::Rows)
-    -> Result<()>;
+    fn norm(
+        &self,
+        norm: &Norm<Self>,
+        eps: f32,
+        n: usize,
+        x: From<'_, Self::Rows>,
+        out: To<'_, Self::Rows>,
+    ) -> Result<()>;
 
-    /// `x = w · input` for the first `n` rows of what came from outside.
-    fn product_of(&self, n: usize, input: &Self::Input, w: &Self::Mat, x: &mut Self::Rows) -> Result<()>;
+    /// x = w · input for `n` rows of what came from outside.
+    fn product_of(&self, n: usize, input: From<'_, Self::Input>, w: &Self::Mat, x: To<'_, Self::Rows>) -> Result<()>;
 
-    /// Products of one input, which is brought into the form that they want once.
+    /// Products of one input of `n` rows, which is brought into the form that they want once.
     fn products<const N: usize>(
         &self,
-        rows: Range<usize>,
-        x: &Self::Rows,
+        n: usize,
+        x: From<'_, Self::Rows>,
         products: [Product<'_, Self>; N],
     ) -> Result<()>;
 
-    /// out = w · x for these rows, which are the first ones of `out`.
-    fn logits(&self, rows: Range<usize>, x: &Self::Rows, w: &Self::Mat, out: &mut Self::Rows) -> Result<()>;
-
-    /// out = silu(gate · x) * (up · x)
+    /// out = silu(gate · x) * (up · x) for `n` rows, from the first one of `out` on.
     fn gated(
         &self,
-        rows: Range<usize>,
-        x: &Self::Rows,
+        n: usize,
+        x: From<'_, Self::Rows>,
         gated: (&Linear<Self>, &Linear<Self>),
         out: &mut Self::Rows,
     ) -> Result<()>;
 
-    /// What is done to every head of `x` before it meets keys; `heads`: (n_head, elements per head).
+    /// What is done to every head of the first `n` rows of `x` before it meets keys; `heads`: (n_head, elements per head). Their
+    /// angles are those from row `angle` on.
     fn finish(
         &self,
-        rows: Range<usize>,
+        n: usize,
         heads: (usize, usize),
         finish: Finish<'_, Self>,
+        angle: usize,
         x: &mut Self::Rows,
     ) -> Result<()>;
 
-    /// Puts the keys and values of the first `n` rows behind the filled slots of layer `il`: finished, encoded and stored in
-    /// one pass.
+    /// Puts the first `n` rows of keys and values behind the filled slots of layer `il`: finished, encoded and stored in one
+    /// pass.
     fn store(
         &self,
         n: usize,
@@ -88,8 +93,8 @@ pub(super) trait Device: Sized {
         to: (&mut KvCache, usize),
     ) -> Result<()>;
 
-    /// out = softmax(q·kᵀ / sqrt(d)) · v over layer `il` of the cache: row `i` sees the filled slots and those of rows up to
-    /// its own.
+    /// out = softmax(q·kᵀ / sqrt(d)) · v over layer `il` of the cache, for `rows` of the batch, the first of which is the first
+    /// of `q` and `out`: each sees the filled slots and those of the batch's rows up to its own.
     fn attend(
         &self,
         rows: Range<usize>,
@@ -99,20 +104,37 @@ pub(super) trait Device: Sized {
         out: &mut Self::Rows,
     ) -> Result<()>;
 
-    /// The same among sequences, `seqs` of them with so many rows each, which do not see each other, every row all of its own:
-    /// with queries, keys and values that are finished on the way. `d` floats a head; the angles are those of one sequence.
+    /// Keeps keys and values of `rows` of a batch, the first of which is the first of `k` and `v`, until all rows of their
+    /// sequence attend to them. Sequences have `n_per_seq` rows each; angles are those of one.
+    fn store_within(
+        &self,
+        rows: Range<usize>,
+        n_per_seq: usize,
+        heads: (usize, usize),
+        k: (&mut Self::Rows, Finish<'_, Self>),
+        v: (&mut Self::Rows, Finish<'_, Self>),
+        fresh: &mut Self::Fresh,
+    ) -> Result<()>;
+
+    /// [`Device::attend`] to all rows of the same sequence, with queries that are finished on the way.
     fn attend_within(
         &self,
-        seqs: (usize, usize),
+        rows: Range<usize>,
+        n_per_seq: usize,
         heads: Heads,
-        qkv: [(&mut Self::Rows, Finish<'_, Self>); 3],
-        fresh: &mut Self::Fresh,
+        q: (&mut Self::Rows, Finish<'_, Self>),
+        fresh: &Self::Fresh,
         out: &mut Self::Rows,
     ) -> Result<()>;
 
     /// `n` floats from number `start` on, for people to look at.
     fn read(&self, x: &Self::Rows, start: usize, n: usize) -> Result<Vec<f32>>;
 }
+
+/// Memory, and the row to begin with.
+pub(super) type From<'a, R> = (&'a R, usize);
+/// The same, to be written.
+pub(super) type To<'a, R> = (&'a mut R, usize);
 
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy)]
@@ -142,18 +164,18 @@ pub(super) struct Product<'a, D: Device> {
     pub w: &'a D::Mat,
     pub bias: Option<&'a D::Vec>,
     pub then: Then,
-    pub out: &'a mut D::Rows,
+    pub out: To<'a, D::Rows>,
 }
 
 impl<'a, D: Device> Product<'a, D> {
     /// The product of a matrix with its bias.
-    pub fn of(linear: &'a Linear<D>, then: Then, out: &'a mut D::Rows) -> Product<'a, D> {
+    pub fn of(linear: &'a Linear<D>, then: Then, out: To<'a, D::Rows>) -> Product<'a, D> {
         Product { w: &linear.weight, bias: linear.bias.as_ref(), then, out }
     }
 
-    /// That of the matrix alone: its bias is added where the head is finished.
-    pub fn without_bias(linear: &'a Linear<D>, out: &'a mut D::Rows) -> Product<'a, D> {
-        Product { w: &linear.weight, bias: None, then: Then::Store, out }
+    /// That of the matrix alone, from the first row of `out` on: its bias is added where heads are finished.
+    pub fn raw(linear: &'a Linear<D>, out: &'a mut D::Rows) -> Product<'a, D> {
+        Product { w: &linear.weight, bias: None, then: Then::Store, out: (out, 0) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::device::{Device, Finish, Heads, Linear, Norm, Product, Then};
+use super::device::{Device, Finish, From, Heads, Linear, Norm, Product, Then, To};
 use super::weights::Mat;
 use crate::Result;
 use crate::cache::KvCache;
@@ -16,7 +16,7 @@ use crate::position::RotaryTable;
 #[derive(Clone, Copy)]
 pub(super) struct Host(pub &'static Kernels);
 
-/// Keys and values of one sequence at a time, (n_per_seq, n_head * d) floats each, head after head.
+/// Keys and values of all sequences of a batch, (n_seq, n_head, n_per_seq, d) floats each.
 #[derive(Default)]
 pub(super) struct FreshRows {
     k: Vec<f32>,
@@ -32,9 +32,19 @@ impl FreshRows {
     }
 }
 
-/// Where some rows of a matrix of `width` columns lie.
-fn span(rows: &Range<usize>, width: usize) -> Range<usize> {
-    rows.start * width..rows.end * width
+/// Where `n` rows of `width` columns lie.
+fn span(first: usize, n: usize, width: usize) -> Range<usize> {
+    first * width..(first + n) * width
+}
+
+/// The sequences of `n_per_seq` rows that `rows` belong to: of each its number, how many of its rows there are, the first of
+/// them in the sequence and in `rows`.
+fn sequences(rows: Range<usize>, n_per_seq: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    (rows.start / n_per_seq..rows.end.div_ceil(n_per_seq)).map(move |seq| {
+        let first = rows.start.max(seq * n_per_seq);
+        let n = rows.end.min((seq + 1) * n_per_seq) - first;
+        (seq, n, first - seq * n_per_seq, first - rows.start)
+    })
 }
 
 impl Device for Host {
@@ -54,9 +64,16 @@ impl Device for Host {
         Ok(vec.to_vec())
     }
 
-    fn norm(&self, norm: &Norm<Host>, eps: f32, rows: Range<usize>, x: &Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
+    fn norm(
+        &self,
+        norm: &Norm<Host>,
+        eps: f32,
+        n: usize,
+        (x, of_x): From<'_, Vec<f32>>,
+        (out, of_out): To<'_, Vec<f32>>,
+    ) -> Result<()> {
         let width = norm.weight.len();
-        let (x, out) = (&x[span(&rows, width)], &mut out[span(&rows, width)]);
+        let (x, out) = (&x[span(of_x, n, width)], &mut out[span(of_out, n, width)]);
         kernels::for_rows(out, width, |it, out| {
             let x = &x[it * width..][..width];
             match &norm.bias {
@@ -67,24 +84,30 @@ impl Device for Host {
         Ok(())
     }
 
-    fn product_of(&self, n: usize, input: &[f32], w: &Mat, x: &mut Vec<f32>) -> Result<()> {
+    fn product_of(
+        &self,
+        n: usize,
+        (input, first): From<'_, [f32]>,
+        w: &Mat,
+        (x, of_x): To<'_, Vec<f32>>,
+    ) -> Result<()> {
         let w = w.view();
-        matmul(self.0, w, &input[..n * w.n_cols()], &mut x[..n * w.n_rows()]);
+        matmul(self.0, w, &input[span(first, n, w.n_cols())], &mut x[span(of_x, n, w.n_rows())]);
         Ok(())
     }
 
     fn products<const N: usize>(
         &self,
-        rows: Range<usize>,
-        x: &Vec<f32>,
+        n: usize,
+        (x, first): From<'_, Vec<f32>>,
         products: [Product<'_, Host>; N],
     ) -> Result<()> {
-        let Some(first) = products.first() else { return Ok(()) };
-        let n_cols = first.w.view().n_cols();
-        let mut input = Activations::new(self.0, &x[span(&rows, n_cols)], n_cols);
-        for Product { w, bias, then, out } in products {
+        let Some(Product { w, .. }) = products.first() else { return Ok(()) };
+        let n_cols = w.view().n_cols();
+        let mut input = Activations::new(self.0, &x[span(first, n, n_cols)], n_cols);
+        for Product { w, bias, then, out: (out, first) } in products {
             let (w, bias) = (w.view(), bias.map(Vec::as_slice));
-            let out = &mut out[span(&rows, w.n_rows())];
+            let out = &mut out[span(first, n, w.n_rows())];
             let epilogue = Epilogue { bias, quick_gelu: then == Then::QuickGelu, add: then == Then::Add };
             input.matmul_with(w, epilogue, out);
             if then == Then::GeluErf {
@@ -94,34 +117,29 @@ impl Device for Host {
         Ok(())
     }
 
-    fn logits(&self, rows: Range<usize>, x: &Vec<f32>, w: &Mat, out: &mut Vec<f32>) -> Result<()> {
-        let w = w.view();
-        matmul(self.0, w, &x[span(&rows, w.n_cols())], &mut out[..rows.len() * w.n_rows()]);
-        Ok(())
-    }
-
     fn gated(
         &self,
-        rows: Range<usize>,
-        x: &Vec<f32>,
+        n: usize,
+        (x, first): From<'_, Vec<f32>>,
         (gate, up): (&Linear<Host>, &Linear<Host>),
         out: &mut Vec<f32>,
     ) -> Result<()> {
         let (gate, up) = (gate.weight.view(), up.weight.view());
-        let out = &mut out[span(&rows, gate.n_rows())];
-        Activations::new(self.0, &x[span(&rows, gate.n_cols())], gate.n_cols()).matmul_gated(gate, up, out);
+        let x = Activations::new(self.0, &x[span(first, n, gate.n_cols())], gate.n_cols());
+        { x }.matmul_gated(gate, up, &mut out[..n * gate.n_rows()]);
         Ok(())
     }
 
     fn finish(
         &self,
-        rows: Range<usize>,
+        n: usize,
         heads: (usize, usize),
         Finish { bias, angles }: Finish<'_, Host>,
+        angle: usize,
         x: &mut Vec<f32>,
     ) -> Result<()> {
-        let x = &mut x[span(&rows, heads.0 * heads.1)];
-        rotate_rows(self.0, x, bias.map(Vec::as_slice), angles.map(|angles| (angles, rows.start)), heads);
+        let (x, angles) = (&mut x[..n * heads.0 * heads.1], angles.map(|angles| (angles, angle)));
+        rotate_rows(self.0, x, bias.map(Vec::as_slice), angles, heads);
         Ok(())
     }
 
@@ -149,42 +167,63 @@ impl Device for Host {
         out: &mut Vec<f32>,
     ) -> Result<()> {
         let shape = AttentionShape { n_head, n_head_kv, d, n_past: cache.len() + rows.start, causal: true, exact };
-        let of_q = span(&rows, n_head * d);
-        attention(self.0, shape, cache.view(il), &q[of_q.clone()], &mut out[of_q]);
+        let n = rows.len() * n_head * d;
+        attention(self.0, shape, cache.view(il), &q[..n], &mut out[..n]);
+        Ok(())
+    }
+
+    fn store_within(
+        &self,
+        rows: Range<usize>,
+        n_per_seq: usize,
+        heads: (usize, usize),
+        (k, of_k): (&mut Vec<f32>, Finish<'_, Host>),
+        (v, of_v): (&mut Vec<f32>, Finish<'_, Host>),
+        fresh: &mut FreshRows,
+    ) -> Result<()> {
+        let (width, stride) = (heads.0 * heads.1, n_per_seq * heads.1 * size_of::<f32>());
+        for (seq, n, slot, at) in sequences(rows, n_per_seq) {
+            let (part, memory) = (span(at, n, width), span(seq * n_per_seq, n_per_seq, width));
+            // Rows are turned by their place in the sequence.
+            for (rows, finish, to) in
+                [(&mut k[part.clone()], &of_k, &mut fresh.k), (&mut v[part.clone()], &of_v, &mut fresh.v)]
+            {
+                let mut bias = finish.bias.map(Vec::as_slice);
+                if let Some(angles) = finish.angles {
+                    rotate_rows(self.0, rows, bias.take(), Some((angles, slot)), heads);
+                }
+                let data = bytemuck::cast_slice_mut(&mut to[memory.clone()]);
+                kv_write(self.0, rows, bias, None, heads, CacheRows { ty: GgmlType::F32, data, stride, slot })?;
+            }
+        }
         Ok(())
     }
 
     fn attend_within(
         &self,
-        (n_seq, n_per_seq): (usize, usize),
+        rows: Range<usize>,
+        n_per_seq: usize,
         Heads { n_head, n_head_kv, d, exact }: Heads,
-        [(q, of_q), (k, of_k), (v, of_v)]: [(&mut Vec<f32>, Finish<'_, Host>); 3],
-        fresh: &mut FreshRows,
+        (q, Finish { bias, angles }): (&mut Vec<f32>, Finish<'_, Host>),
+        fresh: &FreshRows,
         out: &mut Vec<f32>,
     ) -> Result<()> {
         let (width, width_kv, stride) = (n_head * d, n_head_kv * d, n_per_seq * d * size_of::<f32>());
-        let shape = AttentionShape { n_head, n_head_kv, d, n_past: 0, causal: false, exact };
-        for seq in 0..n_seq {
-            let rows = seq * n_per_seq..(seq + 1) * n_per_seq;
-            let (of_rows, of_kv) = (span(&rows, width), span(&rows, width_kv));
-            let q = &mut q[of_rows.clone()];
-            rotate_rows(self.0, q, of_q.bias.map(Vec::as_slice), of_q.angles.map(|angles| (angles, 0)), (n_head, d));
-            for (rows, finish, to) in
-                [(&k[of_kv.clone()], &of_k, &mut fresh.k), (&v[of_kv.clone()], &of_v, &mut fresh.v)]
-            {
-                let data = bytemuck::cast_slice_mut(&mut to[..n_per_seq * width_kv]);
-                let to = CacheRows { ty: GgmlType::F32, data, stride, slot: 0 };
-                kv_write(self.0, rows, finish.bias.map(Vec::as_slice), finish.angles, (n_head_kv, d), to)?;
-            }
+        for (seq, n, slot, at) in sequences(rows, n_per_seq) {
+            let (part, memory) = (span(at, n, width), span(seq * n_per_seq, n_per_seq, width_kv));
+            let q = &mut q[part.clone()];
+            rotate_rows(self.0, q, bias.map(Vec::as_slice), angles.map(|angles| (angles, slot)), (n_head, d));
             let kv = KvView {
                 type_k: GgmlType::F32,
                 type_v: GgmlType::F32,
-                k: bytemuck::cast_slice(&fresh.k),
-                v: bytemuck::cast_slice(&fresh.v),
+                k: bytemuck::cast_slice(&fresh.k[memory.clone()]),
+                v: bytemuck::cast_slice(&fresh.v[memory]),
                 stride_k: stride,
                 stride_v: stride,
             };
-            attention(self.0, shape, kv, q, &mut out[of_rows]);
+            // All see all, also those that are not in this part.
+            let shape = AttentionShape { n_head, n_head_kv, d, n_past: n_per_seq - n, causal: false, exact };
+            attention(self.0, shape, kv, q, &mut out[part]);
         }
         Ok(())
     }

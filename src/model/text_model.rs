@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cuda::{DeviceBatch, DeviceLayers, DeviceOutput, DeviceScratch, MAX_TOP};
 use super::decoder::{Head, Layer, Pass, Rows};
-use super::device::{Device, Linear};
+use super::device::{Device, Linear, Product};
 use super::host::Host;
 use super::weights::{Loader, Mat};
 use super::{CardBytes, HParams, Trace};
@@ -275,7 +275,8 @@ impl TextModel {
             }
             logits.resize(n_logits * self.hp.n_vocab, 0.0);
             if n_logits > 0 {
-                self.host.logits(n - n_logits..n, &rows.xb, &self.head.output.weight, logits)?;
+                let product = Product::raw(&self.head.output, logits);
+                self.host.products(n_logits, (&rows.xb, 0), [product])?;
             }
         }
         Ok(())

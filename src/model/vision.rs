@@ -10,8 +10,8 @@ use super::host::{FreshRows, Host};
 use super::hparams::{positive, sized};
 use super::vit::{Pass, Rows, Tower};
 use super::weights::Loader;
-use crate::gguf::Gguf;
-use crate::kernels;
+use crate::gguf::{GgmlType, Gguf};
+use crate::kernels::{self, AttentionShape, KvView, attention};
 use crate::position::RotaryTable;
 use crate::{Error, Result, error::Context};
 
@@ -136,6 +136,26 @@ impl VisionTower {
     /// # Panics
     /// When `pixels` is not a whole number of pairs or the grid is not a whole number of merge blocks.
     pub fn encode(&self, pixels: &[f32], h: usize, w: usize, trace: Option<&mut Trace>) -> Result<Vec<f32>> {
+        self.encode_in_steps(pixels, h, w, trace, &mut |_, _| Ok(()))
+    }
+
+    /// [`VisionTower::encode`], which calls `step` with the number of steps done and of all of them, so that a large picture
+    /// can be watched and stopped: a step is a layer, or a part of one where a pair has many patches. On a device there are
+    /// none.
+    ///
+    /// # Errors
+    /// Activations that are not finite; what `step` says.
+    ///
+    /// # Panics
+    /// As `encode`.
+    pub fn encode_in_steps(
+        &self,
+        pixels: &[f32],
+        h: usize,
+        w: usize,
+        trace: Option<&mut Trace>,
+        step: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Vec<f32>> {
         let (hp, n, n_per_pair) = (&self.hp, self.n_patches(pixels, h, w), h * w);
         let angles = self.angles(h, w);
         if let Some(device) = &self.device {
@@ -144,22 +164,60 @@ impl VisionTower {
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut memory = kept().pop().unwrap_or_else(|| (Rows::of(Default::default()), FreshRows::default()));
         let (rows, fresh) = &mut memory;
-        rows.grow(hp, n);
-        fresh.grow(n_per_pair * hp.n_embd);
-        let n_pairs = n / n_per_pair;
-        let pass = Pass { device: &self.host, hp, n_pairs, n_per_pair, angles: &angles, exact: self.exact };
-        pass.encode(&self.tower, pixels, rows, fresh, trace)?;
+        let n_part = self.rows_at_once(n, n_per_pair);
+        rows.grow(hp, n, n_part);
+        fresh.grow(n * hp.n_embd);
+        let pass = Pass { device: &self.host, hp, n, n_per_pair, n_part, angles: &angles, exact: self.exact };
+        pass.encode(&self.tower, pixels, rows, fresh, trace, step)?;
         let n_out = n / (hp.merge * hp.merge);
         let tokens = self.host.read(&rows.out, 0, n_out * hp.n_embd_out)?;
-        kept().push(memory);
+        // What a large picture took is given back.
+        if n_part == n {
+            kept().push(memory);
+        }
         finite(tokens, hp.n_embd_out)
+    }
+
+    /// The attention of one layer, of `n_queries` patches to `n_keys`, over nothing in particular: for calibrations.
+    pub fn attend_once(&self, n_queries: usize, n_keys: usize) {
+        let VisionHParams { n_embd, n_head, .. } = self.hp;
+        let [keys, vals] = std::array::from_fn(|_| vec![0.5f32; n_keys * n_embd]);
+        let q = vec![0.5f32; n_queries * n_embd];
+        let (d, exact, n_past) = (n_embd / n_head, self.exact, n_keys.saturating_sub(n_queries));
+        let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past, causal: false, exact };
+        let stride = size_of_val(&keys[..]) / n_head;
+        let (k, v) = (bytemuck::cast_slice(&keys), bytemuck::cast_slice(&vals));
+        let (type_k, type_v) = (GgmlType::F32, GgmlType::F32);
+        let kv = KvView { type_k, type_v, k, v, stride_k: stride, stride_v: stride };
+        attention(self.host.0, shape, kv, &q, &mut vec![0f32; q.len()]);
+    }
+
+    /// Whether it is on a device.
+    pub fn is_on_card(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// Patches whose rows go through the products of a layer together, of `n` in all: a large pair is cut, so that only its keys
+    /// and values are whole in memory, and so that the attention of a part takes no longer than a moment.
+    fn rows_at_once(&self, n: usize, n_per_pair: usize) -> usize {
+        /// Enough to feed the products.
+        const ROWS: usize = 2048;
+        const LEAST_ROWS: usize = 256;
+        /// Queries times keys: with 16 heads of 80, half a second on two cores.
+        const ATTENDED: usize = 1 << 24;
+        if n > n_per_pair || n <= ROWS {
+            return n;
+        }
+        (ATTENDED / n_per_pair).clamp(LEAST_ROWS, ROWS).next_multiple_of(self.hp.merge * self.hp.merge)
     }
 
     /// Bytes that [`VisionTower::encode`] takes for `pairs` frame pairs of `h` x `w` patches.
     pub fn n_bytes(&self, pairs: usize, h: usize, w: usize) -> usize {
         let (n, hp) = (pairs * h * w, &self.hp);
-        let floats = n * (5 * hp.n_embd + hp.n_ff + hp.n_embd) + 2 * h * w * hp.n_embd;
-        floats * size_of::<f32>() + n * (hp.n_embd + hp.n_ff) * 2
+        let rows = self.rows_at_once(n, h * w);
+        let floats = Rows::<Host>::sizes(hp, n, rows).iter().sum::<usize>() + 2 * n * hp.n_embd;
+        // What products make of their input: 16 bits a value.
+        floats * size_of::<f32>() + rows * (hp.n_embd.max(hp.n_ff) + hp.n_patch_values()) * 2
     }
 }
 

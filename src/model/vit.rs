@@ -1,5 +1,7 @@
 //! The vision tower's layers, for any device: weights by name, and what patches go through.
 
+use std::ops::Range;
+
 use super::device::{Device, Finish, Heads, Linear, Norm, Product, Then};
 use super::host::Host;
 use super::weights::{Loader, Mat};
@@ -29,41 +31,40 @@ pub(super) struct Tower<D: Device> {
     pub mm_2: Linear<D>,
 }
 
-/// Working memory for some number of patches.
+/// Working memory for some number of patches, of which some go through products together.
 pub(super) struct Rows<D: Device> {
     /// (n, n_embd)
     pub x: D::Rows,
+    /// (n_part, n_embd)
     pub xb: D::Rows,
+    /// The same; in the end (n_part / merge², n_embd * merge²).
     pub q: D::Rows,
     pub k: D::Rows,
     pub v: D::Rows,
-    /// (n, n_ff)
+    /// (n_part, n_ff)
     pub hidden: D::Rows,
-    /// (n / merge², n_embd * merge²)
-    pub wide: D::Rows,
     /// (n / merge², n_embd_out)
     pub out: D::Rows,
 }
 
 impl<D: Device> Rows<D> {
-    /// Floats of each of these for `n` patches, in their order.
-    pub fn sizes(hp: &VisionHParams, n: usize) -> [usize; 8] {
-        let rows = n * hp.n_embd;
-        let n_out = n / (hp.merge * hp.merge);
-        [rows, rows, rows, rows, rows, n * hp.n_ff, rows, n_out * hp.n_embd_out]
+    /// Floats of each of these for `n` patches, `n_part` at once, in their order.
+    pub fn sizes(hp: &VisionHParams, n: usize, n_part: usize) -> [usize; 7] {
+        let (rows, part, n_out) = (n * hp.n_embd, n_part * hp.n_embd, n / (hp.merge * hp.merge));
+        [rows, part, part, part, part, n_part * hp.n_ff, n_out * hp.n_embd_out]
     }
 
     /// Of memory of these sizes.
-    pub fn of([x, xb, q, k, v, hidden, wide, out]: [D::Rows; 8]) -> Rows<D> {
-        Rows { x, xb, q, k, v, hidden, wide, out }
+    pub fn of([x, xb, q, k, v, hidden, out]: [D::Rows; 7]) -> Rows<D> {
+        Rows { x, xb, q, k, v, hidden, out }
     }
 }
 
 impl Rows<Host> {
-    /// Makes room for `n` patches, where there is less.
-    pub fn grow(&mut self, hp: &VisionHParams, n: usize) {
-        let Rows { x, xb, q, k, v, hidden, wide, out } = self;
-        for (rows, n) in [x, xb, q, k, v, hidden, wide, out].into_iter().zip(Rows::<Host>::sizes(hp, n)) {
+    /// Makes room for `n` patches, `n_part` at once, where there is less.
+    pub fn grow(&mut self, hp: &VisionHParams, n: usize, n_part: usize) {
+        let Rows { x, xb, q, k, v, hidden, out } = self;
+        for (rows, n) in [x, xb, q, k, v, hidden, out].into_iter().zip(Rows::<Host>::sizes(hp, n, n_part)) {
             rows.resize(rows.len().max(n), 0.0);
         }
     }
@@ -142,8 +143,11 @@ impl Block<Host> {
 pub(super) struct Pass<'a, D: Device> {
     pub device: &'a D,
     pub hp: &'a VisionHParams,
-    pub n_pairs: usize,
+    /// Patches in all.
+    pub n: usize,
     pub n_per_pair: usize,
+    /// Patches that go through products together: all, or fewer, a multiple of merge², where that saves memory.
+    pub n_part: usize,
     /// One row for each patch of a pair.
     pub angles: &'a D::Angles,
     /// See [`Heads::exact`].
@@ -151,10 +155,11 @@ pub(super) struct Pass<'a, D: Device> {
 }
 
 impl<D: Device> Pass<'_, D> {
-    /// Leaves merged tokens in `s.out`. `input`: (n, n_patch_values) in merge-block order.
+    /// Leaves merged tokens in `s.out`. `input`: (n, n_patch_values) in merge-block order. `step` hears of every part of a block
+    /// that is done, with the number of steps so far and in all.
     ///
     /// # Errors
-    /// Keys or values that are not finite; what the device says.
+    /// Keys or values that are not finite; what the device says; what `step` says.
     pub fn encode(
         &self,
         tower: &Tower<D>,
@@ -162,42 +167,86 @@ impl<D: Device> Pass<'_, D> {
         s: &mut Rows<D>,
         fresh: &mut D::Fresh,
         mut trace: Option<&mut Trace>,
+        step: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<()> {
-        let Pass { device, n_pairs, n_per_pair, angles, exact, .. } = *self;
-        let VisionHParams { n_embd, n_head, merge, eps, .. } = *self.hp;
-        let (n, n_out) = (n_pairs * n_per_pair, n_pairs * n_per_pair / (merge * merge));
-        let heads = Heads { n_head, n_head_kv: n_head, d: n_embd / n_head, exact };
+        let Pass { device, n, n_part, .. } = *self;
+        let VisionHParams { n_embd, merge, eps, .. } = *self.hp;
+        let parts = || (0..n).step_by(n_part).map(|first| first..n.min(first + n_part));
         let mut keep = |x: &D::Rows| -> Result<()> {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.vit_stages.push(device.read(x, 0, n * n_embd)?);
             }
             Ok(())
         };
-        device.product_of(n, input, &tower.patch_embd, &mut s.x)?;
+        for part in parts() {
+            device.product_of(part.len(), (input, part.start), &tower.patch_embd, (&mut s.x, part.start))?;
+        }
         keep(&s.x)?;
+        let (mut n_done, n_steps) = (0, tower.blocks.len() * parts().count());
         for (il, block) in tower.blocks.iter().enumerate() {
-            let Block { ln1, attn_q, attn_k, attn_v, attn_out, ln2, ffn_up, ffn_down } = block;
-            device.norm(ln1, eps, 0..n, &s.x, &mut s.xb)?;
-            let qkv = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)]
-                .map(|(linear, out)| Product::without_bias(linear, out));
-            device.products(0..n, &s.xb, qkv)?;
-            let qkv = [
-                (&mut s.q, Finish::of(attn_q, Some(angles))),
-                (&mut s.k, Finish::of(attn_k, Some(angles))),
-                (&mut s.v, Finish::of(attn_v, None)),
-            ];
-            let within = device.attend_within((n_pairs, n_per_pair), heads, qkv, fresh, &mut s.xb);
-            within.at(|| format!("vision block {il}"))?;
-            device.products(0..n, &s.xb, [Product::of(attn_out, Then::Add, &mut s.x)])?;
-            device.norm(ln2, eps, 0..n, &s.x, &mut s.xb)?;
-            device.products(0..n, &s.xb, [Product::of(ffn_up, Then::QuickGelu, &mut s.hidden)])?;
-            device.products(0..n, &s.hidden, [Product::of(ffn_down, Then::Add, &mut s.x)])?;
+            for part in parts() {
+                self.keys_and_values(block, part, s, fresh).at(|| format!("vision block {il}"))?;
+            }
+            for part in parts() {
+                self.rest(block, part, s, fresh).at(|| format!("vision block {il}"))?;
+                n_done += 1;
+                step(n_done, n_steps)?;
+            }
             keep(&s.x)?;
         }
-        device.norm(&tower.post_ln, eps, 0..n, &s.x, &mut s.xb)?;
-        // Consecutive patches are a block of merge x merge, thanks to their order: merging is reading several rows as one.
-        device.products(0..n_out, &s.xb, [Product::of(&tower.mm_0, Then::GeluErf, &mut s.wide)])?;
-        device.products(0..n_out, &s.wide, [Product::of(&tower.mm_2, Then::Store, &mut s.out)])
+        for part in parts() {
+            device.norm(&tower.post_ln, eps, part.len(), (&s.x, part.start), (&mut s.xb, 0))?;
+            // Consecutive patches are a block of merge x merge, thanks to their order: merging is reading several as one row.
+            let (n_out, first) = (part.len() / (merge * merge), part.start / (merge * merge));
+            device.products(n_out, (&s.xb, 0), [Product::of(&tower.mm_0, Then::GeluErf, (&mut s.q, 0))])?;
+            device.products(n_out, (&s.q, 0), [Product::of(&tower.mm_2, Then::Store, (&mut s.out, first))])?;
+        }
+        Ok(())
+    }
+
+    fn heads(&self) -> Heads {
+        let VisionHParams { n_embd, n_head, .. } = *self.hp;
+        Heads { n_head, n_head_kv: n_head, d: n_embd / n_head, exact: self.exact }
+    }
+
+    /// Keeps the keys and values of some patches; where these are all there are, their queries are made on the way.
+    fn keys_and_values(
+        &self,
+        block: &Block<D>,
+        part: Range<usize>,
+        s: &mut Rows<D>,
+        fresh: &mut D::Fresh,
+    ) -> Result<()> {
+        let Pass { device, hp, n, n_per_pair, angles, .. } = *self;
+        let Block { ln1, attn_q, attn_k, attn_v, .. } = block;
+        let Heads { n_head, d, .. } = self.heads();
+        device.norm(ln1, hp.eps, part.len(), (&s.x, part.start), (&mut s.xb, 0))?;
+        let qkv = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)].map(|(w, out)| Product::raw(w, out));
+        if part.len() == n {
+            device.products(n, (&s.xb, 0), qkv)?;
+        } else {
+            let [_, k, v] = qkv;
+            device.products(part.len(), (&s.xb, 0), [k, v])?;
+        }
+        let (k, v) = ((&mut s.k, Finish::of(attn_k, Some(angles))), (&mut s.v, Finish::of(attn_v, None)));
+        device.store_within(part, n_per_pair, (n_head, d), k, v, fresh)
+    }
+
+    /// x += attn_out · attn(q), x += ffn(x), for some patches, once all keys and values are there.
+    fn rest(&self, block: &Block<D>, part: Range<usize>, s: &mut Rows<D>, fresh: &D::Fresh) -> Result<()> {
+        let Pass { device, hp, n, n_per_pair, angles, .. } = *self;
+        let Block { ln1, attn_q, attn_out, ln2, ffn_up, ffn_down, .. } = block;
+        let (n_rows, first) = (part.len(), part.start);
+        if n_rows < n {
+            device.norm(ln1, hp.eps, n_rows, (&s.x, first), (&mut s.xb, 0))?;
+            device.products(n_rows, (&s.xb, 0), [Product::raw(attn_q, &mut s.q)])?;
+        }
+        let q = (&mut s.q, Finish::of(attn_q, Some(angles)));
+        device.attend_within(part, n_per_pair, self.heads(), q, fresh, &mut s.xb)?;
+        device.products(n_rows, (&s.xb, 0), [Product::of(attn_out, Then::Add, (&mut s.x, first))])?;
+        device.norm(ln2, hp.eps, n_rows, (&s.x, first), (&mut s.xb, 0))?;
+        device.products(n_rows, (&s.xb, 0), [Product::of(ffn_up, Then::QuickGelu, (&mut s.hidden, 0))])?;
+        device.products(n_rows, (&s.hidden, 0), [Product::of(ffn_down, Then::Add, (&mut s.x, first))])
     }
 }
 

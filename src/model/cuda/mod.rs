@@ -14,10 +14,11 @@ use rows::CardRows;
 pub(super) use step::{DeviceBatch, DeviceOutput, MAX_TOP};
 pub(super) use tower::DeviceTower;
 
-use super::device::{Device, Finish, Heads, Linear, Norm, Product, Then};
+use super::device::{Device, Finish, From, Heads, Linear, Norm, Product, Then, To};
 use super::weights::Mat;
 use super::{TextModel, VisionTower};
 use crate::cache::KvCache;
+use crate::gguf::GgmlType;
 use crate::kernels::cuda::{Card, DevMat, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sequences};
 use crate::{Error, Result};
 
@@ -49,26 +50,31 @@ fn broken(what: &str) -> Error {
     Error::format(format!("keys or values {what}are not finite: the weights are broken"))
 }
 
-/// Some rows of `mem`, of `width` floats each.
-fn part(mem: &Mem, rows: &Range<usize>, width: usize) -> Mem {
-    mem.floats(rows.start * width, rows.len() * width)
+/// `n` rows of `width` floats from row `first` on.
+fn part(mem: &Mem, first: usize, n: usize, width: usize) -> Mem {
+    mem.floats(first * width, n * width)
+}
+
+impl FreshMem {
+    /// As attention takes them, of sequences of `n_per_seq` rows and heads of `d` elements.
+    fn kv(&self, n_per_seq: usize, d: usize) -> (KvMem, KvMem) {
+        let stride = n_per_seq * d * size_of::<f32>();
+        let kv = |mem: &Mem| KvMem { ty: GgmlType::F32, mem: mem.clone(), stride };
+        (kv(&self.keys), kv(&self.values))
+    }
 }
 
 impl Cuda {
+    /// # Panics
+    /// When `rows` are not all of a batch: cards take it whole.
+    fn sequences(&self, rows: &Range<usize>, n_per_seq: usize) -> Sequences<'_> {
+        assert!(rows.start == 0 && rows.end.is_multiple_of(n_per_seq), "{rows:?} in sequences of {n_per_seq}");
+        Sequences { n_seq: rows.len() / n_per_seq, n_per_seq, past: &self.past, n_past: 0 }
+    }
+
     /// Keys and values of layer `il`.
     fn kv(&self, cache: &KvCache, il: usize) -> (KvMem, KvMem) {
         CardRows::of(cache, self.place).layer(il, cache.shape())
-    }
-
-    fn one_product(&self, input: &Input<'_>, rows: &Range<usize>, product: Product<'_, Cuda>) -> Result<()> {
-        let Product { w, bias, then, out } = product;
-        let epilogue = EpilogueMem {
-            bias,
-            add: then == Then::Add,
-            quick_gelu: then == Then::QuickGelu,
-            gelu_erf: then == Then::GeluErf,
-        };
-        input.product(w, epilogue, &part(out, rows, w.n_rows()))
     }
 }
 
@@ -89,59 +95,71 @@ impl Device for Cuda {
         home.upload(vec, what)
     }
 
-    fn norm(&self, norm: &Norm<Cuda>, eps: f32, rows: Range<usize>, x: &Mem, out: &mut Mem) -> Result<()> {
+    fn norm(
+        &self,
+        norm: &Norm<Cuda>,
+        eps: f32,
+        n: usize,
+        (x, of_x): From<'_, Mem>,
+        (out, of_out): To<'_, Mem>,
+    ) -> Result<()> {
         let (weight, width) = (&norm.weight, norm.weight.len() / size_of::<f32>());
-        let (x, out) = (part(x, &rows, width), part(out, &rows, width));
+        let (x, out) = (part(x, of_x, n, width), part(out, of_out, n, width));
         match &norm.bias {
-            None => self.card.rms_norm(&x, weight, eps, &out, rows.len()),
-            Some(bias) => self.card.layer_norm(&x, (weight, bias), eps, &out, rows.len()),
+            None => self.card.rms_norm(&x, weight, eps, &out, n),
+            Some(bias) => self.card.layer_norm(&x, (weight, bias), eps, &out, n),
         }
     }
 
-    fn product_of(&self, n: usize, input: &Mem, w: &DevMat, x: &mut Mem) -> Result<()> {
-        Input::new(&self.card, input, &self.quantized, (n, w.n_cols())).product(w, EpilogueMem::default(), x)
+    fn product_of(&self, n: usize, (input, first): From<'_, Mem>, w: &DevMat, (x, of_x): To<'_, Mem>) -> Result<()> {
+        let input = part(input, first, n, w.n_cols());
+        let input = Input::new(&self.card, &input, &self.quantized, (n, w.n_cols()));
+        input.product(w, EpilogueMem::default(), &part(x, of_x, n, w.n_rows()))
     }
 
-    fn products<const N: usize>(&self, rows: Range<usize>, x: &Mem, products: [Product<'_, Cuda>; N]) -> Result<()> {
-        let Some(first) = products.first() else { return Ok(()) };
-        let n_cols = first.w.n_cols();
-        let x = part(x, &rows, n_cols);
-        let input = Input::new(&self.card, &x, &self.quantized, (rows.len(), n_cols));
-        products.into_iter().try_for_each(|product| self.one_product(&input, &rows, product))
-    }
-
-    fn logits(&self, rows: Range<usize>, x: &Mem, w: &DevMat, out: &mut Mem) -> Result<()> {
-        self.product_of(rows.len(), &part(x, &rows, w.n_cols()), w, out)
+    fn products<const N: usize>(
+        &self,
+        n: usize,
+        (x, first): From<'_, Mem>,
+        products: [Product<'_, Cuda>; N],
+    ) -> Result<()> {
+        let Some(Product { w, .. }) = products.first() else { return Ok(()) };
+        let n_cols = w.n_cols();
+        let x = part(x, first, n, n_cols);
+        let input = Input::new(&self.card, &x, &self.quantized, (n, n_cols));
+        for Product { w, bias, then, out: (out, first) } in products {
+            let (add, quick_gelu, gelu_erf) = (then == Then::Add, then == Then::QuickGelu, then == Then::GeluErf);
+            let epilogue = EpilogueMem { bias, add, quick_gelu, gelu_erf };
+            input.product(w, epilogue, &part(out, first, n, w.n_rows()))?;
+        }
+        Ok(())
     }
 
     fn gated(
         &self,
-        rows: Range<usize>,
-        x: &Mem,
+        n: usize,
+        x: From<'_, Mem>,
         (gate, up): (&Linear<Cuda>, &Linear<Cuda>),
         out: &mut Mem,
     ) -> Result<()> {
         let mut of_up = self.up.clone().expect("reserved where there are gated pairs");
-        self.products(
-            rows.clone(),
-            x,
-            [Product::of(gate, Then::Store, out), Product::of(up, Then::Store, &mut of_up)],
-        )?;
-        let n_ff = gate.weight.n_rows();
-        self.card.silu_mul(&part(out, &rows, n_ff), &part(&of_up, &rows, n_ff), rows.len() * n_ff)
+        let products = [Product::of(gate, Then::Store, (&mut *out, 0)), Product::of(up, Then::Store, (&mut of_up, 0))];
+        self.products(n, x, products)?;
+        self.card.silu_mul(out, &of_up, n * gate.weight.n_rows())
     }
 
     fn finish(
         &self,
-        rows: Range<usize>,
+        n: usize,
         heads: (usize, usize),
         Finish { bias, angles }: Finish<'_, Cuda>,
+        angle: usize,
         x: &mut Mem,
     ) -> Result<()> {
         let Some(Rotation { table, n_turning, .. }) = angles else { unreachable!("queries turn") };
-        let rotation =
-            Rotation { table: part(table, &rows, 2 * n_turning), n_tokens: rows.len(), n_turning: *n_turning };
-        self.card.rotate_rows(&part(x, &rows, heads.0 * heads.1), bias, &rotation, rows.len(), heads)
+        let table = part(table, angle, n, 2 * n_turning);
+        let rotation = Rotation { table, n_tokens: n, n_turning: *n_turning };
+        self.card.rotate_rows(x, bias, &rotation, n, heads)
     }
 
     fn store(
@@ -171,28 +189,39 @@ impl Device for Cuda {
         let (keys, values) = self.kv(cache, il);
         let past = if rows.start == 0 { &self.past } else { &self.past_last };
         let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past, n_past: cache.len() + rows.start };
-        let (q, out) = (part(q, &rows, n_head * d), part(out, &rows, n_head * d));
-        self.card.attention(&q, (&keys, &values), seqs, (n_head, n_head_kv, d), true, &out, &self.parts)
+        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), true, out, &self.parts)
+    }
+
+    fn store_within(
+        &self,
+        rows: Range<usize>,
+        n_per_seq: usize,
+        heads: (usize, usize),
+        (k, of_k): (&mut Mem, Finish<'_, Cuda>),
+        (v, of_v): (&mut Mem, Finish<'_, Cuda>),
+        fresh: &mut FreshMem,
+    ) -> Result<()> {
+        let (keys, values) = fresh.kv(n_per_seq, heads.1);
+        let seqs = self.sequences(&rows, n_per_seq);
+        for (rows, Finish { bias, angles }, to) in [(k, of_k, &keys), (v, of_v, &values)] {
+            self.card.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
+        }
+        Ok(())
     }
 
     fn attend_within(
         &self,
-        (n_seq, n_per_seq): (usize, usize),
+        rows: Range<usize>,
+        n_per_seq: usize,
         Heads { n_head, n_head_kv, d, .. }: Heads,
-        [(q, of_q), (k, of_k), (v, of_v)]: [(&mut Mem, Finish<'_, Cuda>); 3],
-        fresh: &mut FreshMem,
+        (q, Finish { bias, angles }): (&mut Mem, Finish<'_, Cuda>),
+        fresh: &FreshMem,
         out: &mut Mem,
     ) -> Result<()> {
-        let n = n_seq * n_per_seq;
-        let stride = n_per_seq * d * size_of::<f32>();
-        let kv = |mem: &Mem| KvMem { ty: crate::gguf::GgmlType::F32, mem: mem.clone(), stride };
-        let (keys, values) = (kv(&fresh.keys), kv(&fresh.values));
-        let seqs = Sequences { n_seq, n_per_seq, past: &self.past, n_past: 0 };
-        if let Some(rotation) = of_q.angles {
-            self.card.rotate_rows(q, of_q.bias, rotation, n, (n_head, d))?;
-        }
-        for (rows, Finish { bias, angles }, to) in [(k, of_k, &keys), (v, of_v, &values)] {
-            self.card.kv_write(rows, (bias, angles), seqs, (n_head_kv, d), to, &self.flags)?;
+        let (keys, values) = fresh.kv(n_per_seq, d);
+        let seqs = self.sequences(&rows, n_per_seq);
+        if let Some(rotation) = angles {
+            self.card.rotate_rows(q, bias, rotation, rows.len(), (n_head, d))?;
         }
         self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), false, out, &self.parts)
     }

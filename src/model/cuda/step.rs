@@ -12,7 +12,7 @@ use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::cuda::{Card, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
 use crate::model::decoder::{Head, Pass, Rows};
-use crate::model::device::Device;
+use crate::model::device::{Device, Product};
 use crate::model::{HParams, Trace};
 use crate::position::RotaryTable;
 
@@ -289,9 +289,9 @@ impl Run {
 
 /// The `i`th [`HEAD_ROWS`] rows of logits of a batch that went through the output norm.
 fn head_rows(head: &Head<Cuda>, batch: &DeviceBatch<'_>, s: &mut RunScratch, i: usize) -> Result<()> {
-    let first = batch.n - batch.n_logits + i * HEAD_ROWS;
-    let rows = first..batch.n.min(first + HEAD_ROWS);
-    s.device.logits(rows, &s.rows.xb, &head.output.weight, &mut s.logits)
+    let n_rows = HEAD_ROWS.min(batch.n_logits - i * HEAD_ROWS);
+    let product = Product::raw(&head.output, &mut s.logits);
+    s.device.products(n_rows, (&s.rows.xb, i * HEAD_ROWS), [product])
 }
 
 /// What one card has to do for a batch.

@@ -39,13 +39,13 @@ struct Buffers {
 
 /// Bytes of each of the [`Buffers`] that are copied, of the others, in their order, and activations that are quantized at
 /// once at most.
-fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 4], [usize; 11], usize) {
+fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 4], [usize; 10], usize) {
     let floats = |n: usize| n * size_of::<f32>();
     let d = hp.n_embd / hp.n_head;
-    let [x, xb, q, k, v, hidden, wide, out] = Rows::<Cuda>::sizes(hp, n).map(floats);
+    let [x, xb, q, k, v, hidden, out] = Rows::<Cuda>::sizes(hp, n, n).map(floats);
     let parts = floats(Card::attention_parts(n, hp.n_head, d));
     let copied = [floats(n * hp.n_patch_values()), floats(n * d), out, 4];
-    (copied, [x, xb, q, k, v, hidden, wide, k, v, parts, 4], n * hp.n_embd.max(hp.n_ff))
+    (copied, [x, xb, q, k, v, hidden, k, v, parts, 4], n * hp.n_embd.max(hp.n_ff))
 }
 
 impl Buffers {
@@ -53,12 +53,12 @@ impl Buffers {
         let what = format!("{n} patches in the vision tower");
         let (copied, others, n_quantized) = sizes(hp, n);
         let [input, angles, out, flags] = copies.alloc_parts(copied, &what)?;
-        let [x, xb, q, k, v, hidden, wide, keys, values, parts, past] = card.alloc_parts(others, &what)?;
+        let [x, xb, q, k, v, hidden, keys, values, parts, past] = card.alloc_parts(others, &what)?;
         let quantized = QuantizedMem::new(card, n_quantized)?;
         let (sent, done) = (Event::new(card)?, Event::new(card)?);
         let past_last = past.clone();
         let device = Cuda { card: card.clone(), quantized, parts, up: None, flags, past, past_last, place: 0 };
-        let rows = Rows::of([x, xb, q, k, v, hidden, wide, out]);
+        let rows = Rows::of([x, xb, q, k, v, hidden, out]);
         Ok(Buffers { n, input, angles, device, rows, fresh: FreshMem { keys, values }, sent, done })
     }
 }
@@ -188,9 +188,9 @@ impl DeviceTower {
         b.sent.record(&self.copies)?;
         b.sent.wait(&self.card)?;
         let rotation = Rotation { table: b.angles.clone(), n_tokens: n_per_pair, n_turning: angles.n_turning() };
-        let n_pairs = pixels.len() / hp.n_patch_values() / n_per_pair;
-        let pass = Pass { device: &b.device, hp, n_pairs, n_per_pair, angles: &rotation, exact: true };
-        pass.encode(&self.tower, &b.input, &mut b.rows, &mut b.fresh, trace)?;
+        let n = pixels.len() / hp.n_patch_values();
+        let pass = Pass { device: &b.device, hp, n, n_per_pair, n_part: n, angles: &rotation, exact: true };
+        pass.encode(&self.tower, &b.input, &mut b.rows, &mut b.fresh, trace, &mut |_, _| Ok(()))?;
         b.done.record(&self.card)
     }
 }
