@@ -128,7 +128,7 @@ impl Bench {
         });
         let mut q = noise(3, n * n_head * d);
         let bias = noise(4, n_head * d);
-        let rotate = best(|| kernels::rotate_rows(self.kernels, &mut q, Some(&bias), (&table, 0), (n_head, d)));
+        let rotate = best(|| kernels::rotate_rows(self.kernels, &mut q, Some(&bias), Some((&table, 0)), (n_head, d)));
         let us = |s: f64| s * 1e6;
         println!(
             "{name:<22} {:>9.1} us for K and V of {n} tokens; queries {:.1} us; angles {:.1} us a batch",

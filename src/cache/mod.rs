@@ -4,11 +4,9 @@
 //! On purpose absent here: positions (keys arrive with theirs rotated in), sampling, threads.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "cuda")]
-mod cards;
+mod elsewhere;
 
-#[cfg(feature = "cuda")]
-pub use cards::CardRows;
+pub use elsewhere::{DeviceRows, Strided};
 
 use std::ops::Range;
 
@@ -65,11 +63,22 @@ impl CacheShape {
     /// # Errors
     /// Types that a cache cannot hold, or a size that overflows.
     pub fn n_bytes(&self) -> Result<usize> {
-        let row = self.row_bytes(self.type_k, "K")? + self.row_bytes(self.type_v, "V")?;
-        [self.n_head_kv, self.n_ctx, self.n_layer]
-            .iter()
-            .try_fold(row, |n, f| n.checked_mul(*f))
-            .ok_or_else(|| Error::limit(format!("a cache of `{}` slots overflows", self.n_ctx)))
+        let (k, v) = self.part_bytes()?;
+        k.checked_add(v).ok_or_else(|| self.overflow())
+    }
+
+    /// Bytes of all keys, and of all values.
+    ///
+    /// # Errors
+    /// As [`CacheShape::n_bytes`].
+    pub fn part_bytes(&self) -> Result<(usize, usize)> {
+        let sizes = [self.n_head_kv, self.n_ctx, self.n_layer];
+        let all = |row: usize| sizes.iter().try_fold(row, |n, f| n.checked_mul(*f)).ok_or_else(|| self.overflow());
+        Ok((all(self.row_bytes(self.type_k, "K")?)?, all(self.row_bytes(self.type_v, "V")?)?))
+    }
+
+    fn overflow(&self) -> Error {
+        Error::limit(format!("a cache of `{}` slots overflows", self.n_ctx))
     }
 }
 
@@ -89,9 +98,8 @@ pub struct KvCache {
     len: usize,
     k: FileCopy,
     v: FileCopy,
-    /// Layers whose rows are on cards.
-    #[cfg(feature = "cuda")]
-    on_cards: Option<cards::OnCards>,
+    /// Layers whose rows are on devices.
+    elsewhere: Option<elsewhere::Elsewhere>,
 }
 
 impl KvCache {
@@ -131,16 +139,7 @@ impl KvCache {
     }
 
     fn over(shape: CacheShape, (row_k, row_v): (usize, usize), len: usize, k: FileCopy, v: FileCopy) -> KvCache {
-        KvCache {
-            shape,
-            row_k,
-            row_v,
-            len,
-            k,
-            v,
-            #[cfg(feature = "cuda")]
-            on_cards: None,
-        }
+        KvCache { shape, row_k, row_v, len, k, v, elsewhere: None }
     }
 
     /// Checks that the file behind it, if there is one, was not cut or rewritten (see [`FileCopy::check_unchanged`]).
@@ -171,11 +170,10 @@ impl KvCache {
     /// place in bytes from the start of K or V.
     ///
     /// # Panics
-    /// When the slots leave the cache, or are on cards only (see [`KvCache::pull`]).
+    /// When the slots leave the cache, or are on devices only (see [`KvCache::pull`]).
     pub fn runs(&self, slots: Range<usize>) -> impl Iterator<Item = (Part, usize, &[u8])> {
         assert!(slots.end <= self.shape.n_ctx);
-        #[cfg(feature = "cuda")]
-        assert!(self.on_cards.as_ref().is_none_or(|c| slots.end <= c.n_host), "rows are on cards: pull first");
+        assert!(self.elsewhere.as_ref().is_none_or(|e| slots.end <= e.n_host), "rows are on devices: pull first");
         let n = self.shape.n_layer * self.shape.n_head_kv;
         [(Part::K, &self.k, self.row_k), (Part::V, &self.v, self.row_v)].into_iter().flat_map(
             move |(part, memory, row)| {
@@ -213,20 +211,9 @@ impl KvCache {
     pub fn truncate(&mut self, len: usize) {
         assert!(len <= self.len, "a cache of {} slots cannot be cut to {len}", self.len);
         self.len = len;
-        #[cfg(feature = "cuda")]
-        if let Some(on_cards) = &mut self.on_cards {
-            (on_cards.n_card, on_cards.n_host) = (on_cards.n_card.min(len), on_cards.n_host.min(len));
+        if let Some(elsewhere) = &mut self.elsewhere {
+            (elsewhere.n_device, elsewhere.n_host) = (elsewhere.n_device.min(len), elsewhere.n_host.min(len));
         }
-    }
-
-    /// Brings the rows of layers on cards to the host, where [`KvCache::runs`] and [`KvCache::keys_f32`] find them.
-    ///
-    /// # Errors
-    /// What a card says.
-    pub fn pull(&mut self) -> Result<()> {
-        #[cfg(feature = "cuda")]
-        self.pull_from_cards()?;
-        Ok(())
     }
 
     /// Forgets the slots `slots`: those behind them move forward, so that the filled slots stay without gaps. Their keys keep
@@ -234,7 +221,7 @@ impl KvCache {
     /// F16: 40 ms), so it is done rarely and in big steps.
     ///
     /// # Errors
-    /// What a card says, where rows are on one.
+    /// What a device says, where rows are on one.
     ///
     /// # Panics
     /// When some of the slots were never filled.
@@ -248,26 +235,11 @@ impl KvCache {
             }
         }
         self.len -= slots.len();
-        #[cfg(feature = "cuda")]
-        if let Some(on_cards) = &mut self.on_cards {
-            // What moved goes to the cards again before they are next used.
-            (on_cards.n_card, on_cards.n_host) = (slots.start, self.len);
+        if let Some(elsewhere) = &mut self.elsewhere {
+            // What moved goes to the devices again before they are next used.
+            (elsewhere.n_device, elsewhere.n_host) = (slots.start, self.len);
         }
         Ok(())
-    }
-
-    /// Counts `n` slots as filled, after every layer wrote them here.
-    ///
-    /// # Panics
-    /// When there are fewer free, or slots before are on cards only.
-    pub fn advance(&mut self, n: usize) {
-        assert!(n <= self.free());
-        #[cfg(feature = "cuda")]
-        if let Some(on_cards) = &mut self.on_cards {
-            assert_eq!(on_cards.n_host, self.len, "rows are on cards: pull first");
-            on_cards.n_host += n;
-        }
-        self.len += n;
     }
 
     /// Where the next rows of layer `il` go: (keys, values).
@@ -337,7 +309,7 @@ mod tests {
                     bytes.fill(i as u8);
                 }
             }
-            cache.advance(9);
+            cache.advance_here(9);
             cache.forget(2..5).unwrap();
             assert_eq!(cache.len(), 6);
             for (i, (_, _, bytes)) in cache.runs(0..6).enumerate() {
@@ -354,7 +326,7 @@ mod tests {
     #[test]
     fn truncation_is_a_length() {
         let mut cache = KvCache::new(SHAPE).unwrap();
-        cache.advance(7);
+        cache.advance_here(7);
         cache.truncate(3);
         assert_eq!((cache.len(), cache.free()), (3, 7));
     }

@@ -92,15 +92,16 @@ pub fn rotate_rows(
     kernels: &Kernels,
     rows: &mut [f32],
     bias: Option<&[f32]>,
-    (rotary, first): (&RotaryTable, usize),
+    rotary: Option<(&RotaryTable, usize)>,
     (n_head, d): (usize, usize),
 ) {
     let width = n_head * d;
+    let (rotary, first) = (rotary.map(|(table, _)| table), rotary.map_or(0, |(_, first)| first));
     let at_once = (TASK_ELEMENTS / width).max(1);
     threads::for_chunks(rows, at_once * width, |task, rows| {
         for (i, row) in rows.chunks_exact_mut(width).enumerate() {
             for (ih, head) in row.chunks_exact_mut(d).enumerate() {
-                finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), Some(rotary), first + task * at_once + i);
+                finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), rotary, first + task * at_once + i);
             }
         }
     });

@@ -4,22 +4,20 @@
 //! On purpose absent here: tokens as text, files of media, scheduling.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "cuda")]
-mod card_step;
-#[cfg(feature = "cuda")]
-mod cards;
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+mod cuda;
+mod decoder;
+mod device;
 mod hparams;
-mod qwen2vl;
-#[cfg(any(feature = "cuda", test))]
-mod split;
+mod host;
+mod text_model;
 mod trace;
 mod vision;
-#[cfg(feature = "cuda")]
-mod vision_cards;
+mod vit;
 mod weights;
 
 pub use hparams::{HParams, architecture_of, layout_of};
-pub use qwen2vl::{Batch, Choice, Scratch, TextModel};
+pub use text_model::{Batch, Choice, Scratch, TextModel};
 pub use trace::Trace;
 pub use vision::{Encoding, VisionHParams, VisionTower};
 

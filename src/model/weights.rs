@@ -3,23 +3,68 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::device::{Device, Linear, Norm};
+use super::host::Host;
 use crate::gguf::{GgmlType, Gguf, TensorInfo};
 use crate::tensor::{MatView, can_quantize, dequantize_row};
 use crate::{Error, Result};
 
-/// A matrix that stays in its file, packed.
+/// A matrix, packed.
 #[derive(Clone)]
 pub struct Mat {
-    file: Arc<Gguf>,
-    info: TensorInfo,
+    data: Data,
+    ty: GgmlType,
     n_cols: usize,
     n_rows: usize,
 }
 
+#[derive(Clone)]
+enum Data {
+    /// Stays in its file.
+    File(Arc<Gguf>, TensorInfo),
+    /// Put together from several tensors.
+    Own(Arc<[f32]>),
+}
+
 impl Mat {
+    /// (n_rows, n_cols) floats.
+    ///
+    /// # Panics
+    /// When there are more or fewer.
+    pub fn from_floats(values: &[f32], n_cols: usize, n_rows: usize) -> Mat {
+        assert_eq!(values.len(), n_cols * n_rows, "floats of a matrix");
+        Mat { data: Data::Own(values.into()), ty: GgmlType::F32, n_cols, n_rows }
+    }
+
     /// Its rows.
     pub fn view(&self) -> MatView<'_> {
-        MatView::new(self.info.ty, self.n_cols, self.n_rows, self.file.data(&self.info)).expect("checked by the loader")
+        let data = match &self.data {
+            Data::File(file, info) => file.data(info),
+            Data::Own(values) => bytemuck::cast_slice(values),
+        };
+        MatView::new(self.ty, self.n_cols, self.n_rows, data).expect("checked where it was made")
+    }
+}
+
+impl Linear<Host> {
+    /// A copy on another device.
+    ///
+    /// # Errors
+    /// Memory that the device does not have.
+    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Linear<D>> {
+        let bias = self.bias.as_ref().map(|bias| D::vec(home, bias, what)).transpose()?;
+        Ok(Linear { weight: D::mat(home, &self.weight, what)?, bias })
+    }
+}
+
+impl Norm<Host> {
+    /// A copy on another device.
+    ///
+    /// # Errors
+    /// Memory that the device does not have.
+    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Norm<D>> {
+        let bias = self.bias.as_ref().map(|bias| D::vec(home, bias, what)).transpose()?;
+        Ok(Norm { weight: D::vec(home, &self.weight, what)?, bias })
     }
 }
 
@@ -65,10 +110,32 @@ impl<'a> Loader<'a> {
         Some(info)
     }
 
-    /// A matrix of `n_rows` rows. On a mismatch the placeholder returned never escapes: `finish` fails.
+    /// A matrix of `n_rows` rows; `None` on a mismatch, with which `finish` fails.
     pub fn mat(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Mat> {
         let info = self.find(name, &[n_cols, n_rows], can_quantize)?;
-        Some(Mat { file: Arc::clone(self.file), info: info.clone(), n_cols, n_rows })
+        Some(Mat { data: Data::File(Arc::clone(self.file), info.clone()), ty: info.ty, n_cols, n_rows })
+    }
+
+    /// A matrix with its bias.
+    pub fn linear(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
+        let weight = self.mat(&format!("{name}.weight"), n_cols, n_rows);
+        let bias = Some(self.vec(&format!("{name}.bias"), n_rows));
+        Some(Linear { weight: weight?, bias })
+    }
+
+    /// A matrix without one.
+    pub fn matrix(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
+        Some(Linear { weight: self.mat(&format!("{name}.weight"), n_cols, n_rows)?, bias: None })
+    }
+
+    /// The weights of an RMSNorm.
+    pub fn rms_norm(&mut self, name: &str, n: usize) -> Norm<Host> {
+        Norm { weight: self.vec(&format!("{name}.weight"), n), bias: None }
+    }
+
+    /// Those of a LayerNorm.
+    pub fn layer_norm(&mut self, name: &str, n: usize) -> Norm<Host> {
+        Norm { weight: self.vec(&format!("{name}.weight"), n), bias: Some(self.vec(&format!("{name}.bias"), n)) }
     }
 
     /// A vector of plain floats.

@@ -334,7 +334,6 @@ impl<'e> Budget<'e> {
     }
 
     /// What a context of `n_ctx` slots and `work` take on cards, where layers are there.
-    #[cfg(feature = "cuda")]
     fn cards(&self, n_ctx: usize, n_batch: usize, work: &Work) -> Result<Option<CardBytes>> {
         let shape = self.engine.cache_shape(n_ctx, (self.options.type_k, self.options.type_v));
         let Some(bytes) = self.engine.text.card_bytes(&shape, n_batch)? else { return Ok(None) };
@@ -343,11 +342,6 @@ impl<'e> Budget<'e> {
             _ => 0,
         };
         Ok(Some(CardBytes { working: bytes.working + tower, spare: bytes.spare - tower as i64, ..bytes }))
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn cards(&self, _: usize, _: usize, _: &Work) -> Result<Option<CardBytes>> {
-        Ok(None)
     }
 
     fn cost(&self, work: &Work, speed: Option<&Speed>) -> Result<Cost> {

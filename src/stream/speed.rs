@@ -160,7 +160,7 @@ pub fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
             kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
             kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;
         }
-        cache.advance(n);
+        cache.advance_here(n);
     }
     Ok(())
 }

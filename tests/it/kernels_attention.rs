@@ -322,7 +322,7 @@ fn a_cache_write_is_bias_rotation_and_quantization() {
             .collect();
         for kernels in supported() {
             let mut queries = rows.clone();
-            rotate_rows(kernels, &mut queries, Some(&bias), (&table, 0), (n_head_kv, d));
+            rotate_rows(kernels, &mut queries, Some(&bias), Some((&table, 0)), (n_head_kv, d));
             assert_eq!(queries, turned, "{} seed {seed}", kernels.name);
             for ty in TYPES {
                 let row_bytes = ty.row_bytes(d).unwrap();

@@ -64,7 +64,7 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
                 assert_eq!(flag, [0], "{ty} seed {seed}");
 
                 let mut want = rows.clone();
-                rotate_rows(scalar(), &mut want, Some(&bias), (&table, 0), (heads, d));
+                rotate_rows(scalar(), &mut want, Some(&bias), Some((&table, 0)), (heads, d));
                 card.rotate_rows(&dev_rows, Some(&dev_bias), &rotation, n, (heads, d)).unwrap();
                 assert!(down(&dev_rows) == want, "queries, seed {seed}");
             }

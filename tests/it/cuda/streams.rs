@@ -124,7 +124,7 @@ fn recorded_launches_run_with_the_numbers_of_the_day() {
 fn steps(model: &TextModel, depth: usize, n_steps: usize, scratch: &mut Scratch) -> (Vec<(u32, u32)>, KvCache) {
     let hp = model.hparams();
     let mut cache = cache_of(model, depth + n_steps, GgmlType::F16);
-    cache.advance(depth);
+    cache.advance_here(depth);
     let (mut placer, mut pos) = (Placer::new(hp.layout), Vec::<Pos>::new());
     placer.text(depth + n_steps, &mut pos);
     let mut found = Vec::new();

@@ -1,65 +1,41 @@
 //! The last layers of the language model on cards: each card owns a run of consecutive layers with their weights and their
 //! rows of the cache, and turns hidden states (n_tokens, n_embd) into hidden states. The first one may own the embedding, the
-//! last one the output matrix. What a batch does there is in `card_step.rs`.
+//! last one the output matrix. What a batch does there is in `step.rs`.
 
 use std::ops::Range;
 
-use super::card_step::RunScratch;
-use super::qwen2vl::Layer;
+use super::rows::CardRows;
 use super::split::shares;
-use super::weights::Mat;
-use super::{CardBytes, HParams};
+use super::step::RunScratch;
+use super::{Cuda, DevMat};
 use crate::Result;
-use crate::cache::CacheShape;
-use crate::kernels::cuda::{Card, DevMat, Mem, Stream};
-
-/// [`Layer`] in memory of a card.
-pub(super) struct CardLayer {
-    pub attn_norm: Mem,
-    pub attn_q: DevMat,
-    pub bias_q: Mem,
-    pub attn_k: DevMat,
-    pub bias_k: Mem,
-    pub attn_v: DevMat,
-    pub bias_v: Mem,
-    pub attn_output: DevMat,
-    pub ffn_norm: Mem,
-    pub ffn_gate: DevMat,
-    pub ffn_up: DevMat,
-    pub ffn_down: DevMat,
-}
-
-/// The final norm and the output matrix.
-pub(super) struct Head {
-    pub norm: Mem,
-    pub output: DevMat,
-}
+use crate::cache::{CacheShape, DeviceRows, KvCache};
+use crate::kernels::cuda::{Card, Stream};
+use crate::model::decoder::{Head, Layer};
+use crate::model::device::{Device, Linear};
+use crate::model::host::Host;
+use crate::model::weights::Mat;
+use crate::model::{CardBytes, HParams};
 
 /// A card with its layers.
 pub(super) struct Run {
     pub card: Card,
     pub layers: Range<usize>,
-    pub weights: Vec<CardLayer>,
+    pub weights: Vec<Layer<Cuda>>,
     /// Where all of the model is on cards: on the first one, and on the last.
     pub embd: Option<DevMat>,
-    pub head: Option<Head>,
-}
-
-/// What stands before and behind the layers.
-#[derive(Clone, Copy)]
-pub(super) struct Ends<'a> {
-    pub token_embd: &'a Mat,
-    pub norm: &'a [f32],
-    pub output: &'a Mat,
+    pub head: Option<Head<Cuda>>,
 }
 
 /// All layers that are on cards: the last ones of the model.
-pub struct CardLayers {
+pub struct DeviceLayers {
     pub(super) runs: Vec<Run>,
-    places: Vec<(Card, Range<usize>)>,
 }
 
-impl CardLayers {
+/// Working memory on all cards.
+pub struct DeviceScratch(pub(super) Vec<RunScratch>);
+
+impl DeviceLayers {
     /// What all of this takes with a cache of `shape`, for steps of `n_batch` tokens.
     ///
     /// # Errors
@@ -88,7 +64,12 @@ impl CardLayers {
     ///
     /// # Errors
     /// Memory that a card does not have; a type without kernels.
-    pub fn load(cards: &[Card], layers: &[Layer], n: usize, ends: Option<Ends<'_>>) -> Result<CardLayers> {
+    pub fn load(
+        cards: &[Card],
+        layers: &[Layer<Host>],
+        n: usize,
+        ends: Option<(&Mat, &Head<Host>)>,
+    ) -> Result<DeviceLayers> {
         let free = cards.iter().map(|card| Ok(card.memory()?.0)).collect::<Result<Vec<u64>>>()?;
         let first = layers.len() - n;
         let mut runs: Vec<Run> = Vec::new();
@@ -98,7 +79,7 @@ impl CardLayers {
                 continue;
             }
             let copies = card.on(Stream::Copy);
-            let load = |il: usize| CardLayer::load(&copies, &layers[il], il);
+            let load = |il: usize| layers[il].on::<Cuda>(&copies, &format!("the weights of layer {il}"));
             runs.push(Run {
                 card: card.clone(),
                 weights: range.clone().map(load).collect::<Result<_>>()?,
@@ -107,23 +88,21 @@ impl CardLayers {
                 head: None,
             });
         }
-        if let Some(Ends { token_embd, norm, output }) = ends.filter(|_| !runs.is_empty()) {
+        if let Some((token_embd, Head { norm, output })) = ends.filter(|_| !runs.is_empty()) {
             let last = runs.last_mut().expect("there is one");
             let copies = last.card.on(Stream::Copy);
-            let norm = copies.upload(norm, "output_norm")?;
-            let output_mat = DevMat::upload(&copies, output.view(), "output")?;
-            last.head = Some(Head { norm, output: output_mat.clone() });
+            let norm = norm.on::<Cuda>(&copies, "output_norm")?;
+            let matrix = Cuda::mat(&copies, &output.weight, "output")?;
+            last.head = Some(Head { norm, output: Linear { weight: matrix.clone(), bias: None } });
             let n_runs = runs.len();
             let first = &mut runs[0];
-            let is_same = n_runs == 1 && std::ptr::eq(token_embd.view().data(), output.view().data());
+            let is_same = n_runs == 1 && std::ptr::eq(token_embd.view().data(), output.weight.view().data());
             let copies = first.card.on(Stream::Copy);
-            first.embd =
-                Some(if is_same { output_mat } else { DevMat::upload(&copies, token_embd.view(), "token_embd")? });
+            first.embd = Some(if is_same { matrix } else { Cuda::mat(&copies, token_embd, "token_embd")? });
         }
         // Whoever uses the weights need not wait for them any more.
         runs.iter().try_for_each(|run| run.card.on(Stream::Copy).sync())?;
-        let places = runs.iter().map(|run| (run.card.clone(), run.layers.clone())).collect();
-        Ok(CardLayers { runs, places })
+        Ok(DeviceLayers { runs })
     }
 
     /// The first layer that is on a card.
@@ -141,47 +120,46 @@ impl CardLayers {
         self.runs.first().is_some_and(|run| run.embd.is_some())
     }
 
-    /// Which card has which layers.
-    pub fn places(&self) -> &[(Card, Range<usize>)] {
-        &self.places
+    /// Gives these layers their rows of `cache`, where they have none yet, and brings over what the host holds and the cards
+    /// do not.
+    ///
+    /// # Errors
+    /// Memory that a card does not have, with the numbers.
+    ///
+    /// # Panics
+    /// When they have rows on other cards.
+    pub fn place(&self, cache: &mut KvCache) -> Result<()> {
+        if cache.placed().is_empty() {
+            let rows = |run: &Run| -> Result<Box<dyn DeviceRows>> {
+                Ok(Box::new(CardRows::new(&run.card, &run.layers, cache.shape())?))
+            };
+            let rows = self.runs.iter().map(rows).collect::<Result<_>>()?;
+            cache.place(rows);
+        }
+        let all_same = cache.placed().len() == self.runs.len()
+            && self.runs.iter().enumerate().all(|(i, run)| CardRows::of(cache, i).are(&run.card, &run.layers));
+        assert!(all_same, "a cache serves one model");
+        cache.push()
+    }
+
+    /// Working memory for batches of up to `n_batch` tokens.
+    ///
+    /// # Errors
+    /// Memory that a card does not have.
+    pub fn scratch(&self, hp: &HParams, n_batch: usize) -> Result<DeviceScratch> {
+        let new = |(i, run): (usize, &Run)| RunScratch::new(&run.card, i, hp, n_batch, run.head.is_some());
+        Ok(DeviceScratch(self.runs.iter().enumerate().map(new).collect::<Result<_>>()?))
     }
 }
 
 impl Run {
     /// Bytes of its matrices.
     fn n_bytes(&self) -> usize {
-        let head = self.head.as_ref().map(|head| &head.output);
+        let head = self.head.as_ref().map(|head| &head.output.weight);
         // A tied matrix is there once.
         let embd = self.embd.as_ref().filter(|embd| head.is_none_or(|head| !embd.is(head)));
         let ends = [head, embd].into_iter().flatten().map(DevMat::n_bytes).sum::<usize>();
-        self.weights.iter().map(CardLayer::n_bytes).sum::<usize>() + ends
-    }
-}
-
-impl CardLayer {
-    fn load(card: &Card, layer: &Layer, il: usize) -> Result<CardLayer> {
-        let what = format!("the weights of layer {il}");
-        let mat = |mat: &Mat| DevMat::upload(card, mat.view(), &what);
-        let vec = |vec: &[f32]| card.upload(vec, &what);
-        Ok(CardLayer {
-            attn_norm: vec(&layer.attn_norm)?,
-            attn_q: mat(&layer.attn_q)?,
-            bias_q: vec(&layer.bias_q)?,
-            attn_k: mat(&layer.attn_k)?,
-            bias_k: vec(&layer.bias_k)?,
-            attn_v: mat(&layer.attn_v)?,
-            bias_v: vec(&layer.bias_v)?,
-            attn_output: mat(&layer.attn_output)?,
-            ffn_norm: vec(&layer.ffn_norm)?,
-            ffn_gate: mat(&layer.ffn_gate)?,
-            ffn_up: mat(&layer.ffn_up)?,
-            ffn_down: mat(&layer.ffn_down)?,
-        })
-    }
-
-    /// Bytes of its matrices.
-    fn n_bytes(&self) -> usize {
-        let CardLayer { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = self;
-        [attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down].iter().map(|mat| mat.n_bytes()).sum()
+        let layers = self.weights.iter().flat_map(Layer::linears).map(|linear| linear.weight.n_bytes());
+        layers.sum::<usize>() + ends
     }
 }

@@ -2,24 +2,27 @@
 //! for comes back: hidden states, logits, or only the largest of them. A single token's launches are the same from step to
 //! step, what changes is in the inputs; so they are recorded as a graph, which is then replayed.
 
-use super::cards::{CardLayer, CardLayers, Head, Run};
-use super::{HParams, Trace};
+use std::ops::Range;
+
+use super::layers::{DeviceLayers, DeviceScratch, Run};
+use super::rows::CardRows;
+use super::{Cuda, broken};
+use crate::Result;
 use crate::cache::KvCache;
-use crate::error::Context;
 use crate::gguf::GgmlType;
-use crate::kernels::cuda::{
-    Card, EpilogueMem, Graph, HostMem, Input, KvMem, Mem, MemId, QuantizedMem, Rotation, Sequences, TopMem,
-};
+use crate::kernels::cuda::{Card, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
+use crate::model::decoder::{Head, Pass, Rows};
+use crate::model::device::{Device, Product};
+use crate::model::{HParams, Trace};
 use crate::position::RotaryTable;
-use crate::{Error, Result};
 
 /// Rows whose logits are computed at once.
 const HEAD_ROWS: usize = 8;
-/// The most logits that [`CardBatch::n_top`] may ask for; whoever wants more takes the whole row.
+/// The most logits that [`DeviceBatch::n_top`] may ask for; whoever wants more takes the whole row.
 pub const MAX_TOP: usize = 64;
 
-/// Words before the angles in `RunScratch::inputs`: slots filled before the batch, the token, and two that keep the angles
-/// on 16 bytes.
+/// Words before the angles in `RunScratch::inputs`: slots filled before the batch, the token, slots filled before the last
+/// rows, and one that keeps the angles on 16 bytes.
 const INPUT_HEAD: usize = 4;
 /// Words of `RunScratch::results`: flags and padding, then the tokens of the largest logits, then these.
 const RESULT_HEAD: usize = 4;
@@ -29,10 +32,11 @@ const BROKEN_CACHE: i32 = 1;
 const BROKEN_LOGITS: i32 = 2;
 
 /// A batch on its way through the layers.
-#[derive(Clone, Copy)]
-pub struct CardBatch<'a> {
+pub struct DeviceBatch<'a> {
     pub hp: &'a HParams,
     pub n: usize,
+    /// Rows that have a use behind the last layer's keys and values.
+    pub last: Range<usize>,
     /// The one token of the batch, where the embedding is on a card; without it the batch is the hidden states given.
     pub token: Option<u32>,
     pub n_logits: usize,
@@ -42,7 +46,7 @@ pub struct CardBatch<'a> {
 }
 
 /// Where results go on the host.
-pub struct CardOutput<'a> {
+pub struct DeviceOutput<'a> {
     /// (n, n_embd): also the input, where there is no token.
     pub x: &'a mut [f32],
     /// (n_logits, n_vocab), or empty.
@@ -54,23 +58,10 @@ pub struct CardOutput<'a> {
 
 /// Working memory on one card, for batches of up to `n_batch` tokens.
 pub(super) struct RunScratch {
-    /// (n_tokens, n_embd)
-    x: Mem,
-    xb: Mem,
-    /// (n_tokens, n_head * d)
-    q: Mem,
-    attn: Mem,
-    /// (n_tokens, n_head_kv * d)
-    k: Mem,
-    v: Mem,
-    /// (n_tokens, n_ff)
-    gate: Mem,
-    up: Mem,
-    /// Partial results of attention.
-    parts: Mem,
+    device: Cuda,
+    rows: Rows<Cuda>,
     /// ([`HEAD_ROWS`], n_vocab), where the head is.
     logits: Mem,
-    quantized: QuantizedMem,
     /// What changes from step to step: [`INPUT_HEAD`] words and (n_tokens, 2, pairs) cosines and sines.
     inputs: Mem,
     /// What comes back, [`RESULTS`] words.
@@ -104,29 +95,14 @@ struct Recorded {
     graph: Option<Graph>,
 }
 
-/// Working memory on all cards.
-pub struct CardScratch(Vec<RunScratch>);
-
 /// Bytes of each buffer of [`RunScratch`], in the order in which it makes them.
 fn scratch_sizes(hp: &HParams, n_batch: usize, has_head: bool) -> [usize; 12] {
-    let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
-    let floats = |n: usize| n * n_batch * size_of::<f32>();
-    let parts = Card::attention_parts(n_batch, hp.n_head, hp.n_embd_head) * size_of::<f32>();
-    let logits = if has_head { HEAD_ROWS * hp.n_vocab * size_of::<f32>() } else { 0 };
-    [
-        floats(hp.n_embd),
-        floats(hp.n_embd),
-        floats(q),
-        floats(q),
-        floats(kv),
-        floats(kv),
-        floats(hp.n_ff),
-        floats(hp.n_ff),
-        parts,
-        logits,
-        INPUT_HEAD * size_of::<u32>() + floats(hp.n_embd_head),
-        RESULTS * size_of::<u32>(),
-    ]
+    let floats = |n: usize| n * size_of::<f32>();
+    let [x, xb, q, attn, k, v, hidden] = Rows::<Cuda>::sizes(hp, n_batch).map(floats);
+    let parts = floats(Card::attention_parts(n_batch, hp.n_head, hp.n_embd_head));
+    let logits = if has_head { floats(HEAD_ROWS * hp.n_vocab) } else { 0 };
+    let inputs = INPUT_HEAD * size_of::<u32>() + floats(n_batch * hp.n_embd_head);
+    [x, xb, q, attn, k, v, hidden, hidden, parts, logits, inputs, RESULTS * size_of::<u32>()]
 }
 
 /// Words of hidden states or logits that are on their way at once.
@@ -139,33 +115,23 @@ fn widest(hp: &HParams) -> usize {
 }
 
 impl RunScratch {
-    fn new(card: &Card, hp: &HParams, n_batch: usize, has_head: bool) -> Result<RunScratch> {
+    /// For the card whose rows of the cache are number `place`.
+    ///
+    /// # Errors
+    /// Memory that the card does not have.
+    pub fn new(card: &Card, place: usize, hp: &HParams, n_batch: usize, has_head: bool) -> Result<RunScratch> {
         let what = format!("batches of {n_batch} tokens");
-        let [x, xb, q, attn, k, v, gate, up, parts, logits, inputs, results] =
+        let [x, xb, q, attn, k, v, hidden, up, parts, logits, inputs, results] =
             card.alloc_parts(scratch_sizes(hp, n_batch, has_head), &what)?;
         let quantized = QuantizedMem::new(card, n_batch * widest(hp))?;
         let (ids, values) = (results.floats(RESULT_HEAD, MAX_TOP), results.floats(RESULT_HEAD + MAX_TOP, MAX_TOP));
         let top = has_head.then(|| TopMem::new(card, (1, hp.n_vocab), MAX_TOP, values, ids)).transpose()?;
         let n_inputs = inputs.len() / size_of::<u32>();
         let host = HostMem::new(card, RESULTS + n_inputs + host_rows(hp, n_batch, has_head))?;
-        Ok(RunScratch {
-            x,
-            xb,
-            q,
-            attn,
-            k,
-            v,
-            gate,
-            up,
-            parts,
-            logits,
-            quantized,
-            inputs,
-            results,
-            top,
-            host,
-            recorded: Recorded::default(),
-        })
+        let [flags, past, past_last] = [results.floats(0, 1), inputs.floats(0, 1), inputs.floats(2, 1)];
+        let device = Cuda { card: card.clone(), quantized, parts, up: Some(up), flags, past, past_last, place };
+        let rows = Rows::of([x, xb, q, attn, k, v, hidden]);
+        Ok(RunScratch { device, rows, logits, inputs, results, top, host, recorded: Recorded::default() })
     }
 
     /// Bytes of it on the card.
@@ -175,19 +141,9 @@ impl RunScratch {
         sizes.iter().sum::<usize>() + QuantizedMem::n_bytes(n_batch * widest(hp)) + top
     }
 
-    /// One i32: slots filled before the batch.
-    fn past(&self) -> Mem {
-        self.inputs.floats(0, 1)
-    }
-
     /// One i32: the token.
     fn token(&self) -> Mem {
         self.inputs.floats(1, 1)
-    }
-
-    /// One i32: what went wrong.
-    fn flags(&self) -> Mem {
-        self.results.floats(0, 1)
     }
 
     /// Where inputs and rows begin in `host`; results are the first.
@@ -200,16 +156,17 @@ impl RunScratch {
     }
 
     /// Sends what changes from step to step, and the hidden states `x` where the batch begins with these.
-    fn send(&mut self, batch: &CardBatch<'_>, n_past: usize, x: Option<&[f32]>) -> Result<()> {
+    fn send(&mut self, batch: &DeviceBatch<'_>, n_past: usize, x: Option<&[f32]>) -> Result<()> {
         let angles = batch.angles.rows();
         let (at, n, rows) = (self.host_inputs(), INPUT_HEAD + angles.len(), self.host_rows());
         let host = self.host.words_mut()?;
         host[at] = n_past as u32;
         host[at + 1] = batch.token.unwrap_or(0);
+        host[at + 2] = (n_past + batch.last.start) as u32;
         host[at + INPUT_HEAD..at + n].copy_from_slice(bytemuck::cast_slice(angles));
         if let Some(x) = x {
             host[rows..][..x.len()].copy_from_slice(bytemuck::cast_slice(x));
-            self.host.send((rows, x.len()), &self.x)?;
+            self.host.send((rows, x.len()), &self.rows.x)?;
         }
         self.host.send((at, n), &self.inputs)
     }
@@ -220,7 +177,7 @@ impl RunScratch {
         self.host.receive(&self.results, (0, used))?;
         let flags = self.host.words_mut()?[0] as i32;
         if flags != 0 {
-            self.flags().write(&[0i32])?;
+            self.device.flags.write(&[0i32])?;
         }
         Ok(flags)
     }
@@ -235,23 +192,14 @@ impl RunScratch {
 
     /// Brings the first `out.len()` floats of the hidden states or, with `logits`, of the logits.
     fn fetch(&mut self, logits: bool, out: &mut [f32]) -> Result<()> {
-        let (from, at) = (if logits { &self.logits } else { &self.x }, self.host_rows());
+        let (from, at) = (if logits { &self.logits } else { &self.rows.x }, self.host_rows());
         self.host.receive(from, (at, out.len()))?;
         out.copy_from_slice(bytemuck::cast_slice(&self.host.words_mut()?[at..][..out.len()]));
         Ok(())
     }
 }
 
-impl CardLayers {
-    /// Working memory for batches of up to `n_batch` tokens.
-    ///
-    /// # Errors
-    /// Memory that a card does not have.
-    pub fn scratch(&self, hp: &HParams, n_batch: usize) -> Result<CardScratch> {
-        let runs = self.runs.iter().map(|run| RunScratch::new(&run.card, hp, n_batch, run.head.is_some()));
-        Ok(CardScratch(runs.collect::<Result<_>>()?))
-    }
-
+impl DeviceLayers {
     /// Runs a batch through all layers here, whose fresh keys and values go behind the filled slots of `cache`. With the head
     /// here, logits or the largest of them come back; otherwise `x` is what the layers make of it. Logits that are not finite
     /// come back whole.
@@ -263,10 +211,10 @@ impl CardLayers {
     /// When the largest logits are wanted of several rows, or more than [`MAX_TOP`].
     pub fn forward(
         &self,
-        batch: &CardBatch<'_>,
-        cache: &KvCache,
-        scratch: &mut CardScratch,
-        mut out: CardOutput<'_>,
+        batch: &DeviceBatch<'_>,
+        cache: &mut KvCache,
+        scratch: &mut DeviceScratch,
+        mut out: DeviceOutput<'_>,
     ) -> Result<()> {
         assert!(batch.n_top == 0 || (batch.n_logits == 1 && batch.n_top <= MAX_TOP), "{} largest", batch.n_top);
         out.logits.clear();
@@ -274,16 +222,12 @@ impl CardLayers {
         for (i, (run, s)) in self.runs.iter().zip(&mut scratch.0).enumerate() {
             let takes_token = i == 0 && batch.token.is_some();
             s.send(batch, cache.len(), (!takes_token).then_some(&*out.x))?;
-            run.work(batch, s, cache, (i, takes_token), out.trace.as_deref_mut())?;
+            run.work(batch, s, cache, takes_token, out.trace.as_deref_mut())?;
             let n_top = if run.head.is_some() { batch.n_top } else { 0 };
             let flags = s.receive(n_top)?;
             if flags & BROKEN_CACHE != 0 {
                 let layers = &run.layers;
-                return Err(Error::format("keys or values are not finite: the weights are broken").at(format!(
-                    "layers {} to {}",
-                    layers.start,
-                    layers.end - 1
-                )));
+                return Err(broken("").at(format!("layers {} to {}", layers.start, layers.end - 1)));
             }
             match &run.head {
                 None => s.fetch(false, out.x)?,
@@ -298,7 +242,7 @@ impl CardLayers {
     ///
     /// # Errors
     /// What a card says.
-    pub fn last_logits(&self, hp: &HParams, scratch: &mut CardScratch, logits: &mut Vec<f32>) -> Result<()> {
+    pub fn last_logits(&self, hp: &HParams, scratch: &mut DeviceScratch, logits: &mut Vec<f32>) -> Result<()> {
         let Some(s) = scratch.0.last_mut() else { return Ok(()) };
         logits.resize(hp.n_vocab, 0.0);
         s.fetch(true, logits)
@@ -309,85 +253,78 @@ impl Run {
     /// Asks the card for all that a batch takes. A single token's launches are recorded and replayed.
     fn work(
         &self,
-        batch: &CardBatch<'_>,
+        batch: &DeviceBatch<'_>,
         s: &mut RunScratch,
-        cache: &KvCache,
-        (rows, takes_token): (usize, bool),
+        cache: &mut KvCache,
+        takes_token: bool,
         trace: Option<&mut Trace>,
     ) -> Result<()> {
         // Taken out, so that the launches can borrow the rest.
         let mut recorded = std::mem::take(&mut s.recorded);
-        let work = Work { run: self, batch, s, cache, rows, takes_token };
+        let mut work = Work { run: self, batch, s, cache, takes_token };
         let done = if batch.n == 1 && trace.is_none() { work.step(&mut recorded) } else { work.launch(trace) };
         s.recorded = recorded;
         done
     }
 
     /// Brings the logits of the batch over; those of the first [`HEAD_ROWS`] rows are there already.
-    fn logits(&self, head: &Head, batch: &CardBatch<'_>, s: &mut RunScratch, logits: &mut Vec<f32>) -> Result<()> {
-        let CardBatch { hp, n_logits, .. } = *batch;
-        logits.resize(n_logits * hp.n_vocab, 0.0);
-        for (i, out) in logits.chunks_mut(HEAD_ROWS * hp.n_vocab).enumerate() {
+    fn logits(
+        &self,
+        head: &Head<Cuda>,
+        batch: &DeviceBatch<'_>,
+        s: &mut RunScratch,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        let n_vocab = batch.hp.n_vocab;
+        logits.resize(batch.n_logits * n_vocab, 0.0);
+        for (i, out) in logits.chunks_mut(HEAD_ROWS * n_vocab).enumerate() {
             if i > 0 {
-                self.head_rows(head, batch, s, i)?;
+                head_rows(head, batch, s, i)?;
             }
             s.fetch(true, out)?;
         }
         Ok(())
     }
-
-    /// The `i`th [`HEAD_ROWS`] rows of logits of a batch that went through the output norm.
-    fn head_rows(&self, head: &Head, batch: &CardBatch<'_>, s: &RunScratch, i: usize) -> Result<()> {
-        let CardBatch { hp, n, n_logits, .. } = *batch;
-        let rows = HEAD_ROWS.min(n_logits - i * HEAD_ROWS);
-        let x = s.xb.floats((n - n_logits + i * HEAD_ROWS) * hp.n_embd, rows * hp.n_embd);
-        let input = Input::new(&self.card, &x, &s.quantized, (rows, hp.n_embd));
-        input.product(&head.output, EpilogueMem::default(), &s.logits)
-    }
 }
 
-/// The last of `n` rows.
-fn last_row(rows: &Mem, n: usize, width: usize) -> Result<Vec<f32>> {
-    let mut out = vec![0f32; width];
-    rows.floats((n - 1) * width, width).read(&mut out)?;
-    Ok(out)
+/// The `i`th [`HEAD_ROWS`] rows of logits of a batch that went through the output norm.
+fn head_rows(head: &Head<Cuda>, batch: &DeviceBatch<'_>, s: &mut RunScratch, i: usize) -> Result<()> {
+    let n_rows = HEAD_ROWS.min(batch.n_logits - i * HEAD_ROWS);
+    let product = Product::raw(&head.output, &mut s.logits);
+    s.device.products(n_rows, (&s.rows.xb, i * HEAD_ROWS), [product])
 }
 
 /// What one card has to do for a batch.
 struct Work<'a> {
     run: &'a Run,
-    batch: &'a CardBatch<'a>,
-    s: &'a RunScratch,
-    cache: &'a KvCache,
-    /// Which of the cache's rows on cards are this card's.
-    rows: usize,
+    batch: &'a DeviceBatch<'a>,
+    s: &'a mut RunScratch,
+    cache: &'a mut KvCache,
     /// Whether the batch is a token that waits in the inputs.
     takes_token: bool,
 }
 
-const ADD: EpilogueMem<'static> = EpilogueMem { bias: None, add: true, quick_gelu: false, gelu_erf: false };
-
 impl Work<'_> {
     /// What a single token's launches depend on; `None` without layers.
     fn shape(&self) -> Option<Shape> {
-        let (CardBatch { hp, n, angles, n_logits, n_top, .. }, cache) = (*self.batch, self.cache);
-        let (keys, values) = cache.card_rows()[self.rows].layer(self.run.layers.start, cache.shape());
+        let (DeviceBatch { hp, n, angles, n_logits, n_top, .. }, cache) = (self.batch, &*self.cache);
+        let (keys, values) = CardRows::of(cache, self.s.device.place).layer(self.run.layers.start, cache.shape());
         let heads = (hp.n_head, hp.n_head_kv, hp.n_embd_head);
         Some(Shape {
-            weights: self.run.weights.first()?.attn_norm.id(),
+            weights: self.run.weights.first()?.attn_norm.weight.id(),
             keys: (keys.ty, keys.mem.id()),
             values: (values.ty, values.mem.id()),
-            n_splits: Card::attention_splits(n, cache.len() + n, heads),
+            n_splits: Card::attention_splits(*n, cache.len() + n, heads),
             takes_token: self.takes_token,
             n_turning: angles.n_turning(),
-            n_logits,
-            n_top,
+            n_logits: *n_logits,
+            n_top: *n_top,
         })
     }
 
     /// The launches of a single token: replayed where they were recorded in this shape, recorded where they come for the
     /// second time.
-    fn step(&self, recorded: &mut Recorded) -> Result<()> {
+    fn step(&mut self, recorded: &mut Recorded) -> Result<()> {
         let shape = self.shape();
         let card = &self.run.card;
         if shape.is_none() || recorded.shape != shape {
@@ -406,72 +343,28 @@ impl Work<'_> {
     }
 
     /// Launches every kernel, from the inputs to the results. Without a trace nothing here waits or copies.
-    fn launch(&self, mut trace: Option<&mut Trace>) -> Result<()> {
-        let Work { run, s, cache, .. } = *self;
-        let CardBatch { hp, n, n_logits, n_top, .. } = *self.batch;
+    fn launch(&mut self, mut trace: Option<&mut Trace>) -> Result<()> {
+        let Work { run, batch, s, cache, takes_token } = self;
+        let DeviceBatch { hp, n, n_logits, n_top, angles, .. } = **batch;
         let card = &run.card;
-        if let (true, Some(embd)) = (self.takes_token, &run.embd) {
-            card.embed(embd, Some(&s.token()), n, &s.x)?;
+        if let (true, Some(embd)) = (*takes_token, &run.embd) {
+            card.embed(embd, Some(&s.token()), n, &s.rows.x)?;
         }
-        for (layer, il) in run.weights.iter().zip(run.layers.clone()) {
-            let kv = cache.card_rows()[self.rows].layer(il, cache.shape());
-            self.attention(layer, &kv).at(|| format!("layer {il}"))?;
-            if let (0, Some(trace)) = (il, trace.as_deref_mut()) {
-                trace.layer0_q_last = last_row(&s.q, n, hp.n_head * hp.n_embd_head)?;
-            }
-            self.ffn(layer).at(|| format!("layer {il}"))?;
-            if let Some(trace) = trace.as_deref_mut() {
-                trace.hidden_last.extend(last_row(&s.x, n, hp.n_embd)?);
-            }
-        }
+        let table = s.inputs.floats(INPUT_HEAD, angles.rows().len());
+        let angles = Rotation { table, n_tokens: n, n_turning: angles.n_turning() };
+        let pass = Pass { device: &s.device, hp, n, last: batch.last.clone(), angles: &angles };
+        pass.layers(&run.weights, run.layers.start, &mut s.rows, cache, trace.as_deref_mut())?;
         let Some(head) = &run.head else { return Ok(()) };
         if n_logits == 0 && trace.is_none() {
             return Ok(());
         }
-        card.rms_norm(&s.x, &head.norm, hp.f_norm_rms_eps, &s.xb, n)?;
-        if let Some(trace) = trace {
-            trace.hidden_last.extend(last_row(&s.xb, n, hp.n_embd)?);
-        }
+        pass.output_norm(&head.norm, n_logits, &mut s.rows, trace)?;
         if n_logits > 0 {
-            run.head_rows(head, self.batch, s, 0)?;
+            head_rows(head, batch, s, 0)?;
         }
         match &s.top {
-            Some(top) if n_top > 0 => card.top_k(&s.logits, (1, hp.n_vocab), n_top, top, &s.flags()),
+            Some(top) if n_top > 0 => card.top_k(&s.logits, (1, hp.n_vocab), n_top, top, &s.device.flags),
             _ => Ok(()),
         }
-    }
-
-    /// x += wo · attn(rms_norm(x))
-    fn attention(&self, layer: &CardLayer, (keys, values): &(KvMem, KvMem)) -> Result<()> {
-        let Work { run: Run { card, .. }, s, .. } = *self;
-        let CardBatch { hp, n, angles, .. } = *self.batch;
-        let HParams { n_embd, n_head, n_head_kv, n_embd_head: d, .. } = *hp;
-        let table = s.inputs.floats(INPUT_HEAD, angles.rows().len());
-        let rotation = Rotation { table, n_tokens: n, n_turning: angles.n_turning() };
-        card.rms_norm(&s.x, &layer.attn_norm, hp.f_norm_rms_eps, &s.xb, n)?;
-        let xb = Input::new(card, &s.xb, &s.quantized, (n, n_embd));
-        xb.product(&layer.attn_q, EpilogueMem::default(), &s.q)?;
-        xb.product(&layer.attn_k, EpilogueMem::default(), &s.k)?;
-        xb.product(&layer.attn_v, EpilogueMem::default(), &s.v)?;
-        card.rotate_rows(&s.q, Some(&layer.bias_q), &rotation, n, (n_head, d))?;
-        let (past, flags) = (s.past(), s.flags());
-        let seqs = Sequences { n_seq: 1, n_per_seq: n, past: &past, n_past: self.cache.len() };
-        let heads = (n_head_kv, d);
-        card.kv_write(&s.k, (Some(&layer.bias_k), Some(&rotation)), seqs, heads, keys, &flags)?;
-        card.kv_write(&s.v, (Some(&layer.bias_v), None), seqs, heads, values, &flags)?;
-        card.attention(&s.q, (keys, values), seqs, (n_head, n_head_kv, d), true, &s.attn, &s.parts)?;
-        Input::new(card, &s.attn, &s.quantized, (n, n_head * d)).product(&layer.attn_output, ADD, &s.x)
-    }
-
-    /// x += down · (silu(gate · xb) * up · xb), with xb = rms_norm(x)
-    fn ffn(&self, layer: &CardLayer) -> Result<()> {
-        let Work { run: Run { card, .. }, s, .. } = *self;
-        let CardBatch { hp, n, .. } = *self.batch;
-        card.rms_norm(&s.x, &layer.ffn_norm, hp.f_norm_rms_eps, &s.xb, n)?;
-        let xb = Input::new(card, &s.xb, &s.quantized, (n, hp.n_embd));
-        xb.product(&layer.ffn_gate, EpilogueMem::default(), &s.gate)?;
-        xb.product(&layer.ffn_up, EpilogueMem::default(), &s.up)?;
-        card.silu_mul(&s.gate, &s.up, n * hp.n_ff)?;
-        Input::new(card, &s.gate, &s.quantized, (n, hp.n_ff)).product(&layer.ffn_down, ADD, &s.x)
     }
 }

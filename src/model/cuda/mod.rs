@@ -1,0 +1,266 @@
+//! Networks on NVIDIA cards: the kernels of `kernels::cuda` as a [`Device`], and who owns what there. `layers.rs` has the
+//! language model's layers, `step.rs` a batch's way through them, `rows.rs` their rows of the cache, `tower.rs` the vision tower.
+
+mod layers;
+mod rows;
+mod split;
+mod step;
+mod tower;
+
+use std::ops::Range;
+
+pub(super) use layers::{DeviceLayers, DeviceScratch};
+use rows::CardRows;
+pub(super) use step::{DeviceBatch, DeviceOutput, MAX_TOP};
+pub(super) use tower::DeviceTower;
+
+use super::device::{Device, Finish, From, Heads, Linear, Norm, Product, Then, To};
+use super::weights::Mat;
+use super::{TextModel, VisionTower};
+use crate::cache::KvCache;
+use crate::gguf::GgmlType;
+use crate::kernels::cuda::{Card, DevMat, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sequences};
+use crate::{Error, Result};
+
+/// A stream of a card, with the memory that operations need besides their operands.
+pub(super) struct Cuda {
+    card: Card,
+    quantized: QuantizedMem,
+    /// Partial results of attention.
+    parts: Mem,
+    /// (n_tokens, n_ff): the second product of a gated pair.
+    up: Option<Mem>,
+    /// One i32: what went wrong.
+    flags: Mem,
+    /// One i32: slots filled before the first row; and another one, before the first of the last rows.
+    past: Mem,
+    past_last: Mem,
+    /// Which of the cache's rows on devices are here.
+    place: usize,
+}
+
+/// Keys and values of all sequences of a batch, in F32.
+pub(super) struct FreshMem {
+    keys: Mem,
+    values: Mem,
+}
+
+/// What flags say of keys or values.
+fn broken(what: &str) -> Error {
+    Error::format(format!("keys or values {what}are not finite: the weights are broken"))
+}
+
+/// `n` rows of `width` floats from row `first` on.
+fn part(mem: &Mem, first: usize, n: usize, width: usize) -> Mem {
+    mem.floats(first * width, n * width)
+}
+
+impl FreshMem {
+    /// As attention takes them, of sequences of `n_per_seq` rows and heads of `d` elements.
+    fn kv(&self, n_per_seq: usize, d: usize) -> (KvMem, KvMem) {
+        let stride = n_per_seq * d * size_of::<f32>();
+        let kv = |mem: &Mem| KvMem { ty: GgmlType::F32, mem: mem.clone(), stride };
+        (kv(&self.keys), kv(&self.values))
+    }
+}
+
+impl Cuda {
+    /// # Panics
+    /// When `rows` are not all of a batch: cards take it whole.
+    fn sequences(&self, rows: &Range<usize>, n_per_seq: usize) -> Sequences<'_> {
+        assert!(rows.start == 0 && rows.end.is_multiple_of(n_per_seq), "{rows:?} in sequences of {n_per_seq}");
+        Sequences { n_seq: rows.len() / n_per_seq, n_per_seq, past: &self.past, n_past: 0 }
+    }
+
+    /// Keys and values of layer `il`.
+    fn kv(&self, cache: &KvCache, il: usize) -> (KvMem, KvMem) {
+        CardRows::of(cache, self.place).layer(il, cache.shape())
+    }
+}
+
+impl Device for Cuda {
+    type Mat = DevMat;
+    type Vec = Mem;
+    type Rows = Mem;
+    type Input = Mem;
+    type Angles = Rotation;
+    type Fresh = FreshMem;
+    type Home = Card;
+
+    fn mat(home: &Card, mat: &Mat, what: &str) -> Result<DevMat> {
+        DevMat::upload(home, mat.view(), what)
+    }
+
+    fn vec(home: &Card, vec: &[f32], what: &str) -> Result<Mem> {
+        home.upload(vec, what)
+    }
+
+    fn norm(
+        &self,
+        norm: &Norm<Cuda>,
+        eps: f32,
+        n: usize,
+        (x, of_x): From<'_, Mem>,
+        (out, of_out): To<'_, Mem>,
+    ) -> Result<()> {
+        let (weight, width) = (&norm.weight, norm.weight.len() / size_of::<f32>());
+        let (x, out) = (part(x, of_x, n, width), part(out, of_out, n, width));
+        match &norm.bias {
+            None => self.card.rms_norm(&x, weight, eps, &out, n),
+            Some(bias) => self.card.layer_norm(&x, (weight, bias), eps, &out, n),
+        }
+    }
+
+    fn product_of(&self, n: usize, (input, first): From<'_, Mem>, w: &DevMat, (x, of_x): To<'_, Mem>) -> Result<()> {
+        let input = part(input, first, n, w.n_cols());
+        let input = Input::new(&self.card, &input, &self.quantized, (n, w.n_cols()));
+        input.product(w, EpilogueMem::default(), &part(x, of_x, n, w.n_rows()))
+    }
+
+    fn products<const N: usize>(
+        &self,
+        n: usize,
+        (x, first): From<'_, Mem>,
+        products: [Product<'_, Cuda>; N],
+    ) -> Result<()> {
+        let Some(Product { w, .. }) = products.first() else { return Ok(()) };
+        let n_cols = w.n_cols();
+        let x = part(x, first, n, n_cols);
+        let input = Input::new(&self.card, &x, &self.quantized, (n, n_cols));
+        for Product { w, bias, then, out: (out, first) } in products {
+            let (add, quick_gelu, gelu_erf) = (then == Then::Add, then == Then::QuickGelu, then == Then::GeluErf);
+            let epilogue = EpilogueMem { bias, add, quick_gelu, gelu_erf };
+            input.product(w, epilogue, &part(out, first, n, w.n_rows()))?;
+        }
+        Ok(())
+    }
+
+    fn gated(
+        &self,
+        n: usize,
+        x: From<'_, Mem>,
+        (gate, up): (&Linear<Cuda>, &Linear<Cuda>),
+        out: &mut Mem,
+    ) -> Result<()> {
+        let mut of_up = self.up.clone().expect("reserved where there are gated pairs");
+        let products = [Product::of(gate, Then::Store, (&mut *out, 0)), Product::of(up, Then::Store, (&mut of_up, 0))];
+        self.products(n, x, products)?;
+        self.card.silu_mul(out, &of_up, n * gate.weight.n_rows())
+    }
+
+    fn finish(
+        &self,
+        n: usize,
+        heads: (usize, usize),
+        Finish { bias, angles }: Finish<'_, Cuda>,
+        angle: usize,
+        x: &mut Mem,
+    ) -> Result<()> {
+        let Some(Rotation { table, n_turning, .. }) = angles else { unreachable!("queries turn") };
+        let table = part(table, angle, n, 2 * n_turning);
+        let rotation = Rotation { table, n_tokens: n, n_turning: *n_turning };
+        self.card.rotate_rows(x, bias, &rotation, n, heads)
+    }
+
+    fn store(
+        &self,
+        n: usize,
+        heads: (usize, usize),
+        k: (&Mem, Finish<'_, Cuda>),
+        v: (&Mem, Finish<'_, Cuda>),
+        (cache, il): (&mut KvCache, usize),
+    ) -> Result<()> {
+        let (keys, values) = self.kv(cache, il);
+        let seqs = Sequences { n_seq: 1, n_per_seq: n, past: &self.past, n_past: cache.len() };
+        for ((rows, Finish { bias, angles }), to) in [(k, &keys), (v, &values)] {
+            self.card.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
+        }
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        rows: Range<usize>,
+        Heads { n_head, n_head_kv, d, .. }: Heads,
+        q: &Mem,
+        (cache, il): (&KvCache, usize),
+        out: &mut Mem,
+    ) -> Result<()> {
+        let (keys, values) = self.kv(cache, il);
+        let past = if rows.start == 0 { &self.past } else { &self.past_last };
+        let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past, n_past: cache.len() + rows.start };
+        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), true, out, &self.parts)
+    }
+
+    fn store_within(
+        &self,
+        rows: Range<usize>,
+        n_per_seq: usize,
+        heads: (usize, usize),
+        (k, of_k): (&mut Mem, Finish<'_, Cuda>),
+        (v, of_v): (&mut Mem, Finish<'_, Cuda>),
+        fresh: &mut FreshMem,
+    ) -> Result<()> {
+        let (keys, values) = fresh.kv(n_per_seq, heads.1);
+        let seqs = self.sequences(&rows, n_per_seq);
+        for (rows, Finish { bias, angles }, to) in [(k, of_k, &keys), (v, of_v, &values)] {
+            self.card.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
+        }
+        Ok(())
+    }
+
+    fn attend_within(
+        &self,
+        rows: Range<usize>,
+        n_per_seq: usize,
+        Heads { n_head, n_head_kv, d, .. }: Heads,
+        (q, Finish { bias, angles }): (&mut Mem, Finish<'_, Cuda>),
+        fresh: &FreshMem,
+        out: &mut Mem,
+    ) -> Result<()> {
+        let (keys, values) = fresh.kv(n_per_seq, d);
+        let seqs = self.sequences(&rows, n_per_seq);
+        if let Some(rotation) = angles {
+            self.card.rotate_rows(q, bias, rotation, rows.len(), (n_head, d))?;
+        }
+        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), false, out, &self.parts)
+    }
+
+    fn read(&self, x: &Mem, start: usize, n: usize) -> Result<Vec<f32>> {
+        let mut out = vec![0f32; n];
+        x.floats(start, n).read(&mut out)?;
+        Ok(out)
+    }
+}
+
+impl TextModel {
+    /// Moves the last `n` layers to `cards`; beyond the number of layers also the output matrix, as llama.cpp counts, and the
+    /// embedding.
+    ///
+    /// # Errors
+    /// Memory that a card does not have, with the numbers.
+    pub fn offload(&mut self, cards: &[Card], n: usize) -> Result<()> {
+        self.devices = None;
+        if n > 0 && !cards.is_empty() {
+            let ends = (n > self.layers.len()).then_some((&self.token_embd, &self.head));
+            self.devices = Some(DeviceLayers::load(cards, &self.layers, n.min(self.layers.len()), ends)?);
+        }
+        Ok(())
+    }
+
+    /// Which layers are on which card, by name, and whether the output matrix is there, too.
+    pub fn on_cards(&self) -> Vec<(String, Range<usize>, bool)> {
+        self.devices.as_ref().map_or(Vec::new(), DeviceLayers::names)
+    }
+}
+
+impl VisionTower {
+    /// Moves the tower to `card`.
+    ///
+    /// # Errors
+    /// Memory that the card does not have, with the numbers.
+    pub fn offload(&mut self, card: &Card) -> Result<()> {
+        self.device = Some(DeviceTower::load(card, &self.tower)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! The vision tower on a card. It computes in a stream of its own, beside the language model; pixels go there and tokens come
+//! back in the stream of copies.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Cuda, FreshMem, broken};
+use crate::Result;
+use crate::kernels::cuda::{Card, Event, Mem, QuantizedMem, Rotation, Stream};
+use crate::model::host::Host;
+use crate::model::vit::{Pass, Rows, Tower};
+use crate::model::{Trace, VisionHParams};
+use crate::position::RotaryTable;
+
+/// All weights of the tower in memory of a card.
+pub struct DeviceTower {
+    card: Card,
+    copies: Card,
+    tower: Tower<Cuda>,
+    /// Working memory, reserved for the largest batch so far.
+    buffers: Mutex<Option<Buffers>>,
+    /// Whether tokens in them wait to be brought over.
+    is_busy: AtomicBool,
+}
+
+/// Working memory for up to `n` patches.
+struct Buffers {
+    n: usize,
+    /// Those that are copied, besides the tokens: pixels, cosines and sines.
+    input: Mem,
+    angles: Mem,
+    device: Cuda,
+    rows: Rows<Cuda>,
+    fresh: FreshMem,
+    /// The inputs have arrived; everything was computed.
+    sent: Event,
+    done: Event,
+}
+
+/// Bytes of each of the [`Buffers`] that are copied, of the others, in their order, and activations that are quantized at
+/// once at most.
+fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 4], [usize; 10], usize) {
+    let floats = |n: usize| n * size_of::<f32>();
+    let d = hp.n_embd / hp.n_head;
+    let [x, xb, q, k, v, hidden, out] = Rows::<Cuda>::sizes(hp, n, n).map(floats);
+    let parts = floats(Card::attention_parts(n, hp.n_head, d));
+    let copied = [floats(n * hp.n_patch_values()), floats(n * d), out, 4];
+    (copied, [x, xb, q, k, v, hidden, k, v, parts, 4], n * hp.n_embd.max(hp.n_ff))
+}
+
+impl Buffers {
+    fn new(card: &Card, copies: &Card, hp: &VisionHParams, n: usize) -> Result<Buffers> {
+        let what = format!("{n} patches in the vision tower");
+        let (copied, others, n_quantized) = sizes(hp, n);
+        let [input, angles, out, flags] = copies.alloc_parts(copied, &what)?;
+        let [x, xb, q, k, v, hidden, keys, values, parts, past] = card.alloc_parts(others, &what)?;
+        let quantized = QuantizedMem::new(card, n_quantized)?;
+        let (sent, done) = (Event::new(card)?, Event::new(card)?);
+        let past_last = past.clone();
+        let device = Cuda { card: card.clone(), quantized, parts, up: None, flags, past, past_last, place: 0 };
+        let rows = Rows::of([x, xb, q, k, v, hidden, out]);
+        Ok(Buffers { n, input, angles, device, rows, fresh: FreshMem { keys, values }, sent, done })
+    }
+}
+
+impl DeviceTower {
+    /// Copies the tower to `card`.
+    ///
+    /// # Errors
+    /// Memory that the card does not have; a type without kernels.
+    pub fn load(on: &Card, tower: &Tower<Host>) -> Result<DeviceTower> {
+        let (card, copies) = (on.on(Stream::Vision), on.on(Stream::Copy));
+        let tower = tower.on::<Cuda>(&copies, "the vision tower")?;
+        // Whoever uses the weights need not wait for them any more.
+        copies.sync()?;
+        Ok(DeviceTower { card, copies, tower, buffers: Mutex::new(None), is_busy: AtomicBool::new(false) })
+    }
+
+    /// Bytes of working memory on the card for `n` patches.
+    pub fn n_bytes(hp: &VisionHParams, n: usize) -> usize {
+        let (copied, others, quantized) = sizes(hp, n);
+        copied.iter().chain(&others).sum::<usize>() + QuantizedMem::n_bytes(quantized)
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Option<Buffers>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves working memory for batches of up to `n` patches.
+    ///
+    /// # Errors
+    /// Memory that the card does not have.
+    pub fn reserve(&self, hp: &VisionHParams, n: usize) -> Result<()> {
+        let mut buffers = self.buffers();
+        if buffers.as_ref().is_none_or(|have| have.n < n) && !self.is_busy.load(Ordering::Acquire) {
+            // What is there goes first: both might not fit.
+            *buffers = None;
+            *buffers = Some(Buffers::new(&self.card, &self.copies, hp, n)?);
+        }
+        Ok(())
+    }
+
+    /// Encodes frame pairs of `per_pair` patches each, with the rotation of one pair's patches: (n, n_patch_values) in,
+    /// (n / merge², n_embd_out) out, which may hold numbers that are not finite.
+    ///
+    /// # Errors
+    /// Keys or values that are not finite; memory that the card does not have.
+    pub fn encode(
+        &self,
+        hp: &VisionHParams,
+        pixels: &[f32],
+        per_pair: usize,
+        angles: &RotaryTable,
+        trace: Option<&mut Trace>,
+    ) -> Result<Vec<f32>> {
+        let n = pixels.len() / hp.n_patch_values();
+        self.reserve(hp, n)?;
+        let mut buffers = self.buffers();
+        if let Some(b) = buffers.as_mut().filter(|_| !self.is_busy.load(Ordering::Acquire)) {
+            self.launch(hp, b, pixels, per_pair, angles, trace)?;
+            return self.fetch(hp, b, n);
+        }
+        // Others' tokens are in the buffers.
+        let mut own = Buffers::new(&self.card, &self.copies, hp, n)?;
+        self.launch(hp, &mut own, pixels, per_pair, angles, trace)?;
+        self.fetch(hp, &own, n)
+    }
+
+    /// Starts what [`DeviceTower::encode`] does, without waiting; [`DeviceTower::finish`] has the tokens. False, and nothing is
+    /// done, while others are on their way.
+    ///
+    /// # Errors
+    /// Memory that the card does not have; what the card says.
+    pub fn begin(&self, hp: &VisionHParams, pixels: &[f32], per_pair: usize, angles: &RotaryTable) -> Result<bool> {
+        self.reserve(hp, pixels.len() / hp.n_patch_values())?;
+        let mut buffers = self.buffers();
+        let Some(b) = buffers.as_mut().filter(|_| !self.is_busy.load(Ordering::Acquire)) else { return Ok(false) };
+        self.launch(hp, b, pixels, per_pair, angles, None)?;
+        self.is_busy.store(true, Ordering::Release);
+        Ok(true)
+    }
+
+    /// The tokens of `n` patches that [`DeviceTower::begin`] began with.
+    ///
+    /// # Errors
+    /// Keys or values that are not finite; what the card says.
+    pub fn finish(&self, hp: &VisionHParams, n: usize) -> Result<Vec<f32>> {
+        let buffers = self.buffers();
+        let b = buffers.as_ref().expect("they stay while tokens are in them");
+        let tokens = self.fetch(hp, b, n);
+        self.is_busy.store(false, Ordering::Release);
+        tokens
+    }
+
+    /// Forgets what [`DeviceTower::begin`] began.
+    pub fn abandon(&self) {
+        self.is_busy.store(false, Ordering::Release);
+    }
+
+    /// Waits for the tokens of `n` patches.
+    fn fetch(&self, hp: &VisionHParams, b: &Buffers, n: usize) -> Result<Vec<f32>> {
+        b.done.wait(&self.copies)?;
+        let mut flag = [0i32];
+        b.device.flags.read(&mut flag)?;
+        if flag != [0] {
+            b.device.flags.write(&[0i32])?;
+            return Err(broken("of a patch "));
+        }
+        let mut tokens = vec![0f32; n / (hp.merge * hp.merge) * hp.n_embd_out];
+        b.rows.out.read(&mut tokens)?;
+        Ok(tokens)
+    }
+
+    /// Sends the pixels and launches everything from them to the tokens. Without a trace nothing here waits.
+    fn launch(
+        &self,
+        hp: &VisionHParams,
+        b: &mut Buffers,
+        pixels: &[f32],
+        n_per_pair: usize,
+        angles: &RotaryTable,
+        trace: Option<&mut Trace>,
+    ) -> Result<()> {
+        // A batch that was abandoned may still be computed from the inputs.
+        b.done.wait(&self.copies)?;
+        b.input.write(pixels)?;
+        b.angles.write(angles.rows())?;
+        b.sent.record(&self.copies)?;
+        b.sent.wait(&self.card)?;
+        let rotation = Rotation { table: b.angles.clone(), n_tokens: n_per_pair, n_turning: angles.n_turning() };
+        let n = pixels.len() / hp.n_patch_values();
+        let pass = Pass { device: &b.device, hp, n, n_per_pair, n_part: n, angles: &rotation, exact: true };
+        pass.encode(&self.tower, &b.input, &mut b.rows, &mut b.fresh, trace, &mut |_, _| Ok(()))?;
+        b.done.record(&self.card)
+    }
+}

@@ -1,0 +1,205 @@
+//! What a network asks of the place where it is computed: some ten operations over rows of floats. The language model
+//! (`decoder.rs`) and the vision tower (`vit.rs`) are written once over these; `host.rs` and `cuda/` carry them out.
+
+use std::ops::Range;
+
+use super::weights::Mat;
+use crate::Result;
+use crate::cache::KvCache;
+
+/// A place where layers are computed. An operation touches the rows that it is told and no others, so that behind the last keys
+/// and values only rows with a use are computed, and a large picture goes through in parts.
+pub(super) trait Device: Sized {
+    /// A packed matrix, (rows, columns) = (outputs, inputs).
+    type Mat;
+    /// A vector of weights.
+    type Vec;
+    /// Working memory: floats, row after row.
+    type Rows;
+    /// What comes from outside, row after row.
+    type Input: ?Sized;
+    /// Cosines and sines, (n_tokens, 2, n_turning).
+    type Angles;
+    /// Room for the keys and values of [`Device::attend_within`].
+    type Fresh;
+
+    /// Where weights go.
+    type Home;
+
+    /// `mat` in the device's memory; `what` names it in errors.
+    ///
+    /// # Errors
+    /// Memory that the device does not have, a type without kernels.
+    fn mat(home: &Self::Home, mat: &Mat, what: &str) -> Result<Self::Mat>;
+
+    /// `vec` in the device's memory.
+    ///
+    /// # Errors
+    /// Memory that the device does not have.
+    fn vec(home: &Self::Home, vec: &[f32], what: &str) -> Result<Self::Vec>;
+
+    /// out = `norm`(x) for `n` rows.
+    ///
+    /// # Errors
+    /// What the device says; so of all below.
+    fn norm(
+        &self,
+        norm: &Norm<Self>,
+        eps: f32,
+        n: usize,
+        x: From<'_, Self::Rows>,
+        out: To<'_, Self::Rows>,
+    ) -> Result<()>;
+
+    /// x = w · input for `n` rows of what came from outside.
+    fn product_of(&self, n: usize, input: From<'_, Self::Input>, w: &Self::Mat, x: To<'_, Self::Rows>) -> Result<()>;
+
+    /// Products of one input of `n` rows, which is brought into the form that they want once.
+    fn products<const N: usize>(
+        &self,
+        n: usize,
+        x: From<'_, Self::Rows>,
+        products: [Product<'_, Self>; N],
+    ) -> Result<()>;
+
+    /// out = silu(gate · x) * (up · x) for `n` rows, from the first one of `out` on.
+    fn gated(
+        &self,
+        n: usize,
+        x: From<'_, Self::Rows>,
+        gated: (&Linear<Self>, &Linear<Self>),
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+
+    /// What is done to every head of the first `n` rows of `x` before it meets keys; `heads`: (n_head, elements per head). Their
+    /// angles are those from row `angle` on.
+    fn finish(
+        &self,
+        n: usize,
+        heads: (usize, usize),
+        finish: Finish<'_, Self>,
+        angle: usize,
+        x: &mut Self::Rows,
+    ) -> Result<()>;
+
+    /// Puts the first `n` rows of keys and values behind the filled slots of layer `il`: finished, encoded and stored in one
+    /// pass.
+    fn store(
+        &self,
+        n: usize,
+        heads: (usize, usize),
+        k: (&Self::Rows, Finish<'_, Self>),
+        v: (&Self::Rows, Finish<'_, Self>),
+        to: (&mut KvCache, usize),
+    ) -> Result<()>;
+
+    /// out = softmax(q·kᵀ / sqrt(d)) · v over layer `il` of the cache, for `rows` of the batch, the first of which is the first
+    /// of `q` and `out`: each sees the filled slots and those of the batch's rows up to its own.
+    fn attend(
+        &self,
+        rows: Range<usize>,
+        heads: Heads,
+        q: &Self::Rows,
+        of: (&KvCache, usize),
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+
+    /// Keeps keys and values of `rows` of a batch, the first of which is the first of `k` and `v`, until all rows of their
+    /// sequence attend to them. Sequences have `n_per_seq` rows each; angles are those of one.
+    fn store_within(
+        &self,
+        rows: Range<usize>,
+        n_per_seq: usize,
+        heads: (usize, usize),
+        k: (&mut Self::Rows, Finish<'_, Self>),
+        v: (&mut Self::Rows, Finish<'_, Self>),
+        fresh: &mut Self::Fresh,
+    ) -> Result<()>;
+
+    /// [`Device::attend`] to all rows of the same sequence, with queries that are finished on the way.
+    fn attend_within(
+        &self,
+        rows: Range<usize>,
+        n_per_seq: usize,
+        heads: Heads,
+        q: (&mut Self::Rows, Finish<'_, Self>),
+        fresh: &Self::Fresh,
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+
+    /// `n` floats from number `start` on, for people to look at.
+    fn read(&self, x: &Self::Rows, start: usize, n: usize) -> Result<Vec<f32>>;
+}
+
+/// Memory, and the row to begin with.
+pub(super) type From<'a, R> = (&'a R, usize);
+/// The same, to be written.
+pub(super) type To<'a, R> = (&'a mut R, usize);
+
+/// Sizes of attention.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub n_head: usize,
+    pub n_head_kv: usize,
+    /// Elements per head.
+    pub d: usize,
+    /// See [`AttentionShape::exact`](crate::kernels::AttentionShape::exact).
+    pub exact: bool,
+}
+
+/// A matrix with its bias.
+pub(super) struct Linear<D: Device> {
+    pub weight: D::Mat,
+    pub bias: Option<D::Vec>,
+}
+
+/// LayerNorm where there is a bias, RMSNorm where there is none.
+pub(super) struct Norm<D: Device> {
+    pub weight: D::Vec,
+    pub bias: Option<D::Vec>,
+}
+
+/// out = then(w · input + bias)
+pub(super) struct Product<'a, D: Device> {
+    pub w: &'a D::Mat,
+    pub bias: Option<&'a D::Vec>,
+    pub then: Then,
+    pub out: To<'a, D::Rows>,
+}
+
+impl<'a, D: Device> Product<'a, D> {
+    /// The product of a matrix with its bias.
+    pub fn of(linear: &'a Linear<D>, then: Then, out: To<'a, D::Rows>) -> Product<'a, D> {
+        Product { w: &linear.weight, bias: linear.bias.as_ref(), then, out }
+    }
+
+    /// That of the matrix alone, from the first row of `out` on: its bias is added where heads are finished.
+    pub fn raw(linear: &'a Linear<D>, out: &'a mut D::Rows) -> Product<'a, D> {
+        Product { w: &linear.weight, bias: None, then: Then::Store, out: (out, 0) }
+    }
+}
+
+/// What becomes of a product with its bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Store,
+    /// Onto what is there.
+    Add,
+    /// x * sigmoid(1.702 x)
+    QuickGelu,
+    /// 0.5 x (1 + erf(x / sqrt(2)))
+    GeluErf,
+}
+
+/// What is done to every head of fresh rows: the bias is added, then the head is rotated by its token's angles.
+pub(super) struct Finish<'a, D: Device> {
+    pub bias: Option<&'a D::Vec>,
+    pub angles: Option<&'a D::Angles>,
+}
+
+impl<'a, D: Device> Finish<'a, D> {
+    /// The bias of `linear`, and these angles.
+    pub fn of(linear: &'a Linear<D>, angles: Option<&'a D::Angles>) -> Finish<'a, D> {
+        Finish { bias: linear.bias.as_ref(), angles }
+    }
+}

@@ -1,0 +1,109 @@
+//! The words of `cuda/` in a build without cards: nothing of them is ever made.
+
+use std::convert::Infallible;
+use std::ops::Range;
+
+use super::{CardBytes, HParams, Trace, VisionHParams};
+use crate::Result;
+use crate::cache::{CacheShape, KvCache};
+use crate::position::RotaryTable;
+
+pub const MAX_TOP: usize = 0;
+
+pub struct DeviceLayers(Infallible);
+
+pub struct DeviceScratch(Infallible);
+
+pub struct DeviceTower(Infallible);
+
+#[expect(dead_code, reason = "nobody reads it here")]
+pub struct DeviceBatch<'a> {
+    pub hp: &'a HParams,
+    pub n: usize,
+    pub last: Range<usize>,
+    pub token: Option<u32>,
+    pub n_logits: usize,
+    pub n_top: usize,
+    pub angles: &'a RotaryTable,
+}
+
+#[expect(dead_code, reason = "nobody reads it here")]
+pub struct DeviceOutput<'a> {
+    pub x: &'a mut [f32],
+    pub logits: &'a mut Vec<f32>,
+    pub top: &'a mut Vec<(u32, f32)>,
+    pub trace: Option<&'a mut Trace>,
+}
+
+impl DeviceLayers {
+    pub fn first(&self) -> usize {
+        match self.0 {}
+    }
+
+    pub fn has_head(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub fn has_embd(&self) -> bool {
+        match self.0 {}
+    }
+
+    pub fn bytes(&self, _: &HParams, _: &CacheShape, _: usize) -> Result<CardBytes> {
+        match self.0 {}
+    }
+
+    pub fn place(&self, _: &mut KvCache) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub fn scratch(&self, _: &HParams, _: usize) -> Result<DeviceScratch> {
+        match self.0 {}
+    }
+
+    pub fn forward(
+        &self,
+        _: &DeviceBatch<'_>,
+        _: &mut KvCache,
+        _: &mut DeviceScratch,
+        _: DeviceOutput<'_>,
+    ) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub fn last_logits(&self, _: &HParams, _: &mut DeviceScratch, _: &mut Vec<f32>) -> Result<()> {
+        match self.0 {}
+    }
+}
+
+impl DeviceTower {
+    pub fn n_bytes(_: &VisionHParams, _: usize) -> usize {
+        0
+    }
+
+    pub fn reserve(&self, _: &VisionHParams, _: usize) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub fn begin(&self, _: &VisionHParams, _: &[f32], _: usize, _: &RotaryTable) -> Result<bool> {
+        match self.0 {}
+    }
+
+    pub fn encode(
+        &self,
+        _: &VisionHParams,
+        _: &[f32],
+        _: usize,
+        _: &RotaryTable,
+        _: Option<&mut Trace>,
+    ) -> Result<Vec<f32>> {
+        match self.0 {}
+    }
+
+    pub fn finish(&self, _: &VisionHParams, _: usize) -> Result<Vec<f32>> {
+        match self.0 {}
+    }
+
+    pub fn abandon(&self) {
+        match self.0 {}
+    }
+}

@@ -1,0 +1,286 @@
+//! The language model: what is loaded, and a batch's way through its layers, the first on the host, the last perhaps on
+//! devices. What happens in a layer is in `decoder.rs`.
+
+use std::sync::Arc;
+
+use super::cuda::{DeviceBatch, DeviceLayers, DeviceOutput, DeviceScratch, MAX_TOP};
+use super::decoder::{Head, Layer, Pass, Rows};
+use super::device::{Device, Linear, Product};
+use super::host::Host;
+use super::weights::{Loader, Mat};
+use super::{CardBytes, HParams, Trace};
+use crate::cache::{CacheShape, KvCache};
+use crate::gguf::Gguf;
+use crate::kernels;
+use crate::position::{Pos, Rotary, RotaryTable};
+use crate::{Error, Result, error::Context};
+
+/// A loaded language model.
+pub struct TextModel {
+    hp: HParams,
+    rotary: Rotary,
+    host: Host,
+    /// (n_vocab, n_embd)
+    pub(super) token_embd: Mat,
+    pub(super) layers: Vec<Layer<Host>>,
+    /// Its matrix is the embedding itself when tied.
+    pub(super) head: Head<Host>,
+    /// The last layers, where they are on devices.
+    pub(super) devices: Option<DeviceLayers>,
+}
+
+/// The tokens of one step: embeddings (words looked up, vision from the tower) and where each stands.
+pub struct Batch<'a> {
+    /// (n_tokens, n_embd)
+    pub embd: &'a [f32],
+    /// (n_tokens)
+    pub pos: &'a [Pos],
+    /// How many of the last tokens want logits.
+    pub n_logits: usize,
+}
+
+/// What there is to choose the next token from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Choice<'s> {
+    /// Every logit, (n_vocab).
+    Logits(&'s [f32]),
+    /// Tokens with the largest logits, largest first, of equal ones the lower token first.
+    Top(&'s [(u32, f32)]),
+}
+
+/// Where a batch begins.
+#[derive(Clone, Copy)]
+enum Begin<'a> {
+    /// (n_tokens, n_embd)
+    Embd(&'a [f32]),
+    Token(u32),
+}
+
+/// Working memory of `forward`, allocated once for the largest batch.
+pub struct Scratch {
+    n_batch: usize,
+    rotary: RotaryTable,
+    rows: Rows<Host>,
+    /// (n_logits, n_vocab)
+    logits: Vec<f32>,
+    /// The largest logits, where only they came from a device.
+    top: Vec<(u32, f32)>,
+    /// On devices, once [`TextModel::prepare`] reserved it.
+    devices: Option<DeviceScratch>,
+}
+
+impl Scratch {
+    /// Memory for batches of up to `n_batch` tokens.
+    pub fn new(hp: &HParams, n_batch: usize) -> Scratch {
+        Scratch {
+            n_batch,
+            rotary: RotaryTable::default(),
+            rows: Rows::of(Rows::<Host>::sizes(hp, n_batch).map(|n| vec![0.0; n])),
+            logits: Vec::new(),
+            top: Vec::new(),
+            devices: None,
+        }
+    }
+
+    /// Bytes that batches of up to `n_batch` tokens take, with what their quantized forms take besides.
+    pub fn n_bytes(hp: &HParams, n_batch: usize) -> usize {
+        let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
+        let floats = n_batch * (2 * hp.n_embd + 2 * q + 2 * kv + 2 * hp.n_ff) + hp.n_vocab;
+        floats * size_of::<f32>() + n_batch * (hp.n_embd + q + hp.n_ff) * 2
+    }
+
+    /// The largest batch.
+    pub fn n_batch(&self) -> usize {
+        self.n_batch
+    }
+}
+
+impl TextModel {
+    /// Checks every tensor of `file` against its hyper-parameters. Also returns the names of tensors that have no use here.
+    ///
+    /// # Errors
+    /// What [`HParams::from_gguf`] refuses; all missing, misshaped and mistyped tensors in one error.
+    pub fn load(file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
+        let place = || file.path().display().to_string();
+        let hp = HParams::from_gguf(file).at(place)?;
+        let rotary = Rotary::new(hp.layout, hp.n_embd_head, hp.rope_freq_base, hp.rope_sections)
+            .and_then(|rotary| rotary.stretched(&hp.rope_stretch))
+            .at(place)?;
+        let mut load = Loader::new(file);
+        let n_embd = hp.n_embd;
+        let token_embd = load.mat("token_embd.weight", n_embd, hp.n_vocab);
+        let norm = load.rms_norm("output_norm", n_embd);
+        let output =
+            if load.has("output.weight") { load.mat("output.weight", n_embd, hp.n_vocab) } else { token_embd.clone() };
+        let layers: Vec<Option<Layer<Host>>> = (0..hp.n_layer).map(|il| Layer::load(&mut load, &hp, il)).collect();
+        let unused = load.finish()?;
+        let layers = layers.into_iter().collect::<Option<Vec<_>>>();
+        let (Some(token_embd), Some(output), Some(layers)) = (token_embd, output, layers) else {
+            unreachable!("finish reports missing matrices")
+        };
+        let head = Head { norm, output: Linear { weight: output, bias: None } };
+        let host = Host(kernels::select()?);
+        Ok((TextModel { hp, rotary, host, token_embd, layers, head, devices: None }, unused))
+    }
+
+    /// Bytes that layers on devices take there for a cache of `shape` and steps of `n_batch` tokens.
+    ///
+    /// # Errors
+    /// A cache that cannot be; a device that no longer answers.
+    pub fn card_bytes(&self, shape: &CacheShape, n_batch: usize) -> Result<Option<CardBytes>> {
+        self.devices.as_ref().map(|devices| devices.bytes(&self.hp, shape, n_batch)).transpose()
+    }
+
+    /// Reserves what a step with this cache and this working memory needs on devices, so that no step has to.
+    ///
+    /// # Errors
+    /// Memory that a device does not have, with the numbers.
+    pub fn prepare(&self, cache: &mut KvCache, s: &mut Scratch) -> Result<()> {
+        let Some(devices) = &self.devices else { return Ok(()) };
+        devices.place(cache)?;
+        if s.devices.is_none() {
+            s.devices = Some(devices.scratch(&self.hp, s.n_batch)?);
+            s.top.reserve(MAX_TOP);
+        }
+        Ok(())
+    }
+
+    /// Layers that the CPU computes, the first ones; all others are on devices.
+    pub fn n_host_layers(&self) -> usize {
+        self.devices.as_ref().map_or(self.hp.n_layer, DeviceLayers::first)
+    }
+
+    /// Sizes and rules.
+    pub fn hparams(&self) -> &HParams {
+        &self.hp
+    }
+
+    /// Looks up the embedding rows of `tokens` into `out` (n_tokens, n_embd).
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn embed(&self, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+        let table = self.token_embd.view();
+        for (id, row) in tokens.iter().zip(out.chunks_exact_mut(self.hp.n_embd)) {
+            self.check_token(*id)?;
+            table.row_f32(*id as usize, row)?;
+        }
+        Ok(())
+    }
+
+    fn check_token(&self, id: u32) -> Result<()> {
+        let n_vocab = self.hp.n_vocab;
+        if id as usize >= n_vocab {
+            return Err(Error::bad_input(format!("token `{id}` is outside the vocabulary of {n_vocab}")));
+        }
+        Ok(())
+    }
+
+    /// Runs a batch through every layer, fills the cache, and returns the logits of its last `n_logits` tokens,
+    /// (n_logits, n_vocab). On an error the cache keeps its length.
+    ///
+    /// # Errors
+    /// A batch that does not fit the scratch or the cache; activations that are not finite; what a device says.
+    pub fn forward<'s>(
+        &self,
+        batch: &Batch<'_>,
+        cache: &mut KvCache,
+        s: &'s mut Scratch,
+        trace: Option<&mut Trace>,
+    ) -> Result<&'s [f32]> {
+        let n = batch.pos.len();
+        assert!(batch.embd.len() == n * self.hp.n_embd && batch.n_logits <= n, "batch arrays disagree");
+        self.run(Begin::Embd(batch.embd), batch.pos, (batch.n_logits, 0), cache, s, trace)?;
+        Ok(if n == 0 { &[] } else { &s.logits })
+    }
+
+    /// Runs one token through every layer: as [`TextModel::forward`] with its embedding. A caller to whom the `n_top` largest
+    /// logits are enough gets only these where they are on a device and finite; with 0, always all of them.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary; what `forward` refuses.
+    pub fn step<'s>(
+        &self,
+        id: u32,
+        pos: Pos,
+        n_top: usize,
+        cache: &mut KvCache,
+        s: &'s mut Scratch,
+    ) -> Result<Choice<'s>> {
+        self.check_token(id)?;
+        self.run(Begin::Token(id), &[pos], (1, n_top), cache, s, None)?;
+        Ok(if s.top.is_empty() { Choice::Logits(&s.logits) } else { Choice::Top(&s.top) })
+    }
+
+    /// The whole row of logits after the last [`TextModel::step`], also where only the largest came back from it.
+    ///
+    /// # Errors
+    /// What a device says.
+    pub fn logits<'s>(&self, s: &'s mut Scratch) -> Result<&'s [f32]> {
+        if let (Some(devices), Some(memory), false) = (&self.devices, &mut s.devices, s.top.is_empty()) {
+            devices.last_logits(&self.hp, memory, &mut s.logits)?;
+            s.top.clear();
+        }
+        Ok(&s.logits)
+    }
+
+    /// Leaves logits, or the largest of them, in `s`.
+    fn run(
+        &self,
+        begin: Begin<'_>,
+        pos: &[Pos],
+        (n_logits, n_top): (usize, usize),
+        cache: &mut KvCache,
+        s: &mut Scratch,
+        mut trace: Option<&mut Trace>,
+    ) -> Result<()> {
+        let (n, n_embd) = (pos.len(), self.hp.n_embd);
+        if n > s.n_batch || n > cache.free() {
+            let room = s.n_batch.min(cache.free());
+            return Err(Error::limit(format!("a batch of `{n}` tokens does not fit, there is room for {room}")));
+        }
+        if n == 0 {
+            return Ok(());
+        }
+        self.prepare(cache, s)?;
+        self.rotary.fill(pos, &mut s.rotary);
+        // A device that has the embedding looks a token up itself.
+        let mut token = None;
+        match begin {
+            Begin::Embd(embd) => s.rows.x[..n * n_embd].copy_from_slice(embd),
+            Begin::Token(id) if self.devices.as_ref().is_some_and(DeviceLayers::has_embd) => token = Some(id),
+            Begin::Token(id) => self.embed(&[id], &mut s.rows.x[..n_embd])?,
+        }
+        if let Some(trace) = trace.as_deref_mut() {
+            trace.hidden_last = self.host.read(&s.rows.x, (n - 1) * n_embd, n_embd)?;
+        }
+        s.top.clear();
+        // Behind the last layer's keys and values, only what logits are made of has a use.
+        let last = n - n_logits.max(usize::from(trace.is_some()))..n;
+        let Scratch { rows, rotary: angles, logits, top, devices: memory, .. } = s;
+        let pass = Pass { device: &self.host, hp: &self.hp, n, last, angles };
+        pass.layers(&self.layers[..self.n_host_layers()], 0, rows, cache, trace.as_deref_mut())?;
+        let mut has_head = false;
+        if let (Some(devices), Some(memory)) = (&self.devices, memory) {
+            has_head = devices.has_head();
+            // More than devices look for is all of them.
+            let n_top = if has_head && n_top <= MAX_TOP { n_top } else { 0 };
+            let batch = DeviceBatch { hp: &self.hp, n, last: pass.last.clone(), token, n_logits, n_top, angles };
+            let x = &mut rows.x[..n * n_embd];
+            let out = DeviceOutput { x, logits, top, trace: trace.as_deref_mut() };
+            devices.forward(&batch, cache, memory, out)?;
+        }
+        cache.advance(n);
+        if !has_head {
+            if n_logits > 0 || trace.is_some() {
+                pass.output_norm(&self.head.norm, n_logits, rows, trace)?;
+            }
+            logits.resize(n_logits * self.hp.n_vocab, 0.0);
+            if n_logits > 0 {
+                let product = Product::raw(&self.head.output, logits);
+                self.host.products(n_logits, (&rows.xb, 0), [product])?;
+            }
+        }
+        Ok(())
+    }
+}

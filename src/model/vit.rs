@@ -1,0 +1,268 @@
+//! The vision tower's layers, for any device: weights by name, and what patches go through.
+
+use std::ops::Range;
+
+use super::device::{Device, Finish, Heads, Linear, Norm, Product, Then};
+use super::host::Host;
+use super::weights::{Loader, Mat};
+use super::{Trace, VisionHParams};
+use crate::gguf::Gguf;
+use crate::{Result, error::Context};
+
+/// One block of the tower.
+pub(super) struct Block<D: Device> {
+    pub ln1: Norm<D>,
+    pub attn_q: Linear<D>,
+    pub attn_k: Linear<D>,
+    pub attn_v: Linear<D>,
+    pub attn_out: Linear<D>,
+    pub ln2: Norm<D>,
+    pub ffn_up: Linear<D>,
+    pub ffn_down: Linear<D>,
+}
+
+/// All weights of the tower.
+pub(super) struct Tower<D: Device> {
+    /// (n_embd, n_patch_values): both temporal kernels, in the order of a patch row.
+    pub patch_embd: D::Mat,
+    pub blocks: Vec<Block<D>>,
+    pub post_ln: Norm<D>,
+    pub mm_0: Linear<D>,
+    pub mm_2: Linear<D>,
+}
+
+/// Working memory for some number of patches, of which some go through products together.
+pub(super) struct Rows<D: Device> {
+    /// (n, n_embd)
+    pub x: D::Rows,
+    /// (n_part, n_embd)
+    pub xb: D::Rows,
+    /// The same; in the end (n_part / merge², n_embd * merge²).
+    pub q: D::Rows,
+    pub k: D::Rows,
+    pub v: D::Rows,
+    /// (n_part, n_ff)
+    pub hidden: D::Rows,
+    /// (n / merge², n_embd_out)
+    pub out: D::Rows,
+}
+
+impl<D: Device> Rows<D> {
+    /// Floats of each of these for `n` patches, `n_part` at once, in their order.
+    pub fn sizes(hp: &VisionHParams, n: usize, n_part: usize) -> [usize; 7] {
+        let (rows, part, n_out) = (n * hp.n_embd, n_part * hp.n_embd, n / (hp.merge * hp.merge));
+        [rows, part, part, part, part, n_part * hp.n_ff, n_out * hp.n_embd_out]
+    }
+
+    /// Of memory of these sizes.
+    pub fn of([x, xb, q, k, v, hidden, out]: [D::Rows; 7]) -> Rows<D> {
+        Rows { x, xb, q, k, v, hidden, out }
+    }
+}
+
+impl Rows<Host> {
+    /// Makes room for `n` patches, `n_part` at once, where there is less.
+    pub fn grow(&mut self, hp: &VisionHParams, n: usize, n_part: usize) {
+        let Rows { x, xb, q, k, v, hidden, out } = self;
+        for (rows, n) in [x, xb, q, k, v, hidden, out].into_iter().zip(Rows::<Host>::sizes(hp, n, n_part)) {
+            rows.resize(rows.len().max(n), 0.0);
+        }
+    }
+}
+
+impl Tower<Host> {
+    /// The tower of `file`, or `None` where a matrix is missing: a recorded problem, which [`Loader::finish`] turns into the
+    /// error.
+    pub fn load(load: &mut Loader<'_>, hp: &VisionHParams, file: &Gguf) -> Option<Tower<Host>> {
+        let (d, merged) = (hp.n_embd, hp.n_embd * hp.merge * hp.merge);
+        let patch_embd = patch_embedding(load, hp);
+        let blocks: Vec<Option<Block<Host>>> = (0..hp.n_layer).map(|il| Block::load(load, hp, file, il)).collect();
+        let post_ln = load.layer_norm("v.post_ln", d);
+        let mm_0 = load.linear("mm.0", merged, merged);
+        let mm_2 = load.linear("mm.2", merged, hp.n_embd_out);
+        let blocks = blocks.into_iter().collect::<Option<Vec<_>>>()?;
+        Some(Tower { patch_embd: patch_embd?, blocks, post_ln, mm_0: mm_0?, mm_2: mm_2? })
+    }
+
+    /// A copy of the tower on another device.
+    ///
+    /// # Errors
+    /// Memory that the device does not have.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host is the only device"))]
+    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Tower<D>> {
+        Ok(Tower {
+            patch_embd: D::mat(home, &self.patch_embd, what)?,
+            blocks: self.blocks.iter().map(|block| block.on::<D>(home, what)).collect::<Result<_>>()?,
+            post_ln: self.post_ln.on::<D>(home, what)?,
+            mm_0: self.mm_0.on::<D>(home, what)?,
+            mm_2: self.mm_2.on::<D>(home, what)?,
+        })
+    }
+}
+
+impl Block<Host> {
+    fn load(load: &mut Loader<'_>, hp: &VisionHParams, file: &Gguf, il: usize) -> Option<Block<Host>> {
+        let d = hp.n_embd;
+        let name = |part: &str| format!("v.blk.{il}.{part}");
+        // Old conversions call the two matrices of the feed-forward by each other's names; shapes tell.
+        let swapped = file.tensor(&name("ffn_down.weight")).is_some_and(|t| t.ne[0] == d) && hp.n_ff != d;
+        let (up, down) = if swapped { ("ffn_down", "ffn_up") } else { ("ffn_up", "ffn_down") };
+        let ln1 = load.layer_norm(&name("ln1"), d);
+        let [attn_q, attn_k, attn_v, attn_out] =
+            ["attn_q", "attn_k", "attn_v", "attn_out"].map(|part| load.linear(&name(part), d, d));
+        let ln2 = load.layer_norm(&name("ln2"), d);
+        let ffn_up = load.linear(&name(up), d, hp.n_ff);
+        let ffn_down = load.linear(&name(down), hp.n_ff, d);
+        Some(Block {
+            ln1,
+            attn_q: attn_q?,
+            attn_k: attn_k?,
+            attn_v: attn_v?,
+            attn_out: attn_out?,
+            ln2,
+            ffn_up: ffn_up?,
+            ffn_down: ffn_down?,
+        })
+    }
+
+    fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Block<D>> {
+        Ok(Block {
+            ln1: self.ln1.on::<D>(home, what)?,
+            attn_q: self.attn_q.on::<D>(home, what)?,
+            attn_k: self.attn_k.on::<D>(home, what)?,
+            attn_v: self.attn_v.on::<D>(home, what)?,
+            attn_out: self.attn_out.on::<D>(home, what)?,
+            ln2: self.ln2.on::<D>(home, what)?,
+            ffn_up: self.ffn_up.on::<D>(home, what)?,
+            ffn_down: self.ffn_down.on::<D>(home, what)?,
+        })
+    }
+}
+
+/// Patches on their way through the tower: frame pairs of `n_per_pair` patches each.
+pub(super) struct Pass<'a, D: Device> {
+    pub device: &'a D,
+    pub hp: &'a VisionHParams,
+    /// Patches in all.
+    pub n: usize,
+    pub n_per_pair: usize,
+    /// Patches that go through products together: all, or fewer, a multiple of merge², where that saves memory.
+    pub n_part: usize,
+    /// One row for each patch of a pair.
+    pub angles: &'a D::Angles,
+    /// See [`Heads::exact`].
+    pub exact: bool,
+}
+
+impl<D: Device> Pass<'_, D> {
+    /// Leaves merged tokens in `s.out`. `input`: (n, n_patch_values) in merge-block order. `step` hears of every part of a block
+    /// that is done, with the number of steps so far and in all.
+    ///
+    /// # Errors
+    /// Keys or values that are not finite; what the device says; what `step` says.
+    pub fn encode(
+        &self,
+        tower: &Tower<D>,
+        input: &D::Input,
+        s: &mut Rows<D>,
+        fresh: &mut D::Fresh,
+        mut trace: Option<&mut Trace>,
+        step: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        let Pass { device, n, n_part, .. } = *self;
+        let VisionHParams { n_embd, merge, eps, .. } = *self.hp;
+        let parts = || (0..n).step_by(n_part).map(|first| first..n.min(first + n_part));
+        let mut keep = |x: &D::Rows| -> Result<()> {
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.vit_stages.push(device.read(x, 0, n * n_embd)?);
+            }
+            Ok(())
+        };
+        for part in parts() {
+            device.product_of(part.len(), (input, part.start), &tower.patch_embd, (&mut s.x, part.start))?;
+        }
+        keep(&s.x)?;
+        let (mut n_done, n_steps) = (0, tower.blocks.len() * parts().count());
+        for (il, block) in tower.blocks.iter().enumerate() {
+            for part in parts() {
+                self.keys_and_values(block, part, s, fresh).at(|| format!("vision block {il}"))?;
+            }
+            for part in parts() {
+                self.rest(block, part, s, fresh).at(|| format!("vision block {il}"))?;
+                n_done += 1;
+                step(n_done, n_steps)?;
+            }
+            keep(&s.x)?;
+        }
+        for part in parts() {
+            device.norm(&tower.post_ln, eps, part.len(), (&s.x, part.start), (&mut s.xb, 0))?;
+            // Consecutive patches are a block of merge x merge, thanks to their order: merging is reading several as one row.
+            let (n_out, first) = (part.len() / (merge * merge), part.start / (merge * merge));
+            device.products(n_out, (&s.xb, 0), [Product::of(&tower.mm_0, Then::GeluErf, (&mut s.q, 0))])?;
+            device.products(n_out, (&s.q, 0), [Product::of(&tower.mm_2, Then::Store, (&mut s.out, first))])?;
+        }
+        Ok(())
+    }
+
+    fn heads(&self) -> Heads {
+        let VisionHParams { n_embd, n_head, .. } = *self.hp;
+        Heads { n_head, n_head_kv: n_head, d: n_embd / n_head, exact: self.exact }
+    }
+
+    /// Keeps the keys and values of some patches; where these are all there are, their queries are made on the way.
+    fn keys_and_values(
+        &self,
+        block: &Block<D>,
+        part: Range<usize>,
+        s: &mut Rows<D>,
+        fresh: &mut D::Fresh,
+    ) -> Result<()> {
+        let Pass { device, hp, n, n_per_pair, angles, .. } = *self;
+        let Block { ln1, attn_q, attn_k, attn_v, .. } = block;
+        let Heads { n_head, d, .. } = self.heads();
+        device.norm(ln1, hp.eps, part.len(), (&s.x, part.start), (&mut s.xb, 0))?;
+        let qkv = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)].map(|(w, out)| Product::raw(w, out));
+        if part.len() == n {
+            device.products(n, (&s.xb, 0), qkv)?;
+        } else {
+            let [_, k, v] = qkv;
+            device.products(part.len(), (&s.xb, 0), [k, v])?;
+        }
+        let (k, v) = ((&mut s.k, Finish::of(attn_k, Some(angles))), (&mut s.v, Finish::of(attn_v, None)));
+        device.store_within(part, n_per_pair, (n_head, d), k, v, fresh)
+    }
+
+    /// x += attn_out · attn(q), x += ffn(x), for some patches, once all keys and values are there.
+    fn rest(&self, block: &Block<D>, part: Range<usize>, s: &mut Rows<D>, fresh: &D::Fresh) -> Result<()> {
+        let Pass { device, hp, n, n_per_pair, angles, .. } = *self;
+        let Block { ln1, attn_q, attn_out, ln2, ffn_up, ffn_down, .. } = block;
+        let (n_rows, first) = (part.len(), part.start);
+        if n_rows < n {
+            device.norm(ln1, hp.eps, n_rows, (&s.x, first), (&mut s.xb, 0))?;
+            device.products(n_rows, (&s.xb, 0), [Product::raw(attn_q, &mut s.q)])?;
+        }
+        let q = (&mut s.q, Finish::of(attn_q, Some(angles)));
+        device.attend_within(part, n_per_pair, self.heads(), q, fresh, &mut s.xb)?;
+        device.products(n_rows, (&s.xb, 0), [Product::of(attn_out, Then::Add, (&mut s.x, first))])?;
+        device.norm(ln2, hp.eps, n_rows, (&s.x, first), (&mut s.xb, 0))?;
+        device.products(n_rows, (&s.xb, 0), [Product::of(ffn_up, Then::QuickGelu, (&mut s.hidden, 0))])?;
+        device.products(n_rows, (&s.hidden, 0), [Product::of(ffn_down, Then::Add, (&mut s.x, first))])
+    }
+}
+
+/// One matrix (n_embd, 3 * 2 * p * p) from the two temporal kernels [p, p, 3, n_embd].
+fn patch_embedding(load: &mut Loader<'_>, hp: &VisionHParams) -> Option<Mat> {
+    let p = hp.patch_size;
+    let ne = [p, p, 3, hp.n_embd];
+    let kernels = [load.array("v.patch_embd.weight", &ne), load.array("v.patch_embd.weight.1", &ne)];
+    if kernels.iter().any(Vec::is_empty) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(hp.n_embd * hp.n_patch_values());
+    for channel in 0..hp.n_embd * 3 {
+        for kernel in &kernels {
+            out.extend_from_slice(&kernel[channel * p * p..][..p * p]);
+        }
+    }
+    Some(Mat::from_floats(&out, hp.n_patch_values(), hp.n_embd))
+}
