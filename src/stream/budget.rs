@@ -174,7 +174,7 @@ impl<'e> Budget<'e> {
         let parts =
             messages.iter().filter_map(|m| if let Content::Parts(parts) = &m.content { Some(parts) } else { None });
         let video = parts.flatten().find_map(|part| match part {
-            Part::Video { source: MediaSource::Path(path), .. } => Some(Path::new(path)),
+            Part::Video { source: MediaSource::Path(source), .. } => source.path(),
             _ => None,
         });
         let measure = |work: &Work| {

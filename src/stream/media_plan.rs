@@ -122,6 +122,11 @@ impl MediaPlan {
         Ok(MediaPlan { source_id, ..MediaPlan::frames(source, label, options, tower)? })
     }
 
+    /// The same medium, told apart from others by `id`.
+    pub(super) fn known_as(self, id: String) -> MediaPlan {
+        MediaPlan { source_id: id, ..self }
+    }
+
     /// A video given as a list of pictures.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod event;
 mod live;
 pub mod fingerprint;
 mod media_plan;
+mod media_source;
 mod prompt;
 mod session;
 mod speed;

@@ -1,7 +1,5 @@
 //! A conversation ready for the model: token ids and planned media in order.
 
-use std::path::{Path, PathBuf};
-
 use super::{Engine, MediaKind, MediaOptions, MediaPlan};
 use crate::text::template::{Piece, RenderOptions};
 use crate::text::{Content, MediaSource, Message, Part};
@@ -42,17 +40,14 @@ impl Prompt {
                 Part::Text(_) => {}
                 Part::Image { source, options } => {
                     let options = part_options(options, defaults)?;
-                    images.push(MediaPlan::image(Path::new(source), &options, engine.need_vision()?)?);
+                    images.push(MediaPlan::image_from(source, &options, engine.need_vision()?)?);
                 }
                 Part::Video { source, options } => {
                     let options = part_options(options, defaults)?;
                     let tower = engine.need_vision()?;
                     videos.push(match source {
-                        MediaSource::Path(path) => MediaPlan::video(Path::new(path), &options, tower)?,
-                        MediaSource::Frames(paths) => {
-                            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-                            MediaPlan::pictures(&paths, &options, tower)?
-                        }
+                        MediaSource::Path(source) => MediaPlan::video_from(source, &options, tower)?,
+                        MediaSource::Frames(frames) => MediaPlan::pictures_from(frames, &options, tower)?,
                     });
                 }
             }
