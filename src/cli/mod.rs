@@ -2,10 +2,12 @@
 //! Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
 #![forbid(unsafe_code)]
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::text::TEMPLATE_THREAD;
 use crate::{ErrorKind, Result};
 
 mod analyze;
@@ -26,6 +28,8 @@ mod inspect;
 mod known_models;
 mod live;
 mod niah;
+mod out;
+mod pages;
 mod plan;
 mod progress;
 mod quantize;
@@ -51,9 +55,11 @@ enum Command {
     Plan(Box<plan::Args>),
     Analyze(analyze::Args),
     Bench(bench::Args),
+    Completions(pages::CompletionsArgs),
     Convert(convert::Args),
     Eval(eval::Args),
     Inspect(inspect::Args),
+    Man(pages::ManArgs),
     Quantize(quantize::Args),
 }
 
@@ -68,35 +74,68 @@ impl Command {
             Command::Plan(args) => plan::run(*args),
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Completions(args) => pages::completions(&args, &mut command()),
             Command::Convert(args) => convert::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Man(args) => pages::man(&args, command()),
             Command::Quantize(args) => quantize::run(args),
         }
     }
 }
 
-/// Runs the program with the arguments of this process.
-pub fn main() -> ExitCode {
-    // clap prints usage errors itself and exits with 2.
+/// The command line as it is understood.
+fn command() -> clap::Command {
     // A take knows its model; needles are drawn for the embedded one.
     let unless_take = |arg: clap::Arg| arg.required(false).required_unless_present("take");
     let optional = |arg: clap::Arg| arg.required(false);
-    let cli = Cli::command()
+    // A flag given twice counts as it was given last; lists collect.
+    Cli::command()
+        .args_override_self(true)
         .mut_subcommand("chat", |chat| chat.mut_arg("model", unless_take))
-        .mut_subcommand("eval", |eval| eval.mut_subcommand("niah", |niah| niah.mut_arg("model", optional)));
-    let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
+        .mut_subcommand("eval", |eval| eval.mut_subcommand("niah", |niah| niah.mut_arg("model", optional)))
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    silence_templates();
+    let words = flags::expand_short_words(std::env::args_os());
+    let parsed =
+        command().try_get_matches_from(words).and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        // Help and version, which are answers, or a usage error, which clap tells on stderr.
+        Err(err) if err.use_stderr() => err.exit(),
+        Err(err) => return conclude(print_help(&err)),
+    };
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
-    match cli.command.run(sub) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("error: {err}");
-            ExitCode::from(match err.kind() {
-                ErrorKind::BadInput => 2,
-                ErrorKind::Cancelled => 130,
-                _ => 1,
-            })
+    conclude(cli.command.run(sub))
+}
+
+/// In colours where somebody sees them.
+fn print_help(help: &clap::Error) -> Result<()> {
+    let text = help.render();
+    let mut out = out::stdout();
+    Ok(if std::io::stdout().is_terminal() { write!(out, "{}", text.ansi()) } else { write!(out, "{text}") }?)
+}
+
+/// The exit code, and the error if there is one; an answer that could not be written is one.
+fn conclude(result: Result<()>) -> ExitCode {
+    let Err(err) = result.and_then(|()| out::check()) else { return ExitCode::SUCCESS };
+    eprintln!("error: {err}");
+    ExitCode::from(match err.kind() {
+        ErrorKind::BadInput => 2,
+        ErrorKind::Cancelled => 130,
+        _ => 1,
+    })
+}
+
+/// A panic of the template engine becomes an error of the template, which is all that people should see of it.
+fn silence_templates() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some(TEMPLATE_THREAD) {
+            loud(panic);
         }
-    }
+    }));
 }

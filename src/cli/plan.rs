@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::budget::{BudgetFlags, plan_json, print_plan};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::live;
+use super::out::stdout;
 use crate::Result;
 use crate::stream::Budget;
 
@@ -44,7 +45,7 @@ pub fn run(args: Args) -> Result<()> {
     let (plan, cost) = budget.fit_video(&args.video, &args.media.options(), args.reserve)?;
     warn_of_length(&engine, cost.n_ctx);
     if args.json {
-        writeln!(std::io::stdout(), "{}", plan_json(&[&plan], &cost))?;
+        writeln!(stdout(), "{}", plan_json(&[&plan], &cost))?;
     } else {
         print_plan(&[&plan], &cost);
     }

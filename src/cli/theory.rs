@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::out::stdout;
 use crate::error::Context;
 use crate::eval::plot::save;
 use crate::eval::theory::{Experiment, experiments, plots};
@@ -57,7 +58,7 @@ pub struct FrequencyArgs {
 /// Runs the experiments. Fails when one of them does not come out as expected.
 pub fn run(args: TheoryArgs) -> Result<()> {
     let found = experiments(&args.only, args.seed)?;
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let row = |row: &crate::eval::theory::Row| json!({ "what": row.what, "expected": row.expected, "computed": row.computed, "ok": row.ok });
         let experiment = |e: &Experiment| {
@@ -133,7 +134,7 @@ pub fn frequencies(args: FrequencyArgs) -> Result<()> {
     let as_bad_input = |err: Error| Error::new(ErrorKind::BadInput, err.to_string());
     let rotary = Rotary::new(layout, n_rot, base, sections).map_err(as_bad_input)?;
     let rows: Vec<Row> = (0..rotary.n_pair()).map(|i| Row::of(&rotary, i)).collect();
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let row = |row: &Row| json!({ "pair": row.pair, "axis": row.axis, "theta": row.theta, "period": row.period });
         let value = json!({

@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAcces
 use serde_json::{Map, Value};
 
 use crate::error::Context;
+use crate::files::input::decode_text;
 use crate::gguf::Metadata;
 use crate::text::tokenizer::{MAX_VOCAB, QWEN2_SPLIT, token_type};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -418,9 +419,7 @@ fn read(dir: &Path, file: &str, max: u64) -> Result<Option<String>> {
     if bytes.len() as u64 > max {
         return Err(Error::limit(format!("more than {max} bytes")).at(place(dir, file)));
     }
-    let text =
-        String::from_utf8(bytes).map_err(|err| Error::format(format!("not UTF-8: {err}")).at(place(dir, file)))?;
-    Ok(Some(text))
+    decode_text(bytes).map(Some).at(|| place(dir, file))
 }
 
 fn read_json(dir: &Path, file: &str) -> Result<Option<Map<String, Value>>> {
