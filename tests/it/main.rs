@@ -18,6 +18,7 @@ mod gguf;
 mod kernels;
 mod kernels_matmul;
 mod kernels_attention;
+mod manners;
 mod media;
 mod model;
 mod plan;
