@@ -43,7 +43,8 @@ impl MediaPlan {
                 let file = Scratch::new(data.bytes())?;
                 let label = source.to_string();
                 // What is wrong with the video is said of the source, not of a file that nobody knows.
-                let nameless = |err: Error| Error::new(err.kind(), err.message().to_string()).at(&*label);
+                let path = file.path().display().to_string();
+                let nameless = |err: Error| Error::new(err.kind(), err.message().replace(&path, "it")).at(&*label);
                 let frames = open_video(file.path()).map_err(nameless)?;
                 let id = fingerprint::media(file.path())?.0;
                 let frames = Box::new(WithFiles { frames, _files: vec![file] });
