@@ -419,7 +419,8 @@ fn read(dir: &Path, file: &str, max: u64) -> Result<Option<String>> {
     if bytes.len() as u64 > max {
         return Err(Error::limit(format!("more than {max} bytes")).at(place(dir, file)));
     }
-    decode_text(bytes).map(Some).at(|| place(dir, file))
+    let wrong = |err: Error| Error::format(err.message().to_string()).at(place(dir, file));
+    decode_text(bytes).map(Some).map_err(wrong)
 }
 
 fn read_json(dir: &Path, file: &str) -> Result<Option<Map<String, Value>>> {

@@ -70,11 +70,11 @@ pub fn text_from(reader: impl Read, cap: u64) -> Result<String> {
 /// `BadInput` for what is not UTF-8.
 pub fn decode_text(bytes: Vec<u8>) -> Result<String> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Error::bad_input("the text is UTF-16, expected UTF-8: save it as UTF-8"));
+        return Err(Error::bad_input("UTF-16, expected UTF-8: save it as UTF-8"));
     }
     let text = String::from_utf8(bytes).map_err(|err| {
         let at = err.utf8_error().valid_up_to();
-        Error::bad_input(format!("the text is not UTF-8: byte `{at}` begins no character"))
+        Error::bad_input(format!("not UTF-8: byte `{at}` begins no character"))
     })?;
     let text = text.strip_prefix('\u{feff}').map(str::to_string).unwrap_or(text);
     Ok(if text.contains("\r\n") { text.replace("\r\n", "\n") } else { text })
