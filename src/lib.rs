@@ -4,6 +4,21 @@
 //! tensors meet kernels, positions and the cache, the model reads frames and words, and the front doors print answers.
 //! Imports run one way only: a room imports rooms above it in this list. `docs/ARCHITECTURE.md` is the map.
 
+/// Notes for people, in place of the standard library's macros of these names: those panic when nobody reads stderr any more,
+/// as behind `2>&1 | head`, which is no reason to stop.
+macro_rules! eprint {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stderr(), $($words)*);
+    }};
+}
+macro_rules! eprintln {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 pub mod error;
 pub mod files;
 pub mod gguf;

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::out::stdout;
 use crate::error::Context;
+use crate::files::input::read_text;
 use crate::position::{
     Layout, Pos, Rotary, Segment, default_sections, parse_temporal_scale, place_all, rotate_f32, rotate_f64,
 };
@@ -87,7 +89,7 @@ fn positions(args: PositionsArgs) -> Result<()> {
     let scales = args.scales.iter().map(|s| parse_temporal_scale(s)).collect::<Result<Vec<_>>>()?;
     let (pos, placer) = place_all(layout, &segments, &scales)?;
     let (next_pos, step) = (placer.next_pos(), layout.decode_step());
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let row = |axis: fn(&Pos) -> f64| pos.iter().map(|p| number(axis(p))).collect::<Vec<_>>();
         let value = json!({
@@ -106,6 +108,9 @@ fn positions(args: PositionsArgs) -> Result<()> {
     Ok(())
 }
 
+/// Longest file with a vector, in bytes.
+const MAX_VECTOR: u64 = 1 << 20;
+
 fn rotate(args: RotateArgs) -> Result<()> {
     let layout = Layout::from_name(&args.layout)?;
     let sections = match &args.sections {
@@ -119,7 +124,7 @@ fn rotate(args: RotateArgs) -> Result<()> {
     }
     let pos = Pos { t, h, w };
     let place = || args.vector.display().to_string();
-    let text = std::fs::read_to_string(&args.vector).at(place)?;
+    let text = read_text(&args.vector, MAX_VECTOR).at(place)?;
     let vector: Vec<f64> = serde_json::from_str(&text)
         .map_err(|err| Error::bad_input(format!("expected a JSON array of numbers: {err}")).at(place()))?;
     if vector.len() != args.head_dim {
@@ -133,7 +138,7 @@ fn rotate(args: RotateArgs) -> Result<()> {
     rotary.fill(&[pos], &mut table);
     let (cos, sin) = table.token(0);
     rotate_f32(&mut single, cos, sin);
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         writeln!(out, "{}", json!({ "f64": exact, "f32": single }))?;
     } else {

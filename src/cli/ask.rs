@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::HumanDuration;
 
-use super::flags::{ComputeFlags, SamplingFlags};
+use super::flags::{ComputeFlags, SamplingFlags, all_if_negative};
 use super::known_models;
+use super::out::stdout;
 use super::run::{Request, respond};
 use crate::stream::{Engine, EngineOptions, MmprojChoice, Session, Take, question};
 use crate::{Error, Result};
@@ -25,8 +26,8 @@ pub struct Args {
     /// Text model (GGUF); by default where `watch` last saw it.
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Threads (0: all that this process may use).
-    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    /// Threads (0 or -1: all that this process may use).
+    #[arg(short, long, default_value_t = 0, value_name = "N", value_parser = all_if_negative, allow_negative_numbers = true)]
     threads: usize,
     /// Layers on the GPU: the last N, one more for the output matrix, or `all` [short: -ngl]
     #[arg(long, value_name = "N", hide = cfg!(not(feature = "cuda")))]
@@ -34,6 +35,9 @@ pub struct Args {
     /// Read files into memory instead of mapping them (network drives).
     #[arg(long)]
     no_mmap: bool,
+    /// Let control tokens in a question be tokens (`<|box_start|>`, …) instead of text.
+    #[arg(long)]
+    special: bool,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Print one JSON object per question with text, tokens and timings instead of the text.
@@ -64,18 +68,19 @@ pub fn run(args: Args) -> Result<()> {
         budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
         add_vision_id: false,
+        special: args.special,
         json: args.json,
         quiet: args.quiet,
         dump: None,
     };
     for text in &args.questions {
-        let mut prompt = question(&engine, &take.header, text)?;
+        let mut prompt = question(&engine, &take.header, text, args.special)?;
         if args.questions.len() > 1 && !args.json && !args.quiet {
             eprintln!("> {text}");
         }
         let answer = respond(&mut session, &mut prompt, &request, load_time)?;
         if args.json {
-            writeln!(std::io::stdout(), "{answer}")?;
+            writeln!(stdout(), "{answer}")?;
         }
     }
     Ok(())

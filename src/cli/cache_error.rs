@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::flags::{MediaFlags, ModelFlags, cache_type};
+use super::out::stdout;
 use super::progress::catch_interrupt;
 use crate::gguf::GgmlType;
 use crate::stream::{Events, Prompt, cache_errors, conversation};
@@ -51,7 +52,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
     let mut prompt = || Prompt::build(&engine, &messages, render, &args.media.options());
     let n_tokens = prompt()?.n_tokens()?;
     let n_predict = match args.model.compute.ctx_size {
@@ -64,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut sink = |_| {};
     let mut events = Events::new(&mut sink, catch_interrupt()?);
     let errors = cache_errors(&engine, &mut prompt, options, &types, n_predict, &mut events)?;
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let row = |e: &crate::stream::CacheError| {
             json!({

@@ -74,9 +74,8 @@ pub fn offload(_: &mut Engine, n: usize) -> Result<()> {
 /// `Unsupported` saying what is missing: the feature, the driver or a card.
 #[cfg(feature = "cuda")]
 pub fn list(json: bool) -> Result<()> {
-    use std::io::{self, Write};
+    use std::io::Write;
 
-    use crate::error::Context;
     let cards = crate::kernels::cuda::cards()?;
     let mut text = String::new();
     for card in &cards {
@@ -95,11 +94,7 @@ pub fn list(json: bool) -> Result<()> {
         });
         text = format!("{}\n", list.collect::<serde_json::Value>());
     }
-    match io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough, such as `head`, is no failure.
-        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.at(|| "standard output"),
-    }
+    Ok(super::out::stdout().write_all(text.as_bytes())?)
 }
 
 /// # Errors

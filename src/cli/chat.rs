@@ -1,7 +1,8 @@
 //! `longtake chat`: a dialogue about pictures and videos.
 
-use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use serde_json::Map;
@@ -9,19 +10,19 @@ use serde_json::Map;
 use super::ask::{introduce, open as open_take};
 use super::budget::{measure_time, print_time};
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
-use super::progress::{Progress, catch_interrupt};
-use super::run::print_piece;
+use super::out;
+use super::progress::{Progress, at_prompt, catch_interrupt, forget_interrupt};
 use crate::files::atomic::write_beside;
 use crate::media::Grid;
 use crate::stream::{
-    Budget, Engine, Events, GenerateOptions, Limits, MediaKind, MediaPlan, Medium, Prompt, Session, Take,
+    Budget, Engine, Events, Finish, GenerateOptions, Limits, MediaKind, MediaPlan, Medium, Prompt, Session, Take,
 };
 use crate::text::message::to_json;
 use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part, Sampler};
-use crate::{ErrorKind, Result};
+use crate::text::{Content, MediaSource, Message, Part, Sampler, Source};
+use crate::{Error, ErrorKind, Result};
 
-/// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /quit.
+/// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /help, /quit.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -32,6 +33,9 @@ pub struct Args {
     /// System prompt [short: -sys]
     #[arg(long, value_name = "TEXT")]
     system_prompt: Option<String>,
+    /// Let control tokens in questions be tokens (`<|box_start|>`, …) instead of text.
+    #[arg(long)]
+    special: bool,
     #[command(flatten)]
     media: MediaFlags,
     #[command(flatten)]
@@ -64,28 +68,109 @@ pub fn run(args: Args) -> Result<()> {
         videos: Vec::new(),
     };
     dialogue.introduce();
-    eprintln!(
-        "{} | context {} tokens | /video FILE, /image FILE, /clear, /save FILE, /quit",
-        engine.name,
-        dialogue.session.n_ctx()
-    );
+    eprintln!("{} | context {} tokens | /video FILE, /image FILE, /help, /quit", engine.name, dialogue.session.n_ctx());
+    catch_interrupt()?;
     let interactive = std::io::stdin().is_terminal();
-    let mut lines = std::io::stdin().lock().lines();
+    let mut n_failed = 0;
     loop {
-        if interactive {
-            eprint!("> ");
-            std::io::stderr().flush()?;
-        }
-        let Some(line) = lines.next() else { return Ok(()) };
-        match dialogue.line(line?.trim()) {
-            Ok(true) => return Ok(()),
+        let line = if interactive { at_prompt(read_line) } else { read_line() };
+        let Some(line) = line? else { break };
+        match dialogue.line(&line) {
+            Ok(true) => break,
             Ok(false) => {}
+            Err(err) if err.kind() == ErrorKind::Cancelled && interactive => {
+                forget_interrupt();
+                eprintln!("\nstopped; the question is forgotten, its pictures and videos are kept for the next one");
+            }
+            Err(err) if err.kind() == ErrorKind::Cancelled => return Err(err),
             // A bad file or a full context ends the turn, not the talk.
-            Err(err) if interactive && err.kind() != ErrorKind::Cancelled => eprintln!("error: {err}"),
-            Err(err) => return Err(err),
+            Err(err) => {
+                n_failed += 1;
+                eprintln!("error: {err}");
+                if err.kind() == ErrorKind::Limit {
+                    eprintln!("/clear begins a new talk");
+                }
+            }
         }
+        // Nobody reads what is said.
+        out::check()?;
+    }
+    match n_failed {
+        // A person has seen it; a script sees the exit code.
+        n if n > 0 && !interactive => Err(Error::format(format!("{n} of the lines failed"))),
+        _ => Ok(()),
     }
 }
+
+/// Longest line, in bytes.
+const MAX_LINE: u64 = 4 << 20;
+
+/// The next line of standard input without what ends it; `None` at the end.
+///
+/// # Errors
+/// `Limit` for a longer line; what the system says.
+fn read_line() -> Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    std::io::stdin().lock().take(MAX_LINE + 1).read_until(b'\n', &mut line)?;
+    if line.len() as u64 > MAX_LINE {
+        return Err(Error::limit(format!("a line of more than {MAX_LINE} bytes")));
+    }
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let end = line.iter().rposition(|b| !b.is_ascii_whitespace()).map_or(0, |at| at + 1);
+    line.truncate(end);
+    Ok(Some(line))
+}
+
+/// What a person means who types, pastes or drags a file's name: the file of just that name if there is one; otherwise
+/// quotes around it go, and so do backslashes before spaces and other signs, where the system has them for that.
+fn file_named(word: OsString) -> OsString {
+    let Some(text) = word.to_str().filter(|_| !Path::new(&word).exists()) else { return word };
+    let quoted = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    if let Some(inner) = quoted('\'') {
+        // A shell's way to have a quote within quotes.
+        return inner.replace("'\\''", "'").into();
+    }
+    let (inner, escapes) = quoted('"').map_or((text, None), |inner| (inner, Some(['"', '\\', '$', '`'])));
+    if cfg!(windows) {
+        return inner.into();
+    }
+    let mut plain = String::new();
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        match chars.clone().next().filter(|next| c == '\\' && escapes.is_none_or(|all| all.contains(next))) {
+            Some(next) => {
+                plain.push(next);
+                chars.next();
+            }
+            None => plain.push(c),
+        }
+    }
+    plain.into()
+}
+
+/// Bytes of a line as the system has names.
+fn word(bytes: &[u8]) -> OsString {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        OsStr::from_bytes(bytes).to_os_string()
+    }
+    #[cfg(not(unix))]
+    {
+        String::from_utf8_lossy(bytes).into_owned().into()
+    }
+}
+
+const HELP: &str = "\
+/video FILE  a video, or a folder of frames, for the next question
+/image FILE  a picture for the next question
+/clear       forget everything and begin a new talk
+/save FILE   write the talk as JSON, which `run --messages` reads
+/help        this
+/quit        leave, as Ctrl-D does; Ctrl-C stops an answer
+anything else is a question; FILE may be quoted, dragged here or a file: URL";
 
 /// An empty session, or one that has watched the take.
 fn begin<'e>(args: &Args, engine: &'e Engine, take: Option<&Take>) -> Result<Session<'e>> {
@@ -116,20 +201,26 @@ struct Dialogue<'a> {
 
 impl Dialogue<'_> {
     /// Handles a line; true ends the dialogue.
-    fn line(&mut self, line: &str) -> Result<bool> {
-        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let rest = rest.trim();
+    fn line(&mut self, line: &[u8]) -> Result<bool> {
+        let line = line.trim_ascii();
+        let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+        let (command, rest) = (&line[..end], line[end..].trim_ascii());
+        let file = || file_named(word(rest));
         match command {
-            "" => {}
-            "/quit" | "/exit" => return Ok(true),
-            "/clear" => self.clear()?,
-            "/save" if !rest.is_empty() => self.save(&PathBuf::from(rest))?,
-            "/image" | "/video" if !rest.is_empty() => self.add_media(command == "/image", rest)?,
-            "/image" | "/video" | "/save" => eprintln!("{command} needs a file"),
-            _ if command.starts_with('/') && !command[1..].contains('/') => {
-                eprintln!("{command} is not known: /video, /image, /clear, /save, /quit")
+            b"" => {}
+            b"/quit" | b"/exit" => return Ok(true),
+            b"/help" | b"/?" => eprintln!("{HELP}"),
+            b"/clear" => self.clear()?,
+            b"/save" if !rest.is_empty() => self.save(&PathBuf::from(file()))?,
+            b"/image" | b"/video" if !rest.is_empty() => self.add_media(command == b"/image", &file())?,
+            b"/image" | b"/video" | b"/save" => eprintln!("{} needs a file", String::from_utf8_lossy(command)),
+            [b'/', name @ ..] if !name.contains(&b'/') => {
+                eprintln!("{} is not known; /help tells what is", String::from_utf8_lossy(command))
             }
-            _ => self.ask(line)?,
+            _ => {
+                let question = std::str::from_utf8(line).map_err(|_| Error::bad_input("the question is not UTF-8"))?;
+                self.ask(question.strip_prefix('\u{feff}').unwrap_or(question))?
+            }
         }
         Ok(false)
     }
@@ -153,18 +244,18 @@ impl Dialogue<'_> {
         let system = |text: &String| Message { role: "system".to_string(), content: Content::Text(text.clone()) };
         self.messages = system_prompt.iter().map(system).collect();
         if let Some(header) = header {
-            let source = MediaSource::Path(header.source.clone());
+            let source = MediaSource::Path((&*header.source).into());
             self.waiting.push(Part::Video { source, options: Map::new() });
             self.videos.push(MediaPlan::watched(header));
         }
     }
 
-    fn add_media(&mut self, image: bool, source: &str) -> Result<()> {
+    fn add_media(&mut self, image: bool, file: &OsStr) -> Result<()> {
         let options = self.args.media.options();
-        let source = source.to_string();
+        let source = Source::from_word(file)?;
         let medium = match image {
-            true => Medium::image(source.as_ref(), &options)?,
-            false => Medium::video(source.as_ref(), &options)?,
+            true => Medium::image_from(&source, &options)?,
+            false => Medium::video_from(&source, &options)?,
         };
         // What the talk so far, media that wait, the next question and its answer leave of the context. A medium that fits there
         // stays as it is, any other has half of it, so that the talk can go on.
@@ -230,7 +321,7 @@ impl Dialogue<'_> {
     }
 
     fn answer(&mut self) -> Result<String> {
-        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: self.args.special };
         let units = Prompt::units(self.engine, &self.messages, render)?;
         let mut prompt =
             Prompt { units, images: std::mem::take(&mut self.images), videos: std::mem::take(&mut self.videos) };
@@ -250,18 +341,57 @@ impl Dialogue<'_> {
         let mut text = String::new();
         let mut on_text = |piece: &str| {
             text.push_str(piece);
-            print_piece(piece)
+            out::piece(piece)
         };
-        self.session.generate(&mut sampler, options, &mut events, None, &mut on_text)?;
-        let _ = print_piece("\n");
+        let (tokens, finish) = self.session.generate(&mut sampler, options, &mut events, None, &mut on_text)?;
+        let _ = out::piece("\n");
+        if finish == Finish::Length && tokens.len() < options.n_predict {
+            eprintln!("the context of {} tokens is full; /clear begins a new talk", self.session.n_ctx());
+        }
         Ok(text)
     }
 
     /// Writes the conversation as JSON, in the form that `run --messages` reads.
-    fn save(&self, path: &std::path::Path) -> Result<()> {
+    fn save(&self, path: &Path) -> Result<()> {
         let json = to_json(&self.messages);
         write_beside(path, |file| Ok(file.write_all(json.as_bytes())?))?;
         eprintln!("saved {} messages to {}", self.messages.len(), path.display());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_people_give_them() {
+        for (typed, want) in [
+            ("a.mp4", "a.mp4"),
+            ("'/a b/c.mp4'", "/a b/c.mp4"),
+            ("\"/a b/c.mp4\"", "/a b/c.mp4"),
+            ("'it'\\''s.mp4'", "it's.mp4"),
+            ("a b.mp4", "a b.mp4"),
+            ("'half", "'half"),
+            ("file:///a%20b", "file:///a%20b"),
+        ] {
+            assert_eq!(file_named(typed.into()), OsString::from(want), "{typed}");
+        }
+        if cfg!(not(windows)) {
+            for (typed, want) in [
+                ("/a\\ b/c\\(1\\).mp4", "/a b/c(1).mp4"),
+                ("\"a \\\"b\\\" \\c\"", "a \"b\" \\c"),
+                ("it\\'s\\\\x", "it's\\x"),
+                ("end\\", "end\\"),
+            ] {
+                assert_eq!(file_named(typed.into()), OsString::from(want), "{typed}");
+            }
+        }
+        // A file of just that name is meant, however odd.
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("'odd'");
+        std::fs::write(&odd, "x").unwrap();
+        let typed = odd.into_os_string();
+        assert_eq!(file_named(typed.clone()), typed);
     }
 }

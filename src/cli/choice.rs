@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
+use super::out::stdout;
 use super::progress::{bar, catch_interrupt};
 use crate::eval::choice::{Collection, CollectionOptions, Log, Report, RunOptions, Step, Task, Words, run as ask};
 use crate::files::atomic::check_output;
@@ -116,7 +117,7 @@ pub fn run(task: Task, args: &Args) -> Result<()> {
     summary["n_before"] = json!(outcome.n_before);
     summary["n_missing"] = json!(outcome.n_missing);
     summary["n_failed"] = json!(outcome.n_failed);
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = stdout();
     if args.json {
         writeln!(stdout, "{summary}")?;
     } else {

@@ -1,12 +1,12 @@
 //! `longtake inspect --cpu`: what this machine can run, what is chosen, and why.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use serde_json::{Value, json};
 
+use super::out::stdout;
 use crate::Result;
-use crate::error::Context;
 use crate::kernels::cpus::{self, CpuCount, Limit};
 use crate::kernels::{self, Candidate};
 
@@ -24,11 +24,7 @@ pub fn run(json: bool) -> Result<()> {
         cpus: cpus::count(),
     };
     let text = if json { format!("{}\n", report.json()) } else { report.text() };
-    match io::stdout().write_all(text.as_bytes()) {
-        // A reader that has seen enough, such as `head`, is no failure.
-        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {}
-        other => other.at(|| "standard output")?,
-    }
+    stdout().write_all(text.as_bytes())?;
     chosen.map(|_| ())
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 
 use super::embedded;
 use super::flags::{ComputeFlags, MediaFlags, SamplingFlags};
+use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
 use crate::eval::movie::write_mp4;
@@ -90,7 +91,7 @@ pub fn run(mut args: Args) -> Result<()> {
     media.max_frames.get_or_insert(video.n_frames());
     media.total_pixels.get_or_insert((video.n_frames() * SIZE.0 * SIZE.1) as u64);
     let parts = vec![
-        Part::Video { source: MediaSource::Path(file.path.display().to_string()), options: Map::new() },
+        Part::Video { source: MediaSource::Path(file.path.clone().into()), options: Map::new() },
         Part::Text(question.clone()),
     ];
     let messages = [Message { role: "user".to_string(), content: Content::Parts(parts) }];
@@ -100,6 +101,7 @@ pub fn run(mut args: Args) -> Result<()> {
         budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
         add_vision_id: false,
+        special: false,
         json: args.json,
         quiet: false,
         dump: None,
@@ -115,7 +117,7 @@ pub fn run(mut args: Args) -> Result<()> {
         answer["correct"] = json!(correct);
         let needle = |n: &crate::eval::symbols::Needle| json!({ "symbol": n.symbol.to_string(), "pair": n.pair, "second": video.second(n.pair) });
         answer["symbols"] = video.needles.iter().map(needle).collect();
-        writeln!(std::io::stdout(), "{answer}")?;
+        writeln!(stdout(), "{answer}")?;
     }
     if args.output.is_none() {
         eprintln!("next: longtake demo --tokens 65536 | longtake demo --symbols 3 --seed 2 -o symbols.mp4");

@@ -11,6 +11,7 @@ use crate::media::sample::SampleOptions;
 use crate::position::{Layout, parse_temporal_scale, scale_warning};
 use crate::stream::{Engine, EngineOptions, MediaOptions, MmprojChoice, SessionOptions};
 use crate::text::SamplerOptions;
+use crate::text::sampler::MAX_REPEAT_LAST_N;
 use crate::{Error, Result};
 
 /// llama.cpp's flags of several letters after one dash, which clap cannot spell itself.
@@ -86,11 +87,11 @@ impl ModelFlags {
 /// Threads and cache.
 #[derive(Args, Default)]
 pub struct ComputeFlags {
-    /// Threads (0: all that this process may use).
-    #[arg(short, long, default_value_t = 0, value_name = "N")]
+    /// Threads (0 or -1: all that this process may use).
+    #[arg(short, long, default_value_t = 0, value_name = "N", value_parser = all_if_negative, allow_negative_numbers = true)]
     pub threads: usize,
     /// Accepted for llama.cpp's sake: all work uses --threads.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, value_parser = all_if_negative, allow_negative_numbers = true)]
     pub threads_batch: Option<usize>,
     /// Context size in tokens (0: what the prompt and the answer need).
     #[arg(short, long, default_value_t = 0, value_name = "N")]
@@ -172,8 +173,8 @@ pub struct SamplingFlags {
     /// Temperature (0: always the likeliest token).
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     pub temp: f32,
-    /// Choose among the K likeliest (0: all).
-    #[arg(long, default_value_t = 40)]
+    /// Choose among the K likeliest (0 or -1: all).
+    #[arg(long, default_value_t = 40, value_parser = all_if_negative, allow_negative_numbers = true)]
     pub top_k: usize,
     /// Choose among the likeliest that together reach this probability.
     #[arg(long, default_value_t = 0.95)]
@@ -187,8 +188,8 @@ pub struct SamplingFlags {
     /// Penalty on repeated tokens (1: none).
     #[arg(long, default_value_t = 1.0)]
     pub repeat_penalty: f32,
-    /// How many recent tokens the penalties look at.
-    #[arg(long, default_value_t = 64)]
+    /// How many recent tokens the penalties look at (-1: all).
+    #[arg(long, default_value_t = 64, value_parser = most_if_negative, allow_negative_numbers = true)]
     pub repeat_last_n: usize,
     /// Penalty on tokens present among them (0: none).
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
@@ -196,6 +197,19 @@ pub struct SamplingFlags {
     /// Penalty per occurrence among them (0: none).
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     pub frequency_penalty: f32,
+}
+
+/// A count where 0 means all, and llama.cpp's -1 does, too.
+pub fn all_if_negative(text: &str) -> std::result::Result<usize, String> {
+    most_if_negative(text).map(|n| if n == usize::MAX { 0 } else { n })
+}
+
+/// A count where llama.cpp's -1 means as many as there are.
+fn most_if_negative(text: &str) -> std::result::Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(n) if n >= -1 => Ok(usize::try_from(n).unwrap_or(usize::MAX)),
+        _ => Err("expected a count, or -1 for all".to_string()),
+    }
 }
 
 /// Room for an answer when neither -n nor -c bounds it.
@@ -215,7 +229,7 @@ impl SamplingFlags {
             top_p: self.top_p,
             min_p: self.min_p,
             repeat_penalty: self.repeat_penalty,
-            repeat_last_n: self.repeat_last_n,
+            repeat_last_n: if self.repeat_last_n == usize::MAX { MAX_REPEAT_LAST_N } else { self.repeat_last_n },
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
         }

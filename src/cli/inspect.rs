@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::out::stdout;
 use crate::error::Context;
 use crate::gguf::{Array, GgmlType, Gguf, TensorInfo, Value};
 use crate::stream::take::{self, Take};
@@ -50,18 +51,14 @@ pub fn run(args: Args) -> Result<()> {
     // A take is checked whole: its tables alone would say little.
     let is_take = gguf.meta().str("general.architecture").is_ok_and(|arch| arch == Some(take::ARCHITECTURE));
     let take = if is_take { Some(Take::open(&file, true)?) } else { None };
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(stdout());
     let printed = if args.json {
         write_json(&mut out, &Json { gguf: &gguf, report: report.as_ref(), take: take.as_ref() })
     } else {
         write_text(&mut out, &gguf, report.as_ref())
             .and_then(|()| take.iter().try_for_each(|t| write_take(&mut out, t)))
     };
-    match printed.and_then(|()| out.flush()) {
-        // A reader that has seen enough, such as `head`, is no failure.
-        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {}
-        other => other.at(|| "standard output")?,
-    }
+    printed.and_then(|()| out.flush())?;
     match report.filter(|report| !report.bad.is_empty()) {
         None => Ok(()),
         Some(report) => {

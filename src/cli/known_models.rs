@@ -4,6 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::files::atomic::write_beside;
+use crate::files::input::read_text;
+
+/// Longest note, in bytes: a path.
+const MAX_NOTE: u64 = 1 << 16;
 
 /// Notes that the model of this fingerprint lies at `path`. Without a place for notes nothing happens: `ask` will want to be
 /// told.
@@ -18,7 +22,7 @@ pub fn remember(fingerprint: &str, path: &Path) {
 
 /// Where the model of this fingerprint was last seen, if it is still there.
 pub fn find(fingerprint: &str) -> Option<PathBuf> {
-    let path = PathBuf::from(std::fs::read_to_string(note(fingerprint)?).ok()?);
+    let path = PathBuf::from(read_text(&note(fingerprint)?, MAX_NOTE).ok()?);
     path.is_file().then_some(path)
 }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::budget::print_memory;
 use super::flags::{MediaFlags, warn_of_length};
+use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, forget_interrupt};
 use super::run::{Request, respond};
 use crate::media::ffmpeg::Tools;
@@ -18,7 +19,7 @@ use crate::stream::{
     WhenFull, Window,
 };
 use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part};
+use crate::text::{Content, MediaSource, Message, Part, Source};
 use crate::{Error, Result};
 
 /// How a stream is named.
@@ -58,7 +59,8 @@ pub fn has_stream(messages: &[Message]) -> bool {
     messages.iter().any(|message| match &message.content {
         Content::Text(_) => false,
         Content::Parts(parts) => {
-            parts.iter().any(|part| matches!(part, Part::Video { source: MediaSource::Path(path), .. } if path == NAME))
+            let stream = |source: &Source| source.path().is_some_and(is_stream);
+            parts.iter().any(|part| matches!(part, Part::Video { source: MediaSource::Path(path), .. } if stream(path)))
         }
     })
 }
@@ -91,7 +93,8 @@ pub fn answer(
     if args.dump.is_some() {
         return Err(Error::bad_input("--dump needs a video that can be read whole, not a stream"));
     }
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id };
+    let render =
+        RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id, special: args.special };
     let units = Prompt::units(engine, messages, render)?;
     let is_token = |unit: &Unit| matches!(unit, Unit::Token(_));
     let n_before = units.iter().take_while(|unit| is_token(unit)).count();
@@ -123,7 +126,7 @@ pub fn answer(
     let mut prompt = Prompt { units, images: Vec::new(), videos: vec![plan.shape.seen(window)] };
     let answer = respond(&mut session, &mut prompt, args, load_time)?;
     if args.json {
-        writeln!(std::io::stdout(), "{answer}")?;
+        writeln!(stdout(), "{answer}")?;
     }
     fault
 }
@@ -197,5 +200,5 @@ pub fn show_plan(live: &LiveShape, cost: &Cost, as_json: bool) -> Result<()> {
         "n_tokens": cost.n_tokens, "n_ctx": cost.n_ctx, "seconds_until_full": seconds_until_full(live, cost.n_tokens),
         "memory": super::budget::memory_json(cost), "reduced": cost.reduced,
     });
-    Ok(writeln!(std::io::stdout(), "{value}")?)
+    Ok(writeln!(stdout(), "{value}")?)
 }

@@ -2,12 +2,14 @@
 //! Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
 #![forbid(unsafe_code)]
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::gguf::{catch_file_signals, check_nothing_lost};
 use crate::kernels::threads;
+use crate::text::TEMPLATE_THREAD;
 use crate::{ErrorKind, Result};
 
 mod analyze;
@@ -28,6 +30,8 @@ mod inspect;
 mod known_models;
 mod live;
 mod niah;
+mod out;
+mod pages;
 mod plan;
 mod progress;
 mod quantize;
@@ -53,9 +57,11 @@ enum Command {
     Plan(Box<plan::Args>),
     Analyze(analyze::Args),
     Bench(bench::Args),
+    Completions(pages::CompletionsArgs),
     Convert(convert::Args),
     Eval(eval::Args),
     Inspect(inspect::Args),
+    Man(pages::ManArgs),
     Quantize(quantize::Args),
 }
 
@@ -74,38 +80,68 @@ impl Command {
             Command::Convert(args) => threads::start(0).and_then(|()| convert::run(args)),
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => threads::start(0).and_then(|()| inspect::run(args)),
+            Command::Completions(args) => pages::completions(&args, &mut command()),
+            Command::Man(args) => pages::man(&args, command()),
             Command::Quantize(args) => threads::start(0).and_then(|()| quantize::run(args)),
         }
     }
 }
 
-/// Runs the program with the arguments of this process.
-pub fn main() -> ExitCode {
-    // clap prints usage errors itself and exits with 2.
+/// The command line as it is understood.
+fn command() -> clap::Command {
     // A take knows its model; needles are drawn for the embedded one.
     let unless_take = |arg: clap::Arg| arg.required(false).required_unless_present("take");
     let optional = |arg: clap::Arg| arg.required(false);
-    let cli = Cli::command()
+    // A flag given twice counts as it was given last; lists collect.
+    Cli::command()
+        .args_override_self(true)
         .mut_subcommand("chat", |chat| chat.mut_arg("model", unless_take))
-        .mut_subcommand("eval", |eval| eval.mut_subcommand("niah", |niah| niah.mut_arg("model", optional)));
-    let matches = cli.get_matches_from(flags::expand_short_words(std::env::args_os()));
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|err| err.exit());
+        .mut_subcommand("eval", |eval| eval.mut_subcommand("niah", |niah| niah.mut_arg("model", optional)))
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    silence_templates();
+    let words = flags::expand_short_words(std::env::args_os());
+    let parsed =
+        command().try_get_matches_from(words).and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        // Help and version, which are answers, or a usage error, which clap tells on stderr.
+        Err(err) if err.use_stderr() => err.exit(),
+        Err(err) => return conclude(print_help(&err)),
+    };
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
-    let done = progress::end_with_children()
-        .and_then(|()| catch_file_signals())
-        .and_then(|()| cli.command.run(sub))
-        .and_then(|()| check_nothing_lost());
+    let done = progress::end_with_children().and_then(|()| catch_file_signals()).and_then(|()| cli.command.run(sub));
     // A thread that waits for one of them does not get to end it.
     crate::media::kill_children();
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(err) => {
-            eprintln!("error: {err}");
-            ExitCode::from(match err.kind() {
-                ErrorKind::BadInput => 2,
-                ErrorKind::Cancelled => 130,
-                _ => 1,
-            })
+    conclude(done.and_then(|()| check_nothing_lost()))
+}
+
+/// In colours where somebody sees them.
+fn print_help(help: &clap::Error) -> Result<()> {
+    let text = help.render();
+    let mut out = out::stdout();
+    Ok(if std::io::stdout().is_terminal() { write!(out, "{}", text.ansi()) } else { write!(out, "{text}") }?)
+}
+
+/// The exit code, and the error if there is one; an answer that could not be written is one.
+fn conclude(result: Result<()>) -> ExitCode {
+    let Err(err) = result.and_then(|()| out::check()) else { return ExitCode::SUCCESS };
+    eprintln!("error: {err}");
+    ExitCode::from(match err.kind() {
+        ErrorKind::BadInput => 2,
+        ErrorKind::Cancelled => 130,
+        _ => 1,
+    })
+}
+
+/// A panic of the template engine becomes an error of the template, which is all that people should see of it.
+fn silence_templates() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some(TEMPLATE_THREAD) {
+            loud(panic);
         }
-    }
+    }));
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::embedded;
 use super::flags::{ModelFlags, warn_of_length};
+use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt};
 use crate::error::Context;
 use crate::eval::journal::Journal;
@@ -225,7 +226,7 @@ fn report(
     let by_length: Vec<f64> = (0..lengths.len())
         .map(|j| table.iter().filter_map(|row| row[j]).sum::<f64>() / depths.len().max(1) as f64)
         .collect();
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let summary = json!({
             "settings": settings, "score": mean, "trials": results.len(), "lengths": lengths, "by_length": by_length,

@@ -9,12 +9,13 @@ use serde_json::Map;
 use super::budget::{BudgetFlags, measure_time, plan_json, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::live;
+use super::out::stdout;
 use super::run::{PartFlags, has_media};
 use crate::error::Context;
 use crate::media::image_file::is_picture;
 use crate::stream::{Budget, Conversation, MediaOptions, Medium, Unit};
 use crate::text::template::RenderOptions;
-use crate::text::{MediaSource, Part};
+use crate::text::{MediaSource, Part, Source};
 use crate::{Error, Result};
 
 /// Say what pictures, videos and text would take: frames, tokens, memory, minutes; of a stream, how soon the context is full.
@@ -60,7 +61,11 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         let plan = live::open(&engine, &args.media)?;
         return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, args.reserve)?, args.json);
     }
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.parts.add_vision_id };
+    let render = RenderOptions {
+        add_generation_prompt: true,
+        add_vision_id: args.parts.add_vision_id,
+        special: args.parts.special,
+    };
     let wanted = args.media.options();
     let Conversation { units, media } = match is_plain {
         true => Conversation {
@@ -79,7 +84,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     }
     measure_time(&budget, &mut cost, args.json)?;
     if args.json {
-        writeln!(std::io::stdout(), "{}", plan_json(&plans, n_text, &cost))?;
+        writeln!(stdout(), "{}", plan_json(&plans, n_text, &cost))?;
     } else {
         print_time(&cost);
     }
@@ -99,11 +104,10 @@ impl Args {
     fn files(&self, matches: &ArgMatches) -> Result<Vec<(usize, Part)>> {
         let places = matches.indices_of("files").into_iter().flatten();
         let part = |(place, file): (usize, &PathBuf)| {
-            let name = file.display().to_string();
-            let (source, options) = (name.clone(), Map::new());
+            let (source, options) = (Source::Path(file.clone()), Map::new());
             Ok((
                 place,
-                match is_picture(file).at(|| name)? {
+                match is_picture(file).at(|| file.display().to_string())? {
                     true => Part::Image { source, options },
                     false => Part::Video { source: MediaSource::Path(source), options },
                 },

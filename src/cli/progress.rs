@@ -10,11 +10,14 @@ use crate::{Error, ErrorKind, Result};
 
 /// Set by the first Ctrl-C.
 static CANCEL: AtomicBool = AtomicBool::new(false);
+/// Set while a person is asked for a line: nothing is at work that could stop.
+static AT_PROMPT: AtomicBool = AtomicBool::new(false);
 
 /// Whether somebody looks at [`CANCEL`].
 static IS_CAUGHT: AtomicBool = AtomicBool::new(false);
 
-/// Makes the first Ctrl-C (or SIGTERM) ask the work to stop, and the second end the process at once.
+/// Makes the first Ctrl-C (or SIGTERM) ask the work to stop, and the second end the process at once. At a prompt, where the
+/// terminal has dropped the line already, the first says how to leave.
 ///
 /// # Errors
 /// When the system refuses the handler.
@@ -33,6 +36,9 @@ pub fn end_with_children() -> Result<()> {
             kill_children();
             std::process::exit(130);
         }
+        if AT_PROMPT.load(Ordering::Relaxed) {
+            eprint!("\nagain, or /quit, to leave\n> ");
+        }
     };
     match ctrlc::set_handler(handler) {
         Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
@@ -49,6 +55,16 @@ pub fn check_interrupt(cancel: &AtomicBool) -> Result<()> {
 /// Forgets the Ctrl-C that ended one piece of work, so that the next one can begin; the next Ctrl-C stops that.
 pub fn forget_interrupt() {
     CANCEL.store(false, Ordering::Relaxed);
+}
+
+/// Asks for a line on a terminal through `read`. A Ctrl-C meanwhile is over when the line is there.
+pub fn at_prompt<T>(read: impl FnOnce() -> T) -> T {
+    eprint!("> ");
+    AT_PROMPT.store(true, Ordering::Relaxed);
+    let line = read();
+    AT_PROMPT.store(false, Ordering::Relaxed);
+    forget_interrupt();
+    line
 }
 
 /// Bytes of this process in memory, pages of mapped files included, where the system tells.

@@ -1,15 +1,15 @@
 //! `longtake quantize`: flags, a progress bar, a table of errors. The work is [`crate::convert::quantize`].
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
 
 use super::convert::Bar;
+use super::out::stdout;
 use crate::convert::{FileType, QuantizeOptions, QuantizeReport, TensorReport, quantize};
-use crate::error::Context;
 use crate::gguf::GgmlType;
 use crate::{Error, Result};
 
@@ -76,12 +76,7 @@ pub fn run(args: Args) -> Result<()> {
     let report = quantize(&options, &mut Bar::new()?)?;
     print_table(&report);
     if args.json {
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{}", to_json(&report)).and_then(|()| out.flush()) {
-            // A reader that has seen enough is no failure.
-            Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {}
-            other => other.at(|| "standard output")?,
-        }
+        writeln!(stdout(), "{}", to_json(&report))?;
     }
     Ok(())
 }

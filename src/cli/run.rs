@@ -1,5 +1,6 @@
 //! `longtake run`: one answer.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,16 +12,18 @@ use serde_json::{Map, json};
 use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
 use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::live::{self, LiveFlags};
+use super::out::{self, stdout};
 use super::progress::{Progress, catch_interrupt, waiting};
 use crate::error::Context;
 use crate::files::atomic::check_output;
+use crate::files::input::{read_text, text_from};
 use crate::stream::{
     Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, SessionOptions,
 };
-use crate::text::message::parse_messages;
+use crate::text::message::{MAX_JSON_BYTES, parse_messages};
 use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part, Sampler};
-use crate::{Error, ErrorKind, Result};
+use crate::text::{Content, MediaSource, Message, Part, Sampler, Source};
+use crate::{Error, Result};
 
 /// Answer one question about videos, pictures and text, in the order given.
 #[derive(clap::Args)]
@@ -59,11 +62,11 @@ pub struct PartFlags {
     pub file: Vec<PathBuf>,
     /// Picture: png, jpeg, webp, gif, bmp, ico, ppm, anything ffmpeg reads (comma list; repeatable).
     #[arg(long, value_name = "FILE")]
-    pub image: Vec<String>,
+    pub image: Vec<OsString>,
     /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, or a folder of frames (comma list; repeatable); `-`: a stream on
     /// standard input, Y4M or what ffmpeg reads.
     #[arg(long, value_name = "FILE")]
-    pub video: Vec<String>,
+    pub video: Vec<OsString>,
     /// System prompt [short: -sys]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
@@ -73,6 +76,9 @@ pub struct PartFlags {
     /// Number pictures and videos in the prompt ("Picture 1: ").
     #[arg(long)]
     pub add_vision_id: bool,
+    /// Let control tokens in the prompt be tokens (`<|box_start|>`, `<|im_end|>`, …) instead of text.
+    #[arg(long)]
+    pub special: bool,
 }
 
 /// Runs the command; `matches` know the order in which parts were given.
@@ -89,6 +95,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         budget: &args.budget,
         sampling: &args.sampling,
         add_vision_id: args.parts.add_vision_id,
+        special: args.parts.special,
         json: args.json,
         quiet: args.quiet,
         dump: args.dump.as_deref(),
@@ -99,7 +106,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     args.live.check_unused()?;
     let answer = answer(&engine, &request, &messages, load_time)?;
     if args.json {
-        writeln!(std::io::stdout(), "{answer}")?;
+        writeln!(stdout(), "{answer}")?;
     }
     Ok(())
 }
@@ -111,6 +118,7 @@ pub struct Request<'a> {
     pub budget: &'a BudgetFlags,
     pub sampling: &'a SamplingFlags,
     pub add_vision_id: bool,
+    pub special: bool,
     /// Keep the text for the JSON object that is returned instead of printing it.
     pub json: bool,
     pub quiet: bool,
@@ -126,7 +134,8 @@ pub fn answer(
     load_time: Duration,
 ) -> Result<serde_json::Value> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id };
+    let render =
+        RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id, special: args.special };
     let ctx_size = args.compute.ctx_size;
     let options = args.compute.session(engine, 0, scale)?;
     let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
@@ -184,12 +193,12 @@ pub fn respond(
     let mut text = String::new();
     let mut on_text = |piece: &str| {
         text.push_str(piece);
-        if args.json { ControlFlow::Continue(()) } else { print_piece(piece) }
+        if args.json { ControlFlow::Continue(()) } else { out::piece(piece) }
     };
     let (tokens, finish) = session.generate(&mut sampler, options, &mut events, dump.as_mut(), &mut on_text)?;
     let predict_time = started.elapsed();
     if !args.json && finish != Finish::Caller {
-        let _ = print_piece("\n");
+        let _ = out::piece("\n");
     }
     if let (Some(dump), Some(path)) = (&dump, args.dump) {
         dump.write(engine, path)?;
@@ -221,13 +230,6 @@ pub fn respond(
         "media": prompt.media_in_order().into_iter().map(media_json).collect::<Vec<_>>(),
         "warnings": warnings,
     }))
-}
-
-/// Writes a piece of the answer at once; a reader that has gone away ends the generation quietly.
-pub fn print_piece(piece: &str) -> ControlFlow<()> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
-    if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
 /// A medium with the numbers and times that its frames have in the file.
@@ -265,8 +267,7 @@ impl PartFlags {
     pub fn messages(&self, matches: &ArgMatches, more: Vec<(usize, Part)>) -> Result<Vec<Message>> {
         if let Some(path) = &self.messages {
             let place = || path.display().to_string();
-            let text = read_text(path)?;
-            return parse_messages(&text).at(place);
+            return parse_messages(&text_at(path, MAX_JSON_BYTES as u64)?).at(place);
         }
         let mut parts = more;
         let indices = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
@@ -274,14 +275,22 @@ impl PartFlags {
             parts.push((at, Part::Text(text.clone())));
         }
         for (at, path) in indices("file").into_iter().zip(&self.file) {
-            parts.push((at, Part::Text(read_text(path)?)));
+            let mut text = text_at(path, MAX_TEXT)?;
+            // The one that editors put at the end of a file.
+            if text.ends_with('\n') {
+                text.pop();
+            }
+            parts.push((at, Part::Text(text)));
         }
         for (at, list) in indices("image").into_iter().zip(&self.image) {
-            parts.extend(comma_list(list).into_iter().map(|source| (at, Part::Image { source, options: Map::new() })));
+            for source in sources(list)? {
+                parts.push((at, Part::Image { source, options: Map::new() }));
+            }
         }
         for (at, list) in indices("video").into_iter().zip(&self.video) {
-            let part = |path| Part::Video { source: MediaSource::Path(path), options: Map::new() };
-            parts.extend(comma_list(list).into_iter().map(|path| (at, part(path))));
+            for source in sources(list)? {
+                parts.push((at, Part::Video { source: MediaSource::Path(source), options: Map::new() }));
+            }
         }
         if parts.is_empty() {
             return Err(Error::bad_input("nothing to answer: give --prompt, --file, --image, --video or --messages"));
@@ -297,30 +306,19 @@ impl PartFlags {
     }
 }
 
-/// A list separated by commas, unless a file of the whole name exists.
-fn comma_list(list: &str) -> Vec<String> {
-    if Path::new(list).exists() {
-        return vec![list.to_string()];
+/// A list separated by commas, unless a file of the whole name exists, or it is a `data:` URL, which has a comma of its own.
+fn sources(list: &OsStr) -> Result<Vec<Source>> {
+    match list.to_str().filter(|text| !text.starts_with("data:") && !Path::new(text).exists()) {
+        Some(text) => text.split(',').filter(|item| !item.is_empty()).map(Source::parse).collect(),
+        None => Ok(vec![Source::from_word(list)?]),
     }
-    list.split(',').filter(|item| !item.is_empty()).map(str::to_string).collect()
 }
 
+/// Longest prompt file, in bytes.
+const MAX_TEXT: u64 = 64 << 20;
+
 /// A text file, or standard input for `-`.
-fn read_text(path: &Path) -> Result<String> {
-    const MAX_TEXT: u64 = 64 << 20;
-    let place = || path.display().to_string();
-    let mut bytes = Vec::new();
-    let read = |reader: &mut dyn std::io::Read, bytes: &mut Vec<u8>| {
-        std::io::Read::take(reader, MAX_TEXT + 1).read_to_end(bytes)
-    };
-    use std::io::Read;
-    if path.as_os_str() == "-" {
-        read(&mut std::io::stdin().lock(), &mut bytes).at(place)?;
-    } else {
-        read(&mut std::fs::File::open(path).at(place)?, &mut bytes).at(place)?;
-    }
-    if bytes.len() as u64 > MAX_TEXT {
-        return Err(Error::limit(format!("text is longer than {MAX_TEXT} bytes")).at(place()));
-    }
-    String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::BadInput, "text is not UTF-8").at(place()))
+fn text_at(path: &Path, cap: u64) -> Result<String> {
+    let text = if path.as_os_str() == "-" { text_from(std::io::stdin().lock(), cap) } else { read_text(path, cap) };
+    text.at(|| path.display().to_string())
 }

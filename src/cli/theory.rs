@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::out::stdout;
 use crate::error::Context;
 use crate::eval::plot::save;
 use crate::eval::theory::{Experiment, experiments, plots};
@@ -61,7 +62,7 @@ pub fn run(args: TheoryArgs) -> Result<()> {
     args.out.as_deref().map_or(Ok(()), |dir| check_outputs_in(dir, &[]))?;
     threads::start(0)?;
     let found = experiments(&args.only, args.seed)?;
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let row = |row: &crate::eval::theory::Row| json!({ "what": row.what, "expected": row.expected, "computed": row.computed, "ok": row.ok });
         let experiment = |e: &Experiment| {
@@ -142,7 +143,7 @@ pub fn frequencies(args: FrequencyArgs) -> Result<()> {
         .and_then(|rotary| rotary.stretched(&stretch))
         .map_err(as_bad_input)?;
     let rows: Vec<Row> = (0..rotary.n_pair()).map(|i| Row::of(&rotary, i)).collect();
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         let row = |row: &Row| json!({ "pair": row.pair, "axis": row.axis, "theta": row.theta, "period": row.period });
         let value = json!({

@@ -10,6 +10,7 @@ use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::known_models;
 use super::live::{self, LiveFlags};
+use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, memory};
 use crate::cache::KvCache;
 use crate::stream::{
@@ -168,8 +169,8 @@ impl Args {
         let (json, mut progress, started) = (self.json, Progress::new(self.quiet || self.json), Instant::now());
         move |event| {
             if json {
-                // A reader that has gone away is no reason to stop watching.
-                let _ = writeln!(std::io::stdout(), "{}", event_json(&event, started));
+                // Nowhere to write is no reason to stop watching; it is said at the end.
+                let _ = writeln!(stdout(), "{}", event_json(&event, started));
             }
             progress.event(event);
         }

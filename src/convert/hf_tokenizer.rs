@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAcces
 use serde_json::{Map, Value};
 
 use crate::error::Context;
+use crate::files::input::decode_text;
 use crate::gguf::Metadata;
 use crate::text::QWEN2_SPLIT;
 use crate::text::tokenizer::{MAX_VOCAB, token_type};
@@ -419,9 +420,8 @@ fn read(dir: &Path, file: &str, max: u64) -> Result<Option<String>> {
     if bytes.len() as u64 > max {
         return Err(Error::limit(format!("more than {max} bytes")).at(place(dir, file)));
     }
-    let text =
-        String::from_utf8(bytes).map_err(|err| Error::format(format!("not UTF-8: {err}")).at(place(dir, file)))?;
-    Ok(Some(text))
+    let wrong = |err: Error| Error::format(err.message().to_string()).at(place(dir, file));
+    decode_text(bytes).map(Some).map_err(wrong)
 }
 
 fn read_json(dir: &Path, file: &str) -> Result<Option<Map<String, Value>>> {

@@ -177,14 +177,14 @@ fn temp_prefix(name: &str) -> String {
 }
 
 /// A temporary file that is removed when it goes out of scope, also while a panic unwinds.
-struct Temp {
-    file: File,
-    path: PathBuf,
+pub(super) struct Temp {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
     renamed: bool,
 }
 
 impl Temp {
-    fn create(folder: &Path, prefix: &str) -> Result<Temp> {
+    pub(super) fn create(folder: &Path, prefix: &str) -> Result<Temp> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         // A name can be taken by a leftover of an earlier process with the same id, or a cleaner can be quicker than our
         // lock; both are rare, so a few tries are plenty.
@@ -230,7 +230,7 @@ impl Drop for Temp {
 }
 
 /// Removes temporaries with this prefix whose writers are dead. Leftovers are no reason to fail, so errors are passed over.
-fn remove_stale(folder: &Path, prefix: &str) {
+pub(super) fn remove_stale(folder: &Path, prefix: &str) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();

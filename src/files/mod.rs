@@ -7,5 +7,7 @@
 pub mod atomic;
 pub mod input;
 mod lock;
+mod scratch;
 
 pub use lock::lock;
+pub use scratch::Scratch;

@@ -77,7 +77,7 @@ impl FolderSource {
         }
         let mut first = None;
         for (i, path) in paths.iter().enumerate() {
-            let place = || format!("frame {i} (`{}`)", file_name(path));
+            let place = || format!("frame {i} (`{}`)", path.display());
             let size = read_file(path).and_then(|bytes| image_size(&bytes)).at(place)?;
             let (height, width) = *first.get_or_insert(size);
             if size != (height, width) {
@@ -114,7 +114,7 @@ impl FrameSource for FolderSource {
         let rgb = load_image(path).at(|| format!("frame {index}"))?;
         if (rgb.height, rgb.width) != (self.info.height, self.info.width) {
             return Err(Error::mismatch("the picture has another size than when the folder was opened")
-                .at(format!("frame {index} (`{}`)", file_name(path))));
+                .at(format!("frame {index} (`{}`)", path.display())));
         }
         Ok(rgb)
     }

@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 use sha2::{Digest, Sha256};
 
 use super::decode::Pairs;
+use super::medium::nameless;
 use super::{LiveShape, Medium, TakeHeader, Window};
+use crate::files::Scratch;
 use crate::media::image_file::Decoded;
 use crate::media::patch::PatchSpec;
 use crate::media::sample::SampleOptions;
@@ -64,6 +66,8 @@ pub struct MediaPlan {
     pub(super) source_id: String,
     /// What was found wrong with the file when it was decoded.
     pub(super) warning: Option<String>,
+    /// Files that hold it and are there for it alone.
+    pub(super) scratch: Vec<Scratch>,
 }
 
 pub(super) enum Source {
@@ -153,6 +157,7 @@ impl MediaPlan {
             source: Source::Watched(header.fps),
             source_id: header.source_fingerprint.clone(),
             warning: None,
+            scratch: Vec::new(),
         }
     }
 
@@ -183,6 +188,7 @@ impl MediaPlan {
             source: Source::Watched(source.fps),
             source_id: live.label.clone(),
             warning: None,
+            scratch: Vec::new(),
         }
     }
 
@@ -237,7 +243,11 @@ impl MediaPlan {
     /// Those of [`ImageFile::decode`].
     pub fn load(&mut self, stopped: &dyn Fn() -> bool) -> Result<()> {
         if let Source::File(file, spec) = &self.source {
-            let Decoded { rgb, warning } = file.decode((self.height, self.width), stopped)?;
+            let decoded = file.decode((self.height, self.width), stopped);
+            let Decoded { rgb, warning } = decoded.map_err(|err| match self.scratch.first() {
+                Some(scratch) => nameless(err, scratch, &self.label),
+                None => err,
+            })?;
             self.source = Source::Image(resize::bicubic(&rgb, self.height, self.width), spec.clone());
             self.warning = warning;
         }

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::media_plan::{Source, patch_spec};
 use super::{Known, MediaOptions, MediaPlan, Shape, fingerprint};
+use crate::files::Scratch;
 use crate::media::folder::FolderSource;
+use crate::media::image_file::image_size;
 use crate::media::sample::{SampleOptions, Taken, frames_taken, spread};
 use crate::media::{FrameSource, ImageFile, Rgb, VideoInfo, open_video};
 use crate::model::VisionHParams;
-use crate::{Result, error::Context};
+use crate::{Error, Result, error::Context, text};
 
 /// A picture or video whose header was read, with the options that it was given.
 pub struct Medium {
@@ -22,6 +24,8 @@ pub struct Medium {
     pub path: Option<PathBuf>,
     frames: Frames,
     source_id: String,
+    /// Files that hold it and are there for it alone.
+    scratch: Vec<Scratch>,
 }
 
 enum Frames {
@@ -41,6 +45,52 @@ impl Medium {
         let known = Known::Picture { height, width };
         let medium = Medium::new(path.display().to_string(), known, options, Frames::File(file));
         Ok(Medium { path: Some(path.to_path_buf()), source_id, ..medium })
+    }
+
+    /// [`Medium::image`] of a file, or of bytes.
+    ///
+    /// # Errors
+    /// As there; no room for the bytes.
+    pub fn image_from(source: &text::Source, options: &MediaOptions) -> Result<Medium> {
+        Medium::from(source, &|path| Medium::image(path, options))
+    }
+
+    /// [`Medium::video`] of a file or a folder, or of bytes.
+    ///
+    /// # Errors
+    /// As there; no room for the bytes.
+    pub fn video_from(source: &text::Source, options: &MediaOptions) -> Result<Medium> {
+        Medium::from(source, &|path| Medium::video(path, options))
+    }
+
+    /// [`Medium::pictures`] of files or bytes.
+    ///
+    /// # Errors
+    /// As there; no room for the bytes.
+    pub fn pictures_from(frames: &[text::Source], options: &MediaOptions) -> Result<Medium> {
+        let (mut scratch, mut paths) = (Vec::new(), Vec::new());
+        for (i, frame) in frames.iter().enumerate() {
+            paths.push(match frame {
+                text::Source::Path(path) => path.clone(),
+                text::Source::Data(data) => {
+                    image_size(data.bytes()).at(|| format!("frame {i} (`{frame}`)"))?;
+                    scratch.push(Scratch::new(data.bytes())?);
+                    scratch[scratch.len() - 1].path().to_path_buf()
+                }
+            });
+        }
+        Ok(Medium { scratch, ..Medium::pictures(&paths, options)? })
+    }
+
+    /// What `open` makes of a file. Decoders read files, so bytes go to one that lasts as long as the medium.
+    fn from(source: &text::Source, open: &dyn Fn(&Path) -> Result<Medium>) -> Result<Medium> {
+        let data = match source {
+            text::Source::Path(path) => return open(path),
+            text::Source::Data(data) => data,
+        };
+        let (file, label) = (Scratch::new(data.bytes())?, source.to_string());
+        let medium = open(file.path()).map_err(|err| nameless(err, &file, &label))?;
+        Ok(Medium { label, scratch: vec![file], ..medium })
     }
 
     /// The same from pixels.
@@ -81,7 +131,7 @@ impl Medium {
 
     fn new(label: String, known: Known, options: &MediaOptions, frames: Frames) -> Medium {
         let (options, source_id) = (options.clone(), label.clone());
-        Medium { label, known, options, info: None, path: None, frames, source_id }
+        Medium { label, known, options, info: None, path: None, frames, source_id, scratch: Vec::new() }
     }
 
     /// What it becomes with a share of so many tokens, or without a bound.
@@ -136,6 +186,7 @@ impl Medium {
             },
             source_id: self.source_id,
             warning: None,
+            scratch: self.scratch,
         })
     }
 
@@ -147,4 +198,9 @@ impl Medium {
         let shape = self.shape(hp, None)?;
         self.plan(&shape, hp)
     }
+}
+
+/// What is wrong with a medium is said of it, not of a file that nobody knows.
+pub(super) fn nameless(err: Error, file: &Scratch, label: &str) -> Error {
+    Error::new(err.kind(), err.message().replace(&file.path().display().to_string(), "it")).at(label)
 }

@@ -1,6 +1,5 @@
 //! A conversation ready for the model: token ids and planned media in order.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan, Medium};
@@ -48,13 +47,12 @@ impl Conversation {
         for part in parts(messages) {
             media.push(match part {
                 Part::Text(_) => continue,
-                Part::Image { source, options } => Medium::image(Path::new(source), &part_options(options, defaults)?)?,
-                Part::Video { source: MediaSource::Path(path), options } => {
-                    Medium::video(Path::new(path), &part_options(options, defaults)?)?
+                Part::Image { source, options } => Medium::image_from(source, &part_options(options, defaults)?)?,
+                Part::Video { source: MediaSource::Path(source), options } => {
+                    Medium::video_from(source, &part_options(options, defaults)?)?
                 }
-                Part::Video { source: MediaSource::Frames(paths), options } => {
-                    let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-                    Medium::pictures(&paths, &part_options(options, defaults)?)?
+                Part::Video { source: MediaSource::Frames(frames), options } => {
+                    Medium::pictures_from(frames, &part_options(options, defaults)?)?
                 }
             });
         }

@@ -247,8 +247,10 @@ impl<'e> Session<'e> {
     fn feed_units(&mut self, prompt: &mut Prompt, events: &mut Events<'_>, mut dump: Option<&mut Dump>) -> Result<()> {
         let total = prompt.n_tokens()?;
         if total > self.options.n_ctx {
+            let way =
+                if prompt.images.is_empty() && prompt.videos.is_empty() { "say less" } else { "take fewer frames" };
             let message = format!(
-                "the prompt has `{total}` tokens, the context holds `{}`; raise -c or take fewer frames",
+                "the prompt has `{total}` tokens, the context holds `{}`; raise -c or {way}",
                 self.options.n_ctx
             );
             return Err(Error::limit(message));

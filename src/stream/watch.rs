@@ -42,7 +42,7 @@ impl Around {
     /// # Errors
     /// Template errors; a template that puts the question before the video.
     pub fn of(engine: &Engine, system_prompt: Option<&str>) -> Result<Around> {
-        let units = |question: &str| question_units(engine, system_prompt, "", question);
+        let units = |question: &str| question_units(engine, system_prompt, "", question, false);
         let (one, other) = (units("Who?")?, units("1 + 1 =")?);
         let same = one.iter().zip(&other).take_while(|(a, b)| a == b).map(|(unit, _)| *unit);
         let (mut around, mut seen) = (Around { before: Vec::new(), after: Vec::new() }, false);
@@ -67,23 +67,29 @@ impl Around {
 
 /// The conversation in which a question about a watched video is asked.
 pub fn conversation(system_prompt: Option<&str>, video: &str, question: &str) -> Vec<Message> {
-    let source = MediaSource::Path(video.to_string());
+    let source = MediaSource::Path(video.into());
     let parts = vec![Part::Video { source, options: serde_json::Map::new() }, Part::Text(question.to_string())];
     let system = system_prompt.map(|text| Message { role: "system".into(), content: Content::Text(text.into()) });
     system.into_iter().chain([Message { role: "user".into(), content: Content::Parts(parts) }]).collect()
 }
 
-fn question_units(engine: &Engine, system_prompt: Option<&str>, video: &str, question: &str) -> Result<Vec<Unit>> {
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+fn question_units(
+    engine: &Engine,
+    system_prompt: Option<&str>,
+    video: &str,
+    question: &str,
+    special: bool,
+) -> Result<Vec<Unit>> {
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special };
     Prompt::units(engine, &conversation(system_prompt, video, question), render)
 }
 
-/// A question about the video of a take, for a session [from it](Session::from_take).
+/// A question about the video of a take, for a session [from it](Session::from_take); `special` as in [`RenderOptions`].
 ///
 /// # Errors
 /// Template errors.
-pub fn question(engine: &Engine, header: &TakeHeader, question: &str) -> Result<Prompt> {
-    let units = question_units(engine, header.system_prompt.as_deref(), &header.source, question)?;
+pub fn question(engine: &Engine, header: &TakeHeader, question: &str, special: bool) -> Result<Prompt> {
+    let units = question_units(engine, header.system_prompt.as_deref(), &header.source, question, special)?;
     Ok(Prompt { units, images: Vec::new(), videos: vec![MediaPlan::watched(header)] })
 }
 

@@ -1,4 +1,8 @@
 //! Conversations in the Qwen spelling: `[{"role", "content": "..." | [{"type": "text"|"image"|"video", ...}]}]`.
+//!
+//! Parts are also read as others write them: without `type` when one key says what they are, and as in OpenAI's requests
+//! (`image_url`, `video_url`, `input_text`, `input_image`, each URL by itself or as `{"url"}`). Media are named as [`Source`]
+//! says.
 
 use std::cell::Cell;
 use std::fmt;
@@ -6,10 +10,13 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::Source;
+use crate::error::Context;
 use crate::{Error, Result};
 
-/// Longest conversation, as JSON, in bytes. Nesting is capped by `serde_json` (128 levels).
-pub const MAX_JSON_BYTES: usize = 32 << 20;
+/// Longest conversation, as JSON, in bytes: with videos as `data:` URLs, a third longer than their files. Nesting is capped
+/// by `serde_json` (128 levels).
+pub const MAX_JSON_BYTES: usize = 128 << 20;
 /// Most JSON values (numbers, strings, lists, maps) in a conversation, so that small text cannot become large memory.
 pub const MAX_JSON_VALUES: usize = 1 << 18;
 /// Most turns.
@@ -41,17 +48,17 @@ pub enum Content {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
     Text(String),
-    Image { source: String, options: Map<String, Value> },
+    Image { source: Source, options: Map<String, Value> },
     Video { source: MediaSource, options: Map<String, Value> },
 }
 
 /// Where a video comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MediaSource {
-    /// One video file.
-    Path(String),
+    /// One video file, or a folder of its frames.
+    Path(Source),
     /// Pictures that are its frames, in order.
-    Frames(Vec<String>),
+    Frames(Vec<Source>),
 }
 
 /// The conversation as [`parse_messages`] reads it.
@@ -65,9 +72,11 @@ pub fn to_json(messages: &[Message]) -> String {
     };
     let part = |part: &Part| match part {
         Part::Text(text) => serde_json::json!({ "type": "text", "text": text }),
-        Part::Image { source, options } => media("image", source.as_str().into(), options),
-        Part::Video { source: MediaSource::Path(path), options } => media("video", path.as_str().into(), options),
-        Part::Video { source: MediaSource::Frames(paths), options } => media("video", paths.clone().into(), options),
+        Part::Image { source, options } => media("image", source.to_text().into(), options),
+        Part::Video { source: MediaSource::Path(source), options } => media("video", source.to_text().into(), options),
+        Part::Video { source: MediaSource::Frames(frames), options } => {
+            media("video", frames.iter().map(Source::to_text).collect(), options)
+        }
     };
     let content = |content: &Content| match content {
         Content::Text(text) => Value::from(text.as_str()),
@@ -152,20 +161,20 @@ fn message(item: Value, path: &str) -> Result<Message> {
 
 fn part(item: Value, path: &str) -> Result<Part> {
     let mut fields = object(item, path)?;
-    let kind = string(take(&mut fields, "type", path)?, &format!("{path}.type"))?;
-    match kind.as_str() {
-        "text" => {
-            let text = string(take(&mut fields, "text", path)?, &format!("{path}.text"))?;
+    let (kind, given) = kind_of(&mut fields, path)?;
+    let at = format!("{path}.{given}");
+    match kind {
+        Kind::Text => {
+            let text = string(take(&mut fields, given, path)?, &at)?;
             no_more(&fields, path)?;
             Ok(Part::Text(text))
         }
-        "image" => {
-            let source = source(take(&mut fields, "image", path)?, &format!("{path}.image"))?;
+        Kind::Image => {
+            let source = source(take(&mut fields, given, path)?, &at)?;
             Ok(Part::Image { source, options: fields })
         }
-        "video" => {
-            let at = format!("{path}.video");
-            let source = match take(&mut fields, "video", path)? {
+        Kind::Video => {
+            let source = match take(&mut fields, given, path)? {
                 Value::Array(frames) if frames.is_empty() => {
                     return Err(Error::bad_input(format!("{at}: the list of frames is empty")));
                 }
@@ -176,16 +185,60 @@ fn part(item: Value, path: &str) -> Result<Part> {
                     let frames = frames.into_iter().enumerate().map(|(i, f)| source(f, &format!("{at}[{i}]")));
                     MediaSource::Frames(frames.collect::<Result<_>>()?)
                 }
-                Value::String(path) if !path.is_empty() => MediaSource::Path(path),
+                one @ (Value::String(_) | Value::Object(_)) => MediaSource::Path(source(one, &at)?),
                 other => return Err(wrong(&at, &other, "a path or a list of picture paths")),
             };
             Ok(Part::Video { source, options: fields })
         }
-        other => {
-            let other = short(other);
-            Err(Error::bad_input(format!("{path}.type: `{other}` is unknown, expected `text`, `image` or `video`")))
-        }
     }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Text,
+    Image,
+    Video,
+}
+
+/// What a part of some `type` is, and the keys that may hold it.
+const TYPES: [(&str, Kind, &[&str]); 9] = [
+    ("text", Kind::Text, &["text"]),
+    ("image", Kind::Image, &["image", "image_url", "url", "path"]),
+    ("video", Kind::Video, &["video", "video_url", "url", "path"]),
+    ("image_url", Kind::Image, &["image_url", "image"]),
+    ("video_url", Kind::Video, &["video_url", "video"]),
+    ("input_text", Kind::Text, &["text"]),
+    ("output_text", Kind::Text, &["text"]),
+    ("input_image", Kind::Image, &["image_url", "image"]),
+    ("input_video", Kind::Video, &["video_url", "video"]),
+];
+/// What a part without a `type` is, by the one key of these that it has.
+const KEYS: [(&str, Kind); 5] = [
+    ("text", Kind::Text),
+    ("image", Kind::Image),
+    ("image_url", Kind::Image),
+    ("video", Kind::Video),
+    ("video_url", Kind::Video),
+];
+
+/// What a part is, and the key that holds it. Takes the type out of its fields.
+fn kind_of(fields: &mut Map<String, Value>, path: &str) -> Result<(Kind, &'static str)> {
+    if !fields.contains_key("type") {
+        let mut found = KEYS.into_iter().filter(|(key, _)| fields.contains_key(*key));
+        return match (found.next(), found.next()) {
+            (Some((key, kind)), None) => Ok((kind, key)),
+            (None, _) => Err(Error::bad_input(format!("{path}.type is missing, and no key says what the part is"))),
+            (Some((a, _)), Some((b, _))) => {
+                Err(Error::bad_input(format!("{path}: `{a}` and `{b}` in one part, expected one of them")))
+            }
+        };
+    }
+    let name = string(take(fields, "type", path)?, &format!("{path}.type"))?;
+    let Some((_, kind, keys)) = TYPES.into_iter().find(|(known, ..)| *known == name) else {
+        let message = format!("`{}` is unknown, expected `text`, `image` or `video`", short(&name));
+        return Err(Error::bad_input(message).at(format!("{path}.type")));
+    };
+    Ok((kind, keys.iter().find(|key| fields.contains_key(**key)).unwrap_or(&keys[0])))
 }
 
 fn object(item: Value, path: &str) -> Result<Map<String, Value>> {
@@ -202,12 +255,19 @@ fn string(value: Value, path: &str) -> Result<String> {
     }
 }
 
-/// A media source: a string that is not empty.
-fn source(value: Value, path: &str) -> Result<String> {
-    match string(value, path)? {
-        s if s.is_empty() => Err(Error::bad_input(format!("{path}: the path is empty"))),
-        s => Ok(s),
-    }
+/// A media source: a path or URL, by itself or as `{"url"}`.
+fn source(value: Value, path: &str) -> Result<Source> {
+    let text = match value {
+        Value::Object(mut fields) => {
+            let url = string(take(&mut fields, "url", path)?, &format!("{path}.url"))?;
+            // How closely other programs are to look; here sizes say that.
+            fields.shift_remove("detail");
+            no_more(&fields, path)?;
+            url
+        }
+        other => string(other, path)?,
+    };
+    Source::parse(&text).at(|| path)
 }
 
 fn take(fields: &mut Map<String, Value>, key: &str, path: &str) -> Result<Value> {
@@ -336,7 +396,7 @@ mod tests {
         let Content::Parts(parts) = &messages[1].content else { panic!("expected parts") };
         assert_eq!(parts[0], Part::Text("a".into()));
         let Part::Image { source, options } = &parts[1] else { panic!("expected an image") };
-        assert_eq!((source.as_str(), options["max_pixels"].as_u64()), ("i.png", Some(3136)));
+        assert_eq!((source, options["max_pixels"].as_u64()), (&"i.png".into(), Some(3136)));
         let Part::Video { source, options } = &parts[2] else { panic!("expected a video") };
         assert_eq!(*source, MediaSource::Path("v.mp4".into()));
         assert_eq!(options.keys().collect::<Vec<_>>(), ["fps", "nframes"]);
@@ -362,7 +422,12 @@ mod tests {
                 r#"[{"role": "user", "content": [{"type": "audio"}]}]"#,
                 "messages[0].content[0].type: `audio` is unknown",
             ),
-            (r#"[{"role": "user", "content": [{"text": "a"}]}]"#, "messages[0].content[0].type is missing"),
+            (r#"[{"role": "user", "content": [{"words": "a"}]}]"#, "messages[0].content[0].type is missing"),
+            (r#"[{"role": "user", "content": [{"text": "a", "image": "b"}]}]"#, "`text` and `image` in one part"),
+            (
+                r#"[{"role": "user", "content": [{"image": "http://a/b"}]}]"#,
+                "messages[0].content[0].image: `http://a/b`",
+            ),
             (
                 r#"[{"role": "user", "content": [{"type": "text", "text": 1}]}]"#,
                 "messages[0].content[0].text: found a number",

@@ -12,13 +12,17 @@ pub mod tokenizer;
 mod bytes;
 mod mask;
 mod pretokenizer;
+mod program;
 mod sandbox;
+mod source;
 mod stream;
 
 pub(crate) use pretokenizer::QWEN2_SPLIT;
 
 pub use message::{Content, MediaSource, Message, Part};
 pub use sampler::{Sampler, SamplerOptions};
+pub use sandbox::THREAD as TEMPLATE_THREAD;
+pub use source::{Data, Source};
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, Piece, RenderOptions};
 pub use tokenizer::Tokenizer;

@@ -2,22 +2,22 @@
 //! switched off, capped or paid for. Templates come with model files, so they are as hostile as the files.
 //!
 //! What bounds a template: its source and output are capped; every step, byte and list item costs fuel, and the fuel
-//! grows with the conversation; recursion is capped by the engine; it runs on a thread of its own, whose stack holds the
-//! deepest nesting that source and fuel can pay for; and whoever waits for it stops waiting after [`DEADLINE`].
-//! Nothing of the host is in reach: the engine has no loader, no files, no clock, and values are plain data.
-//!
-//! Known limit: the engine charges for a list when it is built, not when it is compared or turned into text. A template
-//! made to attack can build lists that hold each other many times over, or itself, and use up memory or stack that way.
+//! grows with the conversation; every value it makes is capped and looked at ([`program`]); recursion is capped by the
+//! engine; it runs on a thread of its own, whose stack holds the deepest nesting that source can pay for; and whoever waits
+//! for it stops waiting after [`DEADLINE`]. Nothing of the host is in reach: the engine has no loader, no files, no clock,
+//! and values are plain data.
 
-use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use minijinja::machinery::{eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, ErrorKind as JinjaKind, Output, State, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind as JinjaKind, Output, State, Value};
 
+use super::program::{self, Program};
 use crate::{Error, ErrorKind, Result};
 
 /// Longest template, in bytes. The longest in common use have about 20 000.
@@ -39,21 +39,26 @@ const BYTES_PER_FUEL: u64 = 64;
 const STACK_BYTES: usize = if usize::BITS >= 64 { 256 << 20 } else { 64 << 20 };
 /// Deepest value that `tojson` writes.
 const MAX_JSON_DEPTH: usize = 64;
-/// The only template's name. Its ending decides that nothing is escaped.
-const NAME: &str = "chat.txt";
 
-/// Compiles `source` in an environment that can do nothing but render it.
-pub(super) fn compile(source: &str) -> Result<Environment<'static>> {
-    if source.len() > MAX_SOURCE_BYTES {
-        return Err(Error::limit(format!("chat template: `{}` bytes, at most {MAX_SOURCE_BYTES}", source.len())));
-    }
-    let source = source.to_string();
-    with_deadline(DEADLINE, move || {
+/// A template that compiles: its source, and the environment that can do nothing but render it.
+#[derive(Clone)]
+pub(super) struct Sandbox {
+    env: Environment<'static>,
+    source: Arc<str>,
+}
+
+impl Sandbox {
+    /// Compiles `source`.
+    ///
+    /// # Errors
+    /// `Format` for what is no template; `Limit` for one that is too long.
+    pub fn new(source: &str) -> Result<Sandbox> {
+        if source.len() > MAX_SOURCE_BYTES {
+            let message = format!("chat template: `{}` bytes, at most {MAX_SOURCE_BYTES}", source.len());
+            return Err(Error::limit(message));
+        }
         let mut env = Environment::new();
         env.set_debug(false);
-        // As in the reference: a line that holds only a tag leaves no trace.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(error)?;
-        env.set_syntax(syntax);
         env.set_formatter(print);
         env.set_unknown_method_callback(call_method);
         env.add_function("raise_exception", raise_exception);
@@ -61,28 +66,50 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>> {
         // These print values or the whole state for debugging, without a price.
         env.remove_filter("pprint");
         env.remove_global("debug");
-        env.add_template_owned(NAME, source).map_err(error)?;
-        Ok(env)
-    })
+        let source: Arc<str> = source.into();
+        let this = Sandbox { env, source: source.clone() };
+        with_deadline(DEADLINE, move || program(&source).map(drop).map_err(error))?;
+        Ok(this)
+    }
+
+    /// Renders the template with `context`; `n_items` messages and parts and `text_bytes` of text set the fuel.
+    pub fn render(&self, context: Value, n_items: usize, text_bytes: usize) -> Result<String> {
+        let Sandbox { mut env, source } = self.clone();
+        let fuel = BASE_FUEL + n_items as u64 * ITEM_FUEL + text_bytes as u64 * COPIES / BYTES_PER_FUEL;
+        env.set_fuel(Some(fuel));
+        with_deadline(DEADLINE, move || {
+            let namespaces = program::equip(&mut env);
+            // Compiled again each time, which takes a millisecond: it borrows the source.
+            let Program { body, blocks } = program(&source).map_err(error)?;
+            let mut out = String::new();
+            let rendered = {
+                let mut output = make_string_output(&mut out);
+                eval(&env, &body, context, &blocks, &mut output, AutoEscape::None).map(drop).map_err(error)
+            };
+            drop(namespaces);
+            rendered?;
+            if out.len() > MAX_OUTPUT_BYTES {
+                return Err(Error::limit(format!("chat template: it writes more than {MAX_OUTPUT_BYTES} bytes")));
+            }
+            Ok(out)
+        })
+    }
 }
 
-/// Renders the template with `context`; `n_items` messages and parts and `text_bytes` of text set the fuel.
-pub(super) fn render(env: &Environment<'static>, context: Value, n_items: usize, text_bytes: usize) -> Result<String> {
-    let mut env = env.clone();
-    let fuel = BASE_FUEL + n_items as u64 * ITEM_FUEL + text_bytes as u64 * COPIES / BYTES_PER_FUEL;
-    env.set_fuel(Some(fuel));
-    with_deadline(DEADLINE, move || {
-        let mut out = Capped(Vec::new());
-        let template = env.get_template(NAME).map_err(error)?;
-        template.render_captured_to(context, &mut out).map_err(error)?;
-        String::from_utf8(out.0).map_err(|err| Error::format(format!("chat template: {err}")))
-    })
+/// As in the reference: a line that holds only a tag leaves no trace.
+fn program(source: &str) -> Result<Program<'_>, minijinja::Error> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    Program::compile("chat template", source, syntax)
 }
 
 /// Whether `err` says that a template was given up while it was still running.
 pub(super) fn is_stuck(err: &Error) -> bool {
     err.kind() == ErrorKind::Limit && err.message() == STUCK
 }
+
+/// The name of the threads that templates run on. A panic of the engine on one is caught, but the process's panic hook sees
+/// it first: programs that want nothing printed give their hook an exception for this name.
+pub const THREAD: &str = "longtake chat template";
 
 const STUCK: &str = "chat template: not done after 10 seconds";
 
@@ -93,7 +120,7 @@ fn with_deadline<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (tx, rx) = sync_channel(1);
-    let thread = thread::Builder::new().name("chat template".to_string()).stack_size(STACK_BYTES);
+    let thread = thread::Builder::new().name(THREAD.to_string()).stack_size(STACK_BYTES);
     // The receiver may have stopped waiting; then nobody wants the result.
     let spawned = thread.spawn(move || drop(tx.send(work())));
     spawned.map_err(|err| Error::new(ErrorKind::Io, format!("chat template: no thread to run it: {err}")))?;
@@ -101,23 +128,6 @@ fn with_deadline<T: Send + 'static>(
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => Err(Error::limit(STUCK)),
         Err(RecvTimeoutError::Disconnected) => Err(Error::format("chat template: the engine failed")),
-    }
-}
-
-/// Output that refuses to grow beyond its cap.
-struct Capped(Vec<u8>);
-
-impl io::Write for Capped {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
-            return Err(io::Error::other("the output is too long"));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -151,9 +161,6 @@ fn error(err: minijinja::Error) -> Error {
     match err.kind() {
         JinjaKind::OutOfFuel => {
             Error::limit(format!("chat template: {line}it takes too many steps or too much memory"))
-        }
-        JinjaKind::WriteFailure => {
-            Error::limit(format!("chat template: {line}it writes more than {MAX_OUTPUT_BYTES} bytes"))
         }
         kind => {
             let detail: String = err.detail().unwrap_or_default().chars().take(300).collect();
@@ -195,6 +202,8 @@ fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -
             _ => 0,
         };
         state.consume_fuel((text.len().saturating_add(extra) / BYTES_PER_FUEL as usize) as u64)?;
+    } else if method == "count" {
+        program::pay(state, value)?; // compared with the argument, item by item
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }
@@ -307,16 +316,5 @@ mod tests {
         assert_eq!(with_deadline(DEADLINE, || Ok(1)).unwrap(), 1);
         let refused: Result<u8> = with_deadline(DEADLINE, || Err(Error::limit("too much")));
         assert!(!is_stuck(&refused.unwrap_err()));
-    }
-
-    #[test]
-    fn output_is_capped() {
-        let mut out = Capped(Vec::new());
-        let chunk = vec![b'a'; MAX_OUTPUT_BYTES / 2];
-        for _ in 0..2 {
-            io::Write::write_all(&mut out, &chunk).unwrap();
-        }
-        assert!(io::Write::write_all(&mut out, b"a").is_err());
-        assert_eq!(out.0.len(), MAX_OUTPUT_BYTES);
     }
 }

@@ -1,13 +1,15 @@
 //! Chat templates: minijinja with limits on steps, depth and output, and nothing of the host in reach.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use minijinja::{Environment, Value};
+use minijinja::Value;
 
 use super::mask::{Mask, unused_mark};
+use super::sandbox::{self, Sandbox};
 use super::tokenizer::Span;
-use super::{Content, MediaSource, Message, Part, Tokenizer, message, sandbox};
+use super::{Content, MediaSource, Message, Part, Tokenizer, message};
 use crate::error::Context;
 use crate::gguf::Metadata;
 use crate::{Error, Result};
@@ -54,7 +56,7 @@ pub enum Piece {
 
 /// A compiled template.
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    sandbox: Sandbox,
     source: String,
     /// Tokens that templates know by name (`bos_token`, `eos_token`, `pad_token`).
     named: BTreeMap<&'static str, String>,
@@ -67,6 +69,8 @@ pub struct ChatTemplate {
 pub struct RenderOptions {
     pub add_generation_prompt: bool,
     pub add_vision_id: bool,
+    /// Control tokens spelled in message text become tokens. Whoever writes the text can then end its turn.
+    pub special: bool,
 }
 
 impl ChatTemplate {
@@ -96,8 +100,8 @@ impl ChatTemplate {
     /// # Errors
     /// `Format` for a template that is no Jinja; `Limit` for one that is too long.
     pub fn new(source: &str) -> Result<ChatTemplate> {
-        let env = sandbox::compile(source)?;
-        Ok(ChatTemplate { env, source: source.to_string(), named: BTreeMap::new(), stuck: AtomicBool::new(false) })
+        let sandbox = Sandbox::new(source)?;
+        Ok(ChatTemplate { sandbox, source: source.to_string(), named: BTreeMap::new(), stuck: AtomicBool::new(false) })
     }
 
     /// The conversation as one string, exactly as the reference renders it.
@@ -111,8 +115,8 @@ impl ChatTemplate {
         self.run(messages, options, &|text| Value::from(text))
     }
 
-    /// The conversation as tokens and media slots. Special tokens written by the user inside message text stay text; only
-    /// those that the template writes become special. Errors when slots and media parts do not match one to one.
+    /// The conversation as tokens and media slots. Special tokens written by the user inside message text stay text, unless
+    /// [`RenderOptions::special`]; only those that the template writes become special. Errors when slots and media parts do not match one to one.
     ///
     /// Everything else that users type, noncharacters included, arrives unchanged. A token that the template puts together
     /// around user text (`'<|' + role + '|>'`) counts as written by the template.
@@ -121,13 +125,17 @@ impl ChatTemplate {
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`]; `Mismatch` for media that the template leaves out or adds.
     pub fn tokenize(&self, tokenizer: &Tokenizer, messages: &[Message], options: RenderOptions) -> Result<Vec<Piece>> {
         let mask = Mask::new(tokenizer.control_tokens());
-        let texts: Vec<&str> = messages.iter().flat_map(strings).collect();
-        if let Some(c) = texts.iter().find_map(|text| mask.single_in(text)) {
-            return Err(Error::bad_input(format!("messages: {c:?} is a control token of this model")));
+        let texts: Vec<Cow<str>> = messages.iter().flat_map(strings).collect();
+        if let Some(c) = texts.iter().find_map(|text| mask.single_in(text)).filter(|_| !options.special) {
+            let way = "only `--special` lets a prompt hold control tokens";
+            return Err(Error::bad_input(format!("messages: {c:?} is a control token of this model; {way}")));
         }
-        let mark = unused_mark(texts.iter().copied().chain([self.source.as_str()]))
+        let mark = unused_mark(texts.iter().map(|text| &**text).chain([self.source.as_str()]))
             .ok_or_else(|| Error::bad_input("messages: the text uses every noncharacter of Unicode"))?;
-        let rendered = self.run(messages, options, &|text| Value::from(mask.apply(text, mark)))?;
+        let rendered = match options.special {
+            true => self.render(messages, options)?,
+            false => self.run(messages, options, &|text| Value::from(mask.apply(text, mark)))?,
+        };
 
         let mut pieces = Pieces::new(tokenizer);
         for span in tokenizer.split_special(&rendered) {
@@ -155,7 +163,7 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages.iter().map(|message| message_value(message, string)).collect();
         context.insert("messages", messages.into());
 
-        let rendered = sandbox::render(&self.env, context.into(), size.n_messages + size.n_parts, size.text_bytes);
+        let rendered = self.sandbox.render(context.into(), size.n_messages + size.n_parts, size.text_bytes);
         if rendered.as_ref().is_err_and(sandbox::is_stuck) {
             self.stuck.store(true, Ordering::Relaxed);
         }
@@ -176,28 +184,29 @@ fn message_value(message: &Message, string: &dyn Fn(&str) -> Value) -> Value {
 fn part_value(part: &Part, string: &dyn Fn(&str) -> Value) -> Value {
     let (kind, value) = match part {
         Part::Text(text) => ("text", string(text)),
-        Part::Image { source, .. } => ("image", string(source)),
-        Part::Video { source: MediaSource::Path(path), .. } => ("video", string(path)),
+        Part::Image { source, .. } => ("image", string(&source.to_string())),
+        Part::Video { source: MediaSource::Path(source), .. } => ("video", string(&source.to_string())),
         Part::Video { source: MediaSource::Frames(frames), .. } => {
-            ("video", frames.iter().map(|frame| string(frame)).collect::<Vec<_>>().into())
+            ("video", frames.iter().map(|frame| string(&frame.to_string())).collect::<Vec<_>>().into())
         }
     };
     BTreeMap::from([("type", Value::from(kind)), (kind, value)]).into()
 }
 
-/// All strings of a message that come from the user.
-fn strings(message: &Message) -> Vec<&str> {
-    let mut all = vec![message.role.as_str()];
+/// All strings of a message that come from the user, media by their names.
+fn strings(message: &Message) -> Vec<Cow<'_, str>> {
+    let mut all = vec![Cow::from(&message.role)];
     match &message.content {
-        Content::Text(text) => all.push(text),
+        Content::Text(text) => all.push(text.into()),
         Content::Parts(parts) => {
             for part in parts {
                 match part {
-                    Part::Text(text) => all.push(text),
-                    Part::Image { source, .. } => all.push(source),
-                    Part::Video { source: MediaSource::Path(path), .. } => all.push(path),
+                    Part::Text(text) => all.push(text.into()),
+                    Part::Image { source, .. } | Part::Video { source: MediaSource::Path(source), .. } => {
+                        all.push(source.to_string().into())
+                    }
                     Part::Video { source: MediaSource::Frames(frames), .. } => {
-                        all.extend(frames.iter().map(String::as_str))
+                        all.extend(frames.iter().map(|frame| Cow::from(frame.to_string())))
                     }
                 }
             }

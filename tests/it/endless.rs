@@ -93,10 +93,10 @@ fn file(engine: &Engine, dir: &Path, bytes: &[u8], fps: f64) -> MediaPlan {
 }
 
 fn prompt(engine: &Engine, plan: MediaPlan) -> Prompt {
-    let video = Part::Video { source: MediaSource::Path("-".to_string()), options: Default::default() };
+    let video = Part::Video { source: MediaSource::Path("-".into()), options: Default::default() };
     let content = Content::Parts(vec![video, Part::Text(QUESTION.to_string())]);
     let messages = [Message { role: "user".to_string(), content }];
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
     let units = Prompt::units(engine, &messages, render).unwrap();
     Prompt { units, images: Vec::new(), videos: vec![plan] }
 }
@@ -393,7 +393,7 @@ fn a_take_of_a_stream_answers_like_the_session_that_watched_it() {
             assert_eq!((now.header.grid[0], now.header.n_forgotten), (window.n_pairs, window.n_forgotten));
             if saved % 7 == 3 {
                 let mut asking = Session::from_take(&engine, &now).unwrap();
-                assert_eq!(answer(&mut asking, &mut question(&engine, &now.header, QUESTION).unwrap()).len(), 8);
+                assert_eq!(answer(&mut asking, &mut question(&engine, &now.header, QUESTION, false).unwrap()).len(), 8);
             }
             saved += 1;
         };
@@ -408,7 +408,7 @@ fn a_take_of_a_stream_answers_like_the_session_that_watched_it() {
             assert_eq!(take.header.frames.len(), 2 * (45 - window.n_forgotten));
             let mut session = Session::from_take(&engine, &take).unwrap();
             for _ in 0..2 {
-                assert_eq!(answer(&mut session, &mut question(&engine, &take.header, QUESTION).unwrap()), want);
+                assert_eq!(answer(&mut session, &mut question(&engine, &take.header, QUESTION, false).unwrap()), want);
             }
         }
         // A stream cannot be gone on with.

@@ -19,6 +19,7 @@ mod kernels;
 mod kernels_matmul;
 mod kernels_attention;
 mod large_picture;
+mod manners;
 mod media;
 mod model;
 mod model_files;

@@ -88,7 +88,7 @@ fn content(cache: &KvCache) -> Vec<u8> {
 fn answer(engine: &Engine, session: &mut Session<'_>, take: &Take, text: &str) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
-    session.feed(&mut question(engine, &take.header, text).unwrap(), &mut events, None).unwrap();
+    session.feed(&mut question(engine, &take.header, text, false).unwrap(), &mut events, None).unwrap();
     let mut sampler = Sampler::new(SamplerOptions { temp: 0.0, ..SamplerOptions::default() }).unwrap();
     let options = GenerateOptions { n_predict: 12, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());

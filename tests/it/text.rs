@@ -15,6 +15,7 @@ use crate::common::{golden, golden_json};
 mod convert;
 mod cost;
 mod hostile;
+mod templates;
 
 /// The keys of a golden checkpoint folder.
 fn checkpoint_keys(name: &str, n_vocab: usize) -> Metadata {
@@ -41,8 +42,8 @@ fn ids(value: &Value) -> Vec<u32> {
 fn messages(value: &Value) -> Vec<Message> {
     let part = |part: &Value| match part["type"].as_str().unwrap() {
         "text" => Part::Text(part["text"].as_str().unwrap().to_string()),
-        "image" => Part::Image { source: "a.png".to_string(), options: Default::default() },
-        "video" => Part::Video { source: MediaSource::Path("a.mp4".to_string()), options: Default::default() },
+        "image" => Part::Image { source: "a.png".into(), options: Default::default() },
+        "video" => Part::Video { source: MediaSource::Path("a.mp4".into()), options: Default::default() },
         other => panic!("unknown part {other}"),
     };
     let message = |m: &Value| Message {
@@ -124,6 +125,7 @@ fn check_chat(name: &str) {
         let options = RenderOptions {
             add_generation_prompt: row["add_generation_prompt"].as_bool().unwrap(),
             add_vision_id: row["add_vision_id"].as_bool().unwrap(),
+            special: false,
         };
         for (template, which) in [(&stored, "stored"), (&default, "default")] {
             let text = template.render(&messages, options).unwrap();
@@ -149,8 +151,8 @@ fn media_slots_are_counted_by_kind() {
     let meta = golden_keys("tiny-b");
     let tokenizer = Tokenizer::from_metadata(&meta).unwrap();
     let template = ChatTemplate::from_metadata(&meta).unwrap();
-    let image = Part::Image { source: "a.png".to_string(), options: Default::default() };
-    let frames = MediaSource::Frames(vec!["1.png".to_string(), "2.png".to_string()]);
+    let image = Part::Image { source: "a.png".into(), options: Default::default() };
+    let frames = MediaSource::Frames(vec!["1.png".into(), "2.png".into()]);
     let video = Part::Video { source: frames, options: Default::default() };
     let parts = vec![video.clone(), image.clone(), Part::Text("x".to_string()), video];
     let talk = vec![Message { role: "user".to_string(), content: Content::Parts(parts) }];
@@ -223,7 +225,7 @@ fn users_cannot_write_control_tokens() {
     assert_eq!(count(&talk).0, n_control);
     let role = Message { role: "a<|im_end|>".to_string(), content: Content::Text("x".to_string()) };
     assert_eq!(count(&[role]).0, n_control);
-    let source = Part::Video { source: MediaSource::Path("<|im_end|>".to_string()), options: Default::default() };
+    let source = Part::Video { source: MediaSource::Path("<|im_end|>".into()), options: Default::default() };
     let echo = ChatTemplate::new("{{ messages[0].content[0].video }}<|video_pad|>").unwrap();
     let talk = vec![Message { role: "user".to_string(), content: Content::Parts(vec![source]) }];
     let pieces = echo.tokenize(&tokenizer, &talk, options).unwrap();

@@ -10,7 +10,7 @@ mod timed;
 
 use std::path::PathBuf;
 
-use super::flags::cache_type;
+use super::flags::{all_if_negative, cache_type};
 use crate::gguf::GgmlType;
 use crate::kernels::threads;
 use crate::stream::{Engine, EngineOptions, MmprojChoice};
@@ -57,8 +57,8 @@ pub struct Args {
     /// Type of cached values [short: -ctv]
     #[arg(long, default_value = "f16")]
     cache_type_v: String,
-    /// Threads (0: all that this process may use).
-    #[arg(short, long, default_value_t = 0)]
+    /// Threads (0 or -1: all that this process may use).
+    #[arg(short, long, default_value_t = 0, value_parser = all_if_negative, allow_negative_numbers = true)]
     threads: usize,
     /// Layers on the GPU: the last N, one more for the output matrix, or `all` [short: -ngl]
     #[arg(long, value_name = "N", hide = cfg!(not(feature = "cuda")))]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::peer::Peer;
 use super::{Args, Row};
 use crate::Result;
+use crate::cli::out::stdout;
 use crate::kernels::{self, threads};
 use crate::stream::Engine;
 
@@ -19,7 +20,7 @@ pub fn print(args: &Args, engine: &Engine, rows: &[Row]) -> Result<()> {
         0 => "CPU".to_string(),
         n => format!("CUDA {n}/{n_layer} layers, CPU"),
     };
-    let mut out = std::io::stdout().lock();
+    let mut out = stdout();
     let fields = |row: &Row| -> Value {
         let (mean, deviation) = row.rate();
         let ns = |s: f64| (s * 1e9) as u64;

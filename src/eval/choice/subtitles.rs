@@ -1,10 +1,9 @@
 //! Subtitle files: SubRip, and the lines that were on screen at given times.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use crate::error::Context;
+use crate::files::input::{decode_text, read_capped};
 use crate::{Error, Result};
 
 /// Longest subtitle file, in bytes, and most lines of it.
@@ -27,12 +26,7 @@ pub(super) struct Line {
 /// An unreadable file, one that is not UTF-8 or beyond the caps.
 pub(super) fn read_srt(path: &Path) -> Result<Vec<Line>> {
     let place = || path.display().to_string();
-    let mut bytes = Vec::new();
-    File::open(path).at(place)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).at(place)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::limit(format!("is longer than {MAX_BYTES} bytes")).at(place()));
-    }
-    let text = String::from_utf8(bytes).map_err(|err| Error::format(format!("is not UTF-8: {err}")).at(place()))?;
+    let text = read_capped(path, MAX_BYTES).and_then(decode_text).at(place)?;
     parse_srt(&text).at(place)
 }
 

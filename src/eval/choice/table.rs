@@ -6,14 +6,13 @@
 use std::cell::Cell as Counter;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::parquet_file;
 use crate::error::Context;
+use crate::files::input::read_capped;
 use crate::{Error, Result};
 
 /// Longest annotation file, in bytes. The published ones have up to some ten million.
@@ -144,11 +143,7 @@ impl Row {
 pub fn read(path: &Path, fields: &[&str]) -> Result<Vec<Row>> {
     let name = path.display().to_string();
     let place = || name.clone();
-    let mut bytes = Vec::new();
-    File::open(path).at(place)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).at(place)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::limit(format!("is longer than {MAX_BYTES} bytes")).at(name));
-    }
+    let bytes = read_capped(path, MAX_BYTES).at(place)?;
     parse(path, bytes, fields)
 }
 

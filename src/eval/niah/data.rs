@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{Needle, Units};
 use crate::eval::symbols::{DrawnVideo, Question};
+use crate::files::input::{decode_text, read_capped};
 use crate::media::sample::SampleOptions;
 use crate::media::{Rgb, load_image, resize};
 use crate::stream::{Engine, MediaOptions, MediaPlan};
@@ -72,11 +73,7 @@ struct Entry {
 /// A list that is none, pictures outside the folder or unreadable, a needle without a look-alike where one is wanted.
 pub fn needles_from(engine: &Engine, list: &Path, size: (usize, usize), interrupts: bool) -> Result<Vec<Needle>> {
     let place = || list.display().to_string();
-    let length = std::fs::metadata(list).at(place)?.len();
-    if length > MAX_LIST {
-        return Err(Error::limit(format!("a list of needles of `{length}` bytes, at most {MAX_LIST}")).at(place()));
-    }
-    let text = std::fs::read_to_string(list).at(place)?;
+    let text = read_capped(list, MAX_LIST).and_then(decode_text).at(|| format!("{}: the list of needles", place()))?;
     let entries: Vec<Entry> = serde_json::from_str(&text)
         .map_err(|err| Error::format(format!("not a list of needles: {err}")).at(place()))?;
     if entries.is_empty() || entries.len() > MAX_NEEDLES {

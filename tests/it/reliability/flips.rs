@@ -38,7 +38,7 @@ fn answer(engine: &Engine, take: &Take) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
     let mut session = Session::from_take(engine, take).unwrap();
-    session.feed(&mut question(engine, &take.header, "What is it?").unwrap(), &mut events, None).unwrap();
+    session.feed(&mut question(engine, &take.header, "What is it?", false).unwrap(), &mut events, None).unwrap();
     let mut sampler = Sampler::new(SamplerOptions { temp: 0.0, ..SamplerOptions::default() }).unwrap();
     let options = GenerateOptions { n_predict: 6, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());
