@@ -146,16 +146,16 @@ fn damaged(err: image::ImageError) -> Error {
 }
 
 /// What the blocks of a GIF say without decoding any picture.
-struct Outline {
-    height: u64,
-    width: u64,
+pub(super) struct Outline {
+    pub height: u64,
+    pub width: u64,
     /// How long each frame stays, in hundredths of a second.
-    delays: Vec<i64>,
+    pub delays: Vec<i64>,
 }
 
 impl Outline {
     /// Walks over the blocks; the end of the file is as good as the trailer.
-    fn read(bytes: &[u8]) -> Result<Outline> {
+    pub fn read(bytes: &[u8]) -> Result<Outline> {
         let head = bytes.get(..13).ok_or_else(|| Error::format("the GIF is cut off in its header"))?;
         let short = |at: usize| u64::from(u16::from_le_bytes([head[at], head[at + 1]]));
         let mut outline = Outline { width: short(6), height: short(8), delays: Vec::new() };

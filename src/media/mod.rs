@@ -21,6 +21,8 @@ pub mod gif;
 pub mod folder;
 pub mod ffmpeg;
 pub mod live;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use image_file::load_image;
 pub use patch::Grid;

@@ -246,7 +246,7 @@ impl FrameSource for Mp4Source {
 }
 
 /// Samples within the edit in display order, and the place of every sample in that order.
-fn display_order(track: &Track) -> (Vec<u32>, Vec<u32>) {
+pub(super) fn display_order(track: &Track) -> (Vec<u32>, Vec<u32>) {
     let samples = &track.samples;
     let within = |edit: Option<(i64, Option<i64>)>| -> Vec<u32> {
         let (start, end) = edit.map_or((i64::MIN, i64::MAX), |(start, end)| (start, end.unwrap_or(i64::MAX)));

@@ -4,7 +4,6 @@
 //! The tables are expanded by our own code rather than a crate's: `re_mp4` trusts the counts it finds (a few hundred bytes
 //! can ask it for 2^32 samples) and panics where tables contradict each other. It serves as a judge in the tests.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use super::h264::{AvcConfig, Sps};
@@ -50,8 +49,8 @@ pub(super) struct Track {
 /// # Errors
 /// `Format` for damaged or missing boxes and files without video, `Unsupported` for video that is not H.264 as the built-in
 /// decoder takes it, `Limit` for an index beyond the caps.
-pub(super) fn read_track(file: &mut File) -> Result<Track> {
-    let file_len = file.metadata()?.len();
+pub(super) fn read_track(file: &mut (impl Read + Seek)) -> Result<Track> {
+    let file_len = file.seek(SeekFrom::End(0))?;
     let (moov, moofs) = read_index_boxes(file, file_len)?;
     let moov = moov.ok_or_else(|| {
         Error::format(
@@ -89,7 +88,7 @@ pub(super) fn read_track(file: &mut File) -> Result<Track> {
 type IndexBoxes = (Option<Vec<u8>>, Vec<(u64, Vec<u8>)>);
 
 /// Walks over the top level of the file.
-fn read_index_boxes(file: &mut File, file_len: u64) -> Result<IndexBoxes> {
+fn read_index_boxes(file: &mut (impl Read + Seek), file_len: u64) -> Result<IndexBoxes> {
     let (mut moov, mut moofs) = (None, Vec::new());
     let mut budget = MAX_MP4_INDEX;
     let mut at = 0u64;
@@ -507,6 +506,8 @@ impl Runs<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]

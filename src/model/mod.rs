@@ -17,6 +17,8 @@ mod vision;
 #[cfg(feature = "cuda")]
 mod vision_cards;
 mod weights;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use hparams::{HParams, architecture_of, layout_of};
 pub use qwen2vl::{Batch, Choice, Scratch, TextModel};

@@ -13,6 +13,8 @@ mod bytes;
 mod mask;
 mod sandbox;
 mod stream;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use message::{Content, MediaSource, Message, Part};
 pub use sampler::{Sampler, SamplerOptions};

@@ -12,6 +12,8 @@
 mod header;
 mod record;
 mod writer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 use std::path::Path;
 
