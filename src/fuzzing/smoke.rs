@@ -39,7 +39,7 @@ fn no_target_falls_over_its_seeds_or_what_becomes_of_them() {
     keep_panics();
     for target in TARGETS.iter().filter(|target| only.is_empty() || only == target.name) {
         let mut corpus = (target.seeds)();
-        corpus.extend(given(target.name));
+        corpus.extend(regressions(target.name).chain(given(target.name)));
         let (mut n, started) = (0u64, Instant::now());
         let whole = corpus.len();
         let mut dice = Rng::new(0x5eed);
@@ -69,17 +69,27 @@ fn fault(target: &Target, input: &[u8]) -> Option<String> {
     }
 }
 
+/// What was once found: inputs that the target `name` fell over.
+fn regressions(name: &str) -> impl Iterator<Item = Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions").join(name);
+    contents(folder.is_dir().then_some(folder))
+}
+
 /// The files that `LONGTAKE_FUZZ_INPUT` names; of a folder with folders, those of the one called `name`.
-fn given(name: &str) -> Vec<Vec<u8>> {
-    let Some(path) = std::env::var_os("LONGTAKE_FUZZ_INPUT").map(PathBuf::from) else { return Vec::new() };
-    let own = path.join(name);
-    let path: &Path = if own.is_dir() { &own } else { &path };
-    let mut paths = match std::fs::read_dir(path) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect(),
-        Err(_) => vec![path.to_path_buf()],
+fn given(name: &str) -> impl Iterator<Item = Vec<u8>> {
+    let path = std::env::var_os("LONGTAKE_FUZZ_INPUT").map(PathBuf::from);
+    contents(path.map(|path| if path.join(name).is_dir() { path.join(name) } else { path }))
+}
+
+/// A file, or the files of a folder in order of their names.
+fn contents(path: Option<PathBuf>) -> impl Iterator<Item = Vec<u8>> {
+    let mut paths = match path.as_ref().map(std::fs::read_dir) {
+        Some(Ok(entries)) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect(),
+        Some(Err(_)) => path.into_iter().collect(),
+        None => Vec::new(),
     };
     paths.sort();
-    paths.iter().map(|path| std::fs::read(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))).collect()
+    paths.into_iter().map(|path| std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display())))
 }
 
 /// The beginning of an input, for a message.

@@ -33,6 +33,13 @@ pub const MAX_FPS: f64 = 1000.0;
 /// Most bytes of an MP4 `moov` box, and of all `moof` boxes of one file together.
 pub const MAX_MP4_INDEX: u64 = 256 << 20;
 
+/// Coded pictures of an MP4 file beyond which they must have [`MIN_SAMPLE_BYTES`] in the mean: nine hours at 30 a second. A table
+/// of a few bytes can list millions of one byte each, which take many times the file in memory.
+pub const MANY_SAMPLES: u64 = 1 << 20;
+
+/// Fewest bytes of a coded picture, in the mean over more than [`MANY_SAMPLES`].
+pub const MIN_SAMPLE_BYTES: u64 = 8;
+
 /// Most bytes of one compressed video sample (one coded picture).
 pub const MAX_SAMPLE_BYTES: u32 = 64 << 20;
 

@@ -7,7 +7,7 @@
 use std::io::{Read, Seek, SeekFrom};
 
 use super::h264::{AvcConfig, Sps};
-use super::limits::{MAX_FRAMES, MAX_MP4_INDEX, MAX_SAMPLE_BYTES};
+use super::limits::{MANY_SAMPLES, MAX_FRAMES, MAX_MP4_INDEX, MAX_SAMPLE_BYTES, MIN_SAMPLE_BYTES};
 use super::yuv::Color;
 use crate::{Error, Result};
 
@@ -70,7 +70,8 @@ pub(super) fn read_track(file: &mut (impl Read + Seek)) -> Result<Track> {
     }
     let n_configs = track.configs.len();
     if let Some(bad) = table.samples.iter().find(|s| usize::from(s.config) >= n_configs) {
-        return Err(Error::format(format!("a sample needs description `{}` of {n_configs}", bad.config + 1)));
+        let wanted = u32::from(bad.config) + 1;
+        return Err(Error::format(format!("a sample needs description `{wanted}` of {n_configs}")));
     }
     track.samples = table.samples;
     track.n_lost = table.lost;
@@ -316,6 +317,10 @@ impl SampleTable {
         self.bytes = self.bytes.saturating_add(u64::from(size));
         if self.bytes > self.file_len {
             return Err(Error::format("the index lists more bytes of frames than the file holds"));
+        }
+        let n = self.samples.len() as u64 + 1;
+        if n > MANY_SAMPLES && self.bytes / n < MIN_SAMPLE_BYTES {
+            return Err(Error::limit(format!("the index lists `{n}` frames in {} bytes", self.bytes)));
         }
         if pts > self.last.0 {
             self.last = (pts, self.delta);
