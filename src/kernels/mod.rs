@@ -2,7 +2,8 @@
 //! In: rows of f32 activations, packed weight blocks, cache memory. Out: f32 rows, filled cache slots.
 //! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs` and the
 //! folders `x86_64` and `aarch64` compile the same bodies for their instruction sets, and `detect.rs` chooses. Work is
-//! split over threads in [`matmul()`], [`attention()`] and [`kv_write()`].
+//! split over threads in [`matmul()`], [`attention()`] and [`kv_write()`]. [`openh264`] stands apart: a C library whose own
+//! interface is called here because this is the room that may.
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
 mod attention;
@@ -14,6 +15,7 @@ mod detect;
 mod disjoint;
 mod kv_write;
 mod matmul;
+pub mod openh264;
 mod prefetch;
 mod scratch;
 pub mod threads;

@@ -53,10 +53,14 @@ pub fn image_size(bytes: &[u8]) -> Result<(usize, usize)> {
         let (decoder, orientation) = open(bytes, format)?;
         let (width, height) = decoder.dimensions();
         let (width, height) = (width as usize, height as usize);
-        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-        let turned = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);
-        Ok(if turned { (width, height) } else { (height, width) })
+        Ok(if swaps_sides(orientation) { (width, height) } else { (height, width) })
     })
+}
+
+/// Whether height and width change places.
+pub(super) fn swaps_sides(orientation: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
 /// Which of the known formats begins like this, if any.

@@ -33,15 +33,20 @@ pub const MAX_FPS: f64 = 1000.0;
 /// Most bytes of an MP4 `moov` box, and of all `moof` boxes of one file together.
 pub const MAX_MP4_INDEX: u64 = 256 << 20;
 
-/// Coded pictures of an MP4 file beyond which they must have [`MIN_SAMPLE_BYTES`] in the mean: nine hours at 30 a second. A table
-/// of a few bytes can list millions of one byte each, which take many times the file in memory.
-pub const MANY_SAMPLES: u64 = 1 << 20;
+/// Most boxes at the top level of an MP4 file: a fragment for each frame of ten hours has no more.
+pub const MAX_MP4_BOXES: usize = 1 << 22;
 
-/// Fewest bytes of a coded picture, in the mean over more than [`MANY_SAMPLES`].
-pub const MIN_SAMPLE_BYTES: u64 = 8;
+/// Frames that an MP4 index may list whatever the size of the file: what is kept for so many is 40 MiB.
+pub const N_FREE_SAMPLES: usize = 1 << 20;
+
+/// Bytes of a file for each further frame that its index may list; the smallest pictures are larger.
+pub const MIN_SAMPLE_BYTES: u64 = 12;
 
 /// Most bytes of one compressed video sample (one coded picture).
 pub const MAX_SAMPLE_BYTES: u32 = 64 << 20;
+
+/// Most bytes of the parameter sets of one H.264 description; encoders write some dozens.
+pub const MAX_PARAMETER_SETS: usize = 1 << 16;
 
 /// Longest header line of a Y4M file.
 pub const MAX_Y4M_LINE: usize = 1024;

@@ -15,7 +15,6 @@ mod timeline;
 pub mod video;
 pub mod y4m;
 pub mod mp4;
-mod mp4_index;
 mod h264;
 pub mod gif;
 pub mod folder;

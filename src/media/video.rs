@@ -1,6 +1,5 @@
 //! Video files: one trait for every decoder.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use super::image_file;
 use super::mp4::Mp4Source;
 use super::y4m::{self, Y4mSource};
 use crate::error::Context;
+use crate::files::input::open_regular;
 use crate::{Error, ErrorKind, Result};
 
 /// What is known of a video before its frames are asked for.
@@ -43,8 +43,8 @@ pub struct Shown {
 
 /// A stream of frames in display order, one at a time.
 ///
-/// Frame `i` of `n` is the picture on screen at `i/n` of the running time: for a constant rate simply the `i`-th one, for an
-/// irregular one maybe the same picture several times. Sources hold a few frames at most, whatever the video's length.
+/// Frame `i` of `n` is the picture on screen at `i/(n-1)` of the time from the first frame to the last: for a constant rate
+/// simply the `i`-th one, for an irregular one maybe the same picture several times ([`FrameSource::shown`]). Sources hold a few frames at most, whatever the video's length.
 pub trait FrameSource: Send {
     fn info(&self) -> &VideoInfo;
 
@@ -91,8 +91,15 @@ pub fn open_video(path: &Path) -> Result<Box<dyn FrameSource>> {
 /// # Errors
 /// Those of [`open_video`].
 pub fn open_video_with(path: &Path, tools: Option<&Tools>) -> Result<Box<dyn FrameSource>> {
-    if std::fs::metadata(path).at(|| path.display().to_string())?.is_dir() {
+    let meta = std::fs::metadata(path).at(|| path.display().to_string())?;
+    if meta.is_dir() {
         return Ok(Box::new(FolderSource::open(path)?));
+    }
+    if !meta.is_file() {
+        // Asking a pipe for its first byte may wait for ever, and what was read is gone.
+        let err =
+            Error::bad_input("a pipe or a device, expected a file or a folder; `-` reads a stream from standard input");
+        return Err(err.at(path.display().to_string()));
     }
     let built_in = match sniff(path)? {
         Some(Kind::Mp4) => Mp4Source::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
@@ -126,7 +133,7 @@ enum Kind {
 /// Looks at the first bytes.
 fn sniff(path: &Path) -> Result<Option<Kind>> {
     let mut head = Vec::new();
-    let file = File::open(path).at(|| path.display().to_string())?;
+    let (file, _) = open_regular(path).at(|| path.display().to_string())?;
     file.take(16).read_to_end(&mut head).at(|| path.display().to_string())?;
     if head.is_empty() {
         return Err(Error::format("the file is empty").at(path.display().to_string()));

@@ -1,7 +1,7 @@
 //! Video files against what ffmpeg decodes from them (`videos.json`, made by `make/media_files.sh`).
 
 use longtake::media::video::open_video_with;
-use longtake::media::{FrameSource, Rgb, VideoInfo};
+use longtake::media::{FrameSource, Rgb};
 use longtake::{ErrorKind, Result};
 
 use super::image_file::{hex, media_dir, media_json};
@@ -78,10 +78,15 @@ pub const TOLERANCE: f64 = 2.0;
 /// Files whose pictures come at irregular times.
 const IRREGULAR: [&str; 2] = ["vfr.mp4", "edited.mp4"];
 
-/// The picture that frame `i` must show: the one on screen in the middle of its interval.
-fn shown(info: &VideoInfo, row: &Expected, i: usize) -> usize {
-    let middle = (i as f64 + 0.5) * info.duration / info.n_frames as f64;
-    row.times.iter().rposition(|t| t - row.times[0] <= middle).unwrap()
+/// The picture that frame `i` must show: the one on screen at its time, or the next one when that is nearer and at most half
+/// a mean interval away.
+fn shown(row: &Expected, i: usize) -> usize {
+    let (first, last) = (row.times[0], *row.times.last().unwrap());
+    let interval = (last - first) / (row.times.len() as f64 - 1.0).max(1.0);
+    let time = first + i as f64 * interval;
+    let now = row.times.iter().rposition(|&t| t <= time + 1e-6).unwrap();
+    let ahead = row.times.get(now + 1).map_or(f64::MAX, |next| next - time);
+    now + usize::from(ahead < time - row.times[now] && ahead <= interval / 2.0 + 1e-6)
 }
 
 #[test]
@@ -101,7 +106,7 @@ fn every_frame_of_every_file_agrees_with_ffmpeg() {
             continue;
         }
         for i in 0..row.n_frames {
-            let at = shown(&info, row, i);
+            let at = shown(row, i);
             assert!(at == i || IRREGULAR.contains(&row.file.as_str()), "{}: frame {i} is picture {at}", row.file);
             let want = &row.means[at];
             let rgb = source.frame(i).unwrap_or_else(|err| panic!("{err}"));
@@ -135,7 +140,7 @@ fn irregular_rates_are_sampled_by_time() {
     let info = source.info().clone();
     assert_eq!(info.n_frames, 12);
     assert!((info.duration - 1.48).abs() < 0.01, "{info:?}");
-    let pictures: Vec<usize> = (0..info.n_frames).map(|i| shown(&info, &row, i)).collect();
+    let pictures: Vec<usize> = (0..info.n_frames).map(|i| shown(&row, i)).collect();
     let n_paused = pictures.iter().filter(|&&at| at == 5).count();
     assert!(n_paused >= 6, "the long pause shows its picture most of the time: {pictures:?}");
     for (i, &at) in pictures.iter().enumerate() {

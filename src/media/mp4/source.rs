@@ -5,22 +5,29 @@
 //! between two wanted frames that nothing refers to is not decoded at all. Where the index lists a later point at which
 //! decoding can begin, decoding jumps there.
 //!
-//! Decisions: a rotation stored in the file is applied; pictures that change size in mid-stream are resized to the first
-//! size; a damaged picture is counted ([`FrameSource::skipped`]) and replaced by the one shown before it (at the beginning:
+//! Decisions: turns and mirrors stored in the file are applied; pictures that change size in mid-stream are resized to the first
+//! size; a damaged picture is counted ([`FrameSource::skipped`]) and shown as far as it can be decoded, with what is missing
+//! taken from the one before it. One of which nothing can be made is replaced by the one shown before it (at the beginning:
 //! after it). Pixels need not be square; nobody downstream asks.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::Rgb;
-use super::h264::{H264, Picture, Sps};
-use super::mp4_index::{Sample, Track, read_track};
-use super::resize::bicubic;
-use super::timeline::Timeline;
-use super::video::{FrameSource, VideoInfo};
-use super::yuv::{Color, Plane, Planes, to_rgb};
+use image::metadata::Orientation;
+use image::{DynamicImage, RgbImage};
+
+use super::edits::display_order;
+use super::index::{Sample, Track, read_track};
 use crate::error::Context;
+use crate::files::input::open_regular;
+use crate::media::Rgb;
+use crate::media::h264::{H264, Picture, Sps};
+use crate::media::image_file::swaps_sides;
+use crate::media::resize::bicubic;
+use crate::media::timeline::Timeline;
+use crate::media::video::{FrameSource, Shown, VideoInfo};
+use crate::media::yuv::{Color, Plane, Planes, to_rgb};
 use crate::{Error, Result};
 
 /// Most pictures that wait for their time; H.264 allows 16.
@@ -66,15 +73,19 @@ impl Mp4Source {
     }
 
     fn open_unnamed(path: &Path) -> Result<Mp4Source> {
-        let mut file = File::open(path)?;
+        let (mut file, _) = open_regular(path)?;
         let track = read_track(&mut file)?;
-        let (shown, rank) = display_order(&track);
-        let times = shown.iter().map(|&i| track.samples[i as usize].pts).collect();
-        let timeline = Timeline::new(times, track.last_duration, f64::from(track.ticks_per_second))
+        let (shown, times) = display_order(&track.samples, &track.head.edits);
+        let mut rank = vec![u32::MAX; track.samples.len()];
+        for (r, &i) in shown.iter().enumerate() {
+            rank[i as usize] = r as u32;
+        }
+        let timeline = Timeline::new(times, track.last_duration, f64::from(track.head.ticks_per_second))
             .ok_or_else(|| Error::format("the video track has no frames"))?;
-        let (height, width) = match track.quarter_turns % 2 {
-            0 => (track.sps.height, track.sps.width),
-            _ => (track.sps.width, track.sps.height),
+        let sps = track.head.sps;
+        let (height, width) = match swaps_sides(track.head.orientation) {
+            false => (sps.height, sps.width),
+            true => (sps.width, sps.height),
         };
         let info = VideoInfo {
             n_frames: timeline.n_frames(),
@@ -93,7 +104,7 @@ impl Mp4Source {
             rank,
             decoder: H264::new()?,
             config: None,
-            sps: track.sps,
+            sps,
             next: 0,
             waiting: Vec::new(),
             last: None,
@@ -106,7 +117,7 @@ impl Mp4Source {
         Ok(source)
     }
 
-    /// Decodes until a picture comes out.
+    /// Decodes until an undamaged picture comes out: a stream that the decoder cannot do looks damaged from end to end.
     fn probe(&mut self) -> Result<()> {
         while self.next < self.track.samples.len().min(MAX_PROBE) {
             if self.decode_next(0)? {
@@ -171,11 +182,11 @@ impl Mp4Source {
         self.sample.resize(sample.size as usize, 0);
         self.file.seek(SeekFrom::Start(sample.offset))?;
         self.file.read_exact(&mut self.sample)?;
-        self.picture.read(&self.sample, self.track.configs[usize::from(sample.config)].length_size);
+        self.picture.read(&self.sample, self.track.head.configs[usize::from(sample.config)].length_size);
         Ok(())
     }
 
-    /// Decodes the next sample, unless no frame from `rank` on needs it. True when a picture came out.
+    /// Decodes the next sample, unless no frame from `rank` on needs it. True when an undamaged picture came out.
     fn decode_next(&mut self, rank: u32) -> Result<bool> {
         let (sample, its_rank) = (self.track.samples[self.next], self.rank[self.next]);
         self.next += 1;
@@ -186,40 +197,35 @@ impl Mp4Source {
         }
         if self.config != Some(sample.config) {
             self.config = Some(sample.config);
-            let headers = &self.track.configs[usize::from(sample.config)].headers;
-            let nal = self.track.configs[usize::from(sample.config)].sps.as_deref();
+            let headers = &self.track.head.configs[usize::from(sample.config)].headers;
+            let nal = self.track.head.configs[usize::from(sample.config)].sps.as_deref();
             if let Some(sps) = nal.and_then(|nal| Sps::parse(nal).ok()) {
-                self.sps = Sps { color: if sps.labelled { sps.color } else { self.track.sps.color }, ..sps };
+                self.sps = Sps { color: if sps.labelled { sps.color } else { self.track.head.sps.color }, ..sps };
             }
             self.picture.annex_b.splice(0..0, headers.iter().copied());
         }
         if let Some(sps) = self.picture.sps {
-            self.sps = Sps { color: if sps.labelled { sps.color } else { self.track.sps.color }, ..sps };
+            self.sps = Sps { color: if sps.labelled { sps.color } else { self.track.head.sps.color }, ..sps };
         }
         let color = self.sps.color;
         let keep = its_rank != u32::MAX && its_rank.saturating_add(N_STAND_INS) >= rank;
-        match self.decoder.decode(&self.picture.annex_b, |planes| keep.then(|| Kept::of(planes, color))) {
-            None => {
-                self.skipped += 1;
-                Ok(false)
+        let outcome = self.decoder.decode(&self.picture, |planes| keep.then(|| Kept::of(planes, color)));
+        let is_damaged = outcome.is_damaged || self.picture.n_cut > 0;
+        self.skipped += usize::from(is_damaged);
+        if let Some(Some(kept)) = outcome.picture {
+            // Timestamps that contradict the stream must not make pictures pile up.
+            if self.waiting.len() == MAX_WAITING {
+                self.waiting.sort_unstable_by_key(|(r, _)| *r);
+                self.waiting.remove(0);
             }
-            Some(None) => Ok(true),
-            Some(Some(kept)) => {
-                self.skipped += usize::from(self.picture.n_cut > 0);
-                // Timestamps that contradict the stream must not make pictures pile up.
-                if self.waiting.len() == MAX_WAITING {
-                    self.waiting.sort_unstable_by_key(|(r, _)| *r);
-                    self.waiting.remove(0);
-                }
-                self.waiting.push((its_rank, kept));
-                Ok(true)
-            }
+            self.waiting.push((its_rank, kept));
         }
+        Ok(!is_damaged)
     }
 
     /// Colours, turn and size.
     fn finish(&self, kept: &Kept) -> Rgb {
-        let rgb = turned(to_rgb(&kept.planes(), kept.color), self.track.quarter_turns);
+        let rgb = oriented(to_rgb(&kept.planes(), kept.color), self.track.head.orientation);
         match (rgb.height, rgb.width) == (self.info.height, self.info.width) {
             true => rgb,
             false => bicubic(&rgb, self.info.height, self.info.width),
@@ -240,28 +246,13 @@ impl FrameSource for Mp4Source {
         self.frame_of_rank(rank).at(|| format!("frame {index}")).at(|| self.name.clone())
     }
 
+    fn shown(&self, index: usize) -> Shown {
+        self.timeline.shown(index)
+    }
+
     fn skipped(&self) -> usize {
         self.skipped
     }
-}
-
-/// Samples within the edit in display order, and the place of every sample in that order.
-pub(super) fn display_order(track: &Track) -> (Vec<u32>, Vec<u32>) {
-    let samples = &track.samples;
-    let within = |edit: Option<(i64, Option<i64>)>| -> Vec<u32> {
-        let (start, end) = edit.map_or((i64::MIN, i64::MAX), |(start, end)| (start, end.unwrap_or(i64::MAX)));
-        (0..samples.len() as u32).filter(|&i| (start..end).contains(&samples[i as usize].pts)).collect()
-    };
-    let mut shown = within(track.edit);
-    if shown.is_empty() {
-        shown = within(None);
-    }
-    shown.sort_by_key(|&i| samples[i as usize].pts);
-    let mut rank = vec![u32::MAX; samples.len()];
-    for (r, &i) in shown.iter().enumerate() {
-        rank[i as usize] = r as u32;
-    }
-    (shown, rank)
 }
 
 /// A decoded picture that waits, still in 4:2:0: half the size of RGB, and most are never asked for.
@@ -297,21 +288,19 @@ impl Kept {
     }
 }
 
-/// The picture after `quarter_turns` clockwise.
-fn turned(rgb: Rgb, quarter_turns: u8) -> Rgb {
-    let Rgb { height, width, ref data } = rgb;
-    let pixels = data.as_chunks::<3>().0;
-    let gather = |new_height: usize, new_width: usize, from: &dyn Fn(usize, usize) -> usize| Rgb {
-        height: new_height,
-        width: new_width,
-        data: (0..new_height).flat_map(|y| (0..new_width).flat_map(move |x| pixels[from(y, x)])).collect(),
-    };
-    match quarter_turns {
-        1 => gather(width, height, &|y, x| (height - 1 - x) * width + y),
-        2 => gather(height, width, &|y, x| (height - 1 - y) * width + (width - 1 - x)),
-        3 => gather(width, height, &|y, x| x * width + (width - 1 - y)),
-        _ => rgb,
+/// The picture as it is shown.
+fn oriented(rgb: Rgb, orientation: Orientation) -> Rgb {
+    if orientation == Orientation::NoTransforms {
+        return rgb;
     }
+    // Below the caps on sides, and the buffer is that of the picture.
+    let Some(image) = RgbImage::from_raw(rgb.width as u32, rgb.height as u32, rgb.data) else {
+        unreachable!("a picture holds its pixels")
+    };
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
+    let image = image.into_rgb8();
+    Rgb { height: image.height() as usize, width: image.width() as usize, data: image.into_raw() }
 }
 
 #[cfg(test)]
@@ -319,17 +308,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quarter_turns_are_clockwise() {
+    fn orientations_move_pixels() {
         // 0 1 2
         // 3 4 5
         let rgb = Rgb { height: 2, width: 3, data: (0..6u8).flat_map(|i| [i; 3]).collect() };
-        let levels = |turns: u8| -> (usize, Vec<u8>) {
-            let out = turned(rgb.clone(), turns);
+        let levels = |orientation: Orientation| -> (usize, Vec<u8>) {
+            let out = oriented(rgb.clone(), orientation);
             (out.height, out.data.chunks(3).map(|p| p[0]).collect())
         };
-        assert_eq!(levels(0), (2, vec![0, 1, 2, 3, 4, 5]));
-        assert_eq!(levels(1), (3, vec![3, 0, 4, 1, 5, 2]));
-        assert_eq!(levels(2), (2, vec![5, 4, 3, 2, 1, 0]));
-        assert_eq!(levels(3), (3, vec![2, 5, 1, 4, 0, 3]));
+        assert_eq!(levels(Orientation::NoTransforms), (2, vec![0, 1, 2, 3, 4, 5]));
+        assert_eq!(levels(Orientation::Rotate90), (3, vec![3, 0, 4, 1, 5, 2]));
+        assert_eq!(levels(Orientation::Rotate180), (2, vec![5, 4, 3, 2, 1, 0]));
+        assert_eq!(levels(Orientation::Rotate270), (3, vec![2, 5, 1, 4, 0, 3]));
+        assert_eq!(levels(Orientation::FlipHorizontal), (2, vec![2, 1, 0, 5, 4, 3]));
+        assert_eq!(levels(Orientation::FlipVertical), (2, vec![3, 4, 5, 0, 1, 2]));
+        assert_eq!(levels(Orientation::Rotate90FlipH), (3, vec![0, 3, 1, 4, 2, 5]));
+        assert_eq!(levels(Orientation::Rotate270FlipH), (3, vec![5, 2, 4, 1, 3, 0]));
     }
 }
