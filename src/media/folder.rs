@@ -1,19 +1,24 @@
 //! A folder of images as a video: its frames, sorted by name.
 //!
-//! Decisions: names are ordered as people count (`frame2` before `frame10`). Hidden files (a leading dot) and the two files
-//! that Windows hides in folders are left out; every other entry must be a png, jpeg, webp or gif image by its content, all
-//! of one size, or the folder is refused before anything is decoded, naming the entry. The rate is nominal: two frames a
-//! second, as the reference assumes for lists.
+//! Decisions: names are ordered as people count (`frame2` before `frame10`). What a file is follows from its content, so a
+//! picture is a frame whatever it is called; and what is called a picture must be one, all of one size, or the folder is
+//! refused before anything is decoded, naming the entry. Anything else (notes, metadata, folders, pipes) is left out, and
+//! said to be; hidden files (a leading dot) and the two files that Windows hides in folders are left out without a word. The
+//! rate is nominal: two frames a second, as the reference assumes for lists.
 
 use std::cmp::Ordering;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use image::ImageFormat;
+
 use super::Rgb;
-use super::image_file::{image_size, load_image, read_file};
+use super::image_file::{image_size, load_image, read_file, sniff};
 use super::limits::MAX_FOLDER_FRAMES;
 use super::sample::FPS;
 use super::video::{FrameSource, VideoInfo};
 use crate::error::Context;
+use crate::files::input::open_regular;
 use crate::{Error, Result};
 
 /// A folder of images.
@@ -33,19 +38,33 @@ impl FolderSource {
     }
 
     fn open_unnamed(folder: &Path) -> Result<FolderSource> {
-        let mut paths = Vec::new();
+        let (mut paths, mut others) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
             if is_hidden(&path) {
                 continue;
             }
-            if paths.len() == MAX_FOLDER_FRAMES {
+            if paths.len() + others.len() == MAX_FOLDER_FRAMES {
                 return Err(Error::limit(format!("the folder has more than {MAX_FOLDER_FRAMES} entries")));
             }
-            paths.push(path);
+            let list = if is_called_picture(&path) || is_picture(&path) { &mut paths } else { &mut others };
+            list.push(path);
         }
-        paths.sort_by(|a, b| natural_order(&file_name(a), &file_name(b)));
-        FolderSource::from_files(paths)
+        for list in [&mut paths, &mut others] {
+            list.sort_by(|a, b| natural_order(&file_name(a), &file_name(b)));
+        }
+        let left_out = others.first().map(|first| {
+            let more = if others.len() > 1 { format!(" and {} more", others.len() - 1) } else { String::new() };
+            format!("`{}`{more} left out, not a picture", file_name(first))
+        });
+        if let (true, Some(left_out)) = (paths.is_empty(), &left_out) {
+            return Err(Error::bad_input(format!("there are no images ({left_out})")));
+        }
+        let mut source = FolderSource::from_files(paths)?;
+        if let Some(left_out) = left_out {
+            source.info.decoder = format!("images, {left_out}");
+        }
+        Ok(source)
     }
 
     /// Pictures as frames, in the order given; reads the header of every one.
@@ -107,6 +126,19 @@ impl FrameSource for FolderSource {
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Whether a file's name promises a picture, of any kind: then it must be one that can be read.
+fn is_called_picture(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ImageFormat::from_extension(&extension).is_some() || ["heic", "heif", "jxl", "jp2", "jpe"].contains(&&*extension)
+}
+
+/// Whether a regular file begins as a picture does.
+fn is_picture(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let begun = open_regular(path).and_then(|(file, _)| Ok(file.take(32).read_to_end(&mut head)?));
+    begun.is_ok() && sniff(&head).is_some()
 }
 
 fn is_hidden(path: &Path) -> bool {

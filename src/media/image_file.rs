@@ -5,8 +5,7 @@
 //! reference ignores them too). An animated file gives its first picture. The orientation stored by cameras is applied, so
 //! that the model sees what people see.
 
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -16,6 +15,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use super::Rgb;
 use super::limits::{MAX_IMAGE_ALLOC, MAX_IMAGE_BYTES, MAX_PIXELS};
 use crate::error::Context;
+use crate::files::input::read_capped;
 use crate::{Error, Result};
 
 /// Decodes a still image.
@@ -72,16 +72,10 @@ pub(super) fn sniff(bytes: &[u8]) -> Option<ImageFormat> {
 
 /// Reads an image file, refusing more than [`MAX_IMAGE_BYTES`] whatever its size is said to be.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
+    if std::fs::metadata(path)?.is_dir() {
         return Err(Error::bad_input("a folder, expected an image file"));
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_IMAGE_BYTES {
-        return Err(Error::limit(format!("an image file above {MAX_IMAGE_BYTES} bytes")));
-    }
-    Ok(bytes)
+    read_capped(path, MAX_IMAGE_BYTES)
 }
 
 /// Runs a third-party decoder. A panic in one is a damaged file to us, not the end of the process.

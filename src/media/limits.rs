@@ -18,11 +18,15 @@ pub const MAX_ASPECT: f64 = 200.0;
 /// Most frames of a video, in any container: 77 hours at 30 frames a second.
 pub const MAX_FRAMES: usize = 1 << 23;
 
-/// Most frames of an animated GIF; players and editors make far fewer.
-pub const MAX_GIF_FRAMES: usize = 1 << 16;
+/// Most frames of an animated picture; players and editors make far fewer.
+pub const MAX_ANIMATION_FRAMES: usize = 1 << 16;
 
-/// Most bytes of an animated GIF file.
-pub const MAX_GIF_BYTES: u64 = 1 << 30;
+/// Most pixels of all frames of an animated picture, each counted as the whole canvas: a thousand frames of 4096x4096, an hour
+/// of 640x360 at twenty a second. A few kilobytes can declare any number.
+pub const MAX_ANIMATION_PIXELS: u64 = 1 << 34;
+
+/// Most bytes of an animated picture's file.
+pub const MAX_ANIMATION_BYTES: u64 = 1 << 30;
 
 /// Most images in a folder that is read as a video.
 pub const MAX_FOLDER_FRAMES: usize = 100_000;

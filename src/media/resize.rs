@@ -1,8 +1,9 @@
-//! Sizes and resampling: `smart_resize` and Pillow's bicubic, bit for bit.
+//! Sizes and resampling: `smart_resize`, and the reference's two bicubics, bit for bit.
 //!
-//! The resampler is our own because the model's training pictures went through Pillow: its weights have 22 fractional
-//! bits and each of the two passes is rounded to 8 bits. `fast_image_resize`, the usual crate, works with 16-bit weights
-//! and so differs by one level here and there.
+//! The resampler is our own because of how the reference made the models' training pictures: still pictures and lists of
+//! frames went through Pillow ([`bicubic`]), whose weights have 22 fractional bits and whose passes are each rounded to 8
+//! bits; the frames of video files went through torchvision ([`bicubic_film`]), which computes in f32 and rounds once. The
+//! two differ by up to 17 levels where a picture is dithered. `fast_image_resize`, the usual crate, is like neither.
 
 use super::Rgb;
 use super::limits::{MAX_ASPECT, MAX_PIXELS, MAX_SIDE};
@@ -95,41 +96,81 @@ fn check_shape(h: usize, w: usize) -> Result<()> {
 /// # Panics
 /// When a side is zero or `src.data` is not (height, width, 3): pictures are checked where they enter.
 pub fn bicubic(src: &Rgb, height: usize, width: usize) -> Rgb {
-    assert!(src.height > 0 && src.width > 0 && height > 0 && width > 0, "pictures have pixels");
-    assert_eq!(src.data.len(), src.height * src.width * 3, "a picture holds height x width x 3 bytes");
-    let rows = |data: Vec<u8>| if width == src.width { data } else { resize_rows(&data, src.width, width) };
-    let columns = |data: Vec<u8>, stride: usize| {
-        if height == src.height { data } else { resize_columns(&data, src.height, stride * 3, height) }
+    check_picture(src, height, width);
+    let add = |sum: i32, p: u8, w: i32| sum + i32::from(p) * w;
+    let rows =
+        |data: &[u8]| resize_rows::<1, _, _, _, _>(data, &Taps::of_integers(src.width, width), HALF, add, to_byte);
+    let columns = |data: &[u8], stride: usize| {
+        resize_columns(data, stride * 3, &Taps::of_integers(src.height, height), HALF, add, to_byte)
     };
     let (lost_rows, lost_columns) = (src.height as i64 - height as i64, src.width as i64 - width as i64);
-    let data = if lost_rows > 0 && lost_rows > 2 * lost_columns {
-        rows(columns(src.data.clone(), src.width))
-    } else {
-        columns(rows(src.data.clone()), width)
+    let data = match (width == src.width, height == src.height) {
+        (true, true) => src.data.clone(),
+        (true, false) => columns(&src.data, width),
+        (false, true) => rows(&src.data),
+        _ if lost_rows > 0 && lost_rows > 2 * lost_columns => rows(&columns(&src.data, src.width)),
+        _ => columns(&rows(&src.data), width),
     };
     Rgb { height, width, data }
 }
 
-/// Fractional bits of a weight.
+/// The same filter for the frames of video files: rows first, all in f32, rounded to 8 bits (halves to even) at the end.
+/// Equal to the `resize` of torchvision's `transforms.functional` on every byte of the reference's numbers; sums of f32 depend
+/// on how they were compiled there, so a value within 1e-5 of a half might come out on the other side of it.
+///
+/// # Panics
+/// Those of [`bicubic`].
+pub fn bicubic_film(src: &Rgb, height: usize, width: usize) -> Rgb {
+    check_picture(src, height, width);
+    if (height, width) == (src.height, src.width) {
+        return src.clone();
+    }
+    // A side that keeps its length has weights of one and zero.
+    let (across, down) = (Taps::of_floats(src.width, width), Taps::of_floats(src.height, height));
+    let rows =
+        resize_rows::<8, _, _, _, _>(&src.data, &across, 0.0, |sum, p: u8, w: f32| sum + f32::from(p) * w, |sum| sum);
+    let data = resize_columns(
+        &rows,
+        width * 3,
+        &down,
+        0.0,
+        |sum, p: f32, w: f32| sum + p * w,
+        |sum: f32| {
+            // Adding and taking away 1.5 * 2^23 leaves the nearest whole number, without a call on CPUs before SSE4.1.
+            const WHOLE: f32 = 12_582_912.0;
+            (sum.clamp(0.0, 255.0) + WHOLE - WHOLE) as u8
+        },
+    );
+    Rgb { height, width, data }
+}
+
+fn check_picture(src: &Rgb, height: usize, width: usize) {
+    assert!(src.height > 0 && src.width > 0 && height > 0 && width > 0, "pictures have pixels");
+    assert_eq!(src.data.len(), src.height * src.width * 3, "a picture holds height x width x 3 bytes");
+}
+
+/// Fractional bits of a whole weight.
 const WEIGHT_BITS: u32 = 22;
 /// One half, which turns the final shift into rounding.
 const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 /// For each output sample of one axis, the run of input samples that it is a weighted sum of.
-struct Taps {
+struct Taps<W> {
+    n_in: usize,
     /// First input sample and number of them, per output sample.
     runs: Vec<(usize, usize)>,
-    /// Weights of all runs, one after another, each a fraction of 2^22.
-    weights: Vec<i32>,
+    /// Weights of all runs, one after another.
+    weights: Vec<W>,
 }
 
-impl Taps {
-    fn new(n_in: usize, n_out: usize) -> Taps {
+impl Taps<i32> {
+    /// Weights as fractions of 2^22.
+    fn of_integers(n_in: usize, n_out: usize) -> Taps<i32> {
         let scale = n_in as f64 / n_out as f64;
         // When shrinking, the kernel is stretched so that every input sample counts.
         let stretch = scale.max(1.0);
         let (support, shrink) = (2.0 * stretch, 1.0 / stretch);
-        let mut taps = Taps { runs: Vec::with_capacity(n_out), weights: Vec::new() };
+        let mut taps = Taps { n_in, runs: Vec::with_capacity(n_out), weights: Vec::new() };
         let mut exact = Vec::new();
         for i in 0..n_out {
             let center = (i as f64 + 0.5) * scale;
@@ -141,6 +182,33 @@ impl Taps {
             let sum: f64 = exact.iter().sum();
             let unit = f64::from(1u32 << WEIGHT_BITS);
             taps.weights.extend(exact.iter().map(|w| (w / sum * unit).round() as i32));
+            taps.runs.push((first, end - first));
+        }
+        taps
+    }
+}
+
+impl Taps<f32> {
+    /// The same computed as torch does: f32, where a distance is f64 until it is scaled.
+    fn of_floats(n_in: usize, n_out: usize) -> Taps<f32> {
+        let scale = n_in as f32 / n_out as f32;
+        let stretch = scale.max(1.0);
+        let (support, shrink) = (2.0 * stretch, 1.0 / f64::from(stretch));
+        let shrink = f64::from(shrink as f32);
+        let mut taps = Taps { n_in, runs: Vec::with_capacity(n_out), weights: Vec::new() };
+        for i in 0..n_out {
+            let center = (f64::from(scale) * (i as f64 + 0.5)) as f32;
+            // With sides beyond what f32 tells apart, the last window might begin past the end.
+            let first = ((f64::from(center - support) + 0.5).max(0.0) as usize).min(n_in - 1);
+            let end = ((f64::from(center + support) + 0.5) as usize).clamp(first + 1, n_in);
+            let at = taps.weights.len();
+            taps.weights.extend((first..end).map(|x| {
+                let distance = f64::from(x as f32 - center) + 0.5;
+                kernel_f32((distance * shrink) as f32)
+            }));
+            let run = &mut taps.weights[at..];
+            let sum = run.iter().fold(0.0, |sum, w| sum + w);
+            run.iter_mut().for_each(|w| *w /= sum);
             taps.runs.push((first, end - first));
         }
         taps
@@ -160,48 +228,82 @@ fn kernel(x: f64) -> f64 {
     }
 }
 
+/// The same, rounded where the reference's compiled code rounds.
+fn kernel_f32(x: f32) -> f32 {
+    let x = x.abs();
+    if x < 1.0 {
+        (1.5f32.mul_add(x, -2.5) * x).mul_add(x, 1.0)
+    } else if x < 2.0 {
+        (-0.5f32).mul_add(x, 2.5).mul_add(x, -4.0).mul_add(x, 2.0)
+    } else {
+        0.0
+    }
+}
+
 /// Rounds a sum of weighted bytes (which already holds one half) and clips it to a byte.
 fn to_byte(sum: i32) -> u8 {
     (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }
 
-/// Resizes each row of `src` (rows, n_in, 3) to (rows, n_out, 3).
-fn resize_rows(src: &[u8], n_in: usize, n_out: usize) -> Vec<u8> {
-    let taps = Taps::new(n_in, n_out);
+/// Resizes each row of `src` (rows, n_in, 3) to (rows, n_out, 3). A sum begins as `zero`, takes weighted samples by `add`,
+/// and becomes a sample by `done`. `ROWS` rows go side by side, which fills vector registers where there is a vector
+/// instruction for `add`.
+fn resize_rows<const ROWS: usize, S: Copy, W: Copy, A: Copy, T>(
+    src: &[S],
+    taps: &Taps<W>,
+    zero: A,
+    add: impl Fn(A, S, W) -> A,
+    done: impl Fn(A) -> T,
+) -> Vec<T> {
+    let (n_in, n_out) = (taps.n_in * 3, taps.runs.len() * 3);
     let mut out = Vec::with_capacity(src.len() / n_in * n_out);
-    for row in src.chunks_exact(n_in * 3) {
+    let mut block = vec![[src[0]; ROWS]; n_in];
+    let mut sums = vec![[zero; ROWS]; n_out];
+    for rows in src.chunks(n_in * ROWS) {
+        for (r, row) in rows.chunks_exact(n_in).enumerate() {
+            block.iter_mut().zip(row).for_each(|(samples, &p)| samples[r] = p);
+        }
         let mut weights = taps.weights.as_slice();
-        for &(first, n) in &taps.runs {
+        for (&(first, n), out) in taps.runs.iter().zip(sums.as_chunks_mut::<3>().0) {
             let (run, rest) = weights.split_at(n);
             weights = rest;
-            let mut sum = [HALF; 3];
-            for (pixel, &w) in row[first * 3..(first + n) * 3].as_chunks::<3>().0.iter().zip(run) {
-                for (s, &p) in sum.iter_mut().zip(pixel) {
-                    *s += i32::from(p) * w;
+            let mut pixel = [[zero; ROWS]; 3];
+            for (samples, &w) in block[first * 3..(first + n) * 3].as_chunks::<3>().0.iter().zip(run) {
+                for (sum, &p) in pixel.as_flattened_mut().iter_mut().zip(samples.as_flattened()) {
+                    *sum = add(*sum, p, w);
                 }
             }
-            out.extend_from_slice(&sum.map(to_byte));
+            *out = pixel;
+        }
+        for r in 0..rows.len() / n_in {
+            out.extend(sums.iter().map(|samples| done(samples[r])));
         }
     }
     out
 }
 
-/// Resizes the columns of `src` (n_in, stride) to (n_out, stride).
-fn resize_columns(src: &[u8], n_in: usize, stride: usize, n_out: usize) -> Vec<u8> {
-    let taps = Taps::new(n_in, n_out);
-    let mut out = Vec::with_capacity(n_out * stride);
-    let mut sums = vec![0i32; stride];
+/// Resizes the columns of `src` (n_in, stride) to (n_out, stride), likewise.
+fn resize_columns<S: Copy, W: Copy, A: Copy, T>(
+    src: &[S],
+    stride: usize,
+    taps: &Taps<W>,
+    zero: A,
+    add: impl Fn(A, S, W) -> A,
+    done: impl Fn(A) -> T,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(taps.runs.len() * stride);
+    let mut sums = vec![zero; stride];
     let mut weights = taps.weights.as_slice();
     for &(first, n) in &taps.runs {
         let (run, rest) = weights.split_at(n);
         weights = rest;
-        sums.fill(HALF);
+        sums.fill(zero);
         for (row, &w) in src[first * stride..(first + n) * stride].chunks_exact(stride).zip(run) {
             for (s, &p) in sums.iter_mut().zip(row) {
-                *s += i32::from(p) * w;
+                *s = add(*s, p, w);
             }
         }
-        out.extend(sums.iter().map(|&s| to_byte(s)));
+        out.extend(sums.iter().map(|&s| done(s)));
     }
     out
 }
@@ -213,7 +315,7 @@ mod tests {
     #[test]
     fn weights_of_every_output_sum_to_one() {
         for (n_in, n_out) in [(1, 1), (1, 5), (7, 3), (1920, 1008), (100, 99), (99, 100)] {
-            let taps = Taps::new(n_in, n_out);
+            let taps = Taps::of_integers(n_in, n_out);
             let mut at = 0;
             for &(first, n) in &taps.runs {
                 assert!(n > 0 && first + n <= n_in, "{n_in} -> {n_out}");
@@ -227,13 +329,26 @@ mod tests {
     }
 
     #[test]
+    fn windows_stay_within_any_side() {
+        for (n_in, n_out) in
+            [(1, 1), (1, 9), (7, 3), (MAX_SIDE, 1), (MAX_SIDE, 28), (MAX_SIDE - 1, MAX_SIDE), (3, 4099)]
+        {
+            let taps = Taps::of_floats(n_in, n_out);
+            assert!(taps.runs.is_sorted() && taps.runs.iter().all(|&(first, n)| n > 0 && first + n <= n_in));
+            assert_eq!(taps.runs.iter().map(|run| run.1).sum::<usize>(), taps.weights.len());
+            assert!(taps.weights.iter().all(|w| w.is_finite()), "{n_in} -> {n_out}");
+        }
+    }
+
+    #[test]
     fn constant_pictures_stay_constant() {
         for level in [0, 1, 127, 254, 255] {
             let src = Rgb { height: 9, width: 13, data: vec![level; 9 * 13 * 3] };
             for (h, w) in [(1, 1), (28, 28), (9, 5), (4, 13), (9, 13)] {
-                let out = bicubic(&src, h, w);
-                assert_eq!((out.height, out.width, out.data.len()), (h, w, h * w * 3));
-                assert!(out.data.iter().all(|&p| p == level), "{level} at {h}x{w}");
+                for out in [bicubic(&src, h, w), bicubic_film(&src, h, w)] {
+                    assert_eq!((out.height, out.width, out.data.len()), (h, w, h * w * 3));
+                    assert!(out.data.iter().all(|&p| p == level), "{level} at {h}x{w}");
+                }
             }
         }
     }

@@ -5,13 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use image::ImageFormat;
+
 use super::Rgb;
+use super::animation::{AnimationSource, Format};
 use super::ffmpeg::{FfmpegSource, Tools};
 use super::folder::FolderSource;
-use super::gif::GifSource;
 use super::image_file;
 use super::mp4::Mp4Source;
 use super::y4m::{self, Y4mSource};
+use super::{apng, gif, webp};
 use crate::error::Context;
 use crate::files::input::open_regular;
 use crate::{Error, ErrorKind, Result};
@@ -74,10 +77,11 @@ pub trait FrameSource: Send {
     }
 }
 
-/// Opens a video file, an animated GIF, a Y4M file, or a folder of images (its frames, sorted by name).
+/// Opens a video file, an animated picture, a Y4M file, or a folder of images (its frames, sorted by name).
 ///
-/// What a file is follows from its first bytes. H.264 in MP4, GIF and Y4M are decoded by this program; everything else, and
-/// the kinds of H.264 that the built-in decoder does not do, by `ffmpeg` and `ffprobe` when they are on the `PATH`.
+/// What a file is follows from its first bytes. H.264 in MP4, GIF, animated WebP, APNG and Y4M are decoded by this program;
+/// everything else, and the kinds of H.264 that the built-in decoder does not do, by `ffmpeg` and `ffprobe` when they are on
+/// the `PATH`.
 ///
 /// # Errors
 /// `Io` for an unreadable file, `Format` for a damaged one, `Limit` beyond the caps, `Unsupported` when ffmpeg is needed but
@@ -104,10 +108,12 @@ pub fn open_video_with(path: &Path, tools: Option<&Tools>) -> Result<Box<dyn Fra
     let built_in = match sniff(path)? {
         Some(Kind::Mp4) => Mp4Source::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
         Some(Kind::Y4m) => Y4mSource::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
-        Some(Kind::Gif) => GifSource::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
-        None => {
-            Err(Error::unsupported("not an MP4, GIF or Y4M file, which are built in").at(path.display().to_string()))
-        }
+        Some(Kind::Animation(format)) => match AnimationSource::open(path, format)? {
+            Some(source) => Ok(Box::new(source) as Box<dyn FrameSource>),
+            None => return Err(still_image().at(path.display().to_string())),
+        },
+        None => Err(Error::unsupported("not an MP4, GIF, animated WebP, APNG or Y4M file, which are built in")
+            .at(path.display().to_string())),
     };
     match (built_in, tools) {
         (Err(err), Some(tools)) if err.kind() == ErrorKind::Unsupported => {
@@ -127,7 +133,8 @@ pub fn open_video_with(path: &Path, tools: Option<&Tools>) -> Result<Box<dyn Fra
 enum Kind {
     Mp4,
     Y4m,
-    Gif,
+    /// A picture, which may turn out to be still.
+    Animation(&'static Format),
 }
 
 /// Looks at the first bytes.
@@ -143,11 +150,16 @@ fn sniff(path: &Path) -> Result<Option<Kind>> {
     Ok(match first_box {
         b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip" | b"pnot" => Some(Kind::Mp4),
         _ if head.starts_with(y4m::MAGIC) => Some(Kind::Y4m),
-        _ if head.starts_with(b"GIF8") => Some(Kind::Gif),
-        _ if image_file::sniff(&head).is_some() => {
-            let err = Error::bad_input("a still image, expected a video; give it as an image instead");
-            return Err(err.at(path.display().to_string()));
-        }
-        _ => None,
+        _ => match image_file::sniff(&head) {
+            Some(ImageFormat::Gif) => Some(Kind::Animation(&gif::FORMAT)),
+            Some(ImageFormat::WebP) => Some(Kind::Animation(&webp::FORMAT)),
+            Some(ImageFormat::Png) => Some(Kind::Animation(&apng::FORMAT)),
+            Some(_) => return Err(still_image().at(path.display().to_string())),
+            None => None,
+        },
     })
+}
+
+fn still_image() -> Error {
+    Error::bad_input("a still image, expected a video; give it as an image instead")
 }

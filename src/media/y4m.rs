@@ -1,6 +1,6 @@
 //! Y4M (YUV4MPEG2): uncompressed video with a line of text before each frame.
 //!
-//! 8-bit 4:2:0, 4:2:2, 4:4:4 and mono. Of a file ([`Y4mSource`]) only the header lines are read at first, to find the frames;
+//! 4:2:0, 4:1:1, 4:2:2, 4:4:4 and mono of 8 to 16 bits; what is above 8 bits is rounded to 8. Of a file ([`Y4mSource`]) only the header lines are read at first, to find the frames;
 //! pixels are read one frame at a time. A frame that is cut off at the end of the file is left out and counted. A stream
 //! ([`Y4mStream`]) is read once, in order; a frame that is cut off is an error there.
 
@@ -39,16 +39,24 @@ struct Layout {
     height: usize,
     width: usize,
     fps: f64,
+    samples: Samples,
+    full_range: bool,
+}
+
+/// How a frame is stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Samples {
     /// Luma samples per chroma sample as powers of two, vertically and horizontally; `None` for mono.
     shift: Option<(u32, u32)>,
-    full_range: bool,
+    /// 8 to 16; above 8 a sample is two bytes, the low one first.
+    bits: u32,
 }
 
 impl Y4mSource {
     /// Opens a file and finds its frames.
     ///
     /// # Errors
-    /// `Format` for a damaged header or no whole frame, `Unsupported` for other than 8-bit layouts, `Limit` beyond the caps.
+    /// `Format` for a damaged header or no whole frame, `Unsupported` for other colour layouts, `Limit` beyond the caps.
     pub fn open(path: &Path) -> Result<Y4mSource> {
         Y4mSource::open_unnamed(path).at(|| path.display().to_string())
     }
@@ -117,7 +125,7 @@ impl<R: BufRead> Y4mStream<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// `Format` for a damaged header, `Unsupported` for other than 8-bit layouts, `Limit` beyond the caps.
+    /// `Format` for a damaged header, `Unsupported` for other colour layouts, `Limit` beyond the caps.
     pub fn new(mut reader: R) -> Result<Y4mStream<R>> {
         let layout = Layout::parse(&read_line(&mut reader)?)?;
         Ok(Y4mStream { reader, layout, buffer: Vec::new(), n_read: 0 })
@@ -187,7 +195,8 @@ impl FrameSource for Y4mSource {
 impl Layout {
     fn parse(line: &[u8]) -> Result<Layout> {
         let text = std::str::from_utf8(line).map_err(|_| Error::format("the Y4M header is not text"))?;
-        let mut layout = Layout { height: 0, width: 0, fps: 25.0, shift: Some((1, 1)), full_range: false };
+        let mut layout = Layout { height: 0, width: 0, fps: 25.0, samples: Samples::DEFAULT, full_range: false };
+        let (mut name, mut older_name) = (None, None);
         let mut words = text.split(' ').filter(|word| !word.is_empty());
         if words.next().map(str::as_bytes) != Some(MAGIC.trim_ascii_end()) {
             return Err(Error::format("the file does not begin with `YUV4MPEG2`"));
@@ -200,37 +209,57 @@ impl Layout {
                 'W' => layout.width = value.parse().map_err(|_| bad())?,
                 'H' => layout.height = value.parse().map_err(|_| bad())?,
                 'F' => layout.fps = rate(value).ok_or_else(bad)?,
-                'C' => layout.shift = chroma(value)?,
-                'X' if value == "COLORRANGE=FULL" => layout.full_range = true,
+                'C' => name = Some(value.to_string()),
+                'X' => match value.split_once('=') {
+                    Some(("COLORRANGE", range)) => layout.full_range = range == "FULL",
+                    // How writers said it before `C` could; some say both.
+                    Some(("YSCSS", value)) => older_name = Some(value.to_ascii_lowercase()),
+                    _ => {}
+                },
                 // Field order, pixel shape and comments do not matter here.
                 _ => {}
             }
         }
         check_size(layout.height as u64, layout.width as u64)?;
+        if let Some(name) = name.or(older_name) {
+            layout.samples = Samples::parse(&name)?;
+        }
         Ok(layout)
     }
 
     /// Samples of one chroma plane, per column and per row.
     fn chroma_size(&self) -> (usize, usize) {
-        self.shift.map_or((0, 0), |(v, h)| (self.height.div_ceil(1 << v), self.width.div_ceil(1 << h)))
+        self.samples.shift.map_or((0, 0), |(v, h)| (self.height.div_ceil(1 << v), self.width.div_ceil(1 << h)))
     }
 
     /// Bytes of a frame; sizes are capped, so this cannot overflow.
     fn frame_len(&self) -> u64 {
         let (height, width) = self.chroma_size();
-        (self.height * self.width + 2 * height * width) as u64
+        ((self.height * self.width + 2 * height * width) * self.sample_len()) as u64
+    }
+
+    fn sample_len(&self) -> usize {
+        if self.samples.bits > 8 { 2 } else { 1 }
     }
 
     fn to_rgb(self, frame: &[u8]) -> Rgb {
         let (height, width) = self.chroma_size();
+        let narrow: Vec<u8>;
+        let mut frame = frame;
+        if self.sample_len() > 1 {
+            let shift = self.samples.bits - 8;
+            let round = |&sample| ((u32::from(u16::from_le_bytes(sample)) + (1 << shift >> 1)) >> shift).min(255) as u8;
+            narrow = frame.as_chunks::<2>().0.iter().map(round).collect();
+            frame = &narrow;
+        }
         let (y, chroma) = frame.split_at(self.height * self.width);
         let (cb, cr) = chroma.split_at(height * width);
         let planes = Planes {
             height: self.height,
             width: self.width,
             y: Plane { data: y, stride: self.width },
-            chroma: self.shift.map(|_| [cb, cr].map(|data| Plane { data, stride: width })),
-            shift: self.shift.unwrap_or_default(),
+            chroma: self.samples.shift.map(|_| [cb, cr].map(|data| Plane { data, stride: width })),
+            shift: self.samples.shift.unwrap_or_default(),
         };
         to_rgb(&planes, Color { matrix: 2, full_range: self.full_range })
     }
@@ -246,16 +275,37 @@ fn rate(value: &str) -> Option<f64> {
     Some(f64::from(n) / f64::from(d)).filter(|fps| *fps > 0.0 && *fps <= MAX_FPS)
 }
 
-fn chroma(value: &str) -> Result<Option<(u32, u32)>> {
-    match value {
-        "420" | "420jpeg" | "420mpeg2" | "420paldv" => Ok(Some((1, 1))),
-        "422" => Ok(Some((0, 1))),
-        "444" => Ok(Some((0, 0))),
-        "mono" => Ok(None),
-        other => Err(Error::unsupported(format!(
-            "Y4M colour layout `{}`, expected 420, 422, 444 or mono with 8 bits",
-            other.escape_debug()
-        ))),
+impl Samples {
+    /// What a header without a word about it means.
+    const DEFAULT: Samples = Samples { shift: Some((1, 1)), bits: 8 };
+
+    /// A colour layout by its name in the header: `420jpeg`, `422p10`, `mono12`.
+    fn parse(name: &str) -> Result<Samples> {
+        let layouts = [
+            ("420jpeg", Some((1, 1))),
+            ("420mpeg2", Some((1, 1))),
+            ("420paldv", Some((1, 1))),
+            ("420", Some((1, 1))),
+            ("411", Some((0, 2))),
+            ("422", Some((0, 1))),
+            ("444", Some((0, 0))),
+            ("mono", None),
+        ];
+        let found = layouts.into_iter().find_map(|(base, shift)| {
+            let bits = match name.strip_prefix(base)? {
+                "" => 8,
+                // Only the plain names come with more bits, all but mono with a `p` before them.
+                more if shift.is_none() => more.parse().ok()?,
+                more => more.strip_prefix('p')?.parse().ok()?,
+            };
+            (8..=16).contains(&bits).then_some(Samples { shift, bits })
+        });
+        found.ok_or_else(|| {
+            Error::unsupported(format!(
+                "Y4M colour layout `{}`, expected 420, 411, 422, 444 or mono with 8 to 16 bits",
+                name.escape_debug()
+            ))
+        })
     }
 }
 
@@ -277,10 +327,24 @@ mod tests {
     fn headers() {
         let parse = |text: &str| Layout::parse(text.as_bytes());
         let plain = parse("YUV4MPEG2 W4 H2 F30000:1001 Ip A1:1 C420jpeg XYSCSS=420JPEG").unwrap();
-        assert_eq!((plain.width, plain.height, plain.shift, plain.frame_len()), (4, 2, Some((1, 1)), 12));
+        assert_eq!((plain.width, plain.height, plain.samples, plain.frame_len()), (4, 2, Samples::DEFAULT, 12));
         assert!((plain.fps - 29.97).abs() < 0.001);
         assert_eq!(parse("YUV4MPEG2 W5 H3 C422").unwrap().frame_len(), 15 + 2 * 9);
         assert_eq!(parse("YUV4MPEG2 W5 H3 Cmono XCOLORRANGE=FULL").unwrap().frame_len(), 15);
+        for (fields, shift, bits, len) in [
+            ("", Some((1, 1)), 8, 15 + 12),
+            ("C420p10 XYSCSS=420P10", Some((1, 1)), 10, 54),
+            ("XYSCSS=NONSENSE C420p12", Some((1, 1)), 12, 54),
+            ("XYSCSS=422", Some((0, 1)), 8, 15 + 18),
+            ("C422p14 Xanything Ip A0:0", Some((0, 1)), 14, 66),
+            ("It C444p16", Some((0, 0)), 16, 90),
+            ("Ib C411", Some((0, 2)), 8, 15 + 12),
+            ("Cmono9 X X=", None, 9, 30),
+            ("Cmono16", None, 16, 30),
+        ] {
+            let layout = parse(&format!("YUV4MPEG2 W5  H3 {fields}")).unwrap();
+            assert_eq!((layout.samples, layout.frame_len()), (Samples { shift, bits }, len), "{fields}");
+        }
         for bad in [
             "",
             "YUV4MPEG W1 H1",
@@ -293,7 +357,13 @@ mod tests {
             "YUV4MPEG2 W4 H2 Fx",
             "YUV4MPEG2 W99999999 H99999999",
             "YUV4MPEG2 W18446744073709551615 H2",
-            "YUV4MPEG2 W4 H2 C420p10",
+            "YUV4MPEG2 W4 H2 XYSCSS=NONSENSE",
+            "YUV4MPEG2 W4 H2 C420p7",
+            "YUV4MPEG2 W4 H2 C420p17",
+            "YUV4MPEG2 W4 H2 C420jpeg10",
+            "YUV4MPEG2 W4 H2 C422p",
+            "YUV4MPEG2 W4 H2 C422p99999999999",
+            "YUV4MPEG2 W4 H2 Cmonop10",
             "YUV4MPEG2 W4 H2 C444alpha",
             "YUV4MPEG2 W4 H2 F9999:1",
         ] {

@@ -104,7 +104,7 @@ impl Pairs for LivePlan {
     fn next(&mut self, _: usize, out: &mut Vec<f32>, stopped: &dyn Fn() -> bool) -> Result<bool> {
         let LiveShape { height, width, .. } = self.shape;
         let mut frame =
-            || -> Result<_> { Ok(self.source.next(stopped)?.map(|frame| resize::bicubic(&frame, height, width))) };
+            || -> Result<_> { Ok(self.source.next(stopped)?.map(|frame| resize::bicubic_film(&frame, height, width))) };
         let Some(first) = frame()? else { return Ok(false) };
         // An odd last one is taken twice.
         let second = frame()?;

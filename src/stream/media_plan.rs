@@ -273,12 +273,13 @@ impl MediaPlan {
                 return Err(Error::mismatch(message).at(self.label.clone()));
             }
             Source::Video(source, spec) => {
+                let resize = if source.is_frame_list() { resize::bicubic } else { resize::bicubic_film };
                 let mut frame = |i: usize| -> Result<Rgb> {
                     let rgb = source.frame(i).at(|| format!("{}: frame {i}", self.label))?;
                     if rgb.height == 0 || rgb.width == 0 {
                         return Err(Error::format(format!("{}: frame {i} is empty", self.label)));
                     }
-                    Ok(resize::bicubic(&rgb, self.height, self.width))
+                    Ok(resize(&rgb, self.height, self.width))
                 };
                 ([frame(self.frames[2 * pair])?, frame(self.frames[2 * pair + 1])?], spec)
             }

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 IMAGES = ["image_2_30x40", "image_5_150x150", "image_7_29x180"]
-VIDEOS = ["video_1_5x60x70", "video_2_1x56x56"]
+VIDEOS = ["video_1_5x60x70", "video_2_1x56x56", "video_4_6x40x33"]
 MODELS = {  # checkpoint -> case -> variants (None: all)
     "tiny-b": {"image": None, "text": ["m_rope", "hope_0.75"], "mixed": ["m_rope", "videorope_2", "hope_0.75"]},
     "tiny-c": {"video": None, "text": ["m_rope"]},
@@ -71,8 +71,7 @@ def main(src, out):
     for kind, keep in (("images", IMAGES), ("videos", VIDEOS)):
         index[kind] = [row for row in index[kind] if row["file"].split(".")[0] in keep]
         for row in index[kind]:
-            arrays(f"{src}/preprocess/{row['file']}", f"{out}/preprocess/{row['file']}",
-                   lambda a: {k: v for k, v in a.items() if k != "resized_torchvision"})
+            arrays(f"{src}/preprocess/{row['file']}", f"{out}/preprocess/{row['file']}", lambda a: a)
     dump(f"{out}/preprocess/index.json", index)
     for name in ("smart_resize.json", "frame_sampling.json", "video_budget.json"):
         dump(f"{out}/preprocess/{name}", load(f"{src}/preprocess/{name}"))

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use longtake::media::limits::{MAX_GIF_FRAMES, MAX_PIXELS};
+use longtake::media::limits::{MAX_ANIMATION_FRAMES, MAX_PIXELS};
 use longtake::media::sample::{SampleOptions, frame_indices};
 use longtake::media::video::open_video_with;
 use longtake::media::{FrameSource, Rgb};
@@ -14,14 +14,14 @@ use super::image_file::{assert_clean, media_bytes, media_dir};
 use super::video::{TOLERANCE, distance, expected, expected_of, open};
 
 /// A folder for one test's files.
-struct Room(tempfile::TempDir);
+pub struct Room(pub tempfile::TempDir);
 
 impl Room {
-    fn new() -> Room {
+    pub fn new() -> Room {
         Room(tempfile::tempdir().unwrap())
     }
 
-    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path
@@ -33,7 +33,7 @@ fn open_path(path: &Path) -> Result<Box<dyn FrameSource>> {
 }
 
 /// Opens and decodes everything; what matters is that this returns, and soon.
-fn exhaust(path: &Path) -> Result<(Vec<Rgb>, usize)> {
+pub fn exhaust(path: &Path) -> Result<(Vec<Rgb>, usize)> {
     let started = Instant::now();
     let result = open_path(path).and_then(|mut source| {
         let frames = (0..source.info().n_frames.min(200)).map(|i| source.frame(i)).collect::<Result<Vec<_>>>()?;
@@ -53,10 +53,10 @@ fn exhaust(path: &Path) -> Result<(Vec<Rgb>, usize)> {
 }
 
 /// A small generator, so that a failure can be repeated from its seed.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, n: usize) -> usize {
+    pub fn roll(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % n
     }
@@ -297,7 +297,7 @@ fn declared_giants_are_refused() {
 #[test]
 fn gif_with_too_many_frames_is_refused_before_decoding() {
     let mut gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xFF\xFF\xFF".to_vec();
-    for _ in 0..=MAX_GIF_FRAMES {
+    for _ in 0..=MAX_ANIMATION_FRAMES {
         gif.extend_from_slice(b"\x2C\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0");
     }
     gif.push(0x3B);
@@ -346,17 +346,16 @@ fn a_folder_of_images_is_a_list_of_frames() {
     assert!(source.frame(11).is_err());
 }
 
-/// Fault 36: mixed sizes, strangers and unreadable files are refused, naming the frame.
+/// Fault 36: what is called a picture must be one, all of one size; the frame and the file are named.
 #[test]
-fn folders_with_strange_members_are_refused() {
-    let strangers: [(&str, Vec<u8>, &str); 5] = [
+fn folders_with_broken_members_are_refused() {
+    let broken: [(&str, Vec<u8>, &str); 4] = [
         ("frame3.png", png(1, 9, 6), "9x6"),
+        ("frame3", png(1, 6, 8), "6x8"),
         ("frame3.png", b"\x89PNG\r\n\x1a\nbroken".to_vec(), "damaged"),
-        ("frame3.png", Vec::new(), "png, jpeg, webp or gif"),
-        ("frame3.txt", b"notes".to_vec(), "png, jpeg, webp or gif"),
-        ("frame3.mp4", media_bytes("one_frame.mp4"), "png, jpeg, webp or gif"),
+        ("frame3.JPG", Vec::new(), "expected a png"),
     ];
-    for (name, bytes, words) in strangers {
+    for (name, bytes, words) in broken {
         let room = Room::new();
         for i in [1, 2, 4] {
             room.file(&format!("frame{i}.png"), &png(50, 8, 6));
@@ -366,16 +365,61 @@ fn folders_with_strange_members_are_refused() {
         let text = err.to_string();
         assert!(text.contains("frame 2") && text.contains(name) && text.contains(words), "{text}");
     }
-    let room = Room::new();
-    assert_eq!(open_path(room.0.path()).err().unwrap().kind(), ErrorKind::BadInput);
-    std::fs::create_dir(room.0.path().join("inner")).unwrap();
-    assert!(open_path(room.0.path()).is_err(), "a folder in a folder is not a picture");
     // A member that goes away later is an error of its frame.
     let room = Room::new();
     let path = room.file("a.png", &png(1, 4, 4));
     let mut source = open_path(room.0.path()).unwrap();
     std::fs::remove_file(path).unwrap();
     assert!(source.frame(0).unwrap_err().to_string().contains("frame 0"));
+}
+
+/// What lies among the frames and is no picture is left out, and the video says so.
+#[test]
+fn strangers_in_a_folder_are_left_out_and_named() {
+    let room = Room::new();
+    for i in [1, 2, 10] {
+        room.file(&format!("frame{i}.png"), &png(i as u8 * 10, 8, 6));
+    }
+    room.file("frame9", &png(90, 8, 6));
+    room.file("frame5.dat", &png(50, 8, 6));
+    room.file(".DS_Store", b"hidden");
+    assert_eq!(open_path(room.0.path()).unwrap().info().decoder, "images");
+    room.file("meta.json", b"{}");
+    let one = "images, `meta.json` left out, not a picture";
+    assert_eq!(open_path(room.0.path()).unwrap().info().decoder, one);
+    room.file("frame3.txt", b"notes");
+    room.file("source.mp4", &media_bytes("one_frame.mp4"));
+    room.file("empty", b"");
+    std::fs::create_dir(room.0.path().join("inner")).unwrap();
+    let mut source = open_path(room.0.path()).unwrap();
+    assert_eq!(source.info().decoder, "images, `empty` and 4 more left out, not a picture");
+    let levels: Vec<u8> = (0..5).map(|i| source.frame(i).unwrap().data[0]).collect();
+    assert_eq!((source.info().n_frames, levels), (5, vec![10, 20, 50, 90, 100]));
+    // Nothing but strangers, or nothing at all.
+    let room = Room::new();
+    assert_eq!(open_path(room.0.path()).err().unwrap().kind(), ErrorKind::BadInput);
+    room.file("meta.json", b"{}");
+    let err = open_path(room.0.path()).err().unwrap();
+    assert!(err.kind() == ErrorKind::BadInput && err.to_string().contains("`meta.json`"), "{err}");
+}
+
+/// Fault F2: a pipe that nobody writes into does not hold anything up.
+#[test]
+#[cfg(unix)]
+fn pipes_in_a_folder_are_not_waited_for() {
+    for (name, words) in [("frame2.png", "not a regular file"), ("control", "`control` left out")] {
+        let room = Room::new();
+        room.file("frame1.png", &png(50, 8, 6));
+        let made = std::process::Command::new("mkfifo").arg(room.0.path().join(name)).status().unwrap();
+        assert!(made.success());
+        let started = Instant::now();
+        let said = match open_path(room.0.path()) {
+            Ok(source) => source.info().decoder.clone(),
+            Err(err) => err.to_string(),
+        };
+        assert!(said.contains(words) && said.contains(name), "{said}");
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
 }
 
 /// The files of the repository are the ones the other tests think they are.

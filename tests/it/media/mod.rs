@@ -1,5 +1,6 @@
 //! Tests of the room `media`.
 
+mod animation;
 mod boxes;
 mod image_file;
 mod preprocess;
@@ -8,3 +9,4 @@ mod ffmpeg;
 mod mp4;
 mod mp4_cost;
 mod video;
+mod y4m;

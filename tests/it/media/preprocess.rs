@@ -2,7 +2,7 @@
 
 use longtake::ErrorKind;
 use longtake::media::patch::{Grid, PatchSpec, image_rows, pixel_values};
-use longtake::media::resize::{bicubic, smart_resize, smart_resize_strict};
+use longtake::media::resize::{bicubic, bicubic_film, smart_resize, smart_resize_strict};
 use longtake::media::sample::{SampleOptions, check_options, frame_indices, frame_size, pixel_bounds};
 use longtake::media::{FrameSource, Rgb, VideoInfo};
 use serde_json::Value;
@@ -126,6 +126,28 @@ fn videos_agree_byte_for_byte() {
         assert_eq!([grid.t, grid.h, grid.w].map(|v| v as i64).to_vec(), arrays.i64("grid_thw"), "{item}");
         check_values(&rows, &arrays.f32("pixel_values"), item);
     }
+}
+
+/// Frames of video files go through another resizer than pictures, and the two are not interchangeable.
+#[test]
+fn frames_of_video_files_are_resized_as_torchvision_does() {
+    let index = golden_json("preprocess/index.json");
+    let (mut n_resized, mut worst) = (0, 0);
+    for item in index["videos"].as_array().unwrap() {
+        let arrays = Arrays::open(&format!("preprocess/{}", item["file"].as_str().unwrap()));
+        let (h, w) = (number(item, "height"), number(item, "width"));
+        let (new_h, new_w) = pair(&item["resized"]);
+        let (source, want) = (arrays.u8("rgb"), arrays.u8("resized_torchvision"));
+        for (frame, want) in source.chunks_exact(h * w * 3).zip(want.chunks_exact(new_h * new_w * 3)) {
+            let got = bicubic_film(&rgb(frame, h, w), new_h, new_w);
+            assert!(got.data == want, "{item}: resized bytes differ");
+            let pictures = bicubic(&rgb(frame, h, w), new_h, new_w);
+            let off = pictures.data.iter().zip(want).map(|(a, b)| a.abs_diff(*b)).max();
+            worst = worst.max(off.unwrap());
+            n_resized += usize::from((h, w) != (new_h, new_w));
+        }
+    }
+    assert!(n_resized >= 10 && worst >= 8, "{n_resized} frames, {worst} of 255 between the two");
 }
 
 fn options_of(row: &Value) -> SampleOptions {

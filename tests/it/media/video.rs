@@ -72,6 +72,11 @@ pub fn distance(rgb: &Rgb, want: &[f64]) -> f64 {
     grid_means(rgb).iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
+/// The same between two frames.
+pub fn distance_of(rgb: &Rgb, want: &Rgb) -> f64 {
+    distance(rgb, &grid_means(want))
+}
+
 /// Neighbouring frames differ by nine levels in the middle block, so this also says which frame it is.
 pub const TOLERANCE: f64 = 2.0;
 
