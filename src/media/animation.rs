@@ -9,7 +9,6 @@
 //! there, cleared, or taken back. What shows through in the end is white; blending over white from the beginning is the same
 //! to rounding. Background colours that files name are ignored. Delays up to 10 ms count as 100 ms.
 
-use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -137,9 +136,14 @@ impl Outline {
     }
 }
 
+/// What an animation is read from: a file, or bytes in memory.
+pub(super) trait Input: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Input for T {}
+
 /// A walk through a file that never holds more than a buffer of it.
 pub(super) struct Scan {
-    reader: BufReader<File>,
+    reader: BufReader<Box<dyn Input>>,
     at: u64,
     len: u64,
 }
@@ -191,7 +195,7 @@ pub struct AnimationSource {
     info: VideoInfo,
     name: String,
     format: &'static Format,
-    file: File,
+    file: Box<dyn Input>,
     outline: Outline,
     timeline: Timeline,
     /// Empty until a frame is asked for.
@@ -224,7 +228,20 @@ impl AnimationSource {
 
     fn open_unnamed(path: &Path, format: &'static Format) -> Result<Option<AnimationSource>> {
         let (file, meta) = open_regular(path)?;
-        let (len, name) = (meta.len(), format.name);
+        AnimationSource::read_outline(Box::new(file), meta.len(), path.display().to_string(), format)
+    }
+
+    /// The animation in `file`, whose name is for messages.
+    ///
+    /// # Errors
+    /// As [`AnimationSource::open`].
+    pub(super) fn read_outline(
+        file: Box<dyn Input>,
+        len: u64,
+        label: String,
+        format: &'static Format,
+    ) -> Result<Option<AnimationSource>> {
+        let name = format.name;
         if len > MAX_ANIMATION_BYTES {
             let message =
                 format!("an animated {name} of `{len}` bytes, expected at most {MAX_ANIMATION_BYTES}; {WAY_OUT}");
@@ -252,7 +269,7 @@ impl AnimationSource {
         };
         Ok(Some(AnimationSource {
             info,
-            name: path.display().to_string(),
+            name: label,
             format,
             file: scan.reader.into_inner(),
             outline,
@@ -390,7 +407,7 @@ impl AnimationSource {
         }
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(part.bytes.start))?;
-        (&self.file).take(len).read_to_end(&mut bytes)?;
+        (&mut self.file).take(len).read_to_end(&mut bytes)?;
         let (still, format) = ((self.format.still)(&self.outline, part, &bytes)?, self.format.still_format);
         drop(bytes);
         let failed = |err| image_error(err, format);

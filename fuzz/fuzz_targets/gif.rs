@@ -1,3 +1,0 @@
-#![no_main]
-
-longtake_fuzz::fuzz!("gif");
