@@ -365,6 +365,11 @@ fn pictures_that_inflate() {
     let mut gif = b"GIF89a\0\x20\0\x20\x80\0\0\0\0\0\xff\xff\xff".to_vec();
     gif.extend(b",\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0;");
     room.check("image", &room.file("canvas.gif", &gif, 0), 1 << 26, "");
+    room.check("video", &room.file("canvas.gif", &gif, 0), 1 << 26, "");
+    // Many frames of it: a number nobody means to show.
+    let (head, frame) = gif[..gif.len() - 1].split_at(19);
+    let frames = [head, &frame.repeat(60_000)].concat();
+    room.check("video", &room.file("frames.gif", &frames, 0), 0, "at most");
 }
 
 /// A progressive JPEG with its size changed and its last scan repeated.
