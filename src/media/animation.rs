@@ -136,14 +136,14 @@ impl Outline {
     }
 }
 
-/// What an animation is read from: a file, or bytes in memory.
-pub(super) trait Input: Read + Seek + Send {}
+/// Where the bytes of an animation come from: a file, or memory.
+pub(super) trait Bytes: Read + Seek + Send {}
 
-impl<T: Read + Seek + Send> Input for T {}
+impl<T: Read + Seek + Send> Bytes for T {}
 
 /// A walk through a file that never holds more than a buffer of it.
 pub(super) struct Scan {
-    reader: BufReader<Box<dyn Input>>,
+    reader: BufReader<Box<dyn Bytes>>,
     at: u64,
     len: u64,
 }
@@ -195,7 +195,7 @@ pub struct AnimationSource {
     info: VideoInfo,
     name: String,
     format: &'static Format,
-    file: Box<dyn Input>,
+    file: Box<dyn Bytes>,
     outline: Outline,
     timeline: Timeline,
     /// Empty until a frame is asked for.
@@ -223,22 +223,22 @@ impl AnimationSource {
     /// # Errors
     /// `Format` for a damaged file, `Limit` beyond the caps.
     pub(super) fn open(path: &Path, format: &'static Format) -> Result<Option<AnimationSource>> {
-        AnimationSource::open_unnamed(path, format).at(|| path.display().to_string())
+        let name = path.display().to_string();
+        let open = || {
+            let (file, meta) = open_regular(path)?;
+            AnimationSource::new(Box::new(file), meta.len(), name.clone(), format)
+        };
+        open().at(|| name.clone())
     }
 
-    fn open_unnamed(path: &Path, format: &'static Format) -> Result<Option<AnimationSource>> {
-        let (file, meta) = open_regular(path)?;
-        AnimationSource::read_outline(Box::new(file), meta.len(), path.display().to_string(), format)
-    }
-
-    /// The animation in `file`, whose name is for messages.
+    /// The same of `len` bytes from anywhere, called `source_name`.
     ///
     /// # Errors
     /// As [`AnimationSource::open`].
-    pub(super) fn read_outline(
-        file: Box<dyn Input>,
+    pub(super) fn new(
+        file: Box<dyn Bytes>,
         len: u64,
-        label: String,
+        source_name: String,
         format: &'static Format,
     ) -> Result<Option<AnimationSource>> {
         let name = format.name;
@@ -269,7 +269,7 @@ impl AnimationSource {
         };
         Ok(Some(AnimationSource {
             info,
-            name: label,
+            name: source_name,
             format,
             file: scan.reader.into_inner(),
             outline,

@@ -294,7 +294,7 @@ impl Samples {
         let found = layouts.into_iter().find_map(|(base, shift)| {
             let bits = match name.strip_prefix(base)? {
                 "" => 8,
-                // Only the plain names come with more bits, all but mono with a `p` before them.
+                // All but mono have a `p` before more bits.
                 more if shift.is_none() => more.parse().ok()?,
                 more => more.strip_prefix('p')?.parse().ok()?,
             };
