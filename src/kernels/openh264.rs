@@ -11,8 +11,8 @@ use openh264::decoder::{Decoder, DecoderConfig, Flush};
 const CONCEALMENT: i32 = 8;
 const CONCEAL_NOTHING: i32 = 0;
 const CONCEAL_BY_COPYING: i32 = 4;
-/// `dsDataErrorConcealed`: set for every picture that refers to a concealed one.
-const CONCEALED: u32 = 0x20;
+/// `dsDataErrorConcealed` and `dsRefLost`: set for every picture that refers to a concealed or a lost one.
+const FOLLOWS_DAMAGE: u32 = 0x20 | 0x02;
 /// An access unit delimiter: a picture that is incomplete is finished when the next one begins.
 const DELIMITER: [u8; 6] = [0, 0, 0, 1, 9, 0xF0];
 
@@ -71,7 +71,7 @@ impl OpenH264 {
         // SAFETY: `len` bytes are readable, the other two pointers are to what the library fills in, both of this frame.
         let state =
             unsafe { raw.decode_frame_no_delay(annex_b.as_ptr(), len, (&raw mut planes).cast(), &raw mut info) };
-        let is_damaged = state as u32 & !CONCEALED != 0;
+        let is_damaged = state as u32 & !FOLLOWS_DAMAGE != 0;
         if info.iBufferStatus != 1 && is_damaged && self.conceals {
             info = Default::default();
             // SAFETY: as above, with the six bytes of a constant.

@@ -43,8 +43,7 @@ pub(crate) fn animation(input: &[u8]) {
     let Some((kind, bytes)) = choice(input) else { return };
     let format = [&gif::FORMAT, &webp::FORMAT, &apng::FORMAT][usize::from(kind) % 3];
     let file = Box::new(Cursor::new(bytes.to_vec()));
-    let Ok(Some(mut source)) = AnimationSource::read_outline(file, bytes.len() as u64, "fuzz".to_string(), format)
-    else {
+    let Ok(Some(mut source)) = AnimationSource::new(file, bytes.len() as u64, "fuzz".to_string(), format) else {
         return;
     };
     let info = source.info().clone();

@@ -55,7 +55,7 @@ pub(super) fn read_track(file: &mut (impl Read + Seek)) -> Result<Track> {
     let file_len = file.seek(SeekFrom::End(0))?;
     let mut moov = None;
     let mut has_fragments = false;
-    let mut walk = Walk::new(file, file_len);
+    let mut walk = Walk::new(file, file_len)?;
     while let Some(next) = walk.next()? {
         match &next.name {
             b"moov" if moov.is_none() => moov = Some(walk.content(&next)?),
@@ -75,7 +75,7 @@ pub(super) fn read_track(file: &mut (impl Read + Seek)) -> Result<Track> {
     let defaults = Defaults::of(child(&moov, b"mvex").unwrap_or_default(), head.id);
     drop(moov);
     if has_fragments {
-        let mut walk = Walk::new(file, file_len);
+        let mut walk = Walk::new(file, file_len)?;
         while let Some(next) = walk.next()? {
             if &next.name == b"moof" {
                 let moof = walk.content(&next)?;
@@ -102,6 +102,8 @@ pub(super) fn read_track(file: &mut (impl Read + Seek)) -> Result<Track> {
 struct Walk<'a, F> {
     /// Boxes that follow closely come from one read.
     file: BufReader<&'a mut F>,
+    /// Where the next byte is read from; asking the system each time would be the larger part of the work.
+    here: u64,
     file_len: u64,
     /// Where the next box begins.
     at: u64,
@@ -121,8 +123,10 @@ struct TopBox {
 }
 
 impl<'a, F: Read + Seek> Walk<'a, F> {
-    fn new(file: &'a mut F, file_len: u64) -> Walk<'a, F> {
-        Walk { file: BufReader::with_capacity(4096, file), file_len, at: 0, n_boxes: 0, budget: MAX_MP4_INDEX }
+    fn new(file: &'a mut F, file_len: u64) -> Result<Walk<'a, F>> {
+        let mut file = BufReader::with_capacity(4096, file);
+        file.rewind()?;
+        Ok(Walk { file, here: 0, file_len, at: 0, n_boxes: 0, budget: MAX_MP4_INDEX })
     }
 
     fn next(&mut self) -> Result<Option<TopBox>> {
@@ -134,10 +138,9 @@ impl<'a, F: Read + Seek> Walk<'a, F> {
         if self.n_boxes > MAX_MP4_BOXES {
             return Err(Error::limit(format!("the file consists of more than {MAX_MP4_BOXES} boxes")));
         }
-        self.seek(self.at)?;
         let mut head = [0u8; 16];
         let n = left.min(16) as usize;
-        self.file.read_exact(&mut head[..n])?;
+        self.read_at(self.at, &mut head[..n])?;
         let Some((name, head_len, size)) = box_head(&head[..n], left) else { return Ok(None) };
         let this = TopBox { name, at: self.at, head_len, len: size.min(left).saturating_sub(head_len) };
         // At least eight bytes further each time.
@@ -151,18 +154,18 @@ impl<'a, F: Read + Seek> Walk<'a, F> {
             .checked_sub(this.len)
             .ok_or_else(|| Error::limit(format!("the index of the file is larger than {MAX_MP4_INDEX} bytes")))?;
         let mut data = vec![0u8; this.len as usize];
-        self.seek(this.at + this.head_len)?;
-        self.file.read_exact(&mut data)?;
+        self.read_at(this.at + this.head_len, &mut data)?;
         Ok(data)
     }
 
     /// Keeps what is buffered where it can.
-    fn seek(&mut self, to: u64) -> Result<()> {
-        let here = self.file.stream_position()?;
-        match i64::try_from(i128::from(to) - i128::from(here)) {
+    fn read_at(&mut self, at: u64, into: &mut [u8]) -> Result<()> {
+        match i64::try_from(i128::from(at) - i128::from(self.here)) {
             Ok(by) => self.file.seek_relative(by)?,
-            Err(_) => drop(self.file.seek(SeekFrom::Start(to))?),
+            Err(_) => drop(self.file.seek(SeekFrom::Start(at))?),
         }
+        self.file.read_exact(into)?;
+        self.here = at + into.len() as u64;
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! MP4 and QuickTime files with H.264: an index becomes a list of coded pictures, and these become frames.
-//! In: a regular file. Out: [`Mp4Source`]. Start reading at [`index::read_track`], then [`source`].
+//! In: a regular file. Out: [`Mp4Source`]. Start reading at `read_track` in `index`, then `source`.
 //! One file per part of the index; memory and time are linear in the size of the file, however its boxes contradict each
 //! other.
-//! On purpose absent here: how a picture is decoded ([`super::h264`]), sound, subtitles.
+//! On purpose absent here: how a picture is decoded (`h264`), sound, subtitles.
 
 mod boxes;
 mod display;
