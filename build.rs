@@ -4,6 +4,8 @@
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-check-cfg=cfg(cuda_emulation)");
+    // Set by cargo-fuzz.
+    println!("cargo:rustc-check-cfg=cfg(fuzzing)");
     #[cfg(feature = "cuda")]
     cuda::build();
 }

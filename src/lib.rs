@@ -33,5 +33,8 @@ pub mod stream;
 pub mod convert;
 pub mod eval;
 pub mod cli;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use error::{Error, ErrorKind, Result};

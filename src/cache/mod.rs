@@ -49,7 +49,7 @@ impl CacheShape {
             let known = CACHE_TYPES.map(GgmlType::name).join(", ");
             return Err(Error::bad_input(format!("cache type {what} `{ty}` is not one of {known}")));
         }
-        ty.row_bytes(self.d).ok_or_else(|| {
+        ty.row_bytes(self.d).filter(|n| *n > 0).ok_or_else(|| {
             Error::bad_input(format!(
                 "cache type {what} `{ty}` needs a head dimension that is a multiple of {}, not `{}`",
                 ty.block_len(),

@@ -59,7 +59,7 @@ pub fn set_tokenizer_keys(dir: &Path, n_vocab: usize, meta: &mut Metadata) -> Re
 
 /// `tokenizer.json`, as far as it matters.
 #[derive(Deserialize)]
-struct TokenizerFile {
+pub(super) struct TokenizerFile {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     normalizer: Option<Value>,
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Merge {
     }
 }
 
-fn parse_tokenizer(text: &str) -> Result<TokenizerFile> {
+pub(super) fn parse_tokenizer(text: &str) -> Result<TokenizerFile> {
     let outline: Outline = parse(text)?;
     match outline.model.kind.as_deref() {
         Some("BPE") => {}
@@ -235,13 +235,13 @@ fn check_pipeline(file: &TokenizerFile) -> Result<()> {
 }
 
 /// The rows of the vocabulary.
-struct Vocabulary {
-    tokens: Vec<String>,
-    types: Vec<i32>,
+pub(super) struct Vocabulary {
+    pub tokens: Vec<String>,
+    pub types: Vec<i32>,
 }
 
 impl Vocabulary {
-    fn new(file: &TokenizerFile, n_vocab: usize) -> Result<Vocabulary> {
+    pub fn new(file: &TokenizerFile, n_vocab: usize) -> Result<Vocabulary> {
         let mut rows: Vec<Option<(&str, i32)>> = vec![None; n_vocab];
         let mut put = |id: u64, token, kind| {
             let n = rows.len();

@@ -27,7 +27,7 @@ impl Imatrix {
         Imatrix::read(&gguf, path).at(|| path.display().to_string())
     }
 
-    fn read(gguf: &Gguf, path: &Path) -> Result<Imatrix> {
+    pub(super) fn read(gguf: &Gguf, path: &Path) -> Result<Imatrix> {
         let meta = gguf.meta();
         if meta.str("general.type")?.is_some_and(|ty| ty != "imatrix") {
             return Err(Error::format("`general.type` is not `imatrix`"));

@@ -26,6 +26,8 @@ mod quantize;
 mod safetensors;
 mod staged;
 mod values;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use file_type::FileType;
 pub use from_hf::{ConvertOptions, ConvertReport, OutputFile, convert};

@@ -38,8 +38,8 @@ pub(crate) struct StoredTensor {
 /// # Errors
 /// `Limit` for a header beyond the caps, `Format` for everything else that the format forbids: a header past the end,
 /// not JSON, a repeated name, an unknown type, offsets with holes, overlaps or wrong lengths, bytes after the last tensor.
-pub(crate) fn read_header(file: &mut File) -> Result<Vec<StoredTensor>> {
-    let n_file = file.metadata()?.len();
+pub(crate) fn read_header(file: &mut (impl Read + Seek)) -> Result<Vec<StoredTensor>> {
+    let n_file = file.seek(SeekFrom::End(0))?;
     let mut length = [0; 8];
     if n_file < 8 {
         return Err(Error::format(format!("a safetensors file of `{n_file}` bytes, expected at least 8")));

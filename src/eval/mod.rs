@@ -10,6 +10,6 @@ pub mod journal;
 pub mod movie;
 pub mod niah;
 pub mod plot;
-mod random;
+pub(crate) mod random;
 pub mod symbols;
 pub mod theory;

@@ -16,6 +16,8 @@ mod signals;
 mod value;
 mod tensor_info;
 mod writer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use ggml_type::GgmlType;
 pub use keys::Metadata;

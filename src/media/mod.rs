@@ -29,6 +29,8 @@ mod packets;
 mod ffprobe;
 pub mod ffmpeg;
 pub mod live;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use child::kill_children;
 pub use image_file::{ImageFile, load_image};

@@ -15,6 +15,8 @@ mod trace;
 mod vision;
 mod vit;
 mod weights;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use hparams::{HParams, architecture_of, layout_of};
 pub use text_model::{Batch, Choice, Scratch, TextModel};

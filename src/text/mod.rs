@@ -16,6 +16,8 @@ mod program;
 mod sandbox;
 mod source;
 mod stream;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub(crate) use pretokenizer::QWEN2_SPLIT;
 

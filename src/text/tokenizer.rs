@@ -23,8 +23,8 @@ use super::pretokenizer::PreTokenizer;
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
-/// Most rows of a vocabulary. The largest in use have about 260 000.
-pub const MAX_VOCAB: usize = 1 << 22;
+/// Most rows of a vocabulary. The largest of this kind in use have about 250 000; each takes some 300 bytes here.
+pub const MAX_VOCAB: usize = 1 << 18;
 /// Most text between two places where it is safe to cut, in bytes; about 160 bytes of memory go with each.
 pub const MAX_UNCUT_BYTES: usize = 2 << 20;
 /// Longest run of white space, in bytes: the regular expression engine gives up on runs of a million.

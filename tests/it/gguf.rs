@@ -1,7 +1,7 @@
 //! Tests of the room `gguf`: here the golden files, in the modules the fault checklist, split models, the writer and
 //! `longtake inspect`.
 
-mod build;
+pub mod build;
 mod faults;
 mod inspect;
 mod split;

@@ -2,6 +2,7 @@
 
 mod common;
 
+mod caps;
 mod cli;
 
 mod convert;

@@ -16,6 +16,8 @@ mod score;
 mod subtitles;
 pub mod table;
 mod videomme;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use folder::{Collection, CollectionOptions};
 pub use letter::{Picked, pick};

@@ -3,6 +3,7 @@
 //! The crate reserves memory by what the schema and the page headers declare. So both are walked first, in their own encoding
 //! (Thrift's compact protocol): a tiny file that declares gigabytes, or a schema nested a million deep, is an error.
 
+use std::cell::Cell as Counter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
@@ -19,9 +20,10 @@ const MAGIC: &[u8] = b"PAR1";
 const MAX_FOOTER: usize = 8 << 20;
 const MAX_SCHEMA: u64 = 512;
 const MAX_ROW_GROUPS: u64 = 4096;
-/// Largest page after decompression, and all pages of a column together.
-const MAX_PAGE: i64 = 64 << 20;
-const MAX_COLUMN: i64 = 512 << 20;
+/// All pages of a column in one row group together, after decompression: their values refer to them.
+const MAX_COLUMN: i64 = 16 << 20;
+/// Most text, all cells together, in bytes: a dictionary can name one long text many times.
+const MAX_TEXT: usize = 16 << 20;
 
 impl From<parquet::errors::ParquetError> for Error {
     fn from(err: parquet::errors::ParquetError) -> Error {
@@ -39,7 +41,7 @@ pub(super) fn read(bytes: Vec<u8>, fields: &[&str]) -> Result<Vec<Cells>> {
 
 fn rows(bytes: Bytes, fields: &[&str]) -> Result<Vec<Cells>> {
     let reader = SerializedFileReader::new(bytes.clone())?;
-    let (mut rows, mut n_values) = (Vec::new(), 0);
+    let (mut rows, mut n_values, n_text) = (Vec::new(), 0, Counter::new(0));
     for g in 0..reader.num_row_groups() {
         let group = reader.get_row_group(g)?;
         let n_rows = usize::try_from(group.metadata().num_rows())
@@ -57,7 +59,7 @@ fn rows(bytes: Bytes, fields: &[&str]) -> Result<Vec<Cells>> {
             if n_values > MAX_VALUES as i64 {
                 return Err(Error::limit(format!("more than {MAX_VALUES} values")).at(place()));
             }
-            let cells = values(group.get_column_reader(c)?, column, n_rows).at(place)?;
+            let cells = values(group.get_column_reader(c)?, column, n_rows, &n_text).at(place)?;
             for (row, cell) in rows[first..].iter_mut().zip(cells) {
                 if row.insert(name.clone(), cell).is_some() {
                     return Err(
@@ -71,8 +73,17 @@ fn rows(bytes: Bytes, fields: &[&str]) -> Result<Vec<Cells>> {
 }
 
 /// The values of a column, one cell a row.
-fn values(reader: ColumnReader, column: &ColumnChunkMetaData, n_rows: usize) -> Result<Vec<Cell>> {
+fn values(
+    reader: ColumnReader,
+    column: &ColumnChunkMetaData,
+    n_rows: usize,
+    n_text: &Counter<usize>,
+) -> Result<Vec<Cell>> {
     let text = |bytes: ByteArray| {
+        n_text.set(n_text.get() + bytes.len());
+        if n_text.get() > MAX_TEXT {
+            return Err(Error::limit(format!("more than {MAX_TEXT} bytes of text")));
+        }
         let text = std::str::from_utf8(bytes.data()).map_err(|err| Error::format(format!("is not UTF-8: {err}")))?;
         Ok(Cell::Text(text.to_string()))
     };
@@ -215,8 +226,8 @@ fn check_pages(bytes: &[u8], column: &ColumnChunkMetaData) -> Result<i64> {
             _ => Ok(false),
         })?;
         total += unpacked.max(0);
-        if !(0..=MAX_PAGE).contains(&unpacked) || total > MAX_COLUMN {
-            return Err(Error::limit(format!("page of `{unpacked}` bytes, at most {MAX_PAGE}, {MAX_COLUMN} together")));
+        if unpacked < 0 || total > MAX_COLUMN {
+            return Err(Error::limit(format!("page of `{unpacked}` bytes, at most {MAX_COLUMN} in a column")));
         }
         let next = usize::try_from(packed).ok().and_then(|packed| compact.at.checked_add(packed));
         at = next.filter(|next| *next <= chunk.len()).ok_or_else(|| {

@@ -32,7 +32,7 @@ pub(super) fn read_srt(path: &Path) -> Result<Vec<Line>> {
 
 /// Blocks of a number, a time range and text. What is between a range and the next blank line is text; blocks without a range
 /// are passed over, as players do.
-fn parse_srt(text: &str) -> Result<Vec<Line>> {
+pub(super) fn parse_srt(text: &str) -> Result<Vec<Line>> {
     let mut lines: Vec<Line> = Vec::new();
     let mut open: Option<Line> = None;
     for row in text.lines().map(|row| row.trim_start_matches('\u{feff}').trim()).chain([""]) {

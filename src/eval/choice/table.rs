@@ -17,9 +17,12 @@ use crate::{Error, Result};
 
 /// Longest annotation file, in bytes. The published ones have up to some ten million.
 pub const MAX_BYTES: u64 = 128 << 20;
-/// Most rows of a file, and most values (items of lists included) of all its rows.
-pub const MAX_ROWS: usize = 1 << 17;
-pub const MAX_VALUES: usize = 1 << 21;
+/// Most rows of a file, and most values (items of lists included) of all its rows: some ten times what the published ones
+/// have. A row takes most of a kilobyte here and a byte or two in a file that is made for it.
+pub const MAX_ROWS: usize = 1 << 15;
+pub const MAX_VALUES: usize = 1 << 18;
+/// Most columns of a TSV file.
+const MAX_COLUMNS: usize = 1 << 10;
 
 /// A value of a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,7 +212,10 @@ pub(super) fn check_rows(n: usize) -> Result<()> {
 fn tsv(bytes: &[u8], fields: &[&str]) -> Result<Vec<Cells>> {
     let text = std::str::from_utf8(bytes).map_err(|err| Error::format(format!("is not UTF-8: {err}")))?;
     let mut lines = text.lines().map(|line| line.strip_suffix('\r').unwrap_or(line));
-    let names: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split('\t').take(MAX_COLUMNS + 1).collect();
+    if names.len() > MAX_COLUMNS {
+        return Err(Error::limit(format!("more than {MAX_COLUMNS} columns")));
+    }
     let mut rows = Vec::new();
     for (i, line) in lines.enumerate().filter(|(_, line)| !line.is_empty()) {
         check_rows(rows.len() + 1)?;

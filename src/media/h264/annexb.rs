@@ -123,7 +123,7 @@ fn push_nal(nal: &[u8], out: &mut Vec<u8>) {
 /// The same parameter set under the Scalable Baseline profile (83), for which OpenH264 hands out pictures in decode order.
 /// High (100) has the same fields; Main (77) and Extended (88) lack those that say 4:2:0 and 8 bits, which are put in.
 /// `None` where nothing needs to change or nothing can.
-fn decode_order_sps(nal: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn decode_order_sps(nal: &[u8]) -> Option<Vec<u8>> {
     let (&first, body) = nal.split_first()?;
     let rbsp = unescape(body);
     let mut bits = Bits::new(&rbsp);
@@ -159,7 +159,7 @@ pub(super) fn unescape(nal: &[u8]) -> Vec<u8> {
 }
 
 /// Puts them in again. Zeros at the end mean nothing and are left out.
-fn escape(rbsp: &[u8], out: &mut Vec<u8>) {
+pub(super) fn escape(rbsp: &[u8], out: &mut Vec<u8>) {
     let end = rbsp.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
     let mut zeros = 0;
     for &byte in &rbsp[..end] {

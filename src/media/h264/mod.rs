@@ -8,6 +8,8 @@
 mod annexb;
 mod decode;
 mod sps;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub(super) use annexb::{AvcConfig, Picture};
 pub(super) use decode::H264;

@@ -5,7 +5,6 @@
 //! (a few hundred bytes can ask it for 2^32 samples) and panics where tables contradict each other. It serves as a judge in
 //! the tests.
 
-use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use super::boxes::{box_head, child, path};
@@ -52,8 +51,8 @@ pub(super) struct Track {
 /// # Errors
 /// `Format` for damaged or missing boxes and files without video, `Unsupported` for video that is not H.264 as the built-in
 /// decoder takes it, `Limit` for an index beyond the caps.
-pub(super) fn read_track(file: &mut File) -> Result<Track> {
-    let file_len = file.metadata()?.len();
+pub(super) fn read_track(file: &mut (impl Read + Seek)) -> Result<Track> {
+    let file_len = file.seek(SeekFrom::End(0))?;
     let mut moov = None;
     let mut has_fragments = false;
     let mut walk = Walk::new(file, file_len)?;
@@ -86,7 +85,8 @@ pub(super) fn read_track(file: &mut File) -> Result<Track> {
     }
     let n_configs = head.configs.len();
     if let Some(bad) = table.samples.iter().find(|s| usize::from(s.config) >= n_configs) {
-        return Err(Error::format(format!("a sample needs description `{}` of {n_configs}", bad.config + 1)));
+        let wanted = u32::from(bad.config) + 1;
+        return Err(Error::format(format!("a sample needs description `{wanted}` of {n_configs}")));
     }
     let track = Track { head, n_lost: table.lost, last_duration: table.last.1, samples: table.samples };
     if track.samples.is_empty() {
@@ -99,9 +99,9 @@ pub(super) fn read_track(file: &mut File) -> Result<Track> {
 }
 
 /// The boxes at the top level of a file, from the first to the last.
-struct Walk<'a> {
+struct Walk<'a, F> {
     /// Boxes that follow closely come from one read.
-    file: BufReader<&'a mut File>,
+    file: BufReader<&'a mut F>,
     /// Where the next byte is read from; asking the system each time would be the larger part of the work.
     here: u64,
     file_len: u64,
@@ -122,8 +122,8 @@ struct TopBox {
     len: u64,
 }
 
-impl<'a> Walk<'a> {
-    fn new(file: &'a mut File, file_len: u64) -> Result<Walk<'a>> {
+impl<'a, F: Read + Seek> Walk<'a, F> {
+    fn new(file: &'a mut F, file_len: u64) -> Result<Walk<'a, F>> {
         let mut file = BufReader::with_capacity(4096, file);
         file.rewind()?;
         Ok(Walk { file, here: 0, file_len, at: 0, n_boxes: 0, budget: MAX_MP4_INDEX })
@@ -172,6 +172,8 @@ impl<'a> Walk<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     /// The crate that others use finds the same samples in intact files.

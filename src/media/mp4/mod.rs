@@ -12,5 +12,7 @@ mod index;
 mod samples;
 mod source;
 mod track;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use source::Mp4Source;

@@ -15,6 +15,8 @@ mod header;
 mod record;
 mod same;
 mod writer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 use std::path::Path;
 
