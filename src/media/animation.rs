@@ -1,7 +1,7 @@
 //! Animated pictures as videos: GIF, WebP and APNG.
 //!
 //! The file of a format (`gif.rs`, `webp.rs`, `apng.rs`) walks over its blocks once, decoding nothing, and leaves an
-//! [`Outline`]: the canvas, and of each frame its rectangle, its time, how it is composed, and where its bytes are. Of these
+//! `Outline`: the canvas, and of each frame its rectangle, its time, how it is composed, and where its bytes are. Of these
 //! bytes it can make a still picture, which the image crate decodes. So memory is the canvas and one frame, whatever the
 //! length of the file, frames that nobody will see are not decoded, and a damaged one spoils itself only.
 //!

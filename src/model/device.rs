@@ -131,6 +131,9 @@ pub(super) trait Device: Sized {
     fn read(&self, x: &Self::Rows, start: usize, n: usize) -> Result<Vec<f32>>;
 }
 
+/// The most of the largest logits that a device is asked for; whoever wants more takes the whole row.
+pub(super) const MAX_TOP: usize = 64;
+
 /// Memory, and the row to begin with.
 pub(super) type From<'a, R> = (&'a R, usize);
 /// The same, to be written.

@@ -8,8 +8,6 @@ use crate::Result;
 use crate::cache::{CacheShape, KvCache};
 use crate::position::RotaryTable;
 
-pub const MAX_TOP: usize = 0;
-
 pub struct DeviceLayers(Infallible);
 
 pub struct DeviceScratch(Infallible);

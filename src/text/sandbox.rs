@@ -2,7 +2,7 @@
 //! switched off, capped or paid for. Templates come with model files, so they are as hostile as the files.
 //!
 //! What bounds a template: its source and output are capped; every step, byte and list item costs fuel, and the fuel
-//! grows with the conversation; every value it makes is capped and looked at ([`program`]); recursion is capped by the
+//! grows with the conversation; every value it makes is capped and looked at ([`program`](mod@super::program)); recursion is capped by the
 //! engine; it runs on a thread of its own, whose stack holds the deepest nesting that source can pay for; and whoever waits
 //! for it stops waiting after [`DEADLINE`]. Nothing of the host is in reach: the engine has no loader, no files, no clock,
 //! and values are plain data.

@@ -12,14 +12,12 @@ use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::cuda::{Card, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
 use crate::model::decoder::{Head, Pass, Rows};
-use crate::model::device::{Device, Product};
+use crate::model::device::{Device, MAX_TOP, Product};
 use crate::model::{HParams, Trace};
 use crate::position::RotaryTable;
 
 /// Rows whose logits are computed at once.
 const HEAD_ROWS: usize = 8;
-/// The most logits that [`DeviceBatch::n_top`] may ask for; whoever wants more takes the whole row.
-pub const MAX_TOP: usize = 64;
 
 /// Words before the angles in `RunScratch::inputs`: slots filled before the batch, the token, slots filled before the last
 /// rows, and one that keeps the angles on 16 bytes.

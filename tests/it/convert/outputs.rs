@@ -95,7 +95,7 @@ fn outputs_that_cannot_be_written_are_refused_before_the_work() {
         // Of our own: the machine's devices are none of a test's business.
         let pipe = folder.beside("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        bad.push((pipe, "not a regular file"));
+        bad.push((pipe, "device, pipe or socket"));
     }
     let before = { before.into_iter().chain(cfg!(unix).then(|| folder.beside("pipe"))).collect::<Vec<_>>() };
     for (path, want) in &bad {
