@@ -26,6 +26,9 @@ use crate::error::Context;
 use crate::files::input::open_regular;
 use crate::{Error, Result};
 
+/// Pixels that a frame may have however small the canvas is: some tools make frames that are larger, which are cut.
+const FREE_PART_PIXELS: u64 = 1 << 20;
+
 /// What to do about files beyond the caps.
 const WAY_OUT: &str = "make an H.264 MP4 of it, for example by ffmpeg -i FILE -pix_fmt yuv420p OUT.mp4";
 
@@ -401,6 +404,12 @@ impl AnimationSource {
             return Ok(None);
         }
         check_size(u64::from(part.height), u64::from(part.width))?;
+        let area = |height: u32, width: u32| u64::from(height) * u64::from(width);
+        let canvas = area(self.outline.height, self.outline.width);
+        if area(part.height, part.width) > canvas.max(FREE_PART_PIXELS) {
+            let (part, all) = ((part.width, part.height), (self.outline.width, self.outline.height));
+            return Err(Error::limit(format!("a frame of `{}x{}` on a canvas of {}x{}", part.0, part.1, all.0, all.1)));
+        }
         let len = part.bytes.end.saturating_sub(part.bytes.start);
         if len > MAX_IMAGE_BYTES {
             return Err(Error::limit(format!("a frame of `{len}` bytes, expected at most {MAX_IMAGE_BYTES}")));

@@ -366,6 +366,11 @@ fn pictures_that_inflate() {
     gif.extend(b",\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0;");
     room.check("image", &room.file("canvas.gif", &gif, 0), 1 << 26, "");
     room.check("video", &room.file("canvas.gif", &gif, 0), 1 << 26, "");
+    // A frame far beyond a small canvas.
+    let mut beyond = gif.clone();
+    beyond[6..10].copy_from_slice(&[16, 0, 16, 0]);
+    beyond[24..28].copy_from_slice(&[0, 0x20, 0, 0x20]);
+    room.check("video", &room.file("beyond.gif", &beyond, 0), 256, "on a canvas of 16x16");
     // Many frames of it: a number nobody means to show.
     let (head, frame) = gif[..gif.len() - 1].split_at(19);
     let frames = [head, &frame.repeat(60_000)].concat();
