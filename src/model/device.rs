@@ -4,8 +4,10 @@
 use std::ops::Range;
 
 use super::weights::Mat;
+use super::{HParams, Trace};
 use crate::Result;
 use crate::cache::KvCache;
+use crate::position::RotaryTable;
 
 /// A place where layers are computed. An operation touches the rows that it is told and no others, so that behind the last keys
 /// and values only rows with a use are computed, and a large picture goes through in parts.
@@ -205,4 +207,31 @@ impl<'a, D: Device> Finish<'a, D> {
     pub fn of(linear: &'a Linear<D>, angles: Option<&'a D::Angles>) -> Finish<'a, D> {
         Finish { bias: linear.bias.as_ref(), angles }
     }
+}
+
+/// A batch that goes through layers on devices after those on the host.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host is the only device"))]
+pub(super) struct DeviceBatch<'a> {
+    pub hp: &'a HParams,
+    pub n: usize,
+    /// Rows that have a use behind the last layer's keys and values.
+    pub last: Range<usize>,
+    /// The one token of the batch, where the embedding is on a card; without it the batch is the hidden states given.
+    pub token: Option<u32>,
+    pub n_logits: usize,
+    /// Not 0: of one row of logits only so many come back, the largest.
+    pub n_top: usize,
+    pub angles: &'a RotaryTable,
+}
+
+/// Where results go on the host.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host is the only device"))]
+pub(super) struct DeviceOutput<'a> {
+    /// (n, n_embd): also the input, where there is no token.
+    pub x: &'a mut [f32],
+    /// (n_logits, n_vocab), or empty.
+    pub logits: &'a mut Vec<f32>,
+    /// The largest logits, or empty.
+    pub top: &'a mut Vec<(u32, f32)>,
+    pub trace: Option<&'a mut Trace>,
 }

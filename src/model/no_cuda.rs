@@ -1,8 +1,8 @@
 //! The words of `cuda/` in a build without cards: nothing of them is ever made.
 
 use std::convert::Infallible;
-use std::ops::Range;
 
+use super::device::{DeviceBatch, DeviceOutput};
 use super::{CardBytes, HParams, Trace, VisionHParams};
 use crate::Result;
 use crate::cache::{CacheShape, KvCache};
@@ -13,25 +13,6 @@ pub struct DeviceLayers(Infallible);
 pub struct DeviceScratch(Infallible);
 
 pub struct DeviceTower(Infallible);
-
-#[expect(dead_code, reason = "nobody reads it here")]
-pub struct DeviceBatch<'a> {
-    pub hp: &'a HParams,
-    pub n: usize,
-    pub last: Range<usize>,
-    pub token: Option<u32>,
-    pub n_logits: usize,
-    pub n_top: usize,
-    pub angles: &'a RotaryTable,
-}
-
-#[expect(dead_code, reason = "nobody reads it here")]
-pub struct DeviceOutput<'a> {
-    pub x: &'a mut [f32],
-    pub logits: &'a mut Vec<f32>,
-    pub top: &'a mut Vec<(u32, f32)>,
-    pub trace: Option<&'a mut Trace>,
-}
 
 impl DeviceLayers {
     pub fn first(&self) -> usize {

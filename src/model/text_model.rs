@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::cuda::{DeviceBatch, DeviceLayers, DeviceOutput, DeviceScratch};
+use super::cuda::{DeviceLayers, DeviceScratch};
 use super::decoder::{Head, Layer, Pass, Rows};
-use super::device::{Device, Linear, MAX_TOP, Product};
+use super::device::{Device, DeviceBatch, DeviceOutput, Linear, MAX_TOP, Product};
 use super::host::Host;
 use super::weights::{Loader, Mat};
 use super::{CardBytes, HParams, Trace};

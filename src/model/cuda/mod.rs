@@ -11,7 +11,6 @@ use std::ops::Range;
 
 pub(super) use layers::{DeviceLayers, DeviceScratch};
 use rows::CardRows;
-pub(super) use step::{DeviceBatch, DeviceOutput};
 pub(super) use tower::DeviceTower;
 
 use super::device::{Device, Finish, From, Heads, Linear, Norm, Product, Then, To};

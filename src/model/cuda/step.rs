@@ -12,7 +12,7 @@ use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::cuda::{Card, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
 use crate::model::decoder::{Head, Pass, Rows};
-use crate::model::device::{Device, MAX_TOP, Product};
+use crate::model::device::{Device, DeviceBatch, DeviceOutput, MAX_TOP, Product};
 use crate::model::{HParams, Trace};
 use crate::position::RotaryTable;
 
@@ -28,31 +28,6 @@ const RESULTS: usize = RESULT_HEAD + 2 * MAX_TOP;
 /// Bits of the flags: keys or values that are not finite, logits that are not.
 const BROKEN_CACHE: i32 = 1;
 const BROKEN_LOGITS: i32 = 2;
-
-/// A batch on its way through the layers.
-pub struct DeviceBatch<'a> {
-    pub hp: &'a HParams,
-    pub n: usize,
-    /// Rows that have a use behind the last layer's keys and values.
-    pub last: Range<usize>,
-    /// The one token of the batch, where the embedding is on a card; without it the batch is the hidden states given.
-    pub token: Option<u32>,
-    pub n_logits: usize,
-    /// Not 0: of one row of logits only so many come back, the largest.
-    pub n_top: usize,
-    pub angles: &'a RotaryTable,
-}
-
-/// Where results go on the host.
-pub struct DeviceOutput<'a> {
-    /// (n, n_embd): also the input, where there is no token.
-    pub x: &'a mut [f32],
-    /// (n_logits, n_vocab), or empty.
-    pub logits: &'a mut Vec<f32>,
-    /// The largest logits, or empty.
-    pub top: &'a mut Vec<(u32, f32)>,
-    pub trace: Option<&'a mut Trace>,
-}
 
 /// Working memory on one card, for batches of up to `n_batch` tokens.
 pub(super) struct RunScratch {
