@@ -129,12 +129,7 @@ impl MediaPlan {
     ///
     /// # Errors
     /// An unreadable file, one without the planned frames.
-    pub fn again(
-        path: &Path,
-        options: &MediaOptions,
-        header: &TakeHeader,
-        tower: &VisionTower,
-    ) -> Result<MediaPlan> {
+    pub fn again(path: &Path, options: &MediaOptions, header: &TakeHeader, tower: &VisionTower) -> Result<MediaPlan> {
         let source = Decoders::installed(options.safe_decoder.as_ref()).open(path)?;
         let (info, spec) = (source.info().clone(), patch_spec(tower.hparams()));
         let last = header.frames.iter().max().copied().unwrap_or(0) as usize;

@@ -22,7 +22,8 @@ use crate::{Error, ErrorKind, Result};
 /// The argument with which `longtake` decodes H.264 for another process.
 pub const DECODE_COMMAND: &str = "__decode-h264";
 /// What can be done about a video that fells its decoder.
-const WAY_OUT: &str = "the video is damaged or made to do harm: where you trust it, convert it (`ffmpeg -i INPUT OUTPUT.mp4`)";
+const WAY_OUT: &str =
+    "the video is damaged or made to do harm: where you trust it, convert it (`ffmpeg -i INPUT OUTPUT.mp4`)";
 
 /// A program that decodes H.264 for this one, so that a fault in the decoder is an error and not the end of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +58,7 @@ impl Remote {
     /// # Errors
     /// `Io` when it does not start.
     pub fn start(by: &SafeDecoder) -> Result<Remote> {
-        let (process, answers) =
-            Process::start(&by.program, &[DECODE_COMMAND], Stdio::piped(), 1, |stdout| Answer::read(stdout))?;
+        let (process, answers) = Process::start(&by.program, &[DECODE_COMMAND], Stdio::piped(), 1, Answer::read)?;
         let mut process = process.called("the H.264 decoder");
         let Some(mut stdin) = process.stdin() else {
             return Err(process.fault("the H.264 decoder has no standard input".into()));
@@ -109,6 +109,38 @@ impl Remote {
                 let status = self.process.finish(self.timeout)?;
                 Err(self.process.fault(format!("the H.264 decoder ended with {status}")))
             }
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// More than a pipe holds, to one that does not read: nobody waits for the pipe.
+    #[test]
+    fn writing_to_a_child_that_does_not_read_ends_in_time() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let answer = r"printf 'LTH1\001\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000'";
+        let second = r"printf 'LTH1\002\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000'";
+        for (body, n_answered) in [("".to_string(), 0), (answer.to_string(), 1), (format!("{answer}; {second}"), 2)] {
+            let program = dir.path().join(format!("deaf-{n_answered}"));
+            std::fs::write(&program, format!("#!/bin/sh\n{body}\nexec sleep 60\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let timeout = Duration::from_millis(500);
+            let mut remote = Remote::start(&SafeDecoder { program, timeout }).unwrap();
+            let picture = Picture { annex_b: vec![1; 8 << 20], ..Picture::default() };
+            let started = Instant::now();
+            for _ in 0..n_answered {
+                assert!(!remote.decode(&picture, true).unwrap().is_damaged);
+            }
+            let message = remote.decode(&picture, true).unwrap_err().to_string();
+            assert!(message.contains("no picture") && message.contains(WAY_OUT), "{message}");
+            assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+            drop(remote);
         }
     }
 }

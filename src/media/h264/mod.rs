@@ -16,10 +16,10 @@ mod serve;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
-pub use child::{DECODE_COMMAND, SafeDecoder};
-pub use serve::serve_h264;
 pub(super) use annexb::{AvcConfig, Picture};
+pub use child::{DECODE_COMMAND, SafeDecoder};
 pub(super) use decode::H264;
+pub use serve::serve_h264;
 pub(super) use sps::Sps;
 
 /// Types of NAL units (H.264 table 7-1).

@@ -47,7 +47,7 @@ fn limit_self() -> Result<()> {
             let most = Some(getrlimit(resource).maximum.map_or(most, |now| now.min(most)));
             let done = setrlimit(resource, Rlimit { current: most, maximum: most });
             // Elsewhere than on Linux the address space is counted in ways that leave no room for a limit.
-            if cfg!(target_os = "linux") {
+            if cfg!(target_os = "linux") || resource != Resource::As {
                 done.map_err(std::io::Error::from)?;
             }
         }

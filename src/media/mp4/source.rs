@@ -93,7 +93,8 @@ impl Mp4Source {
             duration: timeline.duration(),
             height,
             width,
-            decoder: if child.is_some() { "mp4/h264 (built-in, in a child process)" } else { "mp4/h264 (built-in)" }.into(),
+            decoder: if child.is_some() { "mp4/h264 (built-in, in a child process)" } else { "mp4/h264 (built-in)" }
+                .into(),
         };
         let mut source = Mp4Source {
             info,
