@@ -177,7 +177,8 @@ fn an_mp4_gives_what_its_frames_give() {
     for command in [&["run"][..], &["watch"], &["plan"], &["chat"], &["eval", "videomme"], &["eval", "niah"]] {
         assert!(ok(&[command, &["--help"]].concat()).contains("--safe-decode"), "{command:?}");
     }
-    let planned = ok(&["plan", "-m", text(&model), "--safe-decode", text(&video)]);
+    let planned = longtake(&["plan", "-m", text(&model), "--safe-decode", text(&video)]);
+    let planned = String::from_utf8(planned.stderr).unwrap();
     assert!(planned.contains("(mp4/h264 (built-in, in a child process))"), "{planned}");
     assert_eq!(from_file, run(&folder));
     assert_eq!(from_file.2[0].as_u64().unwrap() as usize, frames.len() / 2);
