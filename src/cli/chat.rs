@@ -251,7 +251,7 @@ impl Dialogue<'_> {
     }
 
     fn add_media(&mut self, image: bool, file: &OsStr) -> Result<()> {
-        let options = self.args.media.options();
+        let options = self.args.media.options()?;
         let source = Source::from_word(file)?;
         let medium = match image {
             true => Medium::image_from(&source, &options)?,

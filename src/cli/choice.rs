@@ -140,7 +140,7 @@ impl Args {
             let known = CONTEXTS.map(|(name, ..)| name).join(", ");
             return Err(Error::bad_input(format!("context `{}` is not one of {known}", self.context)));
         };
-        let mut options = self.media.options();
+        let mut options = self.media.options()?;
         let sample = &mut options.sample;
         if sample.nframes.is_none() {
             sample.fps.get_or_insert(FPS);

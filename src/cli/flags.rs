@@ -7,6 +7,7 @@ use clap::Args;
 use super::cards;
 use crate::cache::CACHE_TYPES;
 use crate::gguf::GgmlType;
+use crate::media::SafeDecoder;
 use crate::media::sample::SampleOptions;
 use crate::position::{Layout, parse_temporal_scale, scale_warning};
 use crate::stream::{Engine, EngineOptions, MediaOptions, MmprojChoice, SessionOptions};
@@ -280,11 +281,34 @@ pub struct MediaFlags {
     /// Temporal scale of HoPE or VideoRoPE: a number, `understanding` (1.5) or `retrieval` (0.75); default from the model.
     #[arg(long, value_name = "G", allow_hyphen_values = true)]
     pub temporal_scale: Option<String>,
+    #[command(flatten)]
+    pub safe: SafeFlags,
+}
+
+/// Where H.264 is decoded.
+#[derive(Args, Default)]
+pub struct SafeFlags {
+    /// Decode H.264 in a child process: a fault of the decoder is then an error that names the file.
+    #[arg(long)]
+    safe_decode: bool,
+}
+
+impl SafeFlags {
+    /// This program as the child, if that was asked for.
+    ///
+    /// # Errors
+    /// `Io` when the operating system does not say which file it is.
+    pub fn decoder(&self) -> Result<Option<SafeDecoder>> {
+        Ok(if self.safe_decode { Some(SafeDecoder::new(std::env::current_exe()?)) } else { None })
+    }
 }
 
 impl MediaFlags {
     /// Options for every medium that says nothing itself.
-    pub fn options(&self) -> MediaOptions {
+    ///
+    /// # Errors
+    /// Those of [`SafeFlags::decoder`].
+    pub fn options(&self) -> Result<MediaOptions> {
         let sample = SampleOptions {
             fps: self.fps,
             nframes: self.nframes,
@@ -297,7 +321,7 @@ impl MediaFlags {
             total_pixels: self.total_pixels,
             ..SampleOptions::default()
         };
-        MediaOptions { sample, temporal_scale: None }
+        Ok(MediaOptions { sample, temporal_scale: None, safe_decoder: self.safe.decoder()? })
     }
 
     /// The temporal scale, with a word of warning where the model has no use for it or was not trained with it.

@@ -76,7 +76,7 @@ pub fn open(engine: &Engine, media: &MediaFlags) -> Result<LivePlan> {
     }
     let cancel = catch_interrupt()?;
     let stopped = || cancel.load(Ordering::Relaxed);
-    LivePlan::open(std::io::stdin(), LABEL, &media.options(), engine.need_vision()?, Tools::on_path(), &stopped)
+    LivePlan::open(std::io::stdin(), LABEL, &media.options()?, engine.need_vision()?, Tools::on_path(), &stopped)
 }
 
 /// Watches a stream that is part of `messages`, then answers their last turn, as [`super::run::answer`] does for files.

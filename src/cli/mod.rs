@@ -2,6 +2,7 @@
 //! Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::gguf::{catch_file_signals, check_nothing_lost};
 use crate::kernels::threads;
+use crate::media::{DECODE_COMMAND, serve_h264};
 use crate::text::TEMPLATE_THREAD;
 use crate::{ErrorKind, Result};
 
@@ -101,6 +103,9 @@ fn command() -> clap::Command {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
+    if is_child(std::env::args_os()) {
+        return conclude(serve_h264());
+    }
     silence_templates();
     let words = flags::expand_short_words(std::env::args_os());
     let parsed =
@@ -116,6 +121,11 @@ pub fn main() -> ExitCode {
     // A thread that waits for one of them does not get to end it.
     crate::media::kill_children();
     conclude(done.and_then(|()| check_nothing_lost()))
+}
+
+/// Whether another process of this program has started this one to decode for it: no command that people could want.
+fn is_child(args: impl Iterator<Item = OsString>) -> bool {
+    args.skip(1).eq([DECODE_COMMAND])
 }
 
 /// In colours where somebody sees them.

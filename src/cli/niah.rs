@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::embedded;
-use super::flags::{ModelFlags, warn_of_length};
+use super::flags::{ModelFlags, SafeFlags, warn_of_length};
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt};
 use crate::error::Context;
@@ -56,6 +56,8 @@ pub struct Args {
     /// Temporal scale of HoPE or VideoRoPE: a number, `understanding` or `retrieval`; HoPE's default is `retrieval`.
     #[arg(long, value_name = "G", allow_hyphen_values = true)]
     temporal_scale: Option<String>,
+    #[command(flatten)]
+    safe: SafeFlags,
     /// Seed of what is drawn.
     #[arg(short, long, default_value_t = 1)]
     seed: u64,
@@ -144,7 +146,7 @@ fn materials(args: &Args, engine: &Engine, size: (usize, usize), n_max: usize) -
     };
     let made = match (&args.haystack, &args.needles) {
         (Some(video), Some(list)) => {
-            let units = video_haystack(engine, video, size, n_max, &mut on_unit)?;
+            let units = video_haystack(engine, (video, args.safe.decoder()?.as_ref()), size, n_max, &mut on_unit)?;
             if units.is_empty() {
                 return Err(Error::bad_input("has no frame pair").at(video.display().to_string()));
             }

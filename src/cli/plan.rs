@@ -66,7 +66,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         add_vision_id: args.parts.add_vision_id,
         special: args.parts.special,
     };
-    let wanted = args.media.options();
+    let wanted = args.media.options()?;
     let Conversation { units, media } = match is_plain {
         true => Conversation {
             units: Vec::new(),

@@ -141,7 +141,7 @@ pub fn answer(
     let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
     let room = args.sampling.room(ctx_size);
     let quiet = args.quiet || !args.budget.has_time();
-    let fit = || budget.fit_prompt(messages, render, &args.media.options(), room);
+    let fit = || budget.fit_prompt(messages, render, &args.media.options()?, room);
     let (mut prompt, mut cost) = waiting("measuring this machine", quiet, fit)?;
     let media = prompt.media_in_order();
     if !(args.quiet || media.is_empty()) {

@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let engine = args.model.load(true)?;
     known_models::remember(&engine.fingerprint(), args.model.path()?);
-    let media = args.media.options();
+    let media = args.media.options()?;
     let request = WatchRequest {
         video: &args.video,
         system_prompt: args.system_prompt.as_deref(),

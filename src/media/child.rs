@@ -109,6 +109,13 @@ impl Process {
         Ok((process, Output { items, is_over: false }))
     }
 
+    /// The same, called `name` in errors.
+    pub fn called(self, name: &str) -> Process {
+        let mut process = self;
+        process.name = name.into();
+        process
+    }
+
     /// The pipe into the child, once, if it has one.
     pub fn stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()

@@ -53,6 +53,10 @@ pub const MIN_SAMPLE_BYTES: u64 = 12;
 /// Most bytes of one compressed video sample (one coded picture).
 pub const MAX_SAMPLE_BYTES: u32 = 64 << 20;
 
+/// Most bytes of a coded picture as the decoder takes it: a sample whose lengths have become start codes, with parameter sets.
+/// Only samples of very many empty units grow so much.
+pub const MAX_PACKET_BYTES: usize = 2 * MAX_SAMPLE_BYTES as usize;
+
 /// Most bytes of the parameter sets of one H.264 description; encoders write some dozens.
 pub const MAX_PARAMETER_SETS: usize = 1 << 16;
 

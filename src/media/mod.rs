@@ -33,10 +33,11 @@ pub mod live;
 pub(crate) mod fuzz;
 
 pub use child::kill_children;
+pub use h264::{DECODE_COMMAND, SafeDecoder, serve_h264};
 pub use image_file::{ImageFile, load_image};
 pub use patch::Grid;
 pub use resize::smart_resize;
-pub use video::{FrameSource, Shown, VideoInfo, open_video};
+pub use video::{Decoders, FrameSource, Shown, VideoInfo, open_video};
 
 /// An 8-bit RGB picture: `data` is (height, width, 3).
 #[derive(Clone, PartialEq, Eq)]

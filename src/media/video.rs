@@ -11,6 +11,7 @@ use super::Rgb;
 use super::animation::{AnimationSource, Format};
 use super::ffmpeg::{FfmpegSource, Tools};
 use super::folder::FolderSource;
+use super::h264::SafeDecoder;
 use super::image_file;
 use super::mp4::Mp4Source;
 use super::y4m::{self, Y4mSource};
@@ -95,6 +96,34 @@ pub fn open_video(path: &Path) -> Result<Box<dyn FrameSource>> {
 /// # Errors
 /// Those of [`open_video`].
 pub fn open_video_with(path: &Path, tools: Option<&Tools>) -> Result<Box<dyn FrameSource>> {
+    Decoders { tools: tools.cloned(), h264: None }.open(path)
+}
+
+/// Who decodes what this process does not decode itself.
+#[derive(Debug, Clone, Default)]
+pub struct Decoders {
+    /// For everything that is not built in.
+    pub tools: Option<Tools>,
+    /// For the H.264 that is: a child, or else this process.
+    pub h264: Option<SafeDecoder>,
+}
+
+impl Decoders {
+    /// What is installed, and `h264`.
+    pub fn installed(h264: Option<&SafeDecoder>) -> Decoders {
+        Decoders { tools: Tools::on_path(), h264: h264.cloned() }
+    }
+
+    /// [`open_video`] with these.
+    ///
+    /// # Errors
+    /// Those of [`open_video`]; `Io` when the child of `h264` does not start or does not decode.
+    pub fn open(&self, path: &Path) -> Result<Box<dyn FrameSource>> {
+        open(path, self)
+    }
+}
+
+fn open(path: &Path, Decoders { tools, h264 }: &Decoders) -> Result<Box<dyn FrameSource>> {
     let meta = std::fs::metadata(path).at(|| path.display().to_string())?;
     if meta.is_dir() {
         return Ok(Box::new(FolderSource::open(path)?));
@@ -106,7 +135,7 @@ pub fn open_video_with(path: &Path, tools: Option<&Tools>) -> Result<Box<dyn Fra
         return Err(err.at(path.display().to_string()));
     }
     let built_in = match sniff(path)? {
-        Some(Kind::Mp4) => Mp4Source::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
+        Some(Kind::Mp4) => Mp4Source::open(path, h264.as_ref()).map(|source| Box::new(source) as Box<dyn FrameSource>),
         Some(Kind::Y4m) => Y4mSource::open(path).map(|source| Box::new(source) as Box<dyn FrameSource>),
         Some(Kind::Animation(format)) => match AnimationSource::open(path, format)? {
             Some(source) => Ok(Box::new(source) as Box<dyn FrameSource>),

@@ -14,7 +14,7 @@ use super::{
     Shape, Unit, decode,
 };
 use crate::kernels::threads;
-use crate::media::Grid;
+use crate::media::{Grid, SafeDecoder};
 use crate::model::{CardBytes, Scratch};
 use crate::text::Message;
 use crate::text::template::RenderOptions;
@@ -100,7 +100,7 @@ pub(super) struct Work {
     /// The pairs that need most memory in the vision tower, the largest pair, and the first video file.
     widest: Option<Widest>,
     largest: Option<(Grid, String)>,
-    video: Option<PathBuf>,
+    video: Option<(PathBuf, Option<SafeDecoder>)>,
 }
 
 /// Frame pairs that go through the vision tower: so many at once, of so many in all.
@@ -122,7 +122,8 @@ impl Work {
             work.n_attended += n_patches * shape.per_pair() as f64;
             if shape.kind == MediaKind::Video {
                 work.n_source_frames += shape.last + 1;
-                work.video = work.video.take().or_else(|| medium.path.clone());
+                let video = || Some((medium.path.clone()?, medium.options.safe_decoder.clone()));
+                work.video = work.video.take().or_else(video);
             } else {
                 let (height, width) = medium.known.size();
                 work.n_picture_pixels += height as f64 * width as f64;
@@ -312,7 +313,8 @@ impl<'e> Budget<'e> {
 
     fn measure(&self, work: &Work) -> Result<Option<Speed>> {
         let Some((grid, label)) = &work.largest else { return Ok(None) };
-        let speed = Speed::measure(self.engine, &self.options, (work.n_tokens, *grid), work.video.as_deref());
+        let video = work.video.as_ref().map(|(path, child)| (path.as_path(), child.as_ref()));
+        let speed = Speed::measure(self.engine, &self.options, (work.n_tokens, *grid), video);
         speed.map(Some).at(|| label.clone())
     }
 

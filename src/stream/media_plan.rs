@@ -13,7 +13,7 @@ use crate::files::Scratch;
 use crate::media::image_file::Decoded;
 use crate::media::patch::PatchSpec;
 use crate::media::sample::SampleOptions;
-use crate::media::{FrameSource, Grid, ImageFile, Rgb, Shown, VideoInfo, open_video, resize};
+use crate::media::{Decoders, FrameSource, Grid, ImageFile, Rgb, SafeDecoder, Shown, VideoInfo, resize};
 use crate::model::{VisionHParams, VisionTower};
 use crate::{Error, Result, error::Context};
 
@@ -23,6 +23,8 @@ pub struct MediaOptions {
     pub sample: SampleOptions,
     /// Temporal scale of this segment; the session's or the model's otherwise.
     pub temporal_scale: Option<f64>,
+    /// Decodes H.264 in place of this process; makes no difference to the frames.
+    pub safe_decoder: Option<SafeDecoder>,
 }
 
 /// Which pad token it replaces.
@@ -127,8 +129,8 @@ impl MediaPlan {
     ///
     /// # Errors
     /// An unreadable file, one without the planned frames.
-    pub fn again(path: &Path, header: &TakeHeader, tower: &VisionTower) -> Result<MediaPlan> {
-        let source = open_video(path)?;
+    pub fn again(path: &Path, options: &MediaOptions, header: &TakeHeader, tower: &VisionTower) -> Result<MediaPlan> {
+        let source = Decoders::installed(options.safe_decoder.as_ref()).open(path)?;
         let (info, spec) = (source.info().clone(), patch_spec(tower.hparams()));
         let last = header.frames.iter().max().copied().unwrap_or(0) as usize;
         let plan = MediaPlan { info: Some(info), ..MediaPlan::watched(header) };

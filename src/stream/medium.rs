@@ -8,7 +8,7 @@ use crate::files::Scratch;
 use crate::media::folder::FolderSource;
 use crate::media::image_file::image_size;
 use crate::media::sample::{SampleOptions, Taken, frames_taken, spread};
-use crate::media::{FrameSource, ImageFile, Rgb, VideoInfo, open_video};
+use crate::media::{Decoders, FrameSource, ImageFile, Rgb, VideoInfo};
 use crate::model::VisionHParams;
 use crate::{Error, Result, error::Context, text};
 
@@ -105,7 +105,7 @@ impl Medium {
     /// # Errors
     /// An unreadable file.
     pub fn video(path: &Path, options: &MediaOptions) -> Result<Medium> {
-        let source = open_video(path)?;
+        let source = Decoders::installed(options.safe_decoder.as_ref()).open(path)?;
         let source_id = fingerprint::media(path)?.0;
         let medium = Medium::frames(source, path.display().to_string(), options);
         Ok(Medium { path: Some(path.to_path_buf()), source_id, ..medium })

@@ -8,7 +8,7 @@ use super::{Engine, SessionOptions, decode};
 use crate::Result;
 use crate::cache::KvCache;
 use crate::kernels::{kv_write, select};
-use crate::media::{Grid, open_video};
+use crate::media::{Decoders, Grid, SafeDecoder};
 use crate::model::{Batch, Scratch, VisionTower};
 use crate::position::Placer;
 
@@ -33,12 +33,13 @@ const ATTENDED: (usize, usize) = (256, 2048);
 const PICTURE_PIXEL: f64 = 4e-8;
 
 impl Speed {
-    /// A few seconds of work: `n_tokens` of media in all, frames of `grid`, the first video (if any).
+    /// A few seconds of work: `n_tokens` of media in all, frames of `grid`, the first video (if any) with who
+    /// decodes it.
     pub fn measure(
         engine: &Engine,
         options: &SessionOptions,
         (n_tokens, grid): (usize, Grid),
-        video: Option<&Path>,
+        video: Option<(&Path, Option<&SafeDecoder>)>,
     ) -> Result<Speed> {
         let tower = engine.need_vision()?;
         let (encode, attend) = tower_speed(tower, grid)?;
@@ -166,9 +167,9 @@ pub fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
 }
 
 /// Seconds per frame of the source, from a moment of decoding.
-fn decode_speed(path: &Path) -> Result<f64> {
+fn decode_speed((path, child): (&Path, Option<&SafeDecoder>)) -> Result<f64> {
     const MOMENT: Duration = Duration::from_millis(300);
-    let mut source = open_video(path)?;
+    let mut source = Decoders::installed(child).open(path)?;
     let n_frames = source.info().n_frames;
     let started = Instant::now();
     let mut n = 0;

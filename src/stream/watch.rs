@@ -127,7 +127,7 @@ impl<'e> Watch<'e> {
         let stamp = stamp(request.video);
         take.check_same(engine, request)?;
         let header = take.header.clone();
-        let plan = MediaPlan::again(request.video, &header, engine.need_vision()?)?;
+        let plan = MediaPlan::again(request.video, request.media, &header, engine.need_vision()?)?;
         if header.n_encode != Session::pairs_at_once(plan.grid.h, plan.grid.w) {
             let message = format!("was begun with steps of `{}` frame pairs", header.n_encode);
             return Err(Error::mismatch(message).at(take.path().display().to_string()));

@@ -165,13 +165,21 @@ fn an_mp4_gives_what_its_frames_give() {
         let rgb = source.frame(*index).unwrap();
         save_png(&folder.join(format!("{i:03}.png")), rgb.height, rgb.width, &rgb.data);
     }
-    let run = |source: &Path| {
+    let run_with = |source: &Path, flags: &[&str]| {
         let args = ["run", "-m", text(&model), "--video", text(source), "-p", "What is it?", "-n", "8", "--ignore-eos"];
         let more = ["--json", "--min-pixels", "3136", "--max-pixels", "20000"];
-        let answer: Value = serde_json::from_str(&ok(&[&args[..], &more[..]].concat())).unwrap();
+        let answer: Value = serde_json::from_str(&ok(&[&args[..], &more[..], flags].concat())).unwrap();
         (answer["tokens"].clone(), answer["usage"].clone(), answer["media"][0]["grid_thw"].clone())
     };
+    let run = |source: &Path| run_with(source, &[]);
     let from_file = run(&video);
+    assert_eq!(from_file, run_with(&video, &["--safe-decode"]));
+    for command in [&["run"][..], &["watch"], &["plan"], &["chat"], &["eval", "videomme"], &["eval", "niah"]] {
+        assert!(ok(&[command, &["--help"]].concat()).contains("--safe-decode"), "{command:?}");
+    }
+    let planned = longtake(&["plan", "-m", text(&model), "--safe-decode", text(&video)]);
+    let planned = String::from_utf8(planned.stderr).unwrap();
+    assert!(planned.contains("(mp4/h264 (built-in, in a child process))"), "{planned}");
     assert_eq!(from_file, run(&folder));
     assert_eq!(from_file.2[0].as_u64().unwrap() as usize, frames.len() / 2);
 }

@@ -57,7 +57,7 @@ fn options() -> impl Strategy<Value = MediaOptions> {
                 resized_width: exact.map(|(_, w)| w),
                 ..SampleOptions::default()
             },
-            temporal_scale: None,
+            ..MediaOptions::default()
         },
     )
 }

@@ -8,7 +8,7 @@ use super::{Needle, Units};
 use crate::eval::symbols::{DrawnVideo, Question};
 use crate::files::input::{decode_text, read_capped};
 use crate::media::sample::SampleOptions;
-use crate::media::{Rgb, load_image, resize};
+use crate::media::{Rgb, SafeDecoder, load_image, resize};
 use crate::stream::{Engine, MediaOptions, MediaPlan};
 use crate::{Error, Result, error::Context};
 
@@ -25,7 +25,7 @@ const MAX_NEEDLES: usize = 10_000;
 /// A video that cannot be read, whatever `on_unit` returns.
 pub fn video_haystack(
     engine: &Engine,
-    path: &Path,
+    (path, child): (&Path, Option<&SafeDecoder>),
     size: (usize, usize),
     n: usize,
     on_unit: &mut dyn FnMut(usize) -> Result<()>,
@@ -39,7 +39,11 @@ pub fn video_haystack(
         resized_height: Some(size.1),
         ..SampleOptions::default()
     };
-    let options = |sample: &SampleOptions| MediaOptions { sample: sample.clone(), temporal_scale: None };
+    let options = |sample: &SampleOptions| MediaOptions {
+        sample: sample.clone(),
+        safe_decoder: child.cloned(),
+        ..MediaOptions::default()
+    };
     let mut plan = MediaPlan::video(path, &options(&sample), tower)?;
     // Of a longer video the beginning is taken, not fewer frames a second.
     let wanted = (2 * n) as f64 / HAYSTACK_FPS;

@@ -6,7 +6,7 @@ use crate::media::yuv::Color;
 use crate::{Error, Result};
 
 /// Most macroblocks of a picture that OpenH264 takes (level 5.2).
-const MAX_MACROBLOCKS: u64 = 36_864;
+pub(super) const MAX_MACROBLOCKS: u64 = 36_864;
 
 /// What a sequence parameter set says about the pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,6 +13,8 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
@@ -22,7 +24,7 @@ use super::index::{Sample, Track, read_track};
 use crate::error::Context;
 use crate::files::input::open_regular;
 use crate::media::Rgb;
-use crate::media::h264::{H264, Picture, Sps};
+use crate::media::h264::{H264, Picture, SafeDecoder, Sps};
 use crate::media::image_file;
 use crate::media::resize::bicubic;
 use crate::media::timeline::Timeline;
@@ -64,15 +66,16 @@ pub struct Mp4Source {
 }
 
 impl Mp4Source {
-    /// Opens a file and decodes its first picture, to be sure that the decoder can.
+    /// Opens a file and decodes its first picture, to be sure that the decoder can: in `child`, or else in this process.
     ///
     /// # Errors
-    /// `Unsupported` when something else must decode it, `Format` and `Limit` for files nothing should decode.
-    pub fn open(path: &Path) -> Result<Mp4Source> {
-        Mp4Source::open_unnamed(path).at(|| path.display().to_string())
+    /// `Unsupported` when something else must decode it, `Format` and `Limit` for files nothing should decode; `Io` for a
+    /// child that fails.
+    pub fn open(path: &Path, child: Option<&SafeDecoder>) -> Result<Mp4Source> {
+        Mp4Source::open_unnamed(path, child).at(|| path.display().to_string())
     }
 
-    fn open_unnamed(path: &Path) -> Result<Mp4Source> {
+    fn open_unnamed(path: &Path, child: Option<&SafeDecoder>) -> Result<Mp4Source> {
         let (mut file, _) = open_regular(path)?;
         let track = read_track(&mut file)?;
         let (shown, times) = display_order(&track.samples, &track.head.edits);
@@ -90,7 +93,8 @@ impl Mp4Source {
             duration: timeline.duration(),
             height,
             width,
-            decoder: "mp4/h264 (built-in)".into(),
+            decoder: if child.is_some() { "mp4/h264 (built-in, in a child process)" } else { "mp4/h264 (built-in)" }
+                .into(),
         };
         let mut source = Mp4Source {
             info,
@@ -99,7 +103,7 @@ impl Mp4Source {
             timeline,
             shown,
             rank,
-            decoder: H264::new()?,
+            decoder: H264::new(child)?,
             config: None,
             sps,
             next: 0,
@@ -206,10 +210,10 @@ impl Mp4Source {
         }
         let color = self.sps.color;
         let keep = its_rank != u32::MAX && its_rank.saturating_add(N_STAND_INS) >= rank;
-        let outcome = self.decoder.decode(&self.picture, |planes| keep.then(|| Kept::of(planes, color)));
+        let outcome = self.decoder.decode(&self.picture, keep, |planes| Kept::of(planes, color))?;
         let is_damaged = outcome.is_damaged || self.picture.n_cut > 0;
         self.skipped += usize::from(is_damaged);
-        if let Some(Some(kept)) = outcome.picture {
+        if let Some(kept) = outcome.picture {
             // Timestamps that contradict the stream must not make pictures pile up.
             if self.waiting.len() == MAX_WAITING {
                 self.waiting.sort_unstable_by_key(|(r, _)| *r);
@@ -249,6 +253,10 @@ impl FrameSource for Mp4Source {
 
     fn skipped(&self) -> usize {
         self.skipped
+    }
+
+    fn stopper(&self) -> Option<Arc<AtomicBool>> {
+        self.decoder.stopper()
     }
 }
 

@@ -117,16 +117,20 @@ fn frames_far_apart_are_reached_by_seeking() {
     }
 }
 
+/// A script that poses as a program; its process id goes into the file `pids` beside it.
+#[cfg(unix)]
+pub fn script(dir: &Path, name: &str, body: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\necho $$ >> '{}/pids'\n{body}\n", dir.display())).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
 /// Two scripts that pose as the tools.
 #[cfg(unix)]
 fn impostors(dir: &Path, ffprobe: &str, ffmpeg: &str) -> Tools {
-    use std::os::unix::fs::PermissionsExt;
-    let write = |name: &str, body: &str| -> PathBuf {
-        let path = dir.join(name);
-        std::fs::write(&path, format!("#!/bin/sh\necho $$ >> '{}/pids'\n{body}\n", dir.display())).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    };
+    let write = |name: &str, body: &str| script(dir, name, body);
     Tools { ffprobe: write("ffprobe", ffprobe), ffmpeg: write("ffmpeg", ffmpeg), timeout: Duration::from_millis(700) }
 }
 
@@ -148,12 +152,19 @@ fn run_impostors(ffprobe: &str, ffmpeg: &str) -> (Result<Vec<Rgb>, Error>, usize
         frames
     });
     assert!(started.elapsed() < Duration::from_secs(8), "took {:?}", started.elapsed());
+    assert_nothing_left(dir.path());
+    (result, skipped)
+}
+
+/// Every [`script`] of the folder has ended and was reaped, and so has what it names in `grandchildren`.
+#[cfg(unix)]
+pub fn assert_nothing_left(dir: &Path) {
     let gone = |pid: &str| {
         let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(") Z ")
     };
     // What the children have started is killed with them; who reaps it is not up to this program.
-    for pid in std::fs::read_to_string(dir.path().join("grandchildren")).unwrap_or_default().lines() {
+    for pid in std::fs::read_to_string(dir.join("grandchildren")).unwrap_or_default().lines() {
         let deadline = Instant::now() + Duration::from_secs(5);
         while !gone(pid) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
@@ -161,10 +172,9 @@ fn run_impostors(ffprobe: &str, ffmpeg: &str) -> (Result<Vec<Rgb>, Error>, usize
         assert!(gone(pid), "grandchild {pid} is still there");
     }
     // Every child is gone and reaped: a zombie would still be listed.
-    for pid in std::fs::read_to_string(dir.path().join("pids")).unwrap_or_default().lines() {
+    for pid in std::fs::read_to_string(dir.join("pids")).unwrap_or_default().lines() {
         assert!(!Path::new("/proc").join(pid).exists(), "process {pid} is still there");
     }
-    (result, skipped)
 }
 
 /// Fault 34: missing, hanging, failing, endless and short.
@@ -228,7 +238,7 @@ fn absurd_answers_are_refused_before_anything_is_allocated() {
 
 /// A shell command that goes on in the background and keeps the pipes of its parent open.
 #[cfg(unix)]
-const GRANDCHILD: &str = r#"sleep 60 & echo $! >> "$(dirname "$0")/grandchildren""#;
+pub const GRANDCHILD: &str = r#"sleep 60 & echo $! >> "$(dirname "$0")/grandchildren""#;
 
 /// A grandchild that keeps the pipe open holds nobody up, and does not outlive its use.
 #[cfg(unix)]

@@ -10,5 +10,6 @@ mod faults;
 mod ffmpeg;
 mod mp4;
 mod mp4_cost;
+mod safe_decode;
 mod video;
 mod y4m;

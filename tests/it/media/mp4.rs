@@ -433,6 +433,8 @@ fn a_pipe_is_refused_at_once() {
     for path in [&path, Path::new("/dev/zero"), Path::new("/dev/null")] {
         let err = open_video_with(path, None).err().unwrap();
         assert!(err.kind() == ErrorKind::BadInput && err.to_string().contains("pipe or a device"), "{err}");
-        assert!(longtake::media::mp4::Mp4Source::open(path).err().unwrap().to_string().contains("not a regular file"));
+        assert!(
+            longtake::media::mp4::Mp4Source::open(path, None).err().unwrap().to_string().contains("not a regular file")
+        );
     }
 }
