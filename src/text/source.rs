@@ -165,6 +165,9 @@ fn file_url(url: &str, rest: &str) -> Result<PathBuf> {
             &rest[host.len()..]
         }
     };
+    if path.is_empty() {
+        return Err(wrong("the path is empty".to_string()));
+    }
     let bytes = percent_decode(path).ok_or_else(|| wrong("`%` is not followed by two digits".to_string()))?;
     if bytes.contains(&0) {
         return Err(wrong("a path holds no NUL".to_string()));
@@ -256,6 +259,8 @@ mod tests {
             ("https://example.org/a.mp4", "download it"),
             ("HTTP://example.org", "on a network"),
             ("s3://bucket/a", "scheme `s3`"),
+            ("file://", "the path is empty"),
+            ("file://localhost", "the path is empty"),
             ("", "empty"),
         ] {
             let err = Source::parse(url).unwrap_err().to_string();
