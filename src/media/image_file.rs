@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::ffmpeg::Tools;
 use super::foreign_image::{ForeignImage, is_picture_in_boxes};
 use super::limits::{MAX_IMAGE_ALLOC, MAX_IMAGE_BYTES, MAX_PIXELS};
+use super::picture_bytes::Way;
 use super::{Rgb, large_image, whole};
 use crate::error::Context;
 use crate::files::input::{open_regular, read_capped};
@@ -35,6 +36,7 @@ pub struct ImageFile {
     n_bytes: u64,
     digest: [u8; 32],
     decoder: Decoder,
+    way: Way,
 }
 
 #[derive(Debug)]
@@ -73,15 +75,15 @@ impl ImageFile {
                 Some(format) => built_in(&bytes, format),
                 None => Err(Error::unsupported("")),
             };
-            let ((height, width), decoder) = match built_in {
+            let ((height, width), decoder, way) = match built_in {
                 // Another format, or a flavour of one that is built in.
                 Err(err) if err.kind() == ErrorKind::Unsupported => {
                     let foreign = ForeignImage::open(path, &bytes, tools)?;
-                    (foreign.size(), Decoder::Foreign(foreign))
+                    (foreign.size(), Decoder::Foreign(foreign), Way::FOREIGN)
                 }
                 other => other?,
             };
-            Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder })
+            Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder, way })
         };
         open().at(|| path.display().to_string())
     }
@@ -96,12 +98,10 @@ impl ImageFile {
         self.digest
     }
 
-    /// Bytes that [`ImageFile::decode`] takes at most while it works and for what it returns.
-    pub fn n_bytes(&self) -> u64 {
-        // A decoder's own copy, one converted or turned, and the passes of whoever resizes it: measured, 12 bytes a pixel.
-        const PER_PIXEL: u64 = 12;
-        let n_pixels = self.height as u64 * self.width as u64;
-        self.n_bytes + if n_pixels > MAX_PIXELS { large_image::MAX_BYTES } else { PER_PIXEL * n_pixels }
+    /// Bytes that [`ImageFile::decode`] takes at most while it works, for what it returns, and for resizing that to `wanted`
+    /// (height, width).
+    pub fn n_bytes(&self, wanted: (usize, usize)) -> u64 {
+        self.way.n_bytes(self.n_bytes, (self.height, self.width), wanted)
     }
 
     /// Decodes the picture: whole, or above [`MAX_PIXELS`] shrunk by a whole number to a size that is at least twice `wanted`
@@ -133,17 +133,19 @@ impl ImageFile {
     }
 }
 
-/// Size as it is shown and decoder of a picture in a format that is built in.
-fn built_in(bytes: &[u8], format: ImageFormat) -> Result<((usize, usize), Decoder)> {
+/// Size as it is shown and decoder of a picture in a format that is built in, and what that takes.
+fn built_in(bytes: &[u8], format: ImageFormat) -> Result<((usize, usize), Decoder, Way)> {
     guarded(|| {
         let (decoder, orientation) = header(bytes, format)?;
         let (width, height) = decoder.dimensions();
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let way = if u64::from(width) * u64::from(height) > MAX_PIXELS {
             large_image::check(bytes, format, (u64::from(height), u64::from(width)))?;
+            Way::shrunk(bytes, format)
         } else {
             check_size(u64::from(height), u64::from(width))?;
-        }
-        Ok((shown((height as usize, width as usize), orientation), Decoder::BuiltIn(format, orientation)))
+            Way::whole(bytes, format, decoder.color_type(), orientation)
+        };
+        Ok((shown((height as usize, width as usize), orientation), Decoder::BuiltIn(format, orientation), way))
     })
 }
 

@@ -17,9 +17,6 @@ use super::image_file::on_white;
 use super::limits::{MAX_IMAGE_ALLOC, MAX_PIXELS, MAX_SHRUNK_PIXELS};
 use crate::{Error, ErrorKind, Result};
 
-/// Bytes that [`decode`] takes at most, with what resizing its result takes: the allowance of a decoder, and the result.
-pub(super) const MAX_BYTES: u64 = MAX_IMAGE_ALLOC + (MAX_IMAGE_ALLOC >> 1);
-
 /// Bytes of a row and of the decoder's window that a PNG may need.
 const MAX_PNG_BYTES: usize = 64 << 20;
 

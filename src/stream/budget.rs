@@ -128,7 +128,7 @@ impl Work {
                 let (height, width) = medium.known.size();
                 work.n_picture_pixels += height as f64 * width as f64;
                 work.picture_bytes += 3 * (shape.height * shape.width) as u64;
-                work.decode_bytes = work.decode_bytes.max(medium.n_decode_bytes());
+                work.decode_bytes = work.decode_bytes.max(medium.n_decode_bytes(shape));
             }
             let group = Session::pairs_at_once(shape.grid.h, shape.grid.w);
             let widest = Widest { group, n_pairs: shape.n_pairs(), grid: shape.grid };

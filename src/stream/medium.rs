@@ -142,10 +142,10 @@ impl Medium {
         Shape::of(&self.known, &self.options, hp, share).at(|| self.label.clone())
     }
 
-    /// Bytes that decoding it takes before the model sees anything: of pictures, which are read whole.
-    pub(super) fn n_decode_bytes(&self) -> u64 {
+    /// Bytes that decoding it to `shape` takes before the model sees anything: of pictures, which are read whole.
+    pub(super) fn n_decode_bytes(&self, shape: &Shape) -> u64 {
         match &self.frames {
-            Frames::File(file) => file.n_bytes(),
+            Frames::File(file) => file.n_bytes((shape.height, shape.width)),
             Frames::Picture(rgb) => 3 * rgb.data.len() as u64,
             Frames::Video(_) => 0,
         }
