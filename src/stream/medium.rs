@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use super::media_plan::{Source, patch_spec};
 use super::{Known, MediaOptions, MediaPlan, Shape, fingerprint};
 use crate::files::Scratch;
-use crate::media::folder::FolderSource;
-use crate::media::image_file::image_size;
+use crate::media::folder::{FolderSource, frame_size};
 use crate::media::sample::{SampleOptions, Taken, frames_taken, spread};
 use crate::media::{Decoders, FrameSource, ImageFile, Rgb, VideoInfo};
 use crate::model::VisionHParams;
@@ -73,7 +72,7 @@ impl Medium {
             paths.push(match frame {
                 text::Source::Path(path) => path.clone(),
                 text::Source::Data(data) => {
-                    image_size(data.bytes()).at(|| format!("frame {i} (`{frame}`)"))?;
+                    frame_size(data.bytes()).at(|| format!("frame {i} (`{frame}`)"))?;
                     scratch.push(Scratch::new(data.bytes())?);
                     scratch[scratch.len() - 1].path().to_path_buf()
                 }
@@ -202,5 +201,8 @@ impl Medium {
 
 /// What is wrong with a medium is said of it, not of a file that nobody knows.
 pub(super) fn nameless(err: Error, file: &Scratch, label: &str) -> Error {
-    Error::new(err.kind(), err.message().replace(&file.path().display().to_string(), "it")).at(label)
+    let path = file.path().display().to_string();
+    // Programs begin what they say of a file with the name that they were given.
+    let message = err.message().replace(&format!("file:{path}: "), "").replace(&format!("file:{path}"), "it");
+    Error::new(err.kind(), message.replace(&path, "it")).at(label)
 }
