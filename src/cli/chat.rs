@@ -27,7 +27,7 @@ use crate::{Error, ErrorKind, Result};
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
-    /// Talk about the video of a take, which need not be read again.
+    /// Talk about the video of a take, and nothing else; it need not be read again.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["system_prompt", "ctx_size", "cache_type_k", "cache_type_v"])]
     take: Option<PathBuf>,
     /// System prompt [short: -sys]
@@ -68,7 +68,8 @@ pub fn run(args: Args) -> Result<()> {
         videos: Vec::new(),
     };
     dialogue.introduce();
-    eprintln!("{} | context {} tokens | /video FILE, /image FILE, /help, /quit", engine.name, dialogue.session.n_ctx());
+    let media = if dialogue.take.is_none() { "/video FILE, /image FILE, " } else { "" };
+    eprintln!("{} | context {} tokens | {media}/help, /quit", engine.name, dialogue.session.n_ctx());
     catch_interrupt()?;
     let interactive = std::io::stdin().is_terminal();
     let mut n_failed = 0;
@@ -163,9 +164,10 @@ fn word(bytes: &[u8]) -> OsString {
     }
 }
 
-const HELP: &str = "\
+const MEDIA_HELP: &str = "\
 /video FILE  a video, or a folder of frames, for the next question
-/image FILE  a picture for the next question
+/image FILE  a picture for the next question";
+const HELP: &str = "\
 /clear       forget everything and begin a new talk
 /save FILE   write the talk as JSON, which `run --messages` reads
 /help        this
@@ -209,7 +211,10 @@ impl Dialogue<'_> {
         match command {
             b"" => {}
             b"/quit" | b"/exit" => return Ok(true),
-            b"/help" | b"/?" => eprintln!("{HELP}"),
+            b"/help" | b"/?" => match self.take {
+                None => eprintln!("{MEDIA_HELP}\n{HELP}"),
+                Some(_) => eprintln!("{HELP}"),
+            },
             b"/clear" => self.clear()?,
             b"/save" if !rest.is_empty() => self.save(&PathBuf::from(file()))?,
             b"/image" | b"/video" if !rest.is_empty() => self.add_media(command == b"/image", &file())?,
@@ -251,6 +256,11 @@ impl Dialogue<'_> {
     }
 
     fn add_media(&mut self, image: bool, file: &OsStr) -> Result<()> {
+        if self.take.is_some() {
+            let message = "a talk about a take is about its video alone and takes no other pictures and videos; \
+                           `longtake chat` without --take does";
+            return Err(Error::bad_input(message));
+        }
         let options = self.args.media.options()?;
         let source = Source::from_word(file)?;
         let medium = match image {

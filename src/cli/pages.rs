@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::out::stdout;
 use crate::Result;
-use crate::files::atomic::write_beside;
+use crate::error::Context;
+use crate::files::atomic::{check_outputs_in, write_beside};
 
 /// The name of the program.
 const NAME: &str = "longtake";
@@ -43,7 +44,8 @@ pub fn man(args: &ManArgs, mut command: clap::Command) -> Result<()> {
     match &args.output {
         None => Ok(stdout().write_all(&page(command, NAME)?)?),
         Some(folder) => {
-            std::fs::create_dir_all(folder)?;
+            check_outputs_in(folder, &[&format!("{NAME}.1")])?;
+            std::fs::create_dir_all(folder).at(|| folder.display().to_string())?;
             write_pages(folder, command, NAME)
         }
     }

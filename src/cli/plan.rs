@@ -56,7 +56,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
     let limits = args.budget.limits(args.model.compute.ctx_size)?;
-    let budget = Budget::new(&engine, limits, options);
+    let budget = Budget::new(&engine, limits, options).with_reserve(args.reserve);
     if is_stream {
         let plan = live::open(&engine, &args.media)?;
         return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, args.reserve)?, args.json);

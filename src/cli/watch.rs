@@ -133,7 +133,8 @@ fn stream(args: &Args) -> Result<()> {
     let mut plan = live::open(&engine, &args.media)?;
     let shape = plan.shape.clone();
     let limits = args.budget.limits(ctx_size)?;
-    let cost = Budget::new(&engine, limits, options).fit_live(&shape, before.len() + live.reserve)?;
+    let budget = Budget::new(&engine, limits, options).with_reserve(args.reserve);
+    let cost = budget.fit_live(&shape, before.len() + live.reserve)?;
     if !args.quiet {
         live::print_stream(&shape, &cost, Some(live.when_full));
     }
@@ -187,7 +188,7 @@ impl Args {
 fn begin<'e>(args: &Args, engine: &'e Engine, request: &WatchRequest<'_>, output: &Path) -> Result<Watch<'e>> {
     let around = Around::of(engine, request.system_prompt)?;
     let n_around = around.n_tokens() + request.reserve;
-    let budget = Budget::new(engine, request.limits, request.options);
+    let budget = Budget::new(engine, request.limits, request.options).with_reserve(request.reserve);
     let (plan, mut cost) = budget.fit_video(request.video, request.media, n_around)?;
     if !args.quiet {
         print_plan(&[&plan], &cost);

@@ -19,7 +19,7 @@ use super::sample::FPS;
 use super::video::{FrameSource, VideoInfo};
 use crate::error::Context;
 use crate::files::input::open_regular;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A folder of images.
 pub struct FolderSource {
@@ -78,7 +78,7 @@ impl FolderSource {
         let mut first = None;
         for (i, path) in paths.iter().enumerate() {
             let place = || format!("frame {i} (`{}`)", path.display());
-            let size = read_file(path).and_then(|bytes| image_size(&bytes)).at(place)?;
+            let size = read_file(path).and_then(|bytes| frame_size(&bytes)).at(place)?;
             let (height, width) = *first.get_or_insert(size);
             if size != (height, width) {
                 return Err(Error::mismatch(format!(
@@ -122,6 +122,20 @@ impl FrameSource for FolderSource {
     fn is_frame_list(&self) -> bool {
         true
     }
+}
+
+/// The (height, width) of a picture that is one of many frames.
+///
+/// # Errors
+/// Those of [`image_size`]; for a format that is not built in, what to do.
+pub fn frame_size(bytes: &[u8]) -> Result<(usize, usize)> {
+    image_size(bytes).map_err(|err| match err.kind() {
+        ErrorKind::Unsupported => Error::unsupported(format!(
+            "{}; the frames of a folder or a list must be of a built-in kind: convert them, for instance to png",
+            err.message()
+        )),
+        _ => err,
+    })
 }
 
 fn file_name(path: &Path) -> String {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::Rgb;
 use super::child::{self, Process, last_words};
 use super::ffmpeg::Tools;
-use super::image_file::{BUILT_IN, Decoded, check_size, first_bytes, on_white, shown, turned};
+use super::image_file::{BUILT_IN, Decoded, check_size, first_bytes, on_white, shown, smaller, turned};
 use super::limits::MAX_IMAGE_ALLOC;
 use crate::{Error, Result};
 
@@ -86,7 +86,11 @@ impl ForeignImage {
             Error::unsupported(message)
         })?;
         let side = |name: &str| stream[name].as_u64().unwrap_or(0);
-        check_size(side("height"), side("width"))?;
+        if side("height") == 0 || side("width") == 0 {
+            let message = "the picture is damaged or cut off: ffmpeg finds one in the file, but not how large it is";
+            return Err(Error::format(message));
+        }
+        check_size(side("height"), side("width")).map_err(smaller)?;
         let (height, width) = (side("height") as usize, side("width") as usize);
         let orientation = if demuxers == BOXES { boxes_orientation(bytes) } else { tiff_orientation(bytes) };
         let orientation = orientation.unwrap_or(Orientation::NoTransforms);

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::ffmpeg::Tools;
 use super::foreign_image::{ForeignImage, is_picture_in_boxes};
 use super::limits::{MAX_IMAGE_ALLOC, MAX_IMAGE_BYTES, MAX_PIXELS};
+use super::picture_bytes::Way;
 use super::{Rgb, large_image, whole};
 use crate::error::Context;
 use crate::files::input::{open_regular, read_capped};
@@ -35,6 +36,7 @@ pub struct ImageFile {
     n_bytes: u64,
     digest: [u8; 32],
     decoder: Decoder,
+    way: Way,
 }
 
 #[derive(Debug)]
@@ -73,15 +75,15 @@ impl ImageFile {
                 Some(format) => built_in(&bytes, format),
                 None => Err(Error::unsupported("")),
             };
-            let ((height, width), decoder) = match built_in {
+            let ((height, width), decoder, way) = match built_in {
                 // Another format, or a flavour of one that is built in.
                 Err(err) if err.kind() == ErrorKind::Unsupported => {
                     let foreign = ForeignImage::open(path, &bytes, tools)?;
-                    (foreign.size(), Decoder::Foreign(foreign))
+                    (foreign.size(), Decoder::Foreign(foreign), Way::FOREIGN)
                 }
                 other => other?,
             };
-            Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder })
+            Ok(ImageFile { path: path.to_path_buf(), height, width, n_bytes, digest, decoder, way })
         };
         open().at(|| path.display().to_string())
     }
@@ -96,12 +98,10 @@ impl ImageFile {
         self.digest
     }
 
-    /// Bytes that [`ImageFile::decode`] takes at most while it works and for what it returns.
-    pub fn n_bytes(&self) -> u64 {
-        // A decoder's own copy, one converted or turned, and the passes of whoever resizes it: measured, 12 bytes a pixel.
-        const PER_PIXEL: u64 = 12;
-        let n_pixels = self.height as u64 * self.width as u64;
-        self.n_bytes + if n_pixels > MAX_PIXELS { large_image::MAX_BYTES } else { PER_PIXEL * n_pixels }
+    /// Bytes that [`ImageFile::decode`] takes at most while it works, for what it returns, and for resizing that to `wanted`
+    /// (height, width).
+    pub fn n_bytes(&self, wanted: (usize, usize)) -> u64 {
+        self.way.n_bytes(self.n_bytes, (self.height, self.width), wanted)
     }
 
     /// Decodes the picture: whole, or above [`MAX_PIXELS`] shrunk by a whole number to a size that is at least twice `wanted`
@@ -133,17 +133,19 @@ impl ImageFile {
     }
 }
 
-/// Size as it is shown and decoder of a picture in a format that is built in.
-fn built_in(bytes: &[u8], format: ImageFormat) -> Result<((usize, usize), Decoder)> {
+/// Size as it is shown and decoder of a picture in a format that is built in, and what that takes.
+fn built_in(bytes: &[u8], format: ImageFormat) -> Result<((usize, usize), Decoder, Way)> {
     guarded(|| {
         let (decoder, orientation) = header(bytes, format)?;
         let (width, height) = decoder.dimensions();
-        if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let way = if u64::from(width) * u64::from(height) > MAX_PIXELS {
             large_image::check(bytes, format, (u64::from(height), u64::from(width)))?;
+            Way::shrunk(bytes, format)
         } else {
             check_size(u64::from(height), u64::from(width))?;
-        }
-        Ok((shown((height as usize, width as usize), orientation), Decoder::BuiltIn(format, orientation)))
+            Way::whole(bytes, format, decoder.color_type(), orientation)
+        };
+        Ok((shown((height as usize, width as usize), orientation), Decoder::BuiltIn(format, orientation), way))
     })
 }
 
@@ -153,7 +155,7 @@ fn built_in(bytes: &[u8], format: ImageFormat) -> Result<((usize, usize), Decode
 /// An unreadable or oversized file, an unknown format, damaged content; each names the file.
 pub fn load_image(path: &Path) -> Result<Rgb> {
     let file = ImageFile::open(path)?;
-    check_size(file.height as u64, file.width as u64).at(|| path.display().to_string())?;
+    check_size(file.height as u64, file.width as u64).map_err(smaller).at(|| path.display().to_string())?;
     Ok(file.decode(file.size(), &|| false)?.rgb)
 }
 
@@ -215,6 +217,20 @@ pub(super) fn sniff(bytes: &[u8]) -> Option<ImageFormat> {
 /// # Errors
 /// A file that cannot be read or is neither a regular one nor a folder.
 pub fn is_picture(path: &Path) -> Result<bool> {
+    if std::fs::metadata(path)?.is_dir() {
+        return Ok(false);
+    }
+    let mut head = Vec::new();
+    open_regular(path)?.0.take(64).read_to_end(&mut head)?;
+    let at = |offset: usize, bytes: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(bytes));
+    // The flag of animation in the extended header; the chunk that announces frames, where every writer puts it.
+    let moves = at(12, b"VP8X") && head.get(20).is_some_and(|flags| flags & 2 != 0) || at(37, b"acTL");
+    let known = sniff(&head).is_some_and(|format| format != ImageFormat::Gif);
+    Ok((known && !moves) || is_foreign_picture(&head))
+}
+
+/// Whether a file that begins like this is a picture of a kind that is not built in.
+pub(super) fn is_foreign_picture(head: &[u8]) -> bool {
     const MAGIC: [&[u8]; 9] = [
         b"II*\0",
         b"MM\0*",
@@ -226,16 +242,7 @@ pub fn is_picture(path: &Path) -> Result<bool> {
         b"qoif",
         b"DDS ",
     ];
-    if std::fs::metadata(path)?.is_dir() {
-        return Ok(false);
-    }
-    let mut head = Vec::new();
-    open_regular(path)?.0.take(64).read_to_end(&mut head)?;
-    let at = |offset: usize, bytes: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(bytes));
-    // The flag of animation in the extended header; the chunk that announces frames, where every writer puts it.
-    let moves = at(12, b"VP8X") && head.get(20).is_some_and(|flags| flags & 2 != 0) || at(37, b"acTL");
-    let known = sniff(&head).is_some_and(|format| format != ImageFormat::Gif);
-    Ok((known && !moves) || is_picture_in_boxes(&head) || MAGIC.iter().any(|magic| head.starts_with(magic)))
+    is_picture_in_boxes(head) || MAGIC.iter().any(|magic| head.starts_with(magic))
 }
 
 /// Reads an image file, refusing more than [`MAX_IMAGE_BYTES`] whatever its size is said to be.
@@ -243,7 +250,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     if std::fs::metadata(path)?.is_dir() {
         return Err(Error::bad_input("a folder, expected an image file"));
     }
-    read_capped(path, MAX_IMAGE_BYTES)
+    read_capped(path, MAX_IMAGE_BYTES).map_err(smaller)
 }
 
 /// Runs a third-party decoder. A panic in one is a damaged file to us, not the end of the process.
@@ -275,6 +282,15 @@ pub(super) fn check_size(height: u64, width: u64) -> Result<()> {
     Ok(())
 }
 
+/// What to do about a picture beyond a cap, added to the error that says so; any other error as it is.
+pub(super) fn smaller(err: Error) -> Error {
+    let way_out = "make it smaller first, for instance with `ffmpeg -i FILE -vf scale=8000:-1 smaller.png`";
+    match err.kind() {
+        ErrorKind::Limit => Error::limit(format!("{}; {way_out}", err.message())),
+        _ => err,
+    }
+}
+
 /// Composites 8-bit RGBA on white, rounding to nearest: what Pillow's `paste` with the alpha channel as mask gives.
 pub(super) fn on_white(rgba: &[u8]) -> Vec<u8> {
     let blend = |c: u8, a: u8| {
@@ -302,7 +318,7 @@ pub(super) fn first_bytes(bytes: &[u8]) -> String {
 fn open(bytes: &[u8], format: ImageFormat) -> Result<(impl ImageDecoder + '_, Orientation)> {
     let (decoder, orientation) = header(bytes, format)?;
     let (width, height) = decoder.dimensions();
-    check_size(u64::from(height), u64::from(width))?;
+    check_size(u64::from(height), u64::from(width)).map_err(smaller)?;
     Ok((decoder, orientation))
 }
 

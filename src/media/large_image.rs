@@ -13,12 +13,9 @@ use jpeg_decoder::PixelFormat;
 use png::{ColorType, Transformations};
 
 use super::Rgb;
-use super::image_file::on_white;
+use super::image_file::{on_white, smaller};
 use super::limits::{MAX_IMAGE_ALLOC, MAX_PIXELS, MAX_SHRUNK_PIXELS};
 use crate::{Error, ErrorKind, Result};
-
-/// Bytes that [`decode`] takes at most, with what resizing its result takes: the allowance of a decoder, and the result.
-pub(super) const MAX_BYTES: u64 = MAX_IMAGE_ALLOC + (MAX_IMAGE_ALLOC >> 1);
 
 /// Bytes of a row and of the decoder's window that a PNG may need.
 const MAX_PNG_BYTES: usize = 64 << 20;
@@ -26,8 +23,7 @@ const MAX_PNG_BYTES: usize = 64 << 20;
 /// Refuses a picture of (height, width) that [`decode`] cannot shrink, from its header.
 pub(super) fn check(bytes: &[u8], format: ImageFormat, (height, width): (u64, u64)) -> Result<()> {
     let n_pixels = height.saturating_mul(width);
-    let way_out = "make it smaller first, for instance with `ffmpeg -i FILE -vf scale=8000:-1 smaller.png`";
-    let refuse = |why: String| Err(Error::limit(format!("a picture of `{width}x{height}`, {why}; {way_out}")));
+    let refuse = |why: String| Err(smaller(Error::limit(format!("a picture of `{width}x{height}`, {why}"))));
     if n_pixels > MAX_SHRUNK_PIXELS {
         return refuse(format!("expected at most {MAX_SHRUNK_PIXELS} pixels, or {MAX_PIXELS} in one piece"));
     }

@@ -12,6 +12,7 @@ mod large_image;
 mod foreign_image;
 pub mod resize;
 pub mod patch;
+mod picture_bytes;
 pub mod sample;
 pub mod yuv;
 mod timeline;

@@ -176,6 +176,9 @@ fn sniff(path: &Path) -> Result<Option<Kind>> {
     }
     // QuickTime files may begin with any of these boxes instead of a file type.
     let first_box = head.get(4..8).unwrap_or_default();
+    if image_file::is_foreign_picture(&head) {
+        return Err(still_image().at(path.display().to_string()));
+    }
     Ok(match first_box {
         b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip" | b"pnot" => Some(Kind::Mp4),
         _ if head.starts_with(y4m::MAGIC) => Some(Kind::Y4m),

@@ -128,7 +128,7 @@ impl Work {
                 let (height, width) = medium.known.size();
                 work.n_picture_pixels += height as f64 * width as f64;
                 work.picture_bytes += 3 * (shape.height * shape.width) as u64;
-                work.decode_bytes = work.decode_bytes.max(medium.n_decode_bytes());
+                work.decode_bytes = work.decode_bytes.max(medium.n_decode_bytes(shape));
             }
             let group = Session::pairs_at_once(shape.grid.h, shape.grid.w);
             let widest = Widest { group, n_pairs: shape.n_pairs(), grid: shape.grid };
@@ -155,6 +155,7 @@ pub struct Budget<'e> {
     engine: &'e Engine,
     limits: Limits,
     options: SessionOptions,
+    reserve: usize,
 }
 
 /// Tokens of media, and patches of one pair, from which on a calibration is worth its seconds where nobody asked for one:
@@ -165,7 +166,12 @@ const LONG_PAIR: usize = 16_384;
 impl<'e> Budget<'e> {
     /// A budget for sessions with `options`, whose `n_ctx` does not matter.
     pub fn new(engine: &'e Engine, limits: Limits, options: SessionOptions) -> Budget<'e> {
-        Budget { engine, limits, options }
+        Budget { engine, limits, options, reserve: 0 }
+    }
+
+    /// The same where `reserve` of the slots around media are a wish (`--reserve`), which errors then name as a way out.
+    pub fn with_reserve(self, reserve: usize) -> Budget<'e> {
+        Budget { reserve, ..self }
     }
 
     /// Plans the video at `path` under `wanted`, with smaller frames, then fewer, where that is needed to fit; `around` slots
@@ -322,7 +328,13 @@ impl<'e> Budget<'e> {
     fn excess(&self, cost: &Cost) -> Option<String> {
         let Limits { n_ctx, memory, time } = self.limits;
         if let Some(n_ctx) = n_ctx.filter(|n| *n < cost.n_ctx) {
-            return Some(format!("`{}` tokens into a context of `{n_ctx}`; raise -c", cost.n_ctx));
+            let way = match cost.n_ctx - self.reserve.min(cost.n_ctx) {
+                without if without < n_ctx && self.reserve > 0 => {
+                    format!(" or lower --reserve (`{}` of the tokens)", self.reserve)
+                }
+                _ => String::new(),
+            };
+            return Some(format!("`{}` tokens into a context of `{n_ctx}`; raise -c{way}", cost.n_ctx));
         }
         if let Some(memory) = memory.filter(|n| *n < cost.memory()) {
             return Some(format!("{} bytes into {memory} bytes; raise --max-memory or lower -c", cost.memory()));

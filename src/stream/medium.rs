@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use super::media_plan::{Source, patch_spec};
 use super::{Known, MediaOptions, MediaPlan, Shape, fingerprint};
 use crate::files::Scratch;
-use crate::media::folder::FolderSource;
-use crate::media::image_file::image_size;
+use crate::media::folder::{FolderSource, frame_size};
 use crate::media::sample::{SampleOptions, Taken, frames_taken, spread};
 use crate::media::{Decoders, FrameSource, ImageFile, Rgb, VideoInfo};
 use crate::model::VisionHParams;
@@ -73,7 +72,7 @@ impl Medium {
             paths.push(match frame {
                 text::Source::Path(path) => path.clone(),
                 text::Source::Data(data) => {
-                    image_size(data.bytes()).at(|| format!("frame {i} (`{frame}`)"))?;
+                    frame_size(data.bytes()).at(|| format!("frame {i} (`{frame}`)"))?;
                     scratch.push(Scratch::new(data.bytes())?);
                     scratch[scratch.len() - 1].path().to_path_buf()
                 }
@@ -142,10 +141,10 @@ impl Medium {
         Shape::of(&self.known, &self.options, hp, share).at(|| self.label.clone())
     }
 
-    /// Bytes that decoding it takes before the model sees anything: of pictures, which are read whole.
-    pub(super) fn n_decode_bytes(&self) -> u64 {
+    /// Bytes that decoding it to `shape` takes before the model sees anything: of pictures, which are read whole.
+    pub(super) fn n_decode_bytes(&self, shape: &Shape) -> u64 {
         match &self.frames {
-            Frames::File(file) => file.n_bytes(),
+            Frames::File(file) => file.n_bytes((shape.height, shape.width)),
             Frames::Picture(rgb) => 3 * rgb.data.len() as u64,
             Frames::Video(_) => 0,
         }
@@ -202,5 +201,8 @@ impl Medium {
 
 /// What is wrong with a medium is said of it, not of a file that nobody knows.
 pub(super) fn nameless(err: Error, file: &Scratch, label: &str) -> Error {
-    Error::new(err.kind(), err.message().replace(&file.path().display().to_string(), "it")).at(label)
+    let path = file.path().display().to_string();
+    // Programs begin what they say of a file with the name that they were given.
+    let message = err.message().replace(&format!("file:{path}: "), "").replace(&format!("file:{path}"), "it");
+    Error::new(err.kind(), message.replace(&path, "it")).at(label)
 }

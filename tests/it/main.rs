@@ -34,3 +34,4 @@ mod stream;
 mod take;
 mod tensor;
 mod text;
+mod ways_out;

@@ -85,7 +85,8 @@ impl Take {
         })?;
         differ.model(header, engine);
         let projector = engine.mmproj_fingerprint().unwrap_or_default();
-        differ.say("projector", short(&header.mmproj_fingerprint), short(&projector));
+        let named = |hash| Some(short(hash)).filter(|hash| !hash.is_empty()).unwrap_or("none");
+        differ.say("projector", named(&header.mmproj_fingerprint), named(&projector));
         differ.say("temporal scale", header.temporal_scale, request.temporal_scale(engine));
         let types = |k: GgmlType, v: GgmlType| format!("{k}, {v}");
         differ.say(
