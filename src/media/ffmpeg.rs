@@ -70,6 +70,8 @@ pub struct FfmpegSource {
     info: VideoInfo,
     path: PathBuf,
     tools: Tools,
+    /// Which stream of the file is shown.
+    stream: u64,
     frames: Frames,
     /// Whether the picture is shown otherwise than it is stored.
     is_turned: bool,
@@ -94,7 +96,7 @@ impl FfmpegSource {
     /// # Errors
     /// `Format` when it finds no video, `Limit` beyond the caps, `Io` when a tool does not start or does not answer.
     pub fn open(path: &Path, tools: &Tools) -> Result<FfmpegSource> {
-        let Found { codec, height, width, is_turned, frames, is_old } =
+        let Found { stream, codec, height, width, is_turned, frames, is_old } =
             ffprobe::find(path, tools).at(|| path.display().to_string())?;
         let info = VideoInfo {
             n_frames: frames.n_frames(),
@@ -106,7 +108,7 @@ impl FfmpegSource {
         };
         let (path, tools) = (path.to_path_buf(), tools.clone());
         let (run, last, skipped, stop) = (None, None, 0, Arc::default());
-        Ok(FfmpegSource { info, path, tools, frames, is_turned, is_old, run, last, skipped, stop })
+        Ok(FfmpegSource { info, path, tools, stream, frames, is_turned, is_old, run, last, skipped, stop })
     }
 
     /// Starts a child that delivers from frame `first` on, to which `seek` leads; from the beginning without.
@@ -130,7 +132,8 @@ impl FfmpegSource {
             filter.push_str(&format!("fps={rate}{from},"));
         }
         filter.push_str(&format!("scale={}:{}:flags=bicubic", self.info.width, self.info.height));
-        args.extend(["-map", "0:V:0", "-an", "-sn", "-dn", "-vf"].map(OsString::from));
+        let stream = format!("0:{}", self.stream);
+        args.extend(["-map", &stream, "-an", "-sn", "-dn", "-vf"].map(OsString::from));
         args.push(filter.into());
         args.extend([if self.is_old { "-vsync" } else { "-fps_mode" }, "passthrough"].map(OsString::from));
         args.extend(["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"].map(OsString::from));
