@@ -191,13 +191,17 @@ fn refusal(complaints: &str, status: std::process::ExitStatus) -> Error {
     })
 }
 
+/// The kind of file that one which is not opened was taken for, where the complaints name it.
+pub(super) fn taken_for(complaints: &str) -> Option<String> {
+    // "[mp3 @ 0x55…] Format not …".
+    let (before, _) = complaints.split_once("Format not on whitelist")?;
+    let tag = before.rsplit('[').next().and_then(|part| part.split_once(" @ "));
+    Some(tag.map_or("unknown", |(name, _)| name).chars().filter(char::is_ascii_graphic).take(40).collect())
+}
+
 /// That there is no video, where the complaints of `ffmpeg` or `ffprobe` say so in one way or another.
 pub(super) fn no_video(complaints: &str) -> Option<String> {
-    if let Some((before, _)) = complaints.split_once("Format not on whitelist") {
-        // "[mp3 @ 0x55…] Format not …": what it was taken for.
-        let tag = before.rsplit('[').next().and_then(|part| part.split_once(" @ "));
-        let name = tag.map_or("unknown", |(name, _)| name).chars().filter(char::is_ascii_graphic).take(40);
-        let name: String = name.collect();
+    if let Some(name) = taken_for(complaints) {
         return Some(format!("no video in it: `{name}` is not one of the kinds of video that are opened"));
     }
     if complaints.contains("matches no streams") {
