@@ -64,6 +64,8 @@ pub struct LivePlan {
     pub shape: LiveShape,
     source: LiveSource,
     spec: PatchSpec,
+    /// What broke after a frame that was still to be handed over.
+    failure: Option<Error>,
 }
 
 impl LivePlan {
@@ -90,7 +92,7 @@ impl LivePlan {
         let (label, per_pair) = (label.to_string(), grid.n_tokens(hp.merge));
         let temporal_scale = options.temporal_scale;
         let shape = LiveShape { label, info, height, width, grid, per_pair, temporal_scale, n_came: Arc::default() };
-        Ok(LivePlan { shape, source, spec })
+        Ok(LivePlan { shape, source, spec, failure: None })
     }
 }
 
@@ -116,16 +118,24 @@ impl Pairs for LivePlan {
     const KEEPS_PARTS: bool = true;
 
     fn next(&mut self, _: usize, out: &mut Vec<f32>, stopped: &dyn Fn() -> bool) -> Result<bool> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let LiveShape { height, width, .. } = self.shape;
+        let mut failure = None;
         let mut frame = || -> Result<_> {
             let Some(frame) = self.source.next(stopped)? else { return Ok(None) };
             self.shape.n_came.fetch_add(1, Ordering::Relaxed);
             Ok(Some(resize::bicubic_film(&frame, height, width)))
         };
         let Some(first) = frame()? else { return Ok(false) };
-        // An odd last one is taken twice.
-        let second = frame()?;
+        // An odd last one is taken twice, also before a break, which the next call tells.
+        let second = frame().unwrap_or_else(|error| {
+            failure = Some(error);
+            None
+        });
         pixel_values([&first, second.as_ref().unwrap_or(&first)], &self.spec, out);
+        self.failure = failure;
         Ok(true)
     }
 }
