@@ -124,7 +124,10 @@ pub fn answer(
     forget_interrupt();
     let fault = conclude(&plan.shape, window, end, started.elapsed(), args.quiet);
     let mut prompt = Prompt { units, images: Vec::new(), videos: vec![plan.shape.seen(window)] };
-    let answer = respond(&mut session, &mut prompt, args, load_time)?;
+    let mut answer = respond(&mut session, &mut prompt, args, load_time)?;
+    if let (Err(fault), Some(warnings)) = (&fault, answer["warnings"].as_array_mut()) {
+        warnings.push(fault.to_string().into());
+    }
     if args.json {
         writeln!(stdout(), "{answer}")?;
     }
@@ -143,14 +146,14 @@ pub fn conclude(live: &LiveShape, window: Window, end: LiveEnd, time: Duration, 
         LiveEnd::Failed(_) => "the stream is damaged",
     };
     if !quiet {
-        let shown = Duration::from_secs_f64(2.0 * window.n_pairs as f64 / live.info.taken_fps());
+        let shown = Duration::from_secs_f64(live.n_frames(window) as f64 / live.info.taken_fps());
         let forgotten = match window.n_forgotten {
             0 => String::new(),
             n => format!(", the first {} of them forgotten", 2 * n),
         };
         eprintln!(
             "{why}: {} frames{forgotten}, {} of video in {}",
-            2 * window.n_pairs,
+            live.n_frames(window),
             HumanDuration(shown),
             HumanDuration(time)
         );

@@ -308,10 +308,24 @@ impl PartFlags {
 
 /// A list separated by commas, unless a file of the whole name exists, or it is a `data:` URL, which has a comma of its own.
 fn sources(list: &OsStr) -> Result<Vec<Source>> {
-    match list.to_str().filter(|text| !text.starts_with("data:") && !Path::new(text).exists()) {
-        Some(text) => text.split(',').filter(|item| !item.is_empty()).map(Source::parse).collect(),
-        None => Ok(vec![Source::from_word(list)?]),
+    if list.as_encoded_bytes().starts_with(b"data:") || Path::new(list).exists() {
+        return Ok(vec![Source::from_word(list)?]);
     }
+    items(list).filter(|item| !item.is_empty()).map(Source::from_word).collect()
+}
+
+/// What stands between commas, in whatever encoding.
+#[cfg(unix)]
+fn items(list: &OsStr) -> impl Iterator<Item = &OsStr> {
+    use std::os::unix::ffi::OsStrExt;
+    list.as_bytes().split(|byte| *byte == b',').map(OsStr::from_bytes)
+}
+
+/// What stands between commas; a list that is not Unicode is one item.
+#[cfg(not(unix))]
+fn items(list: &OsStr) -> impl Iterator<Item = &OsStr> {
+    let text = list.to_str();
+    text.into_iter().flat_map(|text| text.split(',')).map(OsStr::new).chain(text.is_none().then_some(list))
 }
 
 /// Longest prompt file, in bytes.

@@ -6,7 +6,8 @@
 //! length of the file, frames that nobody will see are not decoded, and a damaged one spoils itself only.
 //!
 //! Frames are composed as browsers do it: each replaces what is in its rectangle or is blended over it, and is then left
-//! there, cleared, or taken back. What shows through in the end is white; blending over white from the beginning is the same
+//! there, cleared, or taken back. What shows through in the end is white (black in a PNG whose kind of colours knows no
+//! transparency); blending over white from the beginning is the same
 //! to rounding. Background colours that files name are ignored. Delays up to 10 ms count as 100 ms.
 
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
@@ -49,6 +50,8 @@ pub(super) struct Outline {
     height: u32,
     width: u32,
     ticks_per_second: u32,
+    /// Level of all three colours where nothing is painted: white, or black in files that know no transparency.
+    pub backdrop: u8,
     /// What all parts share, in a form of the format's own.
     pub head: Vec<u8>,
     parts: Vec<Part>,
@@ -95,7 +98,7 @@ impl Outline {
     /// `Format` for an empty canvas, `Limit` for one above the cap.
     pub fn new((height, width): (u32, u32), ticks_per_second: u32) -> Result<Outline> {
         check_size(u64::from(height), u64::from(width))?;
-        Ok(Outline { height, width, ticks_per_second, head: Vec::new(), parts: Vec::new(), n_pixels: 0 })
+        Ok(Outline { height, width, ticks_per_second, backdrop: 255, head: Vec::new(), parts: Vec::new(), n_pixels: 0 })
     }
 
     /// Adds a frame.
@@ -291,7 +294,7 @@ impl AnimationSource {
         }
         let (height, width) = (self.info.height, self.info.width);
         if self.canvas.is_empty() {
-            self.canvas = vec![255; height * width * 3];
+            self.canvas = vec![self.outline.backdrop; height * width * 3];
         }
         let fault = self.compose(self.timeline.shown_at(index)).err();
         if !self.is_drawn {
@@ -321,7 +324,7 @@ impl AnimationSource {
         let first = (self.next + 1..=wanted).rev().find(|&i| replaces(i) || clears(i - 1));
         if let Some(first) = first {
             if clears(first - 1) {
-                self.canvas.fill(255);
+                self.canvas.fill(self.outline.backdrop);
             }
             (self.next, self.pending) = (first, Pending::Nothing);
         }
@@ -358,7 +361,7 @@ impl AnimationSource {
             let row = &mut self.canvas[(y * self.info.width + columns.start) * 3..][..n];
             match &saved {
                 Some(saved) => row.copy_from_slice(&saved[r * n..][..n]),
-                None => row.fill(255),
+                None => row.fill(self.outline.backdrop),
             }
         }
     }
@@ -385,7 +388,7 @@ impl AnimationSource {
                 let row = self.canvas[at(y)].as_chunks_mut::<3>().0;
                 for (pixel, &[r, g, b, a]) in row.iter_mut().zip(&source.as_chunks::<4>().0[..n]) {
                     for (below, c) in pixel.iter_mut().zip([r, g, b]) {
-                        *below = blend(c, a, if over { *below } else { 255 });
+                        *below = blend(c, a, if over { *below } else { self.outline.backdrop });
                     }
                 }
             }

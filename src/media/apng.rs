@@ -13,6 +13,9 @@ const SIGNATURE: &[u8; 8] = b"\x89PNG\r\n\x1a\n";
 const TICKS_PER_SECOND: u32 = 90_000;
 /// Bytes of an image header.
 const IHDR_LEN: usize = 13;
+/// Where it has the type of colours, and the bit of that which says that opacity is among them.
+const COLOR_TYPE: usize = 9;
+const HAS_ALPHA: u8 = 4;
 /// Most bytes of a palette.
 const MAX_PALETTE: u32 = 768;
 /// Most bytes kept for all frames: the header, the palette and its opacity.
@@ -28,6 +31,9 @@ fn outline(scan: &mut Scan) -> Result<Option<Outline>> {
     scan.skip(4)?;
     let mut outline = Outline::new((long(&header, 4), long(&header, 0)), TICKS_PER_SECOND)?;
     outline.head = header.to_vec();
+    if header[COLOR_TYPE] & HAS_ALPHA == 0 {
+        outline.backdrop = 0;
+    }
     let (mut is_animated, mut part) = (false, None);
     loop {
         let start = scan.at();
@@ -38,6 +44,9 @@ fn outline(scan: &mut Scan) -> Result<Option<Outline>> {
         let mut rest = u64::from(len) + 4;
         match &name {
             b"PLTE" | b"tRNS" if len <= MAX_PALETTE && outline.head.len() < MAX_HEAD => {
+                if name == *b"tRNS" {
+                    outline.backdrop = 255;
+                }
                 outline.head.extend_from_slice(&chunk.unwrap_or_default());
                 scan.bytes(rest, &mut outline.head)?;
                 rest = 0;

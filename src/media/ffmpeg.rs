@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::Rgb;
 use super::child::{self, Output, Process};
-use super::ffprobe::{self, Found, no_video};
+use super::ffprobe::{self, Found, no_video, taken_for};
 use super::limits::DECODER_TIMEOUT_SECONDS;
 use super::packets::{Frames, Seek};
 use super::video::{FrameSource, Shown, VideoInfo};
@@ -32,6 +32,8 @@ use crate::{Error, ErrorKind, Result};
 /// dash, concat), numbered images and everything that is not a file.
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,mpegtsraw,mpegvideo,m4v,asf,ogg,\
      rm,mxf,nut,ivf,wtv,dv,gxf,h264,hevc,obu,av1,vc1,mjpeg,yuv4mpegpipe,gif,swf,nuv,bink,amv,roq";
+/// What `ffmpeg` says of an MP4 or a Matroska that ends too early.
+const CUT_OFF: [&str; 2] = ["partial file", "File ended prematurely"];
 /// Frames that wait in the queue.
 const N_QUEUED: usize = 2;
 /// Pieces of a stream's frames that wait.
@@ -70,6 +72,8 @@ pub struct FfmpegSource {
     info: VideoInfo,
     path: PathBuf,
     tools: Tools,
+    /// Which stream of the file is shown.
+    stream: u64,
     frames: Frames,
     /// Whether the picture is shown otherwise than it is stored.
     is_turned: bool,
@@ -94,7 +98,7 @@ impl FfmpegSource {
     /// # Errors
     /// `Format` when it finds no video, `Limit` beyond the caps, `Io` when a tool does not start or does not answer.
     pub fn open(path: &Path, tools: &Tools) -> Result<FfmpegSource> {
-        let Found { codec, height, width, is_turned, frames, is_old } =
+        let Found { stream, codec, height, width, is_turned, frames, is_old } =
             ffprobe::find(path, tools).at(|| path.display().to_string())?;
         let info = VideoInfo {
             n_frames: frames.n_frames(),
@@ -106,7 +110,7 @@ impl FfmpegSource {
         };
         let (path, tools) = (path.to_path_buf(), tools.clone());
         let (run, last, skipped, stop) = (None, None, 0, Arc::default());
-        Ok(FfmpegSource { info, path, tools, frames, is_turned, is_old, run, last, skipped, stop })
+        Ok(FfmpegSource { info, path, tools, stream, frames, is_turned, is_old, run, last, skipped, stop })
     }
 
     /// Starts a child that delivers from frame `first` on, to which `seek` leads; from the beginning without.
@@ -130,7 +134,8 @@ impl FfmpegSource {
             filter.push_str(&format!("fps={rate}{from},"));
         }
         filter.push_str(&format!("scale={}:{}:flags=bicubic", self.info.width, self.info.height));
-        args.extend(["-map", "0:V:0", "-an", "-sn", "-dn", "-vf"].map(OsString::from));
+        let stream = format!("0:{}", self.stream);
+        args.extend(["-map", &stream, "-an", "-sn", "-dn", "-vf"].map(OsString::from));
         args.push(filter.into());
         args.extend([if self.is_old { "-vsync" } else { "-fps_mode" }, "passthrough"].map(OsString::from));
         args.extend(["-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"].map(OsString::from));
@@ -261,7 +266,15 @@ impl LivePipe<'_> {
     /// `Io` with its last words when it failed.
     pub fn finish(&mut self) -> Result<()> {
         let status = self.process.finish(self.timeout)?;
-        if status.success() { Ok(()) } else { Err(self.process.fault(format!("ffmpeg ended with {status}"))) }
+        if !status.success() {
+            return Err(self.process.fault(format!("ffmpeg ended with {status}")));
+        }
+        // It makes the best of a stream that breaks off, and says so where the container tells.
+        let complaints = self.process.complaints();
+        if CUT_OFF.iter().any(|words| complaints.contains(words)) {
+            return Err(self.process.fault("the stream is cut off".into()));
+        }
+        Ok(())
     }
 
     /// What is wrong with its output, which answers an input that begins with `head`, with its last words; it is stopped.
@@ -303,6 +316,11 @@ fn unreadable(head: &[u8], complaints: &str) -> Option<String> {
     }
     if head.starts_with(b"GIF8") {
         return Some("a GIF cannot be read from a pipe: give it as a file".into());
+    }
+    // "png_pipe", "webp_pipe": the readers of single pictures, which also come first at animated ones.
+    if taken_for(complaints).is_some_and(|name| name.ends_with("_pipe") || name == "apng") {
+        let why = "a still image, or an animated one that cannot be read from a pipe: give it as a file";
+        return Some(why.into());
     }
     no_video(complaints)
 }

@@ -17,6 +17,7 @@ use super::ffmpeg::{Tools, input};
 use super::image_file::check_size;
 use super::limits::{MAX_FPS, MAX_FRAMES};
 use super::packets::{Clock, Frames, Listing, Packet, parse_packet};
+use super::video::Merit;
 use crate::{Error, Result};
 
 /// Bytes that `ffprobe` may answer to a question other than for all packets.
@@ -29,8 +30,13 @@ const N_WAITING: usize = 16;
 const N_TRIED: usize = 64;
 const MAX_TRIED: usize = 4096;
 
+/// All video streams except covers and thumbnails, as a specifier of streams.
+const FILMS: &str = "V";
+
 /// A video as `ffprobe` sees it.
 pub(super) struct Found {
+    /// Which stream of the file is shown.
+    pub stream: u64,
     pub codec: String,
     /// After rotation.
     pub height: usize,
@@ -48,14 +54,13 @@ pub(super) struct Found {
 /// `Format` when there is no video in it that could be decoded, `Limit` beyond the caps, `Io` when the tool does not start or
 /// does not answer.
 pub(super) fn find(path: &Path, tools: &Tools) -> Result<Found> {
-    let entries = "stream=codec_name,width,height,avg_frame_rate,r_frame_rate,duration,nb_frames,time_base:\
-         stream_side_data=rotation:stream_tags=rotate,DURATION:format=format_name,start_time,duration:\
-         program_version=version";
-    let answer = ask(path, tools, &["-show_entries", entries], tools.timeout)?;
-    let stream = &answer["streams"][0];
-    if stream.is_null() {
-        return Err(Error::format("no video in it"));
-    }
+    let entries = "stream=index,codec_name,width,height,avg_frame_rate,r_frame_rate,duration,nb_frames,time_base:\
+         stream_disposition=default:stream_side_data=rotation:stream_tags=rotate,DURATION:\
+         format=format_name,start_time,duration:program_version=version";
+    let answer = ask((path, FILMS), tools, &["-show_entries", entries], tools.timeout)?;
+    let stream = pick(&answer["streams"]).ok_or_else(|| Error::format("no video in it"))?;
+    let index = stream["index"].as_u64().unwrap_or(0);
+    let file = (path, &*index.to_string());
     let side = |name: &str| stream[name].as_u64().unwrap_or(0);
     // No size at all: nothing in the file tells it, which the packets may explain.
     let is_known = side("height") > 0 || side("width") > 0;
@@ -70,13 +75,13 @@ pub(super) fn find(path: &Path, tools: &Tools) -> Result<Found> {
         rates: rates.into_iter().flatten().collect(),
         is_broadcast: matches!(answer["format"]["format_name"].as_str(), Some("mpegts" | "mpegtsraw" | "mpeg")),
     };
-    let claimed = claimed_frames(&answer, &clock)?;
-    let packets = list(path, tools)?;
+    let claimed = claimed_frames(stream, &answer, &clock)?;
+    let packets = list(file, tools)?;
     let frames = match Listing::new(packets) {
         None => Frames::even(claimed.unwrap_or(0), &clock),
         Some(listing) => {
             let n = listing.n_to_try(&clock, N_TRIED).filter(|n| *n <= MAX_TRIED);
-            let tried = n.map(|n| try_beginning(path, tools, n)).transpose()?;
+            let tried = n.map(|n| try_beginning(file, tools, n)).transpose()?;
             if tried.is_none_or(|tried| tried.n_frames == 0) && !listing.has_key() {
                 let message = "no key frame in it, where decoding could begin: the part before one is missing";
                 return Err(Error::format(message));
@@ -93,6 +98,7 @@ pub(super) fn find(path: &Path, tools: &Tools) -> Result<Found> {
     }
     let version = answer["program_version"]["version"].as_str().unwrap_or_default();
     Ok(Found {
+        stream: index,
         codec: stream["codec_name"].as_str().unwrap_or("unknown").chars().take(20).collect(),
         height,
         width,
@@ -103,8 +109,7 @@ pub(super) fn find(path: &Path, tools: &Tools) -> Result<Found> {
 }
 
 /// Frames by the container's own words, should it list no packets.
-fn claimed_frames(answer: &Value, clock: &Clock) -> Result<Option<usize>> {
-    let stream = &answer["streams"][0];
+fn claimed_frames(stream: &Value, answer: &Value, clock: &Clock) -> Result<Option<usize>> {
     let duration = [&stream["duration"], &stream["tags"]["DURATION"], &answer["format"]["duration"]]
         .into_iter()
         .find_map(|value| seconds(value.as_str()?));
@@ -128,27 +133,46 @@ pub(super) struct Tried {
 }
 
 /// Decodes the first `n` packets.
-fn try_beginning(path: &Path, tools: &Tools, n: usize) -> Result<Tried> {
+fn try_beginning(file: (&Path, &str), tools: &Tools, n: usize) -> Result<Tried> {
     let interval = format!("%+#{n}");
     let entries = "stream=nb_read_packets,nb_read_frames:frame=best_effort_timestamp";
     let wanted = ["-count_packets", "-count_frames", "-read_intervals", &interval, "-show_entries", entries];
-    let answer = ask(path, tools, &wanted, tools.timeout)?;
+    let answer = ask(file, tools, &wanted, tools.timeout)?;
     let count = |name: &str| number(&answer["streams"][0][name]).unwrap_or(0).min(n as u64) as usize;
     let first = answer["frames"].as_array().into_iter().flatten().find_map(|f| f["best_effort_timestamp"].as_i64());
     Ok(Tried { n_packets: count("nb_read_packets"), n_frames: count("nb_read_frames"), first })
 }
 
-/// Starts `ffprobe` on the first video stream (covers of music files do not count).
-fn start(path: &Path, tools: &Tools, wanted: &[&str], style: &str) -> Result<(Process, child::Output<Vec<u8>>)> {
-    let mut args: Vec<OsString> = ["-select_streams", "V:0", "-of", style].map(OsString::from).to_vec();
+/// The stream to show, of those that `ffprobe` lists.
+fn pick(streams: &Value) -> Option<&Value> {
+    let merit = |stream: &Value| {
+        let side = |name: &str| stream[name].as_u64().unwrap_or(0);
+        Merit {
+            is_enabled: stream["disposition"]["default"].as_u64() == Some(1),
+            is_film: !matches!(stream["codec_name"].as_str(), Some("mjpeg" | "png" | "tiff" | "gif")),
+            area: side("width").saturating_mul(side("height")),
+        }
+    };
+    // Of equals, `max_by_key` takes the last.
+    streams.as_array()?.iter().rev().max_by_key(|stream| merit(stream))
+}
+
+/// Starts `ffprobe` on the streams of a file that a specifier names.
+fn start(
+    (path, streams): (&Path, &str),
+    tools: &Tools,
+    wanted: &[&str],
+    style: &str,
+) -> Result<(Process, child::Output<Vec<u8>>)> {
+    let mut args: Vec<OsString> = ["-select_streams", streams, "-of", style].map(OsString::from).to_vec();
     args.extend(wanted.iter().map(OsString::from));
     args.extend(input(path));
     Process::start(&tools.ffprobe, &args, Stdio::null(), N_WAITING, child::chunk)
 }
 
 /// Asks for JSON.
-fn ask(path: &Path, tools: &Tools, wanted: &[&str], timeout: Duration) -> Result<Value> {
-    let (mut process, mut output) = start(path, tools, wanted, "json")?;
+fn ask(file: (&Path, &str), tools: &Tools, wanted: &[&str], timeout: Duration) -> Result<Value> {
+    let (mut process, mut output) = start(file, tools, wanted, "json")?;
     let text = output.all(&mut process, MAX_ANSWER, timeout, &|| false)?;
     let status = process.finish(timeout)?;
     if !status.success() {
@@ -167,13 +191,17 @@ fn refusal(complaints: &str, status: std::process::ExitStatus) -> Error {
     })
 }
 
+/// The kind of file that one which is not opened was taken for, where the complaints name it.
+pub(super) fn taken_for(complaints: &str) -> Option<String> {
+    // "[mp3 @ 0x55…] Format not …".
+    let (before, _) = complaints.split_once("Format not on whitelist")?;
+    let tag = before.rsplit('[').next().and_then(|part| part.split_once(" @ "));
+    Some(tag.map_or("unknown", |(name, _)| name).chars().filter(char::is_ascii_graphic).take(40).collect())
+}
+
 /// That there is no video, where the complaints of `ffmpeg` or `ffprobe` say so in one way or another.
 pub(super) fn no_video(complaints: &str) -> Option<String> {
-    if let Some((before, _)) = complaints.split_once("Format not on whitelist") {
-        // "[mp3 @ 0x55…] Format not …": what it was taken for.
-        let tag = before.rsplit('[').next().and_then(|part| part.split_once(" @ "));
-        let name = tag.map_or("unknown", |(name, _)| name).chars().filter(char::is_ascii_graphic).take(40);
-        let name: String = name.collect();
+    if let Some(name) = taken_for(complaints) {
         return Some(format!("no video in it: `{name}` is not one of the kinds of video that are opened"));
     }
     if complaints.contains("matches no streams") {
@@ -184,9 +212,9 @@ pub(super) fn no_video(complaints: &str) -> Option<String> {
 }
 
 /// All packets in the order of the file; none where the answer holds no list.
-fn list(path: &Path, tools: &Tools) -> Result<Vec<Packet>> {
+fn list(file: (&Path, &str), tools: &Tools) -> Result<Vec<Packet>> {
     let wanted = ["-show_entries", "packet=pts,dts,duration,flags"];
-    let (mut process, mut output) = start(path, tools, &wanted, "compact=p=0")?;
+    let (mut process, mut output) = start(file, tools, &wanted, "compact=p=0")?;
     let (mut packets, mut line) = (Vec::new(), Vec::new());
     while let Some(chunk) = output.next(&mut process, Some(tools.timeout), "packet", &|| false)? {
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {

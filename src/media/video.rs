@@ -195,3 +195,14 @@ fn sniff(path: &Path) -> Result<Option<Kind>> {
 fn still_image() -> Error {
     Error::bad_input("a still image, expected a video; give it as an image instead")
 }
+
+/// What speaks for one of several tracks of a file, the most important first. Of equals the first is shown.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Merit {
+    /// The file says that players begin with it.
+    pub is_enabled: bool,
+    /// Not of a codec of single pictures, which serve as covers and thumbnails.
+    pub is_film: bool,
+    /// Pixels of a frame.
+    pub area: u64,
+}

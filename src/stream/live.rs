@@ -2,6 +2,8 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::decode::Pairs;
@@ -31,9 +33,21 @@ pub struct LiveShape {
     /// Tokens of a frame pair.
     pub per_pair: usize,
     pub temporal_scale: Option<f64>,
+    /// Frames that came so far; the plan that is being watched counts on.
+    n_came: Arc<AtomicU64>,
 }
 
 impl LiveShape {
+    /// The number in the source of the `k`-th frame of the pairs: an odd last frame stands there twice.
+    pub(super) fn index(&self, k: u64) -> u64 {
+        self.info.index(k.min(self.n_came.load(Ordering::Relaxed).saturating_sub(1)))
+    }
+
+    /// Different frames that were seen up to the end of a window.
+    pub fn n_frames(&self, window: Window) -> u64 {
+        (2 * window.n_pairs as u64).min(self.n_came.load(Ordering::Relaxed))
+    }
+
     /// Tokens per second of the stream.
     pub fn tokens_per_second(&self) -> f64 {
         self.info.taken_fps() / 2.0 * self.per_pair as f64
@@ -50,6 +64,8 @@ pub struct LivePlan {
     pub shape: LiveShape,
     source: LiveSource,
     spec: PatchSpec,
+    /// What broke after a frame that was still to be handed over.
+    failure: Option<Error>,
 }
 
 impl LivePlan {
@@ -75,8 +91,8 @@ impl LivePlan {
         let grid = Grid::of(1, height, width, &spec);
         let (label, per_pair) = (label.to_string(), grid.n_tokens(hp.merge));
         let temporal_scale = options.temporal_scale;
-        let shape = LiveShape { label, info, height, width, grid, per_pair, temporal_scale };
-        Ok(LivePlan { shape, source, spec })
+        let shape = LiveShape { label, info, height, width, grid, per_pair, temporal_scale, n_came: Arc::default() };
+        Ok(LivePlan { shape, source, spec, failure: None })
     }
 }
 
@@ -102,13 +118,24 @@ impl Pairs for LivePlan {
     const KEEPS_PARTS: bool = true;
 
     fn next(&mut self, _: usize, out: &mut Vec<f32>, stopped: &dyn Fn() -> bool) -> Result<bool> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let LiveShape { height, width, .. } = self.shape;
-        let mut frame =
-            || -> Result<_> { Ok(self.source.next(stopped)?.map(|frame| resize::bicubic_film(&frame, height, width))) };
+        let mut failure = None;
+        let mut frame = || -> Result<_> {
+            let Some(frame) = self.source.next(stopped)? else { return Ok(None) };
+            self.shape.n_came.fetch_add(1, Ordering::Relaxed);
+            Ok(Some(resize::bicubic_film(&frame, height, width)))
+        };
         let Some(first) = frame()? else { return Ok(false) };
-        // An odd last one is taken twice.
-        let second = frame()?;
+        // An odd last one is taken twice, also before a break, which the next call tells.
+        let second = frame().unwrap_or_else(|error| {
+            failure = Some(error);
+            None
+        });
         pixel_values([&first, second.as_ref().unwrap_or(&first)], &self.spec, out);
+        self.failure = failure;
         Ok(true)
     }
 }

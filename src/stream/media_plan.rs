@@ -167,7 +167,7 @@ impl MediaPlan {
     pub(super) fn seen(live: &LiveShape, Window { n_pairs, n_forgotten }: Window) -> MediaPlan {
         let source = &live.info;
         let frames = 2 * n_forgotten as u64..2 * n_pairs as u64;
-        let frames: Vec<usize> = frames.map(|k| source.index(k) as usize).collect();
+        let frames: Vec<usize> = frames.map(|k| live.index(k) as usize).collect();
         let n_frames = frames.last().map_or(0, |last| last + 1);
         MediaPlan {
             kind: MediaKind::Video,

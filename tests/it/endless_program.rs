@@ -80,6 +80,30 @@ fn the_program_answers_about_a_pipe() {
     assert!(code == Some(0) && got.contains("\"tokens_per_second\":6.0"), "{got}{err}");
 }
 
+/// The frame that fills the last pair is the one that stands there twice, not one that never came; what broke is said.
+#[test]
+fn frames_of_a_pipe_have_their_own_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    for (n, fps, want) in
+        [(60, 25, vec![0, 13, 25, 38, 50, 50]), (3, 2, vec![0, 1, 2, 2]), (16, 10, vec![0, 5, 10, 15])]
+    {
+        let args = ["run", "--video", "-", "-p", QUESTION, "-n", "1", "--json"];
+        let mut bytes = y4m(fps, 0..n);
+        let (code, out, err) = give(with_model(dir.path(), &args).spawn().unwrap(), &bytes);
+        assert_eq!(code, Some(0), "{err}");
+        let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let times: Vec<f64> = want.iter().map(|i| f64::from(*i) / fps as f64).collect();
+        assert_eq!(answer["media"][0]["frames"], serde_json::json!(want), "{answer}");
+        assert_eq!(answer["media"][0]["times"], serde_json::json!(times), "{answer}");
+        assert_eq!(answer["warnings"], serde_json::json!([]));
+        bytes.extend(b"no frame\n");
+        let (code, out, err) = give(with_model(dir.path(), &args).spawn().unwrap(), &bytes);
+        assert_ne!(code, Some(0), "{err}");
+        let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert!(answer["warnings"][0].as_str().is_some_and(|text| text.contains("frame")), "{answer}");
+    }
+}
+
 /// A camera goes on, somebody asks meanwhile, a signal ends it.
 #[test]
 #[cfg(unix)]

@@ -213,3 +213,22 @@ fn a_cut_off_picture_is_a_warning_in_words_and_in_json() {
     assert_eq!(answer["warnings"].as_array().unwrap().len(), 1, "{answer}");
     assert!(answer["warnings"][0].as_str().unwrap().contains("torn.jpg"), "{answer}");
 }
+
+/// A comma separates names in any encoding.
+#[cfg(unix)]
+#[test]
+fn lists_of_names_that_are_not_unicode_are_split() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let named = |name: &[u8]| {
+        let path = dir.path().join(std::ffi::OsStr::from_bytes(name));
+        std::fs::copy(picture(dir.path(), "plain.png", 60, 60), &path).unwrap();
+        path
+    };
+    let (odd, even) = (named(b"\xff\xfe.png"), named(b"caf\xe9.png"));
+    let list = [odd.as_os_str().as_bytes(), b",", even.as_os_str().as_bytes()].concat();
+    let answer = object(&run(&[], &[Path::new(std::ffi::OsStr::from_bytes(&list))]));
+    assert_eq!(answer["media"].as_array().map(Vec::len), Some(2), "{answer}");
+    let both = named(b"one,\xff.png");
+    assert_eq!(object(&run(&[], &[&both]))["media"].as_array().map(Vec::len), Some(1));
+}

@@ -78,9 +78,17 @@ pub(super) fn read_track(file: &mut (impl Read + Seek)) -> Result<Track> {
         let mut walk = Walk::new(file, file_len)?;
         while let Some(next) = walk.next()? {
             if &next.name == b"moof" {
-                let moof = walk.content(&next)?;
+                let (moof, n_lost) = (walk.content(&next)?, table.lost);
                 table.read_moof(&moof, next.at, &defaults)?;
+                // How many pictures a fragment that is cut off would have had is not known where its tables are gone.
+                if next.is_cut && table.lost == n_lost {
+                    table.lost += 1;
+                }
             }
+        }
+        // What is left is too short for a box, or none.
+        if walk.at < file_len {
+            table.lost += 1;
         }
     }
     let n_configs = head.configs.len();
@@ -120,6 +128,8 @@ struct TopBox {
     head_len: u64,
     /// Of its content, as far as the file holds it: a box that is cut off may still do.
     len: u64,
+    /// Whether the file ends before it.
+    is_cut: bool,
 }
 
 impl<'a, F: Read + Seek> Walk<'a, F> {
@@ -142,7 +152,8 @@ impl<'a, F: Read + Seek> Walk<'a, F> {
         let n = left.min(16) as usize;
         self.read_at(self.at, &mut head[..n])?;
         let Some((name, head_len, size)) = box_head(&head[..n], left) else { return Ok(None) };
-        let this = TopBox { name, at: self.at, head_len, len: size.min(left).saturating_sub(head_len) };
+        let this =
+            TopBox { name, at: self.at, head_len, len: size.min(left).saturating_sub(head_len), is_cut: size > left };
         // At least eight bytes further each time.
         self.at = self.at.saturating_add(size);
         Ok(Some(this))

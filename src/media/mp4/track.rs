@@ -9,6 +9,7 @@ use super::boxes::{boxes, child, path, time_scale, u16_at, u32_at};
 use super::edits::{self, Edit};
 use super::{display, index};
 use crate::media::h264::{AvcConfig, Sps};
+use crate::media::video::Merit;
 use crate::media::yuv::Color;
 use crate::{Error, Result};
 
@@ -80,14 +81,6 @@ pub(super) fn pick(moov: &[u8]) -> Result<&[u8]> {
             Err(Error::format(format!("no video in it, its tracks are {}", names.join(", "))))
         }
     }
-}
-
-/// What speaks for a track, the most important first.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Merit {
-    is_enabled: bool,
-    is_film: bool,
-    area: u64,
 }
 
 /// Name and content of the first box, as far as it is there.

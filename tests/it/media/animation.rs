@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use image::{ImageFormat, Rgba, RgbaImage};
+use image::{DynamicImage, ImageFormat, Rgba, RgbaImage};
 use longtake::media::limits::{MAX_ANIMATION_FRAMES, MAX_ANIMATION_PIXELS};
 use longtake::media::video::open_video_with;
 use longtake::media::{FrameSource, Rgb, load_image};
@@ -59,12 +59,30 @@ fn png_data(bytes: &[u8], name: &[u8; 4]) -> Vec<u8> {
 
 /// `default`: the picture for those who know no animation is not part of it.
 fn apng(height: u32, width: u32, cels: &[Cel], default: bool) -> Vec<u8> {
+    apng_of((height, width), cels, default, 6, None)
+}
+
+/// The same with colours of type `kind` (0, 2 or 6) and a chunk that says what is transparent.
+fn apng_of((height, width): (u32, u32), cels: &[Cel], default: bool, kind: u8, trns: Option<&[u8]>) -> Vec<u8> {
+    let pixels = |picture: &RgbaImage| {
+        let (picture, mut bytes) = (DynamicImage::from(picture.clone()), Cursor::new(Vec::new()));
+        let picture = match kind {
+            0 => DynamicImage::from(picture.into_luma8()),
+            2 => DynamicImage::from(picture.into_rgb8()),
+            _ => picture,
+        };
+        picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        png_data(&bytes.into_inner(), b"IDAT")
+    };
     let mut out = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk_be(&mut out, b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 6, 0, 0, 0]].concat());
+    chunk_be(&mut out, b"IHDR", &[&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, kind, 0, 0, 0]].concat());
+    if let Some(trns) = trns {
+        chunk_be(&mut out, b"tRNS", trns);
+    }
     chunk_be(&mut out, b"acTL", &[(cels.len() as u32).to_be_bytes(), [0; 4]].concat());
     if default {
         let picture = RgbaImage::from_pixel(width, height, Rgba([9, 9, 9, 255]));
-        chunk_be(&mut out, b"IDAT", &png_data(&encoded(&picture, ImageFormat::Png), b"IDAT"));
+        chunk_be(&mut out, b"IDAT", &pixels(&picture));
     }
     let mut number = 0u32;
     for (i, cel) in cels.iter().enumerate() {
@@ -75,7 +93,7 @@ fn apng(height: u32, width: u32, cels: &[Cel], default: bool) -> Vec<u8> {
         control.extend([cel.disposal, u8::from(cel.over)]);
         chunk_be(&mut out, b"fcTL", &control);
         number += 1;
-        let data = png_data(&encoded(&cel.picture, ImageFormat::Png), b"IDAT");
+        let data = pixels(&cel.picture);
         if i == 0 && !default {
             chunk_be(&mut out, b"IDAT", &data);
             continue;
@@ -527,6 +545,45 @@ fn encoders_files_agree_with_ffmpeg() {
             let want = Rgb { height: 72, width: 96, data: want.to_vec() };
             let off = distance_of(&ours.frame(i).unwrap(), &want);
             assert!(off < 2.0, "{name}: frame {i} is off by {off}");
+        }
+    }
+}
+
+/// What is cleared is black where the kind of colours knows no transparency, as ffmpeg shows it.
+#[test]
+fn what_an_opaque_png_clears_is_black() {
+    let room = Room::new();
+    let cel = |(left, top), (width, height), disposal| Cel {
+        left,
+        top,
+        picture: RgbaImage::from_pixel(width, height, Rgba([80, 80, 80, 255])),
+        millis: 100,
+        over: false,
+        disposal,
+    };
+    for (last, gone) in [((2, 2), 1), ((5, 1), 1), ((1, 4), 1)] {
+        let cels = [cel((0, 0), (8, 6), gone), cel((1, 1), last, 1), cel((3, 2), (2, 2), 0)];
+        for (kind, trns, level) in [
+            (0, None, 0),
+            (2, None, 0),
+            (6, None, 255),
+            (0, Some(&[0, 9][..]), 255),
+            (2, Some(&[0, 9, 0, 9, 0, 9]), 255),
+        ] {
+            let path = room.file("a.png", &apng_of((6, 8), &cels, false, kind, trns));
+            let mut source = open(&path).unwrap();
+            let frames: Vec<Rgb> = (0..3).map(|i| source.frame(i).unwrap()).collect();
+            for (frame, n_painted) in frames.iter().zip([48, (last.0 * last.1) as usize, 4]) {
+                let count = |level: u8| frame.data.iter().filter(|&&c| c == level).count() / 3;
+                assert_eq!((count(80), count(level)), (n_painted, 48 - n_painted), "type {kind}, {trns:?}");
+            }
+            let raw = room.file("raw", b"");
+            let input =
+                ["-f", "apng", "-i", path.to_str().unwrap(), "-f", "rawvideo", "-pix_fmt", "rgb24", "-vsync", "0"];
+            if level == 0 && ffmpeg(&input, &raw) {
+                let ours: Vec<u8> = frames.into_iter().flat_map(|frame| frame.data).collect();
+                assert!(ours == std::fs::read(&raw).unwrap(), "type {kind}: ffmpeg shows something else");
+            }
         }
     }
 }

@@ -465,3 +465,48 @@ fn streams_are_read_or_the_reason_is_given() {
         }
     }
 }
+
+/// The marked one, else the largest, else the first; a cover never.
+#[test]
+fn of_several_streams_the_one_that_players_show_is_chosen() {
+    let Some(tools) = tools() else { return };
+    let small = "-filter_complex [0:v]split[a][b];[a]scale=48:20[a] -map [a] -map [b] -c:v mpeg4";
+    let small_last = "-filter_complex [0:v]split[a][b];[a]scale=48:20[a] -map [b] -map [a] -c:v mpeg4";
+    let second = "-disposition:v:0 0 -disposition:v:1 default";
+    let first = "-disposition:v:0 default -disposition:v:1 0";
+    let none = "-disposition:v:0 0 -disposition:v:1 0";
+    for (name, args, width) in [
+        ("marked.mkv", format!("{small} {second}"), WIDTH),
+        ("marked_small.mkv", format!("{small} {first}"), 48),
+        ("unmarked.mkv", format!("{small} {none} -default_mode passthrough"), WIDTH),
+        ("largest.ts", small.into(), WIDTH),
+        ("largest.avi", small.into(), WIDTH),
+        ("largest.nut", small_last.into(), WIDTH),
+    ] {
+        let Some((_dir, path)) = video(&tools, name, 10, &args) else { continue };
+        let mut source = FfmpegSource::open(&path, &tools).unwrap();
+        assert_eq!(source.info().width, width, "{name}");
+        let last = source.info().n_frames - 1;
+        assert_eq!(source.frame(last).unwrap().width, width, "{name}");
+    }
+}
+
+#[test]
+fn pictures_and_cut_off_streams_are_told_apart_from_whole_ones() {
+    let Some(tools) = tools() else { return };
+    for name in ["rgb.png", "rgb.jpg", "rgba.webp", "two.webp", "two.apng.png", "exif_1.png"] {
+        let err = stream(std::fs::read(media_dir().join(name)).unwrap(), &tools).err().unwrap().to_string();
+        assert!(err.contains("still image") && err.contains("give it as a file"), "{name}: {err}");
+    }
+    for (name, args) in [
+        ("cut.mkv", "-c:v mpeg4"),
+        ("cut_fragments.mp4", "-c:v mpeg4 -g 10 -movflags frag_keyframe+empty_moov"),
+        ("cut_front.mp4", "-c:v mpeg4 -movflags +faststart"),
+    ] {
+        let Some((_dir, path)) = video(&tools, name, 100, args) else { continue };
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(stream(bytes.clone(), &tools).is_ok(), "{name}");
+        let err = stream(bytes[..bytes.len() * 2 / 3].to_vec(), &tools).err();
+        assert!(err.is_some_and(|err| err.to_string().contains("cut off")), "{name}");
+    }
+}

@@ -438,3 +438,24 @@ fn a_pipe_is_refused_at_once() {
         );
     }
 }
+
+/// Of a recording that breaks off inside a fragment, what is left is shown, and that something is missing is said.
+#[test]
+fn a_cut_inside_a_fragment_is_counted() {
+    let whole = std::fs::read(media_dir().join("fragments.mp4")).unwrap();
+    let (mut at, mut tops) = (0, Vec::new());
+    while let Some(head) = whole.get(at..at + 8) {
+        tops.push((at, head[4..].to_vec()));
+        at += u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    }
+    let second = tops.iter().filter(|top| top.1 == b"moof").nth(1).expect("two fragments").0;
+    let end = tops.iter().find(|top| top.1 == b"mfra").map_or(whole.len(), |top| top.0);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.mp4");
+    for cut in (second..second + 48).chain((second + 48..end).step_by(29)) {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let source = open_video_with(&path, None).unwrap_or_else(|err| panic!("{err}"));
+        let at_edge = tops.iter().any(|top| top.0 == cut && top.1 == b"moof");
+        assert_eq!(source.skipped() == 0, at_edge, "cut at {cut}");
+    }
+}
