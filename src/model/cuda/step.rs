@@ -2,8 +2,6 @@
 //! for comes back: hidden states, logits, or only the largest of them. A single token's launches are the same from step to
 //! step, what changes is in the inputs; so they are recorded as a graph, which is then replayed.
 
-use std::ops::Range;
-
 use super::layers::{DeviceLayers, DeviceScratch, Run};
 use super::rows::CardRows;
 use super::{Cuda, broken};
@@ -14,7 +12,6 @@ use crate::kernels::cuda::{Card, Graph, HostMem, Mem, MemId, QuantizedMem, Rotat
 use crate::model::decoder::{Head, Pass, Rows};
 use crate::model::device::{Device, DeviceBatch, DeviceOutput, MAX_TOP, Product};
 use crate::model::{HParams, Trace};
-use crate::position::RotaryTable;
 
 /// Rows whose logits are computed at once.
 const HEAD_ROWS: usize = 8;
