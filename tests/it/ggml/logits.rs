@@ -168,7 +168,11 @@ fn a_longer_context_is_that_of_llama_cpp() {
         let path = dir.path().join(format!("stretched-{i}.gguf"));
         let mut writer = longtake::gguf::GgufWriter::new(meta);
         from.tensors().iter().for_each(|t| writer.tensor(t.name.clone(), t.ty, &t.ne).unwrap());
-        writer.write(&path, |i, out| Ok(out.extend_from_slice(from.data(&from.tensors()[i])))).unwrap();
+        let copy = |i: usize, out: &mut Vec<u8>| {
+            out.extend_from_slice(from.data(&from.tensors()[i]));
+            Ok(())
+        };
+        writer.write(&path, copy).unwrap();
         let (a, b) =
             (ours(&load(&path), &text, 512, 0).0, theirs(&Model::load(&path, false).unwrap(), &text, 512, 0).0);
         let (diff, moved) = (max_abs_diff(&a, &b), max_abs_diff(&a, &plain));
