@@ -238,7 +238,14 @@ fn kind_of(fields: &mut Map<String, Value>, path: &str) -> Result<(Kind, &'stati
         let message = format!("`{}` is unknown, expected `text`, `image` or `video`", short(&name));
         return Err(Error::bad_input(message).at(format!("{path}.type")));
     };
-    Ok((kind, keys.iter().find(|key| fields.contains_key(**key)).unwrap_or(&keys[0])))
+    let key = keys.iter().find(|key| fields.contains_key(**key)).unwrap_or(&keys[0]);
+    // Tables of parts have every column in every row, those of other kinds empty.
+    for (other, _) in KEYS.into_iter().filter(|(other, _)| other != key) {
+        if fields.shift_remove(other).is_some_and(|value| !value.is_null()) {
+            return Err(Error::bad_input(format!("{path}: `{key}` and `{other}` in one part, expected one of them")));
+        }
+    }
+    Ok((kind, key))
 }
 
 fn object(item: Value, path: &str) -> Result<Map<String, Value>> {
