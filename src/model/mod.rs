@@ -1,6 +1,7 @@
 //! The network: hyper-parameters, weights, the vision tower, the language model.
 //! In: `pixel_values` rows, embeddings and positions. Out: merged visual tokens, logits.
-//! Start reading at [`TextModel::forward`], which reads like the paper and is written once for every layout.
+//! Start reading at `decoder.rs` and `vit.rs`, which read like the papers and are written once for every layout and device; the
+//! operations that they are made of are one page, `device.rs`. [`TextModel::forward`] and [`VisionTower::encode`] call them.
 //! On purpose absent here: tokens as text, files of media, scheduling.
 #![forbid(unsafe_code)]
 
