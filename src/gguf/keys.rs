@@ -84,6 +84,14 @@ impl Metadata {
         })
     }
 
+    /// An array of bools.
+    pub fn bools(&self, key: &str) -> Result<Option<&[bool]>> {
+        self.typed(key, "an array of bools", |v| match v {
+            Value::Array(Array::Bool(list)) => Some(list.as_slice()),
+            _ => None,
+        })
+    }
+
     /// An array of strings.
     pub fn strings(&self, key: &str) -> Result<Option<&[String]>> {
         self.typed(key, "an array of strings", |v| match v {

@@ -1,36 +1,17 @@
 //! Hyper-parameters of the language model, read from metadata and checked before any weight is looked at.
 
+use super::family::{Family, TextSpec, layout_of};
 use crate::gguf::{Gguf, Metadata};
 use crate::position::{Layout, Stretch, Yarn, default_sections};
 use crate::{Error, Result};
 
-/// llama.cpp's architecture name of Qwen2-VL with its own position layout, M-RoPE.
-const MROPE_ARCHITECTURE: &str = "qwen2vl";
-
-/// The `general.architecture` of a model with `layout`. Every layout but M-RoPE has a name of its own, so that a reader
-/// that does not know it refuses the file rather than computing wrong positions.
-pub fn architecture_of(layout: Layout) -> String {
-    match layout {
-        Layout::Mrope => MROPE_ARCHITECTURE.to_string(),
-        other => format!("{MROPE_ARCHITECTURE}-{other}"),
-    }
-}
-
-/// The layout of a `general.architecture`.
-///
-/// # Errors
-/// `Unsupported` naming the architecture.
-pub fn layout_of(architecture: &str) -> Result<Layout> {
-    let found = Layout::ALL.into_iter().find(|layout| architecture_of(*layout) == architecture);
-    found.ok_or_else(|| {
-        let known: Vec<_> = Layout::ALL.into_iter().map(architecture_of).collect();
-        Error::unsupported(format!("architecture `{architecture}` is not one of {}", known.join(", ")))
-    })
-}
-
 /// The language model's sizes and rules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HParams {
+    /// The family whose architecture the file names; others may share it.
+    pub family: &'static Family,
+    /// What its layers have.
+    pub spec: TextSpec,
     pub layout: Layout,
     /// The temporal scale used when a request names none.
     pub temporal_scale: f64,
@@ -41,6 +22,14 @@ pub struct HParams {
     pub n_head_kv: usize,
     /// Elements per head.
     pub n_embd_head: usize,
+    /// The first elements of a head, which rotate: pairs (i, i + n_rot / 2). The others pass through.
+    pub n_rot: usize,
+    /// What each layer keeps of the tokens before.
+    pub kinds: Vec<LayerKind>,
+    /// Sizes of recurrent layers, where there are any.
+    pub recurrent: Option<RecurrentHParams>,
+    /// First layers behind which rows of the projector's taps are added, where the file says how many.
+    pub n_deepstack: Option<usize>,
     /// Context length of training.
     pub n_ctx_train: usize,
     pub n_vocab: usize,
@@ -50,6 +39,45 @@ pub struct HParams {
     pub rope_stretch: Stretch,
     /// Pairs driven by time, height, width.
     pub rope_sections: [usize; 3],
+}
+
+/// What a layer keeps of the tokens before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerKind {
+    /// Keys and values of every token.
+    Attention,
+    /// A state of one size however many tokens there were.
+    Recurrent,
+}
+
+/// Sizes of a recurrent layer (Gated DeltaNet).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecurrentHParams {
+    /// Tokens that the convolution in front of it sees.
+    pub n_conv: usize,
+    /// Heads of queries and keys. Value head `j` goes with head `j % n_head_k`.
+    pub n_head_k: usize,
+    /// Heads of values, of which each has a state (d_k, d_v).
+    pub n_head_v: usize,
+    pub d_k: usize,
+    pub d_v: usize,
+}
+
+impl RecurrentHParams {
+    /// Elements of the queries, or the keys, of a token.
+    pub fn key_dim(&self) -> usize {
+        self.n_head_k * self.d_k
+    }
+
+    /// Elements of a token's values.
+    pub fn value_dim(&self) -> usize {
+        self.n_head_v * self.d_v
+    }
+
+    /// Elements that go through the convolution: queries, keys, values.
+    pub fn conv_dim(&self) -> usize {
+        2 * self.key_dim() + self.value_dim()
+    }
 }
 
 /// Caps that keep every product of sizes far from overflow.
@@ -73,7 +101,8 @@ impl HParams {
                 "this is a projector (architecture `clip`), expected a text model; pass it as --mmproj",
             ));
         }
-        let layout = layout_of(arch)?;
+        let (family, layout) = layout_of(arch)?;
+        let spec = family.text;
         let key = |name: &str| format!("{arch}.{name}");
         if let Some(stored) = meta.str(&key("rope.layout"))?
             && stored != layout.name()
@@ -84,7 +113,7 @@ impl HParams {
             )));
         }
         let size = |name: &str, max: u64| sized(meta, &key(name), max);
-        let n_layer = size("block_count", MAX_LAYERS)?;
+        let n_layer = n_layer(meta, arch)?;
         let n_embd = size("embedding_length", MAX_WIDTH)?;
         let n_ff = size("feed_forward_length", MAX_WIDTH)?;
         let n_head = size("attention.head_count", MAX_WIDTH)?;
@@ -94,16 +123,17 @@ impl HParams {
         };
         let n_embd_head = match meta.uint(&key("attention.key_length"))? {
             Some(_) => size("attention.key_length", MAX_HEAD)?,
+            None if spec.explicit_head => return Err(missing(&key("attention.key_length"))),
             None if n_embd.is_multiple_of(n_head) => n_embd / n_head,
             None => return Err(Error::format(format!("`{n_head}` heads do not divide the width `{n_embd}`"))),
         };
-        for other in ["attention.value_length", "rope.dimension_count"] {
-            if let Some(value) = meta.uint(&key(other))?
-                && value != n_embd_head as u64
-            {
-                let message = format!("key `{}` is `{value}`, expected the head dimension `{n_embd_head}`", key(other));
-                return Err(Error::unsupported(message));
-            }
+        if let Some(value) = meta.uint(&key("attention.value_length"))?
+            && value != n_embd_head as u64
+        {
+            let key = key("attention.value_length");
+            return Err(Error::unsupported(format!(
+                "key `{key}` is `{value}`, expected the head size `{n_embd_head}`"
+            )));
         }
         if !n_head.is_multiple_of(n_head_kv) {
             return Err(Error::format(format!("`{n_head_kv}` KV heads do not divide `{n_head}` heads")));
@@ -111,15 +141,28 @@ impl HParams {
         if !n_embd_head.is_multiple_of(2) || n_embd_head as u64 > MAX_HEAD {
             return Err(Error::format(format!("head dimension `{n_embd_head}` must be even and at most {MAX_HEAD}")));
         }
+        let n_rot = n_rot(meta, &key("rope.dimension_count"), spec, n_embd_head)?;
         let token_embd =
             file.tensor("token_embd.weight").ok_or_else(|| Error::format("tensor `token_embd.weight` is missing"))?;
         let rope_sections = match meta.ints(&key("rope.dimension_sections"))? {
-            Some(list) => sections(&list, n_embd_head).map_err(|err| err.at(key("rope.dimension_sections")))?,
-            None => default_sections(layout, n_embd_head),
+            Some(list) => sections(&list, n_rot).map_err(|err| err.at(key("rope.dimension_sections")))?,
+            None if spec.explicit_sections => return Err(missing(&key("rope.dimension_sections"))),
+            None => default_sections(layout, n_rot),
         };
         let n_ctx_train = size("context_length", 1 << 31)?;
         let scale = meta.float(&key("rope.temporal_scale"))?.unwrap_or(layout.default_temporal_scale());
+        let kinds = kinds(meta, arch, spec, n_layer)?;
+        let recurrent = kinds.contains(&LayerKind::Recurrent).then(|| recurrent(meta, arch)).transpose()?;
+        let n_deepstack = match meta.uint(&key("n_deepstack_layers"))? {
+            Some(n) if n > n_layer as u64 => {
+                let key = key("n_deepstack_layers");
+                return Err(Error::format(format!("key `{key}` is `{n}`, but there are {n_layer} layers")));
+            }
+            n => n.map(|n| n as usize),
+        };
         Ok(HParams {
+            family,
+            spec,
             layout,
             temporal_scale: positive(scale, "rope.temporal_scale")?,
             n_layer,
@@ -128,6 +171,10 @@ impl HParams {
             n_head,
             n_head_kv,
             n_embd_head,
+            n_rot,
+            kinds,
+            recurrent,
+            n_deepstack,
             n_ctx_train,
             rope_stretch: stretch(meta, arch, n_ctx_train)?,
             n_vocab: token_embd.n_rows(),
@@ -139,6 +186,74 @@ impl HParams {
             rope_sections,
         })
     }
+}
+
+fn missing(key: &str) -> Error {
+    Error::format(format!("key `{key}` is missing"))
+}
+
+/// Layers that are computed; those behind them predict further tokens in training (`nextn_predict_layers`), and have no use here.
+fn n_layer(meta: &Metadata, arch: &str) -> Result<usize> {
+    let n_block = sized(meta, &format!("{arch}.block_count"), MAX_LAYERS)?;
+    let key = format!("{arch}.nextn_predict_layers");
+    match meta.uint(&key)?.unwrap_or(0) {
+        n if n < n_block as u64 => Ok(n_block - n as usize),
+        n => Err(Error::format(format!("key `{key}` is `{n}`, expected fewer than the {n_block} blocks"))),
+    }
+}
+
+/// Elements of a head that rotate.
+fn n_rot(meta: &Metadata, key: &str, spec: TextSpec, n_embd_head: usize) -> Result<usize> {
+    match meta.uint(key)? {
+        None if spec.partial_rotary => Err(missing(key)),
+        None => Ok(n_embd_head),
+        Some(n) if n == n_embd_head as u64 => Ok(n_embd_head),
+        Some(n) if spec.partial_rotary && n > 0 && n < n_embd_head as u64 && n % 2 == 0 => Ok(n as usize),
+        Some(n) if spec.partial_rotary => Err(Error::format(format!(
+            "key `{key}` is `{n}`, expected an even number up to the head size `{n_embd_head}`"
+        ))),
+        Some(n) => Err(Error::unsupported(format!("key `{key}` is `{n}`, expected the head size `{n_embd_head}`"))),
+    }
+}
+
+/// What each layer keeps: as the file lists it, else by its interval, else by the family's.
+fn kinds(meta: &Metadata, arch: &str, spec: TextSpec, n_layer: usize) -> Result<Vec<LayerKind>> {
+    let Some(published) = spec.full_attention_interval else { return Ok(vec![LayerKind::Attention; n_layer]) };
+    let kind = |is_recurrent| if is_recurrent { LayerKind::Recurrent } else { LayerKind::Attention };
+    let list = format!("{arch}.attention.recurrent_layers");
+    if let Some(flags) = meta.bools(&list)? {
+        // Blocks that predict further tokens may be listed as well.
+        if flags.len() < n_layer {
+            return Err(Error::format(format!("key `{list}` has {} values, expected {n_layer}", flags.len())));
+        }
+        return Ok(flags[..n_layer].iter().map(|flag| kind(*flag)).collect());
+    }
+    let key = format!("{arch}.full_attention_interval");
+    let interval = match meta.uint(&key)? {
+        Some(_) => sized(meta, &key, MAX_LAYERS)?,
+        None => published,
+    };
+    Ok((1..=n_layer).map(|n| kind(n % interval != 0)).collect())
+}
+
+/// Sizes of the recurrent layers.
+fn recurrent(meta: &Metadata, arch: &str) -> Result<RecurrentHParams> {
+    const MAX_CONV: u64 = 16;
+    let key = |name: &str| format!("{arch}.ssm.{name}");
+    let size = |name: &str, max: u64| sized(meta, &key(name), max);
+    let (n_head_k, n_head_v) = (size("group_count", MAX_WIDTH)?, size("time_step_rank", MAX_WIDTH)?);
+    let (d_k, inner) = (size("state_size", MAX_HEAD)?, size("inner_size", MAX_WIDTH)?);
+    if !n_head_v.is_multiple_of(n_head_k) {
+        let (of_v, of_k) = (key("time_step_rank"), key("group_count"));
+        return Err(Error::format(format!(
+            "key `{of_v}` is `{n_head_v}`, expected a multiple of `{of_k}`, `{n_head_k}`"
+        )));
+    }
+    if !inner.is_multiple_of(n_head_v) || (inner / n_head_v) as u64 > MAX_HEAD || n_head_k * d_k > MAX_WIDTH as usize {
+        let key = key("inner_size");
+        return Err(Error::format(format!("key `{key}` is `{inner}`, expected {n_head_v} heads of up to {MAX_HEAD}")));
+    }
+    Ok(RecurrentHParams { n_conv: size("conv_kernel", MAX_CONV)?, n_head_k, n_head_v, d_k, d_v: inner / n_head_v })
 }
 
 /// How the file wants frequencies changed, by llama.cpp's keys and defaults: a factor without a type is linear.
@@ -220,15 +335,14 @@ pub(super) fn positive(value: f64, name: &str) -> Result<f64> {
     }
 }
 
-/// Three or four counts of pairs (the fourth must be zero) that sum to half a head.
-fn sections(list: &[i64], n_embd_head: usize) -> Result<[usize; 3]> {
-    let wrong =
-        || Error::format(format!("rope sections `{list:?}` must be three counts that sum to `{}`", n_embd_head / 2));
+/// Three or four counts of pairs (the fourth must be zero) that sum to half of what rotates.
+fn sections(list: &[i64], n_rot: usize) -> Result<[usize; 3]> {
+    let wrong = || Error::format(format!("rope sections `{list:?}` must be three counts that sum to `{}`", n_rot / 2));
     let counts: Vec<usize> = list.iter().map(|n| usize::try_from(*n).map_err(|_| wrong())).collect::<Result<_>>()?;
     let three = match counts.as_slice() {
         [t, h, w] | [t, h, w, 0] => [*t, *h, *w],
         _ => return Err(wrong()),
     };
     let sum = three.iter().try_fold(0usize, |sum, n| sum.checked_add(*n));
-    if sum == Some(n_embd_head / 2) { Ok(three) } else { Err(wrong()) }
+    if sum == Some(n_rot / 2) { Ok(three) } else { Err(wrong()) }
 }

@@ -9,20 +9,24 @@
 mod cuda;
 mod decoder;
 mod device;
+pub mod family;
 mod hparams;
 mod host;
 mod text_model;
 mod trace;
 mod vision;
+mod vision_hparams;
 mod vit;
 mod weights;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
-pub use hparams::{HParams, architecture_of, layout_of};
+pub use family::{Family, architecture_of, layout_of};
+pub use hparams::{HParams, LayerKind, RecurrentHParams};
 pub use text_model::{Batch, Choice, Scratch, TextModel};
 pub use trace::Trace;
-pub use vision::{Encoding, VisionHParams, VisionTower};
+pub use vision::{Encoding, VisionTower};
+pub use vision_hparams::{VisionHParams, Windows};
 
 /// What is taken on cards.
 #[derive(Debug, Clone, Copy, Default)]

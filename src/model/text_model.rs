@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::cuda::{DeviceLayers, DeviceScratch};
 use super::decoder::{Head, Layer, Pass, Rows};
 use super::device::{Device, DeviceBatch, DeviceOutput, Linear, MAX_TOP, Product};
+use super::family::QWEN2_VL;
 use super::host::Host;
 use super::weights::{Loader, Mat};
 use super::{CardBytes, HParams, Trace};
@@ -33,6 +34,9 @@ pub struct TextModel {
 pub struct Batch<'a> {
     /// (n_tokens, n_embd)
     pub embd: &'a [f32],
+    /// What is added to the hidden states behind the first decoder layers (DeepStack): (n_taps, n_tokens, n_embd), zeros for
+    /// words; or empty, where nothing is.
+    pub deep: &'a [f32],
     /// (n_tokens)
     pub pos: &'a [Pos],
     /// How many of the last tokens want logits.
@@ -103,6 +107,11 @@ impl TextModel {
     pub fn load(file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
         let place = || file.path().display().to_string();
         let hp = HParams::from_gguf(file).at(place)?;
+        if hp.spec != QWEN2_VL.text {
+            return Err(
+                Error::unsupported(format!("the layers of {} are not computed yet", hp.family.name)).at(place())
+            );
+        }
         let rotary = Rotary::new(hp.layout, hp.n_embd_head, hp.rope_freq_base, hp.rope_sections)
             .and_then(|rotary| rotary.stretched(&hp.rope_stretch))
             .at(place)?;

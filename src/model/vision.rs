@@ -6,47 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Trace;
 use super::cuda::DeviceTower;
 use super::device::Device;
+use super::family::QWEN2_VL;
 use super::host::{FreshRows, Host};
-use super::hparams::{positive, sized};
+use super::vision_hparams::VisionHParams;
 use super::vit::{Pass, Rows, Tower};
 use super::weights::Loader;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::{self, AttentionShape, KvView, attention};
 use crate::position::RotaryTable;
 use crate::{Error, Result, error::Context};
-
-/// The tower's sizes, and what its pixels must look like.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VisionHParams {
-    pub n_layer: usize,
-    pub n_embd: usize,
-    pub n_head: usize,
-    pub n_ff: usize,
-    /// Width of a merged token: the language model's `n_embd`.
-    pub n_embd_out: usize,
-    /// Patch side in pixels.
-    pub patch_size: usize,
-    /// Patches per merged token side.
-    pub merge: usize,
-    pub eps: f32,
-    pub image_mean: [f32; 3],
-    pub image_std: [f32; 3],
-    /// Bounds on the pixels of a still image, where the file states them.
-    pub image_min_pixels: Option<u64>,
-    pub image_max_pixels: Option<u64>,
-}
-
-impl VisionHParams {
-    /// Pixels along the side of a merged token.
-    pub fn factor(&self) -> usize {
-        self.patch_size * self.merge
-    }
-
-    /// Values per patch row: channels, the two frames of a pair, rows, columns.
-    pub fn n_patch_values(&self) -> usize {
-        3 * 2 * self.patch_size * self.patch_size
-    }
-}
 
 /// A loaded vision tower.
 pub struct VisionTower {
@@ -67,7 +35,10 @@ impl VisionTower {
     /// # Errors
     /// A text model, another projector type, missing keys or tensors, sizes that make no sense.
     pub fn load(file: &Arc<Gguf>) -> Result<(VisionTower, Vec<String>)> {
-        let hp = hparams(file).at(|| file.path().display().to_string())?;
+        let hp = VisionHParams::from_gguf(file).at(|| file.path().display().to_string())?;
+        if hp.spec != QWEN2_VL.vit {
+            return Err(Error::unsupported(format!("the tower of {} is not computed yet", hp.family.name)));
+        }
         let mut load = Loader::new(file);
         let tower = Tower::load(&mut load, &hp, file);
         let unused = load.finish()?;
@@ -128,7 +99,7 @@ impl VisionTower {
     }
 
     /// Encodes frame pairs of `h` x `w` patches. `pixels` is (n_pairs * h * w, n_patch_values) in merge-block order; returns
-    /// (n_pairs * h * w / merge², n_embd_out). Attention never leaves a pair, so pairs may come in any grouping.
+    /// (n_pairs * h * w / merge², [`VisionHParams::n_out_values`]): of each token itself, then its row of each tap. Attention never leaves a pair, so pairs may come in any grouping.
     ///
     /// # Errors
     /// Activations that are not finite.
@@ -280,78 +251,4 @@ fn rotary_table(h: usize, w: usize, merge: usize, d: usize) -> RotaryTable {
         (if i < quarter { row as f64 } else { col as f64 }) * thetas[i % quarter]
     });
     table
-}
-
-fn hparams(file: &Gguf) -> Result<VisionHParams> {
-    const MAX_LAYERS: u64 = 1024;
-    const MAX_WIDTH: u64 = 1 << 20;
-    let meta = file.meta();
-    let arch = meta.need_str("general.architecture")?;
-    if arch != "clip" {
-        return Err(Error::mismatch(format!(
-            "architecture is `{arch}`, expected a projector (`clip`); pass a text model as --model"
-        )));
-    }
-    let kind = match meta.str("clip.vision.projector_type")? {
-        Some(kind) => kind,
-        None => meta.need_str("clip.projector_type")?,
-    };
-    if kind != "qwen2vl_merger" {
-        return Err(Error::unsupported(format!("projector type `{kind}` is not supported, expected `qwen2vl_merger`")));
-    }
-    for flag in ["clip.use_gelu", "clip.use_silu"] {
-        if meta.bool(flag)? == Some(true) {
-            return Err(Error::unsupported(format!(
-                "`{flag}` does not belong to `qwen2vl_merger`, which uses quick-GELU"
-            )));
-        }
-    }
-    let n_embd = sized(meta, "clip.vision.embedding_length", MAX_WIDTH)?;
-    let n_head = sized(meta, "clip.vision.attention.head_count", MAX_WIDTH)?;
-    if !n_embd.is_multiple_of(n_head) || !(n_embd / n_head).is_multiple_of(4) || n_embd / n_head > 1024 {
-        return Err(Error::format(format!(
-            "`{n_head}` vision heads do not split the width `{n_embd}` into multiples of 4 up to 1024"
-        )));
-    }
-    let merge = match meta.uint("clip.vision.spatial_merge_size")? {
-        Some(_) => sized(meta, "clip.vision.spatial_merge_size", 8)?,
-        None => 2,
-    };
-    // The stored feed-forward length is not to be trusted (converters write the text width there): the tensors know.
-    let shape = |name: &str| file.tensor(name).map(|t| (t.ne[0], t.n_rows()));
-    let n_ff = match shape("v.blk.0.ffn_up.weight") {
-        Some((cols, rows)) if cols == n_embd => rows,
-        Some((cols, _)) => cols,
-        None => return Err(Error::format("tensor `v.blk.0.ffn_up.weight` is missing")),
-    };
-    let triple = |key: &str| -> Result<[f32; 3]> {
-        let list = meta.floats(key)?.ok_or_else(|| Error::format(format!("key `{key}` is missing")))?;
-        match list.as_slice() {
-            [r, g, b] if list.iter().all(|v| v.is_finite()) => Ok([*r as f32, *g as f32, *b as f32]),
-            _ => Err(Error::format(format!("key `{key}` is `{list:?}`, expected three finite numbers"))),
-        }
-    };
-    let image_std = triple("clip.vision.image_std")?;
-    if image_std.iter().any(|s| *s <= 0.0) {
-        return Err(Error::format(format!(
-            "key `clip.vision.image_std` is `{image_std:?}`, expected positive numbers"
-        )));
-    }
-    Ok(VisionHParams {
-        n_layer: sized(meta, "clip.vision.block_count", MAX_LAYERS)?,
-        n_embd,
-        n_head,
-        n_ff,
-        n_embd_out: sized(meta, "clip.vision.projection_dim", MAX_WIDTH)?,
-        patch_size: sized(meta, "clip.vision.patch_size", 256)?,
-        merge,
-        eps: positive(
-            meta.need_float("clip.vision.attention.layer_norm_epsilon")?,
-            "clip.vision.attention.layer_norm_epsilon",
-        )? as f32,
-        image_mean: triple("clip.vision.image_mean")?,
-        image_std,
-        image_min_pixels: meta.uint("clip.vision.image_min_pixels")?,
-        image_max_pixels: meta.uint("clip.vision.image_max_pixels")?,
-    })
 }

@@ -17,6 +17,10 @@ pub enum Layout {
     Hope,
     /// HoPE with half of the pairs at zero frequency (the paper's ablation).
     HopeX,
+    /// M-RoPE with its three kinds of pairs interleaved (Qwen3-VL's MRoPE-Interleave); a frame pair is a segment of its own.
+    MropeI,
+    /// The same, but the pairs that time drives do not rotate.
+    HopeI,
 }
 
 use Layout::*;
@@ -34,6 +38,8 @@ impl Layout {
             VideoRope => "videorope",
             Hope => "hope",
             HopeX => "hopex",
+            MropeI => "mrope-i",
+            HopeI => "hope-i",
         }
     }
 
@@ -50,6 +56,8 @@ impl Layout {
             "videorope" => VideoRope,
             "hope" => Hope,
             "hopex" => HopeX,
+            "mropei" => MropeI,
+            "hopei" => HopeI,
             _ => {
                 let known = Layout::ALL.map(Layout::name).join(", ");
                 return Err(Error::bad_input(format!(

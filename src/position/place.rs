@@ -73,7 +73,7 @@ impl Placer {
             + match self.layout {
                 Layout::Rope => frames * (open.h * open.w) as f64,
                 Layout::Tad => frames,
-                Layout::Mrope => open.frames.max(open.h).max(open.w) as f64,
+                Layout::Mrope | Layout::MropeI | Layout::HopeI => open.frames.max(open.h).max(open.w) as f64,
                 Layout::VideoRope | Layout::Hope | Layout::HopeX => open.scale * (frames - 1.0) + 1.0,
             }
     }
@@ -135,7 +135,9 @@ impl Placer {
                             let id = open.token + j + t;
                             Pos { t: id, h: id, w: id }
                         }
-                        Layout::Mrope => Pos { t, h: start + y as f64, w: start + x as f64 },
+                        Layout::Mrope | Layout::MropeI | Layout::HopeI => {
+                            Pos { t, h: start + y as f64, w: start + x as f64 }
+                        }
                         Layout::VideoRope | Layout::Hope | Layout::HopeX => {
                             Pos { t, h: t + centre(h, y), w: t + centre(w, x) }
                         }

@@ -457,7 +457,7 @@ impl<'e> Session<'e> {
             let n = self.pos.len().min(n_batch);
             let end = self.cache.len() + n;
             let wanted = end.saturating_sub(self.cache.len().max(steps.total.saturating_sub(steps.n_logits)));
-            let batch = Batch { embd: &self.embd[..n * n_embd], pos: &self.pos[..n], n_logits: wanted };
+            let batch = Batch { embd: &self.embd[..n * n_embd], deep: &[], pos: &self.pos[..n], n_logits: wanted };
             let trace = dump.as_deref_mut().map(|d| &mut d.trace);
             let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, trace)?;
             self.logits.extend_from_slice(logits);

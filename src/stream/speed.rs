@@ -133,7 +133,7 @@ impl Step {
         placer.text(depth, &mut pos);
         pos.clear();
         placer.text(self.n, &mut pos);
-        let batch = Batch { embd: &self.embd, pos: &pos, n_logits: 0 };
+        let batch = Batch { embd: &self.embd, deep: &[], pos: &pos, n_logits: 0 };
         engine.text.forward(&batch, cache, &mut self.scratch, None)?;
         cache.truncate(depth);
         Ok(())

@@ -30,7 +30,7 @@ const LABEL: &str = "standard input";
 fn engine(layout: Layout, n_layer: usize) -> Engine {
     let dir = golden().join("gguf_models");
     let file = Gguf::open(&dir.join("tiny-c.gguf")).unwrap();
-    let arch = longtake::model::architecture_of(layout);
+    let arch = longtake::model::architecture_of(&longtake::model::family::QWEN2_VL, layout).unwrap();
     let mut meta = Metadata::default();
     for (key, value) in file.meta().iter() {
         let key = key.strip_prefix("qwen2vl.").map_or(key.to_string(), |rest| format!("{arch}.{rest}"));
@@ -239,7 +239,7 @@ impl<'e> Fresh<'e> {
     ) -> Vec<f32> {
         let pos: Vec<Pos> = pos.iter().map(|p| Pos { t: p.t + shift, h: p.h + shift, w: p.w + shift }).collect();
         let mut scratch = Scratch::new(self.engine.text.hparams(), pos.len());
-        let batch = Batch { embd, pos: &pos, n_logits };
+        let batch = Batch { embd, deep: &[], pos: &pos, n_logits };
         self.engine.text.forward(&batch, cache, &mut scratch, None).unwrap().to_vec()
     }
 }

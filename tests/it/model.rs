@@ -35,7 +35,7 @@ fn open_pair(name: &str) -> Pair {
 
 /// The same weights under another position layout.
 fn with_layout(file: &Gguf, layout: Layout) -> Arc<Gguf> {
-    let arch = architecture_of(layout);
+    let arch = architecture_of(&longtake::model::family::QWEN2_VL, layout).unwrap();
     let mut meta = Metadata::default();
     for (key, value) in file.meta().iter() {
         let key = key.strip_prefix("qwen2vl.").map_or(key.to_string(), |rest| format!("{arch}.{rest}"));
@@ -216,7 +216,7 @@ fn rows_without_logits_change_nothing() {
     let mut scratch = Scratch::new(hp, n);
     let mut forward = |n_logits| {
         let mut cache = KvCache::new(cache_shape(&model, n, GgmlType::Q8_0)).unwrap();
-        let batch = Batch { embd: &embd, pos: &pos, n_logits };
+        let batch = Batch { embd: &embd, deep: &[], pos: &pos, n_logits };
         let logits = model.forward(&batch, &mut cache, &mut scratch, None).unwrap().to_vec();
         let bytes: Vec<u8> = cache.runs(0..n).flat_map(|(_, _, bytes)| bytes.to_vec()).collect();
         (logits, bytes)
@@ -253,6 +253,7 @@ fn run_with(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usi
     for at in (0..n).step_by(chunk) {
         let end = (at + chunk).min(n);
         let batch = Batch {
+            deep: &[],
             embd: &embd[at * hp.n_embd..end * hp.n_embd],
             pos: &pos[at..end],
             n_logits: end.saturating_sub(at.max(n.saturating_sub(4))),
@@ -272,7 +273,7 @@ fn run_with(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usi
         generated.push(best);
         generated_positions.push(pos[0].t as f32);
         model.embed(&[best], &mut row).unwrap();
-        let batch = Batch { embd: &row, pos: &pos, n_logits: 1 };
+        let batch = Batch { embd: &row, deep: &[], pos: &pos, n_logits: 1 };
         logits = model.forward(&batch, &mut cache, &mut scratch, None).unwrap().to_vec();
     }
     let position_ids = [|p: &Pos| p.t as f32, |p: &Pos| p.h as f32, |p: &Pos| p.w as f32]
@@ -557,8 +558,9 @@ fn broken_weights_end_in_an_error() {
     let (mut embd, mut pos) = (vec![0.0; hp.n_embd], Vec::new());
     model.embed(&[5], &mut embd).unwrap();
     Placer::new(hp.layout).text(1, &mut pos);
-    let err =
-        model.forward(&Batch { embd: &embd, pos: &pos, n_logits: 1 }, &mut cache, &mut scratch, None).unwrap_err();
+    let err = model
+        .forward(&Batch { embd: &embd, deep: &[], pos: &pos, n_logits: 1 }, &mut cache, &mut scratch, None)
+        .unwrap_err();
     assert!(err.to_string().contains("layer 0") && err.to_string().contains("not finite"), "{err}");
     assert_eq!(cache.len(), 0);
 }

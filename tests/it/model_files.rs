@@ -68,7 +68,7 @@ fn types_without_a_kernel_are_named_with_a_way_out() {
 /// tiny-c as `layout` with keys `rope.*` of its own.
 fn with_keys(layout: Layout, keys: &[(&str, Value)]) -> TextModel {
     let (from, dir) = (tiny_c(), tempfile::tempdir().unwrap());
-    let arch = architecture_of(layout);
+    let arch = architecture_of(&longtake::model::family::QWEN2_VL, layout).unwrap();
     let mut meta = Metadata::default();
     for (key, value) in from.meta().iter() {
         let key = key.strip_prefix("qwen2vl.").map_or(key.to_string(), |rest| format!("{arch}.{rest}"));
@@ -127,7 +127,10 @@ fn logits(model: &TextModel) -> Vec<f32> {
     model.embed(&tokens, &mut embd).unwrap();
     Placer::new(hp.layout).text(n, &mut pos);
     let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(hp, n));
-    model.forward(&Batch { embd: &embd, pos: &pos, n_logits: 1 }, &mut cache, &mut scratch, None).unwrap().to_vec()
+    model
+        .forward(&Batch { embd: &embd, deep: &[], pos: &pos, n_logits: 1 }, &mut cache, &mut scratch, None)
+        .unwrap()
+        .to_vec()
 }
 
 #[test]

@@ -2,12 +2,15 @@
 
 use longtake::media::sample::SampleOptions;
 use longtake::model::VisionHParams;
+use longtake::model::family::QWEN2_VL;
 use longtake::stream::shape::highest;
 use longtake::stream::{Known, MediaOptions, Shape};
 use proptest::prelude::*;
 
 fn hparams(patch_size: usize, merge: usize) -> VisionHParams {
     VisionHParams {
+        family: &QWEN2_VL,
+        spec: QWEN2_VL.vit,
         n_layer: 1,
         n_embd: 16,
         n_head: 2,
@@ -16,6 +19,10 @@ fn hparams(patch_size: usize, merge: usize) -> VisionHParams {
         patch_size,
         merge,
         eps: 1e-6,
+        windows: None,
+        taps: Vec::new(),
+        n_pos_side: 0,
+        tokens_per_second: None,
         image_mean: [0.5; 3],
         image_std: [0.5; 3],
         image_min_pixels: None,

@@ -70,7 +70,7 @@ impl<'m> TextTest<'m> {
             }
             let rows = &mut embd[..step.len() * hp.n_embd];
             model.embed(step, rows)?;
-            model.forward(&Batch { embd: rows, pos: &pos, n_logits: 1 }, cache, scratch, None)?;
+            model.forward(&Batch { embd: rows, deep: &[], pos: &pos, n_logits: 1 }, cache, scratch, None)?;
         }
         Ok(started.elapsed().as_secs_f64())
     }

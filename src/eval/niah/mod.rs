@@ -343,8 +343,12 @@ impl<'a> Niah<'a> {
         while at < pos.len() {
             let rows: Range<usize> = at..pos.len().min(at + self.scratch.n_batch());
             let n_logits = rows.end.saturating_sub(rows.start.max(pos.len() - n_wanted));
-            let batch =
-                Batch { embd: &embd[rows.start * n_embd..rows.end * n_embd], pos: &pos[rows.clone()], n_logits };
+            let batch = Batch {
+                embd: &embd[rows.start * n_embd..rows.end * n_embd],
+                deep: &[],
+                pos: &pos[rows.clone()],
+                n_logits,
+            };
             let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
             out.extend(logits.chunks_exact(n_vocab).map(likeliest));
             on_step(rows.len())?;

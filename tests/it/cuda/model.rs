@@ -50,7 +50,7 @@ fn run(model: &TextModel, ty: GgmlType, between: &dyn Fn(&mut KvCache)) -> (Vec<
         model.embed(&ids[at..at + n], &mut embd).unwrap();
         let mut pos = Vec::new();
         placer.text(n, &mut pos);
-        let batch = Batch { embd: &embd, pos: &pos, n_logits: n.min(10) };
+        let batch = Batch { embd: &embd, deep: &[], pos: &pos, n_logits: n.min(10) };
         logits.extend_from_slice(model.forward(&batch, &mut cache, &mut scratch, None).unwrap());
         between(&mut cache);
         at += n;
@@ -175,7 +175,7 @@ fn rows_on_cards_survive_being_moved() {
         placer.text(1, &mut pos);
         let mut embd = vec![0f32; hp.n_embd];
         model.embed(&[5], &mut embd).unwrap();
-        let batch = Batch { embd: &embd, pos: &pos, n_logits: 1 };
+        let batch = Batch { embd: &embd, deep: &[], pos: &pos, n_logits: 1 };
         model.forward(&batch, cache, &mut Scratch::new(hp, 1), None).unwrap().to_vec()
     };
     assert!(step(&mut on_card) == step(&mut on_host), "a step behind what was forgotten");

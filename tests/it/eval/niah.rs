@@ -116,7 +116,7 @@ fn a_trial_is_the_published_sequence() {
     let (pos, _) = place_all(engine.text.hparams().layout, &segments, &[scale]).unwrap();
     let shape = engine.cache_shape(pos.len(), (GgmlType::F32, GgmlType::F32));
     let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(engine.text.hparams(), pos.len()));
-    let batch = Batch { embd: &embd, pos: &pos, n_logits: answer.len() };
+    let batch = Batch { embd: &embd, deep: &[], pos: &pos, n_logits: answer.len() };
     let logits = engine.text.forward(&batch, &mut cache, &mut scratch, None).unwrap();
     let likeliest = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
     let expected: Vec<u32> = logits.chunks_exact(engine.text.hparams().n_vocab).map(likeliest).collect();

@@ -61,7 +61,7 @@ fn ours(model: &TextModel, text: &[u32], chunk: usize, n_greedy: usize) -> (Vec<
         let (mut embd, mut pos) = (vec![0.0; tokens.len() * hp.n_embd], Vec::new());
         model.embed(tokens, &mut embd).unwrap();
         placer.text(tokens.len(), &mut pos);
-        let batch = Batch { embd: &embd, pos: &pos, n_logits: tokens.len() };
+        let batch = Batch { embd: &embd, deep: &[], pos: &pos, n_logits: tokens.len() };
         model.forward(&batch, &mut cache, &mut scratch, None).unwrap().to_vec()
     };
     let logits: Vec<f32> = text.chunks(chunk).flat_map(&mut step).collect();

@@ -1,0 +1,37 @@
+//! Qwen2-VL (arXiv 2409.12191): biases of q, k, v; positions in three contiguous bands of pairs; a plain tower.
+
+use super::{Family, TextSpec, VitMlp, VitNorm, VitSpec};
+use crate::position::Layout;
+
+/// Qwen2-VL, and what was trained from it with other positions.
+pub static QWEN2_VL: Family = Family {
+    name: "Qwen2-VL",
+    architecture: "qwen2vl",
+    layouts: &[
+        (Layout::Mrope, ""),
+        (Layout::Rope, "rope"),
+        (Layout::Tad, "tad"),
+        (Layout::VideoRope, "videorope"),
+        (Layout::Hope, "hope"),
+        (Layout::HopeX, "hopex"),
+    ],
+    text: TextSpec {
+        qkv_bias: true,
+        qk_norm: false,
+        output_gate: false,
+        explicit_head: false,
+        partial_rotary: false,
+        explicit_sections: false,
+        ffn_norm: "ffn_norm",
+        full_attention_interval: None,
+    },
+    projector: "qwen2vl_merger",
+    vit: VitSpec {
+        norm: VitNorm::Layer,
+        mlp: VitMlp::QuickGelu,
+        patch_bias: false,
+        learned_positions: false,
+        windows: None,
+        taps: false,
+    },
+};
