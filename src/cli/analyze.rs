@@ -35,7 +35,7 @@ enum What {
 
 #[derive(clap::Args)]
 struct PositionsArgs {
-    /// rope, tad, mrope, videorope, hope or hopex.
+    /// rope, tad, mrope, videorope, hope, hopex, mrope-i or hope-i.
     #[arg(long)]
     layout: String,
     /// Temporal scale (a number, `understanding` or `retrieval`); several apply to the visual segments in order.
@@ -51,7 +51,7 @@ struct PositionsArgs {
 
 #[derive(clap::Args)]
 struct RotateArgs {
-    /// rope, tad, mrope, videorope, hope or hopex.
+    /// rope, tad, mrope, videorope, hope, hopex, mrope-i or hope-i.
     #[arg(long)]
     layout: String,
     #[arg(long, default_value_t = 128)]

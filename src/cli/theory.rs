@@ -14,7 +14,7 @@ use crate::files::atomic::check_outputs_in;
 use crate::gguf::Gguf;
 use crate::kernels::threads;
 use crate::model::HParams;
-use crate::position::{Axis, Layout, Pos, Rotary, Stretch, default_sections};
+use crate::position::{Layout, Pos, Rotary, Stretch, default_sections};
 use crate::{Error, ErrorKind, Result};
 
 /// The experiments of the theory: expected numbers beside computed ones, and plots.
@@ -157,7 +157,7 @@ pub fn frequencies(args: FrequencyArgs) -> Result<()> {
     writeln!(out, "layout {layout}, head dimension {n_rot}, base {base}, sections {t},{h},{w}\n")?;
     writeln!(out, "{:>5} {:>5} {:>14} {:>14}", "pair", "axis", "theta", "period")?;
     for row in &rows {
-        let axis = row.axis.unwrap_or("-");
+        let axis = row.axis.as_deref().unwrap_or("-");
         match row.period {
             Some(period) => writeln!(out, "{:>5} {axis:>5} {:>14.8e} {period:>14.1}", row.pair, row.theta)?,
             None => writeln!(out, "{:>5} {axis:>5} {:>14} {:>14}", row.pair, "0", "stands still")?,
@@ -170,7 +170,7 @@ pub fn frequencies(args: FrequencyArgs) -> Result<()> {
 struct Row {
     pair: usize,
     /// Nothing where no id drives it.
-    axis: Option<&'static str>,
+    axis: Option<String>,
     /// Radians per step of the id, and steps per turn.
     theta: f64,
     period: Option<f64>,
@@ -178,14 +178,10 @@ struct Row {
 
 impl Row {
     fn of(rotary: &Rotary, pair: usize) -> Row {
-        let axis = match rotary.axes()[pair] {
-            Axis::T => Some("t"),
-            Axis::H => Some("h"),
-            Axis::W => Some("w"),
-            Axis::Zero => None,
-        };
+        let driver = rotary.drivers()[pair];
+        let axis = driver.weights().map(|_| driver.name());
         let theta = rotary.angle(pair, Pos { t: 1.0, h: 1.0, w: 1.0 });
-        Row { pair, axis, theta, period: axis.map(|_| TAU / theta) }
+        Row { pair, period: axis.as_ref().map(|_| TAU / theta), axis, theta }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::family::{Family, Group, JsonFile, KeyType, Require, ValueRule};
 use super::preprocessor::{PREPROCESSOR, Preprocessor};
 use crate::gguf::{Metadata, Value};
-use crate::position::{Layout, axes, default_sections};
+use crate::position::{Layout, default_sections, drivers};
 use crate::{Error, Result};
 
 /// The JSON files of a checkpoint folder that families read.
@@ -64,7 +64,7 @@ impl Values {
                 )));
             }
         }
-        axes(Layout::Mrope, values.sections()?, values.uint("n_embd_head")?)
+        drivers(Layout::Mrope, values.sections()?, values.uint("n_embd_head")?)
             .map_err(|err| err.at("config.json: mrope_section"))?;
         Ok(values)
     }

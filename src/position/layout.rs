@@ -1,5 +1,7 @@
-//! The position layouts and their names.
+//! The position layouts: their names, and what each of them is.
 
+use super::Driver;
+use super::rule::{Block, Cursor, Pairs, Rule, Space, Time};
 use crate::{Error, Result};
 
 /// How a model places tokens and spends its rotary frequencies. A checkpoint is trained for exactly one.
@@ -9,7 +11,8 @@ pub enum Layout {
     Rope,
     /// Running index plus time index (TAD-RoPE).
     Tad,
-    /// Separate time, height and width ids in contiguous bands (Qwen2-VL's M-RoPE).
+    /// Separate time, height and width ids in contiguous bands (M-RoPE of Qwen2-VL, and of Qwen2.5-VL, where time goes by the
+    /// clock).
     Mrope,
     /// Diagonal placement, space on the high frequencies, time on the low ones (VideoRoPE).
     VideoRope,
@@ -17,30 +20,75 @@ pub enum Layout {
     Hope,
     /// HoPE with half of the pairs at zero frequency (the paper's ablation).
     HopeX,
-    /// M-RoPE with its three kinds of pairs interleaved (Qwen3-VL's MRoPE-Interleave); a frame pair is a segment of its own.
+    /// Interleaved bands, a block for each frame pair (Qwen3-VL and Qwen3.5; MRoPE-Interleaved, arXiv 2510.23095).
     MropeI,
-    /// The same, but the pairs that time drives do not rotate.
+    /// As MRoPE-Interleaved, but what time drives does not rotate at all: HoPE for interleaved models.
     HopeI,
 }
 
 use Layout::*;
 
+/// One block a video, corner to corner: what most rules differ from in little.
+const BLOCK: Rule = Rule {
+    name: "mrope",
+    spellings: &[],
+    pairs: Pairs::Bands,
+    block: Block::Video,
+    time: Time::Index,
+    space: Space::Corner,
+    cursor: Cursor::AboveAll,
+    numbered: false,
+};
+
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 6] = [Rope, Tad, Mrope, VideoRope, Hope, HopeX];
+    pub const ALL: [Layout; 8] = [Rope, Tad, Mrope, VideoRope, Hope, HopeX, MropeI, HopeI];
+    /// Those of HoPE's paper, which its training code knows.
+    pub const OF_HOPE: [Layout; 6] = [Rope, Tad, Mrope, VideoRope, Hope, HopeX];
+
+    /// What it is made of.
+    pub const fn rule(self) -> &'static Rule {
+        match self {
+            Rope => {
+                &const {
+                    Rule {
+                        name: "rope",
+                        spellings: &["vanilla", "vanillarope"],
+                        pairs: Pairs::All(Driver::T),
+                        time: Time::Tokens,
+                        space: Space::Raster,
+                        cursor: Cursor::NextPair,
+                        ..BLOCK
+                    }
+                }
+            }
+            Tad => {
+                &const {
+                    Rule {
+                        name: "tad",
+                        spellings: &["tadrope"],
+                        pairs: Pairs::All(Driver::T),
+                        space: Space::Point,
+                        cursor: Cursor::NextPair,
+                        numbered: true,
+                        ..BLOCK
+                    }
+                }
+            }
+            Mrope => &BLOCK,
+            VideoRope => {
+                &const { Rule { name: "videorope", pairs: Pairs::SpaceFirst(Driver::T), time: Time::Scaled(2.0), ..HOPE } }
+            }
+            Hope => &HOPE,
+            HopeX => &const { Rule { name: "hopex", ..HOPE } },
+            MropeI => &const { Rule { name: "mrope-i", ..INTERLEAVED } },
+            HopeI => &const { Rule { name: "hope-i", pairs: Pairs::Interleaved(Driver::ZERO), ..INTERLEAVED } },
+        }
+    }
 
     /// The name on the command line and in files.
     pub fn name(self) -> &'static str {
-        match self {
-            Rope => "rope",
-            Tad => "tad",
-            Mrope => "mrope",
-            VideoRope => "videorope",
-            Hope => "hope",
-            HopeX => "hopex",
-            MropeI => "mrope-i",
-            HopeI => "hope-i",
-        }
+        self.rule().name
     }
 
     /// The layout called `name`; the spellings of the papers' code (`m_rope`, `vanilla_rope`, `tad_rope`, `hope_x`) too.
@@ -48,40 +96,44 @@ impl Layout {
     /// # Errors
     /// `BadInput` listing the names.
     pub fn from_name(name: &str) -> Result<Layout> {
-        let plain = name.to_ascii_lowercase().replace(['-', '_'], "");
-        Ok(match plain.as_str() {
-            "rope" | "vanilla" | "vanillarope" => Rope,
-            "tad" | "tadrope" => Tad,
-            "mrope" => Mrope,
-            "videorope" => VideoRope,
-            "hope" => Hope,
-            "hopex" => HopeX,
-            "mropei" => MropeI,
-            "hopei" => HopeI,
-            _ => {
-                let known = Layout::ALL.map(Layout::name).join(", ");
-                return Err(Error::bad_input(format!(
-                    "position layout `{name}` is not known, expected one of {known}"
-                )));
-            }
+        let plain = |name: &str| name.to_ascii_lowercase().replace(['-', '_'], "");
+        let wanted = plain(name);
+        let is_it = |layout: &Layout| {
+            let rule = layout.rule();
+            plain(rule.name) == wanted || rule.spellings.contains(&&*wanted)
+        };
+        Layout::ALL.into_iter().find(is_it).ok_or_else(|| {
+            let known = Layout::ALL.map(Layout::name).join(", ");
+            Error::bad_input(format!("position layout `{name}` is not known, expected one of {known}"))
         })
     }
 
     /// Whether a temporal scale (HoPE's gamma, VideoRoPE's delta) moves its positions.
     pub fn uses_temporal_scale(self) -> bool {
-        matches!(self, VideoRope | Hope | HopeX)
+        matches!(self.rule().time, Time::Scaled(_))
     }
 
     /// The temporal scale when nobody chose one: 2 for VideoRoPE (trained so), 1 otherwise.
     pub fn default_temporal_scale(self) -> f64 {
-        if self == VideoRope { 2.0 } else { 1.0 }
+        if let Time::Scaled(scale) = self.rule().time { scale } else { 1.0 }
     }
 
     /// How far two successive text tokens are apart.
     pub fn decode_step(self) -> f64 {
-        if self == Tad { 2.0 } else { 1.0 }
+        if self.rule().numbered { 2.0 } else { 1.0 }
     }
 }
+
+const HOPE: Rule = Rule {
+    name: "hope",
+    pairs: Pairs::SpaceFirst(Driver::ZERO),
+    time: Time::Scaled(1.0),
+    space: Space::Diagonal,
+    cursor: Cursor::AboveTime,
+    ..BLOCK
+};
+
+const INTERLEAVED: Rule = Rule { pairs: Pairs::Interleaved(Driver::T), block: Block::Pair, ..BLOCK };
 
 impl std::fmt::Display for Layout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

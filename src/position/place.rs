@@ -1,7 +1,7 @@
 //! Where every token stands: one cursor, one rule for all layouts (spec: positions, "one algorithm for all variants").
 
-use super::Layout;
 use super::scale::check_temporal_scale;
+use super::{Block, Clock, Cursor, Layout, Pace, Rule, Space, Time};
 use crate::{Error, Result};
 
 /// The position of a token. HoPE's are fractional and may be negative. In f64 they are exact (or rounded once, for a temporal
@@ -11,6 +11,13 @@ pub struct Pos {
     pub t: f64,
     pub h: f64,
     pub w: f64,
+}
+
+impl Pos {
+    /// The same id on all axes.
+    pub fn all(id: f64) -> Pos {
+        Pos { t: id, h: id, w: id }
+    }
 }
 
 /// A piece of a sequence. Grids count merged tokens.
@@ -35,7 +42,51 @@ struct Open {
     h: usize,
     w: usize,
     scale: f64,
+    clock: Option<Clock>,
     frames: usize,
+}
+
+impl Open {
+    /// How far pair `f` of a block is from its start in time.
+    fn time(&self, rule: &Rule, f: f64) -> f64 {
+        match (rule.time, &self.clock) {
+            (Time::Index, Some(clock)) => clock.id(f),
+            (Time::Index, None) => f,
+            (Time::Scaled(_), _) => f * self.scale,
+            (Time::Step(step), _) => f * step,
+            (Time::Tokens, _) => f * (self.h * self.w) as f64,
+            (Time::Sides, _) => f * (self.h + self.w - 1) as f64,
+        }
+    }
+
+    /// How far a block of `n` pairs moves the cursor, for `n` of at least 1.
+    fn advance(&self, rule: &Rule, n: f64) -> f64 {
+        match rule.cursor {
+            Cursor::NextPair => self.time(rule, n),
+            Cursor::AboveTime => self.time(rule, n - 1.0) + 1.0,
+            Cursor::AboveAll => {
+                let (h, w) = ((self.h - 1) as f64, (self.w - 1) as f64);
+                let [h, w] = match rule.space {
+                    Space::Point => [0.0, 0.0],
+                    Space::Raster => [h * self.w as f64 + w; 2],
+                    Space::Corner => [h, w],
+                    Space::Diagonal => [h, w].map(|side| self.time(rule, n - 1.0) + (side / 2.0).ceil()),
+                };
+                self.time(rule, n - 1.0).max(h).max(w) + 1.0
+            }
+        }
+    }
+
+    /// Where pair `f` starts, and its time. Pairs that are blocks of their own stand behind each other.
+    fn pair(&self, rule: &Rule, f: f64) -> (f64, f64) {
+        match rule.block {
+            Block::Video => (self.start, self.start + self.time(rule, f)),
+            Block::Pair => {
+                let start = self.start + f * self.advance(rule, 1.0);
+                (start, start)
+            }
+        }
+    }
 }
 
 /// Gives positions to tokens as they come: text, whole images, and videos frame by frame. What is placed never moves.
@@ -68,48 +119,44 @@ impl Placer {
     /// The cursor after everything placed so far.
     fn cursor(&self) -> f64 {
         let Some(open) = self.open.filter(|open| open.frames > 0) else { return self.cursor };
-        let frames = open.frames as f64;
-        open.start
-            + match self.layout {
-                Layout::Rope => frames * (open.h * open.w) as f64,
-                Layout::Tad => frames,
-                Layout::Mrope | Layout::MropeI | Layout::HopeI => open.frames.max(open.h).max(open.w) as f64,
-                Layout::VideoRope | Layout::Hope | Layout::HopeX => open.scale * (frames - 1.0) + 1.0,
-            }
+        let (rule, n) = (self.layout.rule(), open.frames as f64);
+        match rule.block {
+            Block::Video => open.start + open.advance(rule, n),
+            Block::Pair => open.start + n * open.advance(rule, 1.0),
+        }
     }
 
     /// The id of the next text or generated token, on all three axes.
     pub fn next_pos(&self) -> f64 {
-        self.cursor() + if self.layout == Layout::Tad { self.n_tokens as f64 } else { 0.0 }
+        self.cursor() + if self.layout.rule().numbered { self.n_tokens as f64 } else { 0.0 }
     }
 
     /// Places `n` text (or generated) tokens; ends an open visual segment.
     pub fn text(&mut self, n: usize, out: &mut Vec<Pos>) {
         self.end_visual();
         let (start, step) = (self.next_pos(), self.layout.decode_step());
-        out.extend((0..n).map(|j| {
-            let id = start + step * j as f64;
-            Pos { t: id, h: id, w: id }
-        }));
+        out.extend((0..n).map(|j| Pos::all(start + step * j as f64)));
         self.cursor += n as f64;
         self.n_tokens += n;
     }
 
-    /// Opens a visual segment of frames with `h` x `w` tokens. `scale` is the temporal scale of this segment, or the
-    /// layout's default; layouts without one ignore it.
+    /// Opens a visual segment of frames with `h` x `w` tokens. `pace` is its temporal scale or clock; what a layout does not
+    /// know it ignores.
     ///
     /// # Errors
-    /// A zero or absurd side, a scale that is not positive and finite.
-    pub fn begin_visual(&mut self, h: usize, w: usize, scale: Option<f64>) -> Result<()> {
+    /// A zero or absurd side, a scale or clock that is not positive and finite.
+    pub fn begin_visual(&mut self, h: usize, w: usize, pace: impl Into<Pace>) -> Result<()> {
         self.end_visual();
         if h == 0 || w == 0 || h > MAX_COUNT || w > MAX_COUNT || h * w > MAX_COUNT {
             return Err(Error::bad_input(format!(
                 "visual grid `{h}x{w}` must have sides of at least 1 and at most {MAX_COUNT} tokens"
             )));
         }
-        let scale = check_temporal_scale(scale.unwrap_or(self.layout.default_temporal_scale()))?;
+        let pace = pace.into();
+        let scale = check_temporal_scale(pace.scale.unwrap_or(self.layout.default_temporal_scale()))?;
+        let clock = pace.clock.map(Clock::checked).transpose()?;
         let (start, token) = (self.cursor, self.n_tokens as f64);
-        self.open = Some(Open { start, token, h, w, scale, frames: 0 });
+        self.open = Some(Open { start, token, h, w, scale, clock, frames: 0 });
         Ok(())
     }
 
@@ -118,30 +165,28 @@ impl Placer {
     /// # Panics
     /// When no segment is open.
     pub fn frames(&mut self, n: usize, out: &mut Vec<Pos>) {
+        let rule = self.layout.rule();
         let open = self.open.as_mut().expect("begin_visual comes before frames");
-        let (start, h, w) = (open.start, open.h, open.w);
+        let (h, w) = (open.h, open.w);
         let centre = |side: usize, i: usize| i as f64 - ((side - 1) / 2) as f64;
         out.reserve(n * h * w);
         for f in open.frames..open.frames + n {
             let f = f as f64;
-            let t = start + f * if self.layout.uses_temporal_scale() { open.scale } else { 1.0 };
+            let (start, t) = open.pair(rule, f);
             for y in 0..h {
                 for x in 0..w {
-                    // Index of the token within the segment, for the layouts that flatten.
-                    let j = (f * h as f64 + y as f64) * w as f64 + x as f64;
-                    out.push(match self.layout {
-                        Layout::Rope => Pos { t: start + j, h: start + j, w: start + j },
-                        Layout::Tad => {
-                            let id = open.token + j + t;
-                            Pos { t: id, h: id, w: id }
-                        }
-                        Layout::Mrope | Layout::MropeI | Layout::HopeI => {
-                            Pos { t, h: start + y as f64, w: start + x as f64 }
-                        }
-                        Layout::VideoRope | Layout::Hope | Layout::HopeX => {
-                            Pos { t, h: t + centre(h, y), w: t + centre(w, x) }
-                        }
-                    });
+                    let cell = y as f64 * w as f64 + x as f64;
+                    let mut pos = match rule.space {
+                        Space::Point => Pos::all(t),
+                        Space::Raster => Pos::all(t + cell),
+                        Space::Corner => Pos { t, h: start + y as f64, w: start + x as f64 },
+                        Space::Diagonal => Pos { t, h: t + centre(h, y), w: t + centre(w, x) },
+                    };
+                    if rule.numbered {
+                        let number = open.token + f * (h * w) as f64 + cell;
+                        pos = Pos { t: pos.t + number, h: pos.h + number, w: pos.w + number };
+                    }
+                    out.push(pos);
                 }
             }
         }
@@ -179,7 +224,7 @@ impl Placer {
     ///
     /// # Errors
     /// See [`Placer::begin_visual`]; also a video without frames, and absurd counts.
-    pub fn segment(&mut self, segment: Segment, scale: Option<f64>, out: &mut Vec<Pos>) -> Result<()> {
+    pub fn segment(&mut self, segment: Segment, pace: impl Into<Pace>, out: &mut Vec<Pos>) -> Result<()> {
         let (t, h, w) = match segment {
             Segment::Text(n) if n > MAX_COUNT => {
                 return Err(Error::limit(format!("`{n}` tokens are more than {MAX_COUNT}")));
@@ -194,7 +239,7 @@ impl Placer {
         if t == 0 {
             return Err(Error::bad_input("a video segment needs at least one frame"));
         }
-        self.begin_visual(h, w, scale)?;
+        self.begin_visual(h, w, pace)?;
         if t.checked_mul(h * w).is_none_or(|n| n > MAX_COUNT) {
             return Err(Error::limit(format!("video grid `{t}x{h}x{w}` has more than {MAX_COUNT} tokens")));
         }

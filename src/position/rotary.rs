@@ -1,12 +1,12 @@
 //! Angles: base frequencies, cos/sin tables for a batch, and the rotation itself as the definition for kernels.
 
-use super::{Axis, Layout, Pos, Stretch, axes};
+use super::{Driver, Layout, Pos, Stretch, drivers};
 use crate::{Error, Result};
 
-/// What turns positions into angles: theta_i and the driving axis of each pair.
+/// What turns positions into angles: theta_i and the driver of each pair.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
-    axes: Vec<Axis>,
+    drivers: Vec<Driver>,
     /// theta_i = base^(-2i/d), stretched, in f64.
     theta: Vec<f64>,
     base: f64,
@@ -17,18 +17,18 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// For heads of `n_rot` dimensions, with theta_i = `base`^(-2i/`n_rot`).
+    /// For heads of which the first `n_rot` dimensions rotate, with theta_i = `base`^(-2i/`n_rot`).
     ///
     /// # Errors
-    /// Wrong sections (see [`axes()`]), a base that is not positive and finite.
+    /// Wrong sections (see [`drivers()`]), a base that is not positive and finite.
     pub fn new(layout: Layout, n_rot: usize, base: f64, sections: [usize; 3]) -> Result<Rotary> {
         if !(base > 0.0 && base.is_finite()) {
             return Err(Error::mismatch(format!("rope base `{base}` must be a positive finite number")));
         }
-        let axes = axes(layout, sections, n_rot)?;
-        let n_turning = axes.iter().rposition(|axis| *axis != Axis::Zero).map_or(0, |last| last + 1);
+        let drivers = drivers(layout, sections, n_rot)?;
+        let n_turning = drivers.iter().rposition(|driver| *driver != Driver::ZERO).map_or(0, |last| last + 1);
         let theta = (0..n_rot / 2).map(|i| base.powf(-2.0 * i as f64 / n_rot as f64)).collect();
-        Ok(Rotary { axes, theta, base, magnitude: 1.0, n_turning })
+        Ok(Rotary { drivers, theta, base, magnitude: 1.0, n_turning })
     }
 
     /// The same for a longer context than the model was trained for. Pairs of zero frequency keep it; where cosines and sines
@@ -58,27 +58,29 @@ impl Rotary {
 
     /// Pairs per head.
     pub fn n_pair(&self) -> usize {
-        self.axes.len()
+        self.drivers.len()
     }
 
-    /// Leading pairs that rotate or are scaled; the rest passes through untouched.
+    /// Leading pairs of which the last rotates, or that are scaled; the rest passes through untouched. Pairs of zero frequency
+    /// among them have a cosine of exactly 1 and a sine of exactly 0.
     pub fn n_turning(&self) -> usize {
         self.n_turning
     }
 
-    /// Which axis drives each pair.
-    pub fn axes(&self) -> &[Axis] {
-        &self.axes
+    /// What drives each pair.
+    pub fn drivers(&self) -> &[Driver] {
+        &self.drivers
     }
 
     /// The angle of pair `i` at `pos`, in f64 throughout: an f32 angle is off by 4e-3 after 65536 steps, and an f32 position
     /// cannot tell neighbours apart after 2^24.
     pub fn angle(&self, i: usize, pos: Pos) -> f64 {
-        let id = match self.axes[i] {
-            Axis::T => pos.t,
-            Axis::H => pos.h,
-            Axis::W => pos.w,
-            Axis::Zero => 0.0,
+        let id = match self.drivers[i].weights() {
+            Some([1, 0, 0]) => pos.t,
+            Some([0, 1, 0]) => pos.h,
+            Some([0, 0, 1]) => pos.w,
+            Some([t, h, w]) => f64::from(t) * pos.t + f64::from(h) * pos.h + f64::from(w) * pos.w,
+            None => 0.0,
         };
         id * self.theta[i]
     }
@@ -130,7 +132,8 @@ impl RotaryTable {
     }
 }
 
-/// Rotates one head in place, pairs (i, i + n/2), in f32 with the given cos and sin of the leading pairs.
+/// Rotates the rotated dimensions of one head in place, pairs (i, i + n/2), in f32 with the given cos and sin of the leading
+/// pairs.
 #[inline(always)]
 pub fn rotate_f32(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let half = head.len() / 2;
@@ -140,9 +143,10 @@ pub fn rotate_f32(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// The same in f64, straight from the angles: the definition.
+/// The same of a whole head in f64, straight from the angles: the definition. What is beyond the rotated dimensions is not
+/// touched.
 pub fn rotate_f64(rotary: &Rotary, head: &mut [f64], pos: Pos) {
-    let half = head.len() / 2;
+    let half = rotary.n_pair();
     for i in 0..rotary.n_turning() {
         let (s, c) = rotary.angle(i, pos).sin_cos();
         let (s, c) = (s * rotary.magnitude, c * rotary.magnitude);

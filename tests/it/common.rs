@@ -16,10 +16,40 @@ pub fn golden() -> PathBuf {
     }
 }
 
+/// The same of the newer families: `LONGTAKE_GOLDEN_FAMILIES`, or the selection.
+pub fn golden_families() -> PathBuf {
+    static SAY: Once = Once::new();
+    match std::env::var_os("LONGTAKE_GOLDEN_FAMILIES") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            SAY.call_once(|| eprintln!("LONGTAKE_GOLDEN_FAMILIES is not set: testing against the selection only"));
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden_families")
+        }
+    }
+}
+
 /// Reads a golden JSON file.
 pub fn golden_json(path: &str) -> serde_json::Value {
-    let path = golden().join(path);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+    json_at(&golden().join(path))
+}
+
+/// Reads a golden JSON file of the newer families.
+pub fn families_json(path: &str) -> serde_json::Value {
+    json_at(&golden_families().join(path))
+}
+
+/// Every model with goldens of the newer families, with its index.
+pub fn family_models() -> Vec<(String, serde_json::Value)> {
+    let dir = golden_families().join("model");
+    let entries = std::fs::read_dir(&dir).unwrap_or_else(|err| panic!("{}: {err}", dir.display()));
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert!(names.len() >= 3, "{names:?}");
+    names.into_iter().map(|name| (name.clone(), families_json(&format!("model/{name}/index.json")))).collect()
+}
+
+fn json_at(path: &std::path::Path) -> serde_json::Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
 }
 

@@ -27,6 +27,7 @@ mod model_files;
 mod plan;
 mod plan_pictures;
 mod position;
+mod position_families;
 mod random;
 mod shape;
 mod reliability;

@@ -1,7 +1,8 @@
 //! Positions and rotations against the goldens and the acceptance checklist of the specification.
 
 use longtake::position::{
-    Axis, Layout, Placer, Pos, Rotary, RotaryTable, Segment, Stretch, Yarn, axes, place_all, rotate_f32, rotate_f64,
+    Driver, Layout, Placer, Pos, Rotary, RotaryTable, Segment, Stretch, Yarn, drivers, place_all, rotate_f32,
+    rotate_f64,
 };
 use serde_json::Value;
 
@@ -127,13 +128,7 @@ fn golden_allocations_and_frequencies() {
         let layout = Layout::from_name(row["variant"].as_str().unwrap()).unwrap();
         let d = row["head_dim"].as_u64().unwrap() as usize;
         let s = sizes(&row["section"]);
-        let letter = |a: &Axis| match a {
-            Axis::T => 't',
-            Axis::H => 'h',
-            Axis::W => 'w',
-            Axis::Zero => '0',
-        };
-        let got: String = axes(layout, [s[0], s[1], s[2]], d).unwrap().iter().map(letter).collect();
+        let got: String = drivers(layout, [s[0], s[1], s[2]], d).unwrap().into_iter().map(Driver::name).collect();
         assert_eq!(got, row["alloc"].as_str().unwrap(), "{layout} {d}");
     }
 }
@@ -212,7 +207,7 @@ fn stretching_keeps_still_pairs_still() {
     let linear = plain.clone().stretched(&Stretch { factor: 4.0, ..Stretch::NONE }).unwrap();
     assert_eq!((plain.n_turning(), linear.n_turning()), (48, 48));
     let scaled = plain.clone().stretched(&Stretch { magnitude: 1.25, ..Stretch::NONE }).unwrap();
-    assert_eq!(scaled.axes(), plain.axes());
+    assert_eq!(scaled.drivers(), plain.drivers());
     let head: Vec<f32> = (0..128).map(|i| (i as f32 - 60.0) * 0.37).collect();
     let turned = |rotary: &Rotary| {
         let (mut head, mut table) = (head.clone(), RotaryTable::default());

@@ -16,7 +16,7 @@ pub use experiments::{Experiment, Row, experiments, names};
 pub use plots::{Plot, plots};
 
 use crate::Result;
-use crate::position::{Axis, Layout, Pos, Rotary, default_sections};
+use crate::position::{Driver, Layout, Pos, Rotary, default_sections};
 
 /// The head dimension of all Qwen2-VL models, and their rope base.
 pub const N_ROT: usize = 128;
@@ -45,7 +45,7 @@ pub enum Part {
 fn pairs(rotary: &Rotary, part: Part) -> Vec<usize> {
     let of = |i: &usize| match part {
         Part::Whole => true,
-        Part::Temporal => matches!(rotary.axes()[*i], Axis::T | Axis::Zero),
+        Part::Temporal => matches!(rotary.drivers()[*i], Driver::T | Driver::ZERO),
         Part::Pair(only) => *i == only,
     };
     (0..rotary.n_pair()).filter(of).collect()

@@ -4,7 +4,7 @@ use super::experiments::{Row, yes};
 use super::{BASE, Experiment, N_ROT, Part, in_time, preference, rotary};
 use crate::Result;
 use crate::eval::random::Rng;
-use crate::position::{Axis, Layout, Pos, Rotary};
+use crate::position::{Driver, Layout, Pos, Rotary};
 
 const N_PAIR: usize = N_ROT / 2;
 
@@ -179,7 +179,7 @@ pub(super) fn strongest(seed: u64) -> Result<Experiment> {
     let mut rng = Rng::new(seed ^ 5);
     let (hope, videorope, mrope) =
         (rotary(Layout::Hope, BASE)?, rotary(Layout::VideoRope, BASE)?, rotary(Layout::Mrope, BASE)?);
-    let n_zero = hope.axes().iter().filter(|axis| **axis == Axis::Zero).count();
+    let n_zero = hope.drivers().iter().filter(|driver| **driver == Driver::ZERO).count();
     let (mut least, mut off, mut below_videorope, mut below_mrope) = (f64::INFINITY, 0f64, 0, 0);
     for _ in 0..N {
         let pos = Pos { t: rng.below(1 << 20) as f64, h: rng.below(63) as f64 - 31.0, w: rng.below(63) as f64 - 31.0 };

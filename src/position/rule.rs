@@ -1,0 +1,83 @@
+//! What a layout is made of: a table of drivers and a rule of placement, as data.
+
+use super::Driver;
+
+/// A layout in full. Whatever places tokens or computes angles reads it from here.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// The name on the command line and in files.
+    pub name: &'static str,
+    /// Other spellings, in lower case without dashes and underscores.
+    pub spellings: &'static [&'static str],
+    pub pairs: Pairs,
+    pub block: Block,
+    pub time: Time,
+    pub space: Space,
+    pub cursor: Cursor,
+    /// Every id is that of the rules above plus the number of the token in the sequence (TAD-RoPE).
+    pub numbered: bool,
+}
+
+/// Which driver has which pair; sections are the counts of pairs [t, h, w].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pairs {
+    /// One for all.
+    All(Driver),
+    /// Time, height and width in contiguous bands of their sections.
+    Bands,
+    /// Height and width in turn on the high frequencies, as many as both sections have; then this one.
+    SpaceFirst(Driver),
+    /// Height and width every third pair each, from the second and third on, as many as their sections have; this one has
+    /// all others, to the last pair.
+    Interleaved(Driver),
+    /// These in turn, whatever the sections.
+    Repeated(&'static [Driver]),
+}
+
+/// What the frame pairs of a video are to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block {
+    /// Parts of one block with a common start.
+    Video,
+    /// A block each: every pair starts where the cursor is after the one before.
+    Pair,
+}
+
+/// How far pair f of a block is from its start in time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Time {
+    /// f, or what a [`Clock`](super::Clock) says of it, where the segment has one.
+    Index,
+    /// f times the temporal scale; this one where the segment names none.
+    Scaled(f64),
+    /// f times a fixed step.
+    Step(f64),
+    /// f times the tokens of a pair.
+    Tokens,
+    /// f times what a pair covers along its diagonal, H + W - 1.
+    Sides,
+}
+
+/// Where the cells of a pair stand, when the block starts at s and the pair is at time t.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Space {
+    /// All at t.
+    Point,
+    /// One after the other from t on, on all axes.
+    Raster,
+    /// h = s + y, w = s + x.
+    Corner,
+    /// h = t + y - floor((H - 1) / 2), w likewise.
+    Diagonal,
+}
+
+/// Where the sequence goes on after n pairs of a block that starts at s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// One above the largest id of any axis.
+    AboveAll,
+    /// One above the last time.
+    AboveTime,
+    /// Where pair n would stand.
+    NextPair,
+}
