@@ -1,9 +1,8 @@
-//! Compiles the kernels of `src/kernels/cuda`, and only with the feature `cuda`: with nvcc for cards, and with the C++
-//! compiler for the emulated card of the tests.
+//! Compiles the kernels of `src/kernels/cuda`: with nvcc for GPUs where the feature is `cuda`, and with the C++ compiler, too,
+//! for the emulated GPU of the tests where it is `cuda-emulation`.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rustc-check-cfg=cfg(cuda_emulation)");
     // Set by cargo-fuzz.
     println!("cargo:rustc-check-cfg=cfg(fuzzing)");
     #[cfg(feature = "cuda")]
@@ -19,7 +18,6 @@ mod cuda {
     use std::sync::Mutex;
 
     const SOURCES: &str = "src/kernels/cuda";
-    const EMULATION: &str = "tests/cuda_emu";
     /// Cards of compute capability 7.5, 8.x and 9.0, and newer ones through PTX.
     const TARGETS: &str =
         "arch=compute_75,code=sm_75 arch=compute_80,code=[sm_80,compute_80] arch=compute_80,code=sm_90";
@@ -29,16 +27,14 @@ mod cuda {
         for path in sources().iter().map(|path| path.display().to_string()) {
             println!("cargo:rerun-if-changed={path}");
         }
-        println!("cargo:rerun-if-changed={EMULATION}");
         for variable in ["NVCC", "CUDA_HOME", "XDG_CACHE_HOME"] {
             println!("cargo:rerun-if-env-changed={variable}");
         }
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         let names = names();
         images(&names, &out);
-        if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
-            emulation(&names, &out);
-        }
+        #[cfg(feature = "cuda-emulation")]
+        emulation(&names, &out);
     }
 
     /// The `.cu` files and what they include.
@@ -137,7 +133,12 @@ mod cuda {
         })
     }
 
+    #[cfg(feature = "cuda-emulation")]
     fn emulation(names: &[String], out: &Path) {
+        const EMULATION: &str = "tests/cuda_emu";
+        let os = env::var("CARGO_CFG_TARGET_OS").expect("cargo sets CARGO_CFG_TARGET_OS");
+        assert!(os == "linux", "the feature `cuda-emulation` is for Linux, not for {os}");
+        println!("cargo:rerun-if-changed={EMULATION}");
         let list: String = names.iter().map(|name| format!("#include \"{name}.cu\"\n")).collect();
         std::fs::write(out.join("all_kernels.h"), list).expect("OUT_DIR can be written");
         cc::Build::new()
@@ -156,6 +157,5 @@ mod cuda {
             .include(out)
             .file(format!("{EMULATION}/emulation.cpp"))
             .compile("longtake_cuda_emulation");
-        println!("cargo:rustc-cfg=cuda_emulation");
     }
 }

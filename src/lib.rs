@@ -6,12 +6,14 @@
 
 /// Notes for people, in place of the standard library's macros of these names: those panic when nobody reads stderr any more,
 /// as behind `2>&1 | head`, which is no reason to stop.
+#[cfg(feature = "cli")]
 macro_rules! eprint {
     ($($words:tt)*) => {{
         use std::io::Write as _;
         let _ = write!(std::io::stderr(), $($words)*);
     }};
 }
+#[cfg(any(feature = "cli", feature = "cuda"))]
 macro_rules! eprintln {
     ($($words:tt)*) => {{
         use std::io::Write as _;
@@ -20,6 +22,8 @@ macro_rules! eprintln {
 }
 
 pub mod error;
+#[doc(hidden)]
+pub mod random;
 pub mod files;
 pub mod gguf;
 pub mod tensor;
@@ -30,8 +34,13 @@ pub mod model;
 pub mod media;
 pub mod text;
 pub mod stream;
+#[cfg(feature = "convert")]
 pub mod convert;
+#[cfg(feature = "demo")]
+pub mod drawn;
+#[cfg(feature = "eval")]
 pub mod eval;
+#[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

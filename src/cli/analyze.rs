@@ -29,8 +29,9 @@ enum What {
     Rotate(RotateArgs),
     /// How far answers move with smaller cache types.
     Cache(Box<super::cache_error::Args>),
+    #[cfg(feature = "eval")]
     Theory(super::theory::TheoryArgs),
-    Frequencies(super::theory::FrequencyArgs),
+    Frequencies(super::frequencies::Args),
 }
 
 #[derive(clap::Args)]
@@ -78,8 +79,9 @@ pub fn run(args: Args) -> Result<()> {
         What::Positions(args) => positions(args),
         What::Rotate(args) => rotate(args),
         What::Cache(args) => super::cache_error::run(*args),
+        #[cfg(feature = "eval")]
         What::Theory(args) => super::theory::run(args),
-        What::Frequencies(args) => super::theory::frequencies(args),
+        What::Frequencies(args) => super::frequencies::run(args),
     }
 }
 

@@ -12,8 +12,8 @@ use super::flags::{ComputeFlags, MediaFlags, SamplingFlags};
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
-use crate::eval::movie::write_mp4;
-use crate::eval::symbols::{DrawnVideo, FPS};
+use crate::drawn::movie::write_mp4;
+use crate::drawn::symbols::{DrawnVideo, FPS};
 use crate::files::atomic::check_output;
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
@@ -115,7 +115,7 @@ pub fn run(mut args: Args) -> Result<()> {
         answer["question"] = json!(question);
         answer["expected"] = json!(expected);
         answer["correct"] = json!(correct);
-        let needle = |n: &crate::eval::symbols::Needle| json!({ "symbol": n.symbol.to_string(), "pair": n.pair, "second": video.second(n.pair) });
+        let needle = |n: &crate::drawn::symbols::Needle| json!({ "symbol": n.symbol.to_string(), "pair": n.pair, "second": video.second(n.pair) });
         answer["symbols"] = video.needles.iter().map(needle).collect();
         writeln!(stdout(), "{answer}")?;
     }

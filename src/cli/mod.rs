@@ -14,6 +14,7 @@ use crate::media::{DECODE_COMMAND, serve_h264};
 use crate::text::TEMPLATE_THREAD;
 use crate::{ErrorKind, Result};
 
+mod absent;
 mod analyze;
 mod ask;
 mod bench;
@@ -21,23 +22,32 @@ mod budget;
 mod cache_error;
 mod cards;
 mod chat;
+#[cfg(feature = "eval")]
 mod choice;
+#[cfg(feature = "convert")]
 mod convert;
 mod cpu;
+#[cfg(feature = "demo")]
 mod demo;
+#[cfg(feature = "demo")]
 mod embedded;
+#[cfg(feature = "eval")]
 mod eval;
 mod flags;
+mod frequencies;
 mod inspect;
 mod known_models;
 mod live;
+#[cfg(feature = "eval")]
 mod niah;
 mod out;
 mod pages;
 mod plan;
 mod progress;
+#[cfg(feature = "convert")]
 mod quantize;
 mod run;
+#[cfg(feature = "eval")]
 mod theory;
 mod watch;
 
@@ -51,6 +61,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "demo")]
     Demo(Box<demo::Args>),
     Run(Box<run::Args>),
     Chat(Box<chat::Args>),
@@ -60,16 +71,20 @@ enum Command {
     Analyze(analyze::Args),
     Bench(bench::Args),
     Completions(pages::CompletionsArgs),
+    #[cfg(feature = "convert")]
     Convert(convert::Args),
+    #[cfg(feature = "eval")]
     Eval(eval::Args),
     Inspect(inspect::Args),
     Man(pages::ManArgs),
+    #[cfg(feature = "convert")]
     Quantize(quantize::Args),
 }
 
 impl Command {
     fn run(self, matches: &ArgMatches) -> Result<()> {
         match self {
+            #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(*args),
             Command::Run(args) => run::run(*args, matches),
             Command::Chat(args) => chat::run(*args),
@@ -79,11 +94,14 @@ impl Command {
             Command::Analyze(args) => analyze::run(args),
             Command::Bench(args) => bench::run(args),
             // Those without --threads use all.
+            #[cfg(feature = "convert")]
             Command::Convert(args) => threads::start(0).and_then(|()| convert::run(args)),
+            #[cfg(feature = "eval")]
             Command::Eval(args) => eval::run(args),
             Command::Inspect(args) => threads::start(0).and_then(|()| inspect::run(args)),
             Command::Completions(args) => pages::completions(&args, &mut command()),
             Command::Man(args) => pages::man(&args, command()),
+            #[cfg(feature = "convert")]
             Command::Quantize(args) => threads::start(0).and_then(|()| quantize::run(args)),
         }
     }
@@ -91,14 +109,17 @@ impl Command {
 
 /// The command line as it is understood.
 fn command() -> clap::Command {
-    // A take knows its model; needles are drawn for the embedded one.
+    // A take knows its model.
     let unless_take = |arg: clap::Arg| arg.required(false).required_unless_present("take");
-    let optional = |arg: clap::Arg| arg.required(false);
     // A flag given twice counts as it was given last; lists collect.
-    Cli::command()
-        .args_override_self(true)
-        .mut_subcommand("chat", |chat| chat.mut_arg("model", unless_take))
-        .mut_subcommand("eval", |eval| eval.mut_subcommand("niah", |niah| niah.mut_arg("model", optional)))
+    let command = Cli::command().args_override_self(true);
+    let command = command.mut_subcommand("chat", |chat| chat.mut_arg("model", unless_take));
+    // Needles are drawn for the embedded model.
+    #[cfg(feature = "eval")]
+    let command = command.mut_subcommand("eval", |eval| {
+        eval.mut_subcommand("niah", |niah| niah.mut_arg("model", |arg| arg.required(false)))
+    });
+    absent::name(command)
 }
 
 /// Runs the program with the arguments of this process.
@@ -108,10 +129,13 @@ pub fn main() -> ExitCode {
     }
     silence_templates();
     let words = flags::expand_short_words(std::env::args_os());
-    let parsed =
-        command().try_get_matches_from(words).and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let parsed = command().try_get_matches_from(words).and_then(|matches| match absent::check(&matches) {
+        Ok(()) => Ok(Ok((Cli::from_arg_matches(&matches)?, matches))),
+        Err(err) => Ok(Err(err)),
+    });
     let (cli, matches) = match parsed {
-        Ok(parsed) => parsed,
+        Ok(Ok(parsed)) => parsed,
+        Ok(Err(absent)) => return conclude(Err(absent)),
         // Help and version, which are answers, or a usage error, which clap tells on stderr.
         Err(err) if err.use_stderr() => err.exit(),
         Err(err) => return conclude(print_help(&err)),

@@ -64,7 +64,7 @@ pub struct Args {
     /// Units that the model was trained with: marked in the heat map.
     #[arg(long, value_name = "N")]
     trained: Option<f64>,
-    /// Folder for trials.jsonl, all_accuracies.json, heatmap.svg and heatmap.png; a run that was stopped goes on there.
+    /// Folder for trials.jsonl, all_accuracies.json, heatmap.svg and (with the feature `plots`) heatmap.png; a run that was stopped goes on there.
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
     /// Print the summary as JSON.
@@ -82,7 +82,10 @@ pub fn run(args: Args) -> Result<()> {
         None if args.haystack.is_some() => (448, 252),
         None => (56, 56),
     };
-    check_outputs_in(&args.out, &["trials.jsonl", "all_accuracies.json", "heatmap.svg", "heatmap.png"])?;
+    let plots = plot::KEPT_AS.iter().map(|extension| format!("heatmap.{extension}"));
+    let outputs: Vec<String> =
+        ["trials.jsonl", "all_accuracies.json"].map(String::from).into_iter().chain(plots).collect();
+    check_outputs_in(&args.out, &outputs.iter().map(String::as_str).collect::<Vec<_>>())?;
     let engine = match &args.model.model {
         Some(_) => args.model.load(true)?,
         None => {

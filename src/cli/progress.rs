@@ -6,7 +6,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::media::kill_children;
 use crate::stream::Event;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Set by the first Ctrl-C.
 static CANCEL: AtomicBool = AtomicBool::new(false);
@@ -48,8 +48,13 @@ pub fn end_with_children() -> Result<()> {
 
 /// # Errors
 /// `Cancelled` once Ctrl-C was pressed.
+#[cfg(feature = "demo")]
 pub fn check_interrupt(cancel: &AtomicBool) -> Result<()> {
-    if cancel.load(Ordering::Relaxed) { Err(Error::new(ErrorKind::Cancelled, "stopped on request")) } else { Ok(()) }
+    if cancel.load(Ordering::Relaxed) {
+        Err(Error::new(crate::ErrorKind::Cancelled, "stopped on request"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Forgets the Ctrl-C that ended one piece of work, so that the next one can begin; the next Ctrl-C stops that.
@@ -73,6 +78,7 @@ pub fn memory() -> Option<u64> {
 }
 
 /// A bar on stderr that counts `n` of `unit`; silent when stderr is not a terminal.
+#[cfg(feature = "demo")]
 pub fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template(&format!("{{msg:<28}} {{wide_bar}} {{pos}}/{{len}} {unit} eta {{eta}}"));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{TARGETS, Target};
-use crate::eval::random::Rng;
+use crate::random::Rng;
 
 /// Longest input that mutation makes.
 const MAX_INPUT: usize = 256 << 10;

@@ -563,7 +563,7 @@ mod tests {
     }
 
     /// A tower on a card encodes a group while the one before is read: the same events, and the same rows.
-    #[cfg(cuda_emulation)]
+    #[cfg(feature = "cuda-emulation")]
     #[test]
     fn a_tower_on_a_card_is_a_group_ahead_and_nothing_else_changes() {
         use crate::kernels::cuda::Card;

@@ -19,6 +19,7 @@ mod stream;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
+#[cfg(feature = "convert")]
 pub(crate) use pretokenizer::QWEN2_SPLIT;
 
 pub use message::{Content, MediaSource, Message, Part};

@@ -14,7 +14,7 @@ if [ "${1:-}" = pack ]; then
   mkdir -p "$2" && to=$(cd "$2" && pwd)
   cd "$(dirname "$0")/../.."
   cargo build --locked --release --features cuda
-  tests=$(cargo test --locked --release --features cuda --test it --no-run --message-format=json |
+  tests=$(cargo test --locked --release --features cuda-emulation --test it --no-run --message-format=json |
     grep -F "\"kind\":[\"test\"]" | sed -n "s/.*\"executable\":\"\([^\"]*\)\".*/\1/p" | tail -1)
   cp target/release/longtake "$to/longtake"
   cp "$tests" "$to/it"

@@ -6,8 +6,10 @@ mod caps;
 mod cli;
 
 mod convert;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cuda-emulation")]
 mod cuda;
+#[cfg(all(feature = "cuda", not(feature = "cuda-emulation")))]
+compile_error!("the tests of the feature `cuda` need `cuda-emulation`, on a real GPU as well");
 mod endless;
 mod endless_program;
 #[cfg(feature = "ggml")]

@@ -1,7 +1,7 @@
 //! From a response to the letter that it means.
 
 use super::{Item, Task};
-use crate::eval::random::Rng;
+use crate::random::Rng;
 
 /// Words before the letter that say nothing.
 const LEADS: [&str; 8] = [

@@ -10,6 +10,7 @@ mod letter;
 mod log;
 mod longvideobench;
 mod mlvu;
+#[cfg_attr(not(feature = "bench-data"), path = "no_parquet.rs")]
 mod parquet_file;
 mod run;
 mod score;

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Needle, Units};
-use crate::eval::symbols::{DrawnVideo, Question};
+use crate::drawn::symbols::{DrawnVideo, Question};
 use crate::files::input::{decode_text, read_capped};
 use crate::media::sample::SampleOptions;
 use crate::media::{Rgb, SafeDecoder, load_image, resize};

@@ -16,12 +16,12 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::cache::KvCache;
-use crate::eval::random::Rng;
 use crate::gguf::GgmlType;
 use crate::media::Rgb;
 use crate::media::patch::{Grid, pixel_values};
 use crate::model::{Batch, Scratch};
 use crate::position::{Placer, Pos};
+use crate::random::Rng;
 use crate::stream::{Engine, patch_spec};
 use crate::{Error, Result};
 

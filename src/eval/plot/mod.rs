@@ -1,14 +1,16 @@
-//! Plots: line charts and the V-NIAH heat map, drawn as SVG and kept as SVG and PNG.
+//! Plots: line charts and the V-NIAH heat map, drawn as SVG and kept as SVG and, with the feature `plots`, as PNG.
 //!
 //! SVG scales and can be read back cell by cell; labels at 45 degrees, as in the published heat map, are beyond the plotting
 //! crates that were considered (they turn text by right angles only).
 //! Start reading at [`Chart`] and [`Heatmap`], which give the text of a whole file, and at [`save`].
 
+#[cfg(feature = "plots")]
 mod png;
 
 use std::fmt::Write;
 use std::path::Path;
 
+#[cfg(feature = "plots")]
 pub use png::to_png;
 
 use crate::files::atomic::write_beside;
@@ -19,14 +21,20 @@ const MAX_MARKS: usize = 1 << 20;
 /// Series colours, told apart by most eyes; the first is for what the chart is about.
 const COLOURS: [&str; 7] = ["#0b6e4f", "#c1121f", "#1d4ed8", "#b45309", "#6d28d9", "#0e7490", "#4b5563"];
 
-/// Writes a plot as `stem`.svg and `stem`.png.
+/// What a plot is kept as: the extensions of its files.
+pub const KEPT_AS: &[&str] = if cfg!(feature = "plots") { &["svg", "png"] } else { &["svg"] };
+
+/// Writes a plot as `stem`.svg and, with the feature `plots`, `stem`.png.
 ///
 /// # Errors
-/// As [`to_png`]; files that cannot be written.
+/// A drawing that is none, or is larger than memory; files that cannot be written.
 pub fn save(stem: &Path, svg: &str) -> Result<()> {
+    #[cfg(feature = "plots")]
     let dots = to_png(svg)?;
     write_beside(&stem.with_extension("svg"), |out| Ok(out.write_all(svg.as_bytes())?))?;
-    write_beside(&stem.with_extension("png"), |out| Ok(out.write_all(&dots)?))
+    #[cfg(feature = "plots")]
+    write_beside(&stem.with_extension("png"), |out| Ok(out.write_all(&dots)?))?;
+    Ok(())
 }
 
 /// How an axis maps numbers to places.

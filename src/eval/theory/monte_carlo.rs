@@ -3,8 +3,8 @@
 use super::experiments::{Row, yes};
 use super::{BASE, Experiment, N_ROT, Part, in_time, preference, rotary};
 use crate::Result;
-use crate::eval::random::Rng;
 use crate::position::{Driver, Layout, Pos, Rotary};
+use crate::random::Rng;
 
 const N_PAIR: usize = N_ROT / 2;
 

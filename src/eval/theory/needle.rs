@@ -3,8 +3,8 @@
 use super::experiments::{Row, SCALES, yes};
 use super::{BASE, Experiment, N_ROT, rotary};
 use crate::Result;
-use crate::eval::random::Rng;
 use crate::position::{Layout, Placer, Pos, Rotary};
+use crate::random::Rng;
 
 /// Text before the video, and a frame's tokens.
 const N_TEXT: usize = 20;

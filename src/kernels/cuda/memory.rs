@@ -63,7 +63,7 @@ pub(super) trait Driver: Send + Sync {
 pub(super) struct Args<'a> {
     pub at: &'a mut [*mut c_void],
     /// Only who keeps arguments needs them.
-    #[cfg_attr(not(cuda_emulation), expect(dead_code))]
+    #[cfg_attr(not(feature = "cuda-emulation"), expect(dead_code))]
     pub sizes: &'a [usize],
 }
 

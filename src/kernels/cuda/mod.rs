@@ -10,7 +10,7 @@
 
 mod attention;
 mod driver;
-#[cfg(cuda_emulation)]
+#[cfg(feature = "cuda-emulation")]
 mod emulated;
 mod kernel;
 mod memory;

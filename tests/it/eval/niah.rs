@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use longtake::cache::KvCache;
+use longtake::drawn::symbols::DrawnVideo;
 use longtake::eval::niah::{Needle, Niah, NiahOptions, Trial, Units, drawn_haystack, drawn_needles};
-use longtake::eval::symbols::DrawnVideo;
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::media::Rgb;
 use longtake::media::patch::pixel_values;

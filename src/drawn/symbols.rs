@@ -3,7 +3,7 @@
 //!
 //! Every frame follows from the seed and its number alone, to the last bit on every machine.
 
-use super::random::Rng;
+use crate::random::Rng;
 use crate::{Error, Result};
 
 /// What a symbol looks like.
