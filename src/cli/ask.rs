@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::HumanDuration;
@@ -56,6 +57,7 @@ pub fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let (take, mut engine) = open(&args.take, args.model.as_deref(), !args.no_mmap)?;
     compute.offload(&mut engine)?;
+    let engine = Arc::new(engine);
     let mut session = Session::from_take(&engine, &take)?;
     let load_time = started.elapsed();
     if !args.quiet {

@@ -102,7 +102,7 @@ pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
 }
 
 /// How long it will take, measured now if it is not known yet.
-pub fn measure_time(budget: &Budget<'_>, cost: &mut Cost, quiet: bool) -> Result<()> {
+pub fn measure_time(budget: &Budget, cost: &mut Cost, quiet: bool) -> Result<()> {
     waiting("measuring this machine", quiet, || budget.time(cost))
 }
 

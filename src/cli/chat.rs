@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::Map;
@@ -54,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
             let (take, mut engine) = open_take(take, args.model.model.as_deref(), !args.model.no_mmap)?;
             args.model.compute.offload(&mut engine)?;
             introduce(&take);
-            (Some(take), engine)
+            (Some(take), Arc::new(engine))
         }
     };
     let mut dialogue = Dialogue {
@@ -175,7 +176,7 @@ const HELP: &str = "\
 anything else is a question; FILE may be quoted, dragged here or a file: URL";
 
 /// An empty session, or one that has watched the take.
-fn begin<'e>(args: &Args, engine: &'e Engine, take: Option<&Take>) -> Result<Session<'e>> {
+fn begin(args: &Args, engine: &Arc<Engine>, take: Option<&Take>) -> Result<Session> {
     let hp = engine.text.hparams();
     match take {
         Some(take) => Session::from_take(engine, take),
@@ -190,8 +191,8 @@ fn begin<'e>(args: &Args, engine: &'e Engine, take: Option<&Take>) -> Result<Ses
 
 struct Dialogue<'a> {
     args: &'a Args,
-    engine: &'a Engine,
-    session: Session<'a>,
+    engine: &'a Arc<Engine>,
+    session: Session,
     take: Option<&'a Take>,
     messages: Vec<Message>,
     /// Media given since the last question.
@@ -344,7 +345,7 @@ impl Dialogue<'_> {
         let mut progress = Progress::new(false);
         let mut sink = |event| progress.event(event);
         let mut events = Events::new(&mut sink, catch_interrupt()?);
-        self.session.feed(prompt, &mut events, None)?;
+        self.session.feed(prompt, &mut events)?;
         let sampling = &self.args.sampling;
         let mut sampler = Sampler::new(sampling.options())?;
         let options = GenerateOptions { n_predict: sampling.n_predict(), ignore_eos: sampling.ignore_eos };
@@ -353,7 +354,7 @@ impl Dialogue<'_> {
             text.push_str(piece);
             out::piece(piece)
         };
-        let (tokens, finish) = self.session.generate(&mut sampler, options, &mut events, None, &mut on_text)?;
+        let (tokens, finish) = self.session.generate(&mut sampler, options, &mut events, &mut on_text)?;
         let _ = out::piece("\n");
         if finish == Finish::Length && tokens.len() < options.n_predict {
             eprintln!("the context of {} tokens is full; /clear begins a new talk", self.session.n_ctx());

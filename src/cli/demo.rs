@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
@@ -68,6 +69,7 @@ pub fn run(mut args: Args) -> Result<()> {
     let started = Instant::now();
     let mut engine = embedded::engine()?;
     args.compute.offload(&mut engine)?;
+    let engine = Arc::new(engine);
     let load_time = started.elapsed();
     let hp = engine.text.hparams();
     eprintln!(

@@ -1,6 +1,7 @@
 //! Flags that several commands share, named as llama.cpp names them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -69,7 +70,7 @@ impl ModelFlags {
     }
 
     /// Starts the threads and loads the model.
-    pub fn load(&self, wants_vision: bool) -> Result<Engine> {
+    pub fn load(&self, wants_vision: bool) -> Result<Arc<Engine>> {
         self.compute.start()?;
         let mmproj = match &self.mmproj {
             _ if self.no_mmproj => MmprojChoice::Off,
@@ -81,7 +82,7 @@ impl ModelFlags {
             Engine::load(&EngineOptions { model: self.path()?.to_path_buf(), mmproj, mmap: !self.no_mmap })?;
         self.compute.offload(&mut engine)?;
         engine.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
-        Ok(engine)
+        Ok(Arc::new(engine))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,7 @@ pub fn open(engine: &Engine, media: &MediaFlags) -> Result<LivePlan> {
 /// # Errors
 /// Other media beside the stream. A stream that is damaged in the middle is answered about first.
 pub fn answer(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     args: &Request<'_>,
     messages: &[Message],
     when_full: WhenFull,

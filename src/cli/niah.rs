@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -92,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
             args.model.compute.start()?;
             let mut engine = embedded::engine()?;
             args.model.compute.offload(&mut engine)?;
-            engine
+            Arc::new(engine)
         }
     };
     let scale = match (&args.temporal_scale, engine.text.hparams().layout) {

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
@@ -128,7 +129,7 @@ pub struct Request<'a> {
 /// Answers the last turn of `messages`: plan, read, generate. The answer goes to stdout as it comes (unless `json`), all
 /// else to stderr. Returns text, tokens and timings.
 pub fn answer(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     args: &Request<'_>,
     messages: &[Message],
     load_time: Duration,
@@ -160,12 +161,11 @@ pub fn answer(
 
 /// Feeds `prompt` to a session and generates the answer, as [`answer`] does.
 pub fn respond(
-    session: &mut Session<'_>,
+    session: &mut Session,
     prompt: &mut Prompt,
     args: &Request<'_>,
     load_time: Duration,
 ) -> Result<serde_json::Value> {
-    let engine = session.engine();
     let n_prompt = prompt.n_tokens()?;
     let mut sampler = Sampler::new(args.sampling.options())?;
     let mut progress = Progress::new(args.quiet);
@@ -180,14 +180,14 @@ pub fn respond(
         }
         progress.event(event);
     };
-    let mut events = Events::new(&mut sink, catch_interrupt()?);
     let mut dump = args.dump.map(|_| Dump::default());
-    let started = Instant::now();
-    session.feed(prompt, &mut events, dump.as_mut())?;
-    let prompt_time = started.elapsed();
-    if let Some(dump) = dump.as_mut() {
-        dump.after_prompt(engine, session, prompt)?;
+    let mut events = Events::new(&mut sink, catch_interrupt()?);
+    if let Some(dump) = &mut dump {
+        events = events.with_probe(dump);
     }
+    let started = Instant::now();
+    session.feed(prompt, &mut events)?;
+    let prompt_time = started.elapsed();
     let started = Instant::now();
     let options = GenerateOptions { n_predict: args.sampling.n_predict(), ignore_eos: args.sampling.ignore_eos };
     let mut text = String::new();
@@ -195,13 +195,13 @@ pub fn respond(
         text.push_str(piece);
         if args.json { ControlFlow::Continue(()) } else { out::piece(piece) }
     };
-    let (tokens, finish) = session.generate(&mut sampler, options, &mut events, dump.as_mut(), &mut on_text)?;
+    let (tokens, finish) = session.generate(&mut sampler, options, &mut events, &mut on_text)?;
     let predict_time = started.elapsed();
     if !args.json && finish != Finish::Caller {
         let _ = out::piece("\n");
     }
     if let (Some(dump), Some(path)) = (&dump, args.dump) {
-        dump.write(engine, path)?;
+        dump.write(session.engine(), path)?;
     }
     let n_read = n_prompt - n_known;
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -185,7 +186,7 @@ impl Args {
 }
 
 /// Plans the video and makes a new take.
-fn begin<'e>(args: &Args, engine: &'e Engine, request: &WatchRequest<'_>, output: &Path) -> Result<Watch<'e>> {
+fn begin(args: &Args, engine: &Arc<Engine>, request: &WatchRequest<'_>, output: &Path) -> Result<Watch> {
     let around = Around::of(engine, request.system_prompt)?;
     let n_around = around.n_tokens() + request.reserve;
     let budget = Budget::new(engine, request.limits, request.options).with_reserve(request.reserve);

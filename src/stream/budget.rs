@@ -5,6 +5,7 @@
 //! that fit is over their [shapes](super::shape) and opens nothing. Start reading at [`Budget::fit`].
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::shape::highest;
@@ -151,8 +152,8 @@ impl Widest {
 }
 
 /// Fits media into limits.
-pub struct Budget<'e> {
-    engine: &'e Engine,
+pub struct Budget {
+    engine: Arc<Engine>,
     limits: Limits,
     options: SessionOptions,
     reserve: usize,
@@ -163,14 +164,14 @@ pub struct Budget<'e> {
 const LONG: usize = 8192;
 const LONG_PAIR: usize = 16_384;
 
-impl<'e> Budget<'e> {
+impl Budget {
     /// A budget for sessions with `options`, whose `n_ctx` does not matter.
-    pub fn new(engine: &'e Engine, limits: Limits, options: SessionOptions) -> Budget<'e> {
-        Budget { engine, limits, options, reserve: 0 }
+    pub fn new(engine: &Arc<Engine>, limits: Limits, options: SessionOptions) -> Budget {
+        Budget { engine: Arc::clone(engine), limits, options, reserve: 0 }
     }
 
     /// The same where `reserve` of the slots around media are a wish (`--reserve`), which errors then name as a way out.
-    pub fn with_reserve(self, reserve: usize) -> Budget<'e> {
+    pub fn with_reserve(self, reserve: usize) -> Budget {
         Budget { reserve, ..self }
     }
 
@@ -204,7 +205,7 @@ impl<'e> Budget<'e> {
         wanted: &MediaOptions,
         room: usize,
     ) -> Result<(Prompt, Cost)> {
-        let Conversation { units, media } = Conversation::open(self.engine, messages, render, wanted)?;
+        let Conversation { units, media } = Conversation::open(&self.engine, messages, render, wanted)?;
         let n_text = units.iter().filter(|unit| matches!(unit, Unit::Token(_))).count();
         let (plans, cost) = self.fit(media, n_text.saturating_add(room))?;
         Ok((Prompt::new(units, plans), cost))
@@ -320,7 +321,7 @@ impl<'e> Budget<'e> {
     fn measure(&self, work: &Work) -> Result<Option<Speed>> {
         let Some((grid, label)) = &work.largest else { return Ok(None) };
         let video = work.video.as_ref().map(|(path, child)| (path.as_path(), child.as_ref()));
-        let speed = Speed::measure(self.engine, &self.options, (work.n_tokens, *grid), video);
+        let speed = Speed::measure(&self.engine, &self.options, (work.n_tokens, *grid), video);
         speed.map(Some).at(|| label.clone())
     }
 

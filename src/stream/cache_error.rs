@@ -1,5 +1,7 @@
 //! What a smaller cache does to the answers of a model: its next-token distributions beside those of a cache in F32.
 
+use std::sync::Arc;
+
 use super::{Engine, Events, Prompt, Session, SessionOptions};
 use crate::gguf::GgmlType;
 use crate::{Error, Result};
@@ -24,7 +26,7 @@ pub struct CacheError {
 /// # Errors
 /// Those of [`Session::new`] and [`Session::feed`].
 pub fn cache_errors(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     prompt: &mut dyn FnMut() -> Result<Prompt>,
     options: SessionOptions,
     types: &[(GgmlType, GgmlType)],
@@ -38,14 +40,14 @@ pub fn cache_errors(
         let mut prompt = prompt()?;
         let n_ctx = prompt.n_tokens()?.saturating_add(n_predict);
         let mut session = Session::new(engine, SessionOptions { n_ctx, type_k: types.0, type_v: types.1, ..options })?;
-        session.feed(&mut prompt, events, None)?;
+        session.feed(&mut prompt, events)?;
         let (mut tokens, mut rows) = (Vec::new(), Vec::new());
         for i in 0..n_predict {
-            let row = log_softmax(session.prompt_logits());
+            let row = log_softmax(session.context().logits());
             tokens.push(known.map_or_else(|| top(&row) as u32, |known| known[i]));
             rows.push(row);
             if i + 1 < n_predict {
-                session.push(tokens[i], 0)?;
+                session.context_mut().step(tokens[i], 0)?;
             }
         }
         Ok((tokens, rows))

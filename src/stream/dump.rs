@@ -4,7 +4,8 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use super::{Engine, MediaKind, Prompt, Session, Unit};
+use super::{Engine, MediaKind, Probe, Prompt, Session, Unit};
+use crate::cache::KvCache;
 use crate::files::atomic::write_beside;
 use crate::media::Grid;
 use crate::model::Trace;
@@ -24,9 +25,9 @@ struct Media {
 /// Collects arrays while a session works.
 #[derive(Default)]
 pub struct Dump {
-    pub(super) trace: Trace,
-    pub(super) positions: Vec<Pos>,
-    pub(super) logits_after_generated: Vec<f32>,
+    trace: Trace,
+    positions: Vec<Pos>,
+    logits_after_generated: Vec<f32>,
     images: Media,
     videos: Media,
     generated: Vec<i64>,
@@ -44,68 +45,11 @@ struct PromptArrays {
 }
 
 impl Dump {
-    fn media(&mut self, kind: MediaKind) -> &mut Media {
+    fn of(&mut self, kind: MediaKind) -> &mut Media {
         match kind {
             MediaKind::Image => &mut self.images,
             MediaKind::Video => &mut self.videos,
         }
-    }
-
-    pub(super) fn add_media(&mut self, kind: MediaKind, pixels: &[f32], stages: Vec<Vec<f32>>, output: &[f32]) {
-        let media = self.media(kind);
-        media.pixels.extend_from_slice(pixels);
-        media.output.extend_from_slice(output);
-        media.stages.resize(stages.len(), Vec::new());
-        for (all, one) in media.stages.iter_mut().zip(stages) {
-            all.extend(one);
-        }
-    }
-
-    pub(super) fn add_grid(&mut self, kind: MediaKind, grid: Grid) {
-        self.media(kind).grids.push(grid);
-    }
-
-    pub(super) fn add_generated(&mut self, id: u32, logits: &[f32], position: f64) {
-        self.generated.push(i64::from(id));
-        self.generated_positions.push(position as f32);
-        let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-        for v in logits {
-            if *v > best {
-                (best, second) = (*v, best);
-            } else if *v > second {
-                second = *v;
-            }
-        }
-        self.generated_margins.push(best - second);
-    }
-
-    /// Takes what can be seen only between prompt and generation.
-    ///
-    /// # Errors
-    /// A prompt whose pads are not in the vocabulary.
-    pub fn after_prompt(&mut self, engine: &Engine, session: &Session<'_>, prompt: &mut Prompt) -> Result<()> {
-        let pad = |name: &str| {
-            let id = engine.tokenizer.token_id(name);
-            id.map(i64::from).ok_or_else(|| Error::mismatch(format!("the vocabulary has no `{name}`")))
-        };
-        let mut input_ids = Vec::new();
-        for unit in prompt.units.clone() {
-            match unit {
-                Unit::Token(id) => input_ids.push(i64::from(id)),
-                Unit::Media { kind, index } => {
-                    let id = pad(if kind == MediaKind::Image { "<|image_pad|>" } else { "<|video_pad|>" })?;
-                    let n = prompt.media(kind, index)?.n_tokens;
-                    input_ids.extend(std::iter::repeat_n(id, n));
-                }
-            }
-        }
-        let n_head_kv = engine.text.hparams().n_head_kv;
-        let mut layer0_k = Vec::new();
-        for ih in 0..n_head_kv {
-            layer0_k.extend(session.cache().keys_f32(0, ih, input_ids.len())?);
-        }
-        self.prompt = Some(PromptArrays { input_ids, logits_last4: session.prompt_logits().to_vec(), layer0_k });
-        Ok(())
     }
 
     /// Writes everything collected as a safetensors file, beside its name and renamed.
@@ -143,6 +87,84 @@ impl Dump {
         arrays.f32("generated_margins", vec![self.generated.len()], &self.generated_margins);
         arrays.f32("logits_after_generated", vec![self.logits_after_generated.len()], &self.logits_after_generated);
         arrays.write(path)
+    }
+}
+
+impl Probe for Dump {
+    /// A model author wants the last four rows.
+    fn n_logits(&self) -> usize {
+        4
+    }
+
+    fn is_tracing(&self) -> bool {
+        true
+    }
+
+    fn trace(&mut self) -> Option<&mut Trace> {
+        Some(&mut self.trace)
+    }
+
+    fn after_step(&mut self, pos: &[Pos], cache: &mut KvCache) -> Result<()> {
+        self.positions.extend_from_slice(pos);
+        cache.pull()
+    }
+
+    fn media(&mut self, kind: MediaKind, pixels: &[f32], stages: Vec<Vec<f32>>, output: &[f32]) {
+        let media = self.of(kind);
+        media.pixels.extend_from_slice(pixels);
+        media.output.extend_from_slice(output);
+        media.stages.resize(stages.len(), Vec::new());
+        for (all, one) in media.stages.iter_mut().zip(stages) {
+            all.extend(one);
+        }
+    }
+
+    fn grid(&mut self, kind: MediaKind, grid: Grid) {
+        self.of(kind).grids.push(grid);
+    }
+
+    fn token(&mut self, id: u32, logits: &[f32], position: f64) {
+        self.generated.push(i64::from(id));
+        self.generated_positions.push(position as f32);
+        let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        for v in logits {
+            if *v > best {
+                (best, second) = (*v, best);
+            } else if *v > second {
+                second = *v;
+            }
+        }
+        self.generated_margins.push(best - second);
+    }
+
+    /// Takes what can be seen only between prompt and generation.
+    fn after_prompt(&mut self, session: &Session, prompt: &Prompt) -> Result<()> {
+        let pad = |name: &str| {
+            let id = session.engine().tokenizer.token_id(name);
+            id.map(i64::from).ok_or_else(|| Error::mismatch(format!("the vocabulary has no `{name}`")))
+        };
+        let mut input_ids = Vec::new();
+        for unit in &prompt.units {
+            match unit {
+                Unit::Token(id) => input_ids.push(i64::from(*id)),
+                Unit::Media { kind, index } => {
+                    let id = pad(if *kind == MediaKind::Image { "<|image_pad|>" } else { "<|video_pad|>" })?;
+                    let n = prompt.plan(*kind, *index).map_or(0, |plan| plan.n_tokens);
+                    input_ids.extend(std::iter::repeat_n(id, n));
+                }
+            }
+        }
+        let n_head_kv = session.engine().text.hparams().n_head_kv;
+        let mut layer0_k = Vec::new();
+        for ih in 0..n_head_kv {
+            layer0_k.extend(session.cache().keys_f32(0, ih, input_ids.len())?);
+        }
+        self.prompt = Some(PromptArrays { input_ids, logits_last4: session.context().logits().to_vec(), layer0_k });
+        Ok(())
+    }
+
+    fn end(&mut self, logits: &[f32]) {
+        self.logits_after_generated = logits.to_vec();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Probe;
 use crate::{Error, ErrorKind, Result};
 
 /// A step of progress.
@@ -26,16 +27,31 @@ pub enum Event {
     Warning { item: usize, message: String },
 }
 
-/// Where events go, and the flag that asks the session to stop at the next step.
+/// Where events go, the flag that asks the session to stop at the next step, and who looks on.
 pub struct Events<'a> {
     sink: &'a mut dyn FnMut(Event),
     cancel: &'a AtomicBool,
+    probe: Option<&'a mut dyn Probe>,
 }
 
 impl<'a> Events<'a> {
     /// Sends events to `sink` until `cancel` is set.
     pub fn new(sink: &'a mut dyn FnMut(Event), cancel: &'a AtomicBool) -> Events<'a> {
-        Events { sink, cancel }
+        Events { sink, cancel, probe: None }
+    }
+
+    /// The same with somebody who looks on.
+    #[must_use]
+    pub fn with_probe(self, probe: &'a mut dyn Probe) -> Events<'a> {
+        Events { probe: Some(probe), ..self }
+    }
+
+    /// Who looks on.
+    pub(super) fn probe(&mut self) -> Option<&mut dyn Probe> {
+        match &mut self.probe {
+            Some(probe) => Some(&mut **probe),
+            None => None,
+        }
     }
 
     /// The flag that asks to stop.
@@ -46,7 +62,7 @@ impl<'a> Events<'a> {
     /// The same without the flag: for what is done after the stop.
     pub(super) fn unstoppable(&mut self) -> Events<'_> {
         static NEVER: AtomicBool = AtomicBool::new(false);
-        Events { sink: self.sink, cancel: &NEVER }
+        Events { sink: self.sink, cancel: &NEVER, probe: None }
     }
 
     pub(super) fn send(&mut self, event: Event) {

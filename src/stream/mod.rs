@@ -7,6 +7,7 @@
 
 mod budget;
 mod cache_error;
+mod context;
 mod decode;
 mod dump;
 mod engine;
@@ -15,6 +16,7 @@ mod live;
 pub mod fingerprint;
 mod media_plan;
 mod medium;
+mod probe;
 mod prompt;
 mod session;
 pub mod shape;
@@ -24,15 +26,16 @@ mod watch;
 
 pub use budget::{Budget, Cost, Limits, Seconds};
 pub use cache_error::{CacheError, cache_errors};
+pub use context::{Context, Held};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
 pub use live::{LivePlan, LiveShape, LiveTake};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan, patch_spec};
 pub use medium::Medium;
+pub use probe::Probe;
 pub use prompt::{Conversation, Prompt, Unit};
 pub use session::{Finish, GenerateOptions, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window};
 pub use shape::{Known, Shape};
-pub use speed::fill;
 pub use take::{IfExists, Take, TakeHeader, TakeWriter, WatchRequest};
 pub use watch::{Around, Watch, conversation, question};

@@ -1,16 +1,16 @@
 //! How fast this machine is: a few seconds of calibration.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::budget::{Seconds, Work};
-use super::{Engine, SessionOptions, decode};
+use super::{Context, Engine, SessionOptions, decode};
 use crate::Result;
 use crate::cache::KvCache;
 use crate::kernels::{kv_write, select};
 use crate::media::{Decoders, Grid, SafeDecoder};
-use crate::model::{Batch, Scratch, VisionTower};
-use crate::position::Placer;
+use crate::model::VisionTower;
 
 /// How fast this machine is at the stages.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,7 +36,7 @@ impl Speed {
     /// A few seconds of work: `n_tokens` of media in all, frames of `grid`, the first video (if any) with who
     /// decodes it.
     pub fn measure(
-        engine: &Engine,
+        engine: &Arc<Engine>,
         options: &SessionOptions,
         (n_tokens, grid): (usize, Grid),
         video: Option<(&Path, Option<&SafeDecoder>)>,
@@ -45,12 +45,14 @@ impl Speed {
         let (encode, attend) = tower_speed(tower, grid)?;
         let n = options.n_batch.clamp(1, 512);
         let depth = 4096.min(n_tokens).max(n);
-        let mut cache = KvCache::new(engine.cache_shape(depth + n, (options.type_k, options.type_v)))?;
-        let mut step = Step::new(engine, n);
-        step.run(engine, &mut cache)?; // brings weights and memory in
-        let shallow = seconds_of(|| step.run(engine, &mut cache))?;
-        fill(&mut cache, depth)?;
-        let deep = seconds_of(|| step.run(engine, &mut cache))?;
+        let sizes = SessionOptions { n_ctx: depth + n, n_batch: n, ..*options };
+        let mut context = Context::new(engine, &sizes)?;
+        let n_vocab = engine.text.hparams().n_vocab;
+        let ids: Vec<u32> = (0..n).map(|i| (i * 7919 % n_vocab) as u32).collect();
+        read(&mut context, &ids)?; // brings weights and memory in
+        let shallow = seconds_of(|| read(&mut context, &ids))?;
+        context.fill(depth)?;
+        let deep = seconds_of(|| read(&mut context, &ids))?;
         let decode = video.map(decode_speed).transpose()?;
         Ok(Speed {
             decode: decode.unwrap_or(0.0),
@@ -112,39 +114,20 @@ fn tower_speed(tower: &VisionTower, grid: Grid) -> Result<(f64, f64)> {
     Ok(((seconds - attend * n).max(0.0), attend))
 }
 
-/// A step of prefill over nothing in particular.
-struct Step {
-    scratch: Scratch,
-    embd: Vec<f32>,
-    n: usize,
-}
-
-impl Step {
-    fn new(engine: &Engine, n: usize) -> Step {
-        let hp = engine.text.hparams();
-        let embd = (0..n * hp.n_embd).map(|i| (i * 7919 % 1009) as f32 / 504.5 - 1.0).collect();
-        Step { scratch: Scratch::new(hp, n), embd, n }
-    }
-
-    /// One step behind what the cache holds, which it holds afterwards, too.
-    fn run(&mut self, engine: &Engine, cache: &mut KvCache) -> Result<()> {
-        let depth = cache.len();
-        let (mut placer, mut pos) = (Placer::new(engine.text.hparams().layout), Vec::new());
-        placer.text(depth, &mut pos);
-        pos.clear();
-        placer.text(self.n, &mut pos);
-        let batch = Batch { embd: &self.embd, deep: &[], pos: &pos, n_logits: 0 };
-        engine.text.forward(&batch, cache, &mut self.scratch, None)?;
-        cache.truncate(depth);
-        Ok(())
-    }
+/// A step of prefill over nothing in particular behind what the context holds, which it holds afterwards, too.
+fn read(context: &mut Context, ids: &[u32]) -> Result<()> {
+    let n = context.n_marks();
+    context.push_tokens(ids)?;
+    context.drain(true, &mut ())?;
+    context.truncate(n);
+    Ok(())
 }
 
 /// Puts synthetic keys and values into an empty cache until it holds `depth` tokens.
 ///
 /// # Errors
 /// None for a cache of that size.
-pub fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
+pub(super) fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
     const CHUNK: usize = 256;
     let crate::cache::CacheShape { n_layer, n_head_kv, d, .. } = *cache.shape();
     let kernels = select()?;

@@ -1,6 +1,7 @@
 //! Watching a video into a take, and going on where that was left.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{
@@ -13,8 +14,8 @@ use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
 
 /// A video on its way into a take.
-pub struct Watch<'e> {
-    session: Session<'e>,
+pub struct Watch {
+    session: Session,
     prompt: Prompt,
     n_total: usize,
     /// The video's file, and what the system said of it before it was hashed.
@@ -93,17 +94,17 @@ pub fn question(engine: &Engine, header: &TakeHeader, question: &str, special: b
     Ok(Prompt { units, images: Vec::new(), videos: vec![MediaPlan::watched(header)] })
 }
 
-impl<'e> Watch<'e> {
+impl Watch {
     /// Makes a new take of what was planned for `request`, between the tokens `around`, in a context of `n_ctx` slots.
     ///
     /// # Errors
     /// A take that may not be replaced or cannot be written, a context that is too small, memory that cannot be had.
     pub fn begin(
-        engine: &'e Engine,
+        engine: &Arc<Engine>,
         request: &WatchRequest<'_>,
         (plan, around, n_ctx): (MediaPlan, Around, usize),
         (take, if_exists): (&Path, IfExists),
-    ) -> Result<Watch<'e>> {
+    ) -> Result<Watch> {
         let stamp = stamp(request.video);
         let (source_fingerprint, source_bytes) = fingerprint::content(request.video)?;
         let options = SessionOptions { n_ctx, ..request.options };
@@ -123,7 +124,7 @@ impl<'e> Watch<'e> {
     ///
     /// # Errors
     /// A take of anything else than `request` asks for ([`Take::check_same`]); a take that somebody else is using.
-    pub fn resume(engine: &'e Engine, request: &WatchRequest<'_>, take: Take) -> Result<Watch<'e>> {
+    pub fn resume(engine: &Arc<Engine>, request: &WatchRequest<'_>, take: Take) -> Result<Watch> {
         let stamp = stamp(request.video);
         take.check_same(engine, request)?;
         let header = take.header.clone();
@@ -137,12 +138,7 @@ impl<'e> Watch<'e> {
         Ok(Watch::new(session, &header, plan, (request.video, stamp)))
     }
 
-    fn new(
-        session: Session<'e>,
-        header: &TakeHeader,
-        plan: MediaPlan,
-        (file, stamp): (&Path, Option<Stamp>),
-    ) -> Watch<'e> {
+    fn new(session: Session, header: &TakeHeader, plan: MediaPlan, (file, stamp): (&Path, Option<Stamp>)) -> Watch {
         let tokens = |ids: &[u32]| ids.iter().map(|id| Unit::Token(*id)).collect::<Vec<_>>();
         let video = Unit::Media { kind: MediaKind::Video, index: 0 };
         let units = [tokens(&header.before), vec![video], tokens(&header.after)].concat();
@@ -171,7 +167,7 @@ impl<'e> Watch<'e> {
     /// What [`Session::feed`] says; the take holds what was watched until then. A video that was written to meanwhile.
     pub fn run(&mut self, events: &mut Events<'_>) -> Result<()> {
         let place = || self.video.display().to_string();
-        self.session.feed(&mut self.prompt, events, None).at(place)?;
+        self.session.feed(&mut self.prompt, events).at(place)?;
         // One that is gone was open, and is what it was.
         if stamp(&self.video).is_some_and(|now| Some(now) != self.stamp) {
             let message = "changed while it was watched: the take may hold frames of both; pass --again to watch anew";

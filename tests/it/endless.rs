@@ -27,7 +27,7 @@ const LABEL: &str = "standard input";
 
 /// The tiny checkpoint under another layout, with its first `n_layer` layers only, in F32: the sums of 16-bit weights are
 /// rounded differently for different batches.
-fn engine(layout: Layout, n_layer: usize) -> Engine {
+fn engine(layout: Layout, n_layer: usize) -> Arc<Engine> {
     let dir = golden().join("gguf_models");
     let file = Gguf::open(&dir.join("tiny-c.gguf")).unwrap();
     let arch = longtake::model::architecture_of(&longtake::model::family::QWEN2_VL, layout).unwrap();
@@ -44,7 +44,7 @@ fn engine(layout: Layout, n_layer: usize) -> Engine {
     };
     let mmproj = Gguf::open(&dir.join("mmproj-tiny-c.gguf")).unwrap();
     let tower = in_f32(&mmproj, mmproj.meta().clone(), |_| true);
-    Engine::from_files(in_f32(&file, meta, kept), Some(tower)).unwrap()
+    Arc::new(Engine::from_files(in_f32(&file, meta, kept), Some(tower)).unwrap())
 }
 
 /// The tensors of `file` that are `kept`, in F32.
@@ -81,18 +81,18 @@ fn media(fps: f64) -> MediaOptions {
     options
 }
 
-fn live(engine: &Engine, reader: impl Read + Send + 'static, fps: f64) -> Result<LivePlan> {
+fn live(engine: &Arc<Engine>, reader: impl Read + Send + 'static, fps: f64) -> Result<LivePlan> {
     LivePlan::open(reader, LABEL, &media(fps), engine.need_vision().unwrap(), None, &|| false)
 }
 
 /// The same frames as a file.
-fn file(engine: &Engine, dir: &Path, bytes: &[u8], fps: f64) -> MediaPlan {
+fn file(engine: &Arc<Engine>, dir: &Path, bytes: &[u8], fps: f64) -> MediaPlan {
     let path = dir.join("frames.y4m");
     std::fs::write(&path, bytes).unwrap();
     MediaPlan::video(&path, &media(fps), engine.need_vision().unwrap()).unwrap()
 }
 
-fn prompt(engine: &Engine, plan: MediaPlan) -> Prompt {
+fn prompt(engine: &Arc<Engine>, plan: MediaPlan) -> Prompt {
     let video = Part::Video { source: MediaSource::Path("-".into()), options: Default::default() };
     let content = Content::Parts(vec![video, Part::Text(QUESTION.to_string())]);
     let messages = [Message { role: "user".to_string(), content }];
@@ -107,19 +107,19 @@ fn options(n_ctx: usize, n_batch: usize) -> SessionOptions {
 }
 
 /// Feeds and generates eight greedy tokens.
-fn answer(session: &mut Session<'_>, prompt: &mut Prompt) -> Vec<u32> {
+fn answer(session: &mut Session, prompt: &mut Prompt) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
-    session.feed(prompt, &mut events, None).unwrap();
+    session.feed(prompt, &mut events).unwrap();
     let mut sampler = Sampler::new(SamplerOptions { temp: 0.0, ..SamplerOptions::default() }).unwrap();
     let options = GenerateOptions { n_predict: 8, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());
-    session.generate(&mut sampler, options, &mut events, None, &mut ignore).unwrap().0
+    session.generate(&mut sampler, options, &mut events, &mut ignore).unwrap().0
 }
 
 /// Watches a stream to its end.
 fn watch(
-    session: &mut Session<'_>,
+    session: &mut Session,
     plan: &mut LivePlan,
     (when_full, reserve): (WhenFull, usize),
     keep: &mut dyn FnMut(&KvCache, Window, &mut Events<'_>),
@@ -131,11 +131,7 @@ fn watch(
 }
 
 /// Watches, then answers.
-fn stream_answer(
-    session: &mut Session<'_>,
-    plan: &mut LivePlan,
-    policy: (WhenFull, usize),
-) -> (Vec<u32>, Window, LiveEnd) {
+fn stream_answer(session: &mut Session, plan: &mut LivePlan, policy: (WhenFull, usize)) -> (Vec<u32>, Window, LiveEnd) {
     let (window, end) = watch(session, plan, policy, &mut |_, _, _| {}).unwrap();
     let mut prompt = prompt(session.engine(), plan.shape.seen(window));
     (answer(session, &mut prompt), window, end)
@@ -169,7 +165,7 @@ fn a_stream_that_fits_gives_the_answer_of_the_same_video_as_a_file() {
 
 /// Everything that a fresh run over a window needs.
 struct Fresh<'e> {
-    engine: &'e Engine,
+    engine: &'e Arc<Engine>,
     /// (n, n_embd) and positions of what stands before the stream and of the window; then of the question.
     context: (Vec<f32>, Vec<Pos>),
     question: (Vec<f32>, Vec<Pos>),
@@ -177,7 +173,7 @@ struct Fresh<'e> {
 
 impl<'e> Fresh<'e> {
     /// The rows of `window`, at the places where they stood in the whole stream.
-    fn new(engine: &'e Engine, shape: &LiveShape, video: &mut MediaPlan, window: Window) -> Fresh<'e> {
+    fn new(engine: &'e Arc<Engine>, shape: &LiveShape, video: &mut MediaPlan, window: Window) -> Fresh<'e> {
         let (model, tower) = (&engine.text, engine.need_vision().unwrap());
         let (Around { before, .. }, n_embd) = (Around::of(engine, None).unwrap(), model.hparams().n_embd);
         let embed = |ids: &[u32]| {

@@ -26,7 +26,7 @@ struct Bars {
 }
 
 impl Bars {
-    fn plan(engine: &Engine, n_frames: usize, seed: usize, fails_at: Option<usize>) -> MediaPlan {
+    fn plan(engine: &Arc<Engine>, n_frames: usize, seed: usize, fails_at: Option<usize>) -> MediaPlan {
         let (height, width) = (56, 84);
         let info =
             VideoInfo { n_frames, fps: 2.0, duration: n_frames as f64 / 2.0, height, width, decoder: "test".into() };
@@ -53,10 +53,10 @@ impl FrameSource for Bars {
     }
 }
 
-pub fn engine() -> Engine {
+pub fn engine() -> Arc<Engine> {
     let dir = golden().join("gguf_models");
     let open = |name: &str| Arc::new(Gguf::open(&dir.join(name)).unwrap());
-    Engine::from_files(open("tiny-c.gguf"), Some(open("mmproj-tiny-c.gguf"))).unwrap()
+    Arc::new(Engine::from_files(open("tiny-c.gguf"), Some(open("mmproj-tiny-c.gguf"))).unwrap())
 }
 
 fn video_part() -> Part {
@@ -76,32 +76,32 @@ fn messages(turns: &[&str]) -> Vec<Message> {
     out
 }
 
-pub fn prompt(engine: &Engine, turns: &[&str], n_frames: usize, fails_at: Option<usize>) -> Prompt {
+pub fn prompt(engine: &Arc<Engine>, turns: &[&str], n_frames: usize, fails_at: Option<usize>) -> Prompt {
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
     let units = Prompt::units(engine, &messages(turns), render).unwrap();
     Prompt { units, images: Vec::new(), videos: vec![Bars::plan(engine, n_frames, 0, fails_at)] }
 }
 
-pub fn session(engine: &Engine, n_ctx: usize, n_batch: usize) -> Session<'_> {
+pub fn session(engine: &Arc<Engine>, n_ctx: usize, n_batch: usize) -> Session {
     let options = SessionOptions { n_ctx, n_batch, type_k: GgmlType::F32, type_v: GgmlType::F32, temporal_scale: None };
     Session::new(engine, options).unwrap()
 }
 
 /// Feeds and generates eight greedy tokens.
-fn answer(session: &mut Session<'_>, prompt: &mut Prompt) -> Vec<u32> {
+fn answer(session: &mut Session, prompt: &mut Prompt) -> Vec<u32> {
     answer_with(session, prompt, SamplerOptions { temp: 0.0, ..SamplerOptions::default() })
 }
 
 /// Feeds and generates eight tokens.
-pub fn answer_with(session: &mut Session<'_>, prompt: &mut Prompt, sampler: SamplerOptions) -> Vec<u32> {
+pub fn answer_with(session: &mut Session, prompt: &mut Prompt, sampler: SamplerOptions) -> Vec<u32> {
     let cancel = AtomicBool::new(false);
     let mut sink = |_| {};
     let mut events = Events::new(&mut sink, &cancel);
-    session.feed(prompt, &mut events, None).unwrap();
+    session.feed(prompt, &mut events).unwrap();
     let mut sampler = Sampler::new(sampler).unwrap();
     let options = GenerateOptions { n_predict: 8, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());
-    let (tokens, finish) = session.generate(&mut sampler, options, &mut events, None, &mut ignore).unwrap();
+    let (tokens, finish) = session.generate(&mut sampler, options, &mut events, &mut ignore).unwrap();
     assert_eq!((tokens.len(), finish), (8, Finish::Length));
     tokens
 }
@@ -126,7 +126,7 @@ fn branches_from_one_video_equal_fresh_sessions_and_read_it_once() {
         let mut sink = |event| encoded += usize::from(matches!(event, Event::Encoded { .. }));
         let mut branch = prompt(&engine, &[question], 12, None);
         let fresh = question == "What moves?" && one.n_past() == 0;
-        one.feed(&mut branch, &mut Events::new(&mut sink, &cancel), None).unwrap();
+        one.feed(&mut branch, &mut Events::new(&mut sink, &cancel)).unwrap();
         assert_eq!(encoded, if fresh { 6 } else { 0 }, "the video is read once");
         let got = answer(&mut one, &mut branch);
         let want = answer(&mut session(&engine, 600, 64), &mut prompt(&engine, &[question], 12, None));
@@ -159,7 +159,7 @@ fn another_video_is_never_taken_for_the_first() {
         let mut encoded = 0;
         let cancel = AtomicBool::new(false);
         let mut sink = |event| encoded += usize::from(matches!(event, Event::Encoded { .. }));
-        one.feed(&mut with(seed, scale), &mut Events::new(&mut sink, &cancel), None).unwrap();
+        one.feed(&mut with(seed, scale), &mut Events::new(&mut sink, &cancel)).unwrap();
         assert_eq!(encoded, if is_new { 4 } else { 0 }, "feed {i}");
         let want = answer(&mut session(&engine, 400, 64), &mut with(seed, scale));
         assert_eq!(answer(&mut one, &mut with(seed, scale)), want, "feed {i}");
@@ -179,8 +179,7 @@ fn stopped_anywhere_it_continues_to_the_same_answer() {
             seen += 1;
             cancel.store(seen >= stop_after, Ordering::Relaxed);
         };
-        let result =
-            one.feed(&mut prompt(&engine, &["What moves?"], 12, None), &mut Events::new(&mut sink, &cancel), None);
+        let result = one.feed(&mut prompt(&engine, &["What moves?"], 12, None), &mut Events::new(&mut sink, &cancel));
         match result {
             Ok(()) => break,
             Err(err) => assert_eq!(err.kind(), ErrorKind::Cancelled, "stop after {stop_after}: {err}"),
@@ -196,7 +195,7 @@ fn a_video_that_breaks_in_the_middle_leaves_a_usable_session() {
     let mut one = session(&engine, 400, 16);
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let err = one
-        .feed(&mut prompt(&engine, &["What moves?"], 12, Some(7)), &mut Events::new(&mut sink, &cancel), None)
+        .feed(&mut prompt(&engine, &["What moves?"], 12, Some(7)), &mut Events::new(&mut sink, &cancel))
         .unwrap_err();
     assert!(err.to_string().contains("bars 0: frame 7") && err.to_string().contains("torn packet"), "{err}");
     let want = answer(&mut session(&engine, 400, 16), &mut prompt(&engine, &["What moves?"], 12, None));
@@ -213,16 +212,16 @@ fn the_context_is_a_bound() {
     let mut encoded = 0;
     let cancel = AtomicBool::new(false);
     let mut sink = |event| encoded += usize::from(matches!(event, Event::Encoded { .. }));
-    let err = session(&engine, n - 1, 64).feed(&mut big, &mut Events::new(&mut sink, &cancel), None).unwrap_err();
+    let err = session(&engine, n - 1, 64).feed(&mut big, &mut Events::new(&mut sink, &cancel)).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::Limit);
     assert!(err.to_string().contains(&format!("`{n}`")) && err.to_string().contains(&format!("`{}`", n - 1)), "{err}");
     let mut tight = session(&engine, n + 2, 64);
     let mut events = Events::new(&mut sink, &cancel);
-    tight.feed(&mut big, &mut events, None).unwrap();
+    tight.feed(&mut big, &mut events).unwrap();
     let mut sampler = Sampler::new(SamplerOptions { temp: 0.0, ..SamplerOptions::default() }).unwrap();
     let options = GenerateOptions { n_predict: usize::MAX, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());
-    let (tokens, finish) = tight.generate(&mut sampler, options, &mut events, None, &mut ignore).unwrap();
+    let (tokens, finish) = tight.generate(&mut sampler, options, &mut events, &mut ignore).unwrap();
     assert_eq!((tokens.len(), finish), (3, Finish::Length));
     assert_eq!(encoded, 20, "refused before encoding, then encoded once");
 }
@@ -263,7 +262,7 @@ fn the_decoder_is_never_far_ahead() {
         }
     };
     let mut session = session(&engine, n_ctx, 4096);
-    session.feed(&mut prompt, &mut Events::new(&mut sink, &cancel), None).unwrap();
+    session.feed(&mut prompt, &mut Events::new(&mut sink, &cancel)).unwrap();
     // The pair being encoded, the one that waits, and the one that the decoder holds.
     assert!(furthest <= 3, "{furthest} pairs in memory");
 }
@@ -299,7 +298,7 @@ fn interrupted_a_thousand_times() {
             cancel.store(seen >= stop_after, Ordering::Relaxed);
         };
         let mut prompt = prompt(&engine, &["What moves?"], 6, None);
-        let result = one.feed(&mut prompt, &mut Events::new(&mut sink, &cancel), None);
+        let result = one.feed(&mut prompt, &mut Events::new(&mut sink, &cancel));
         stopped += usize::from(result.is_err());
         assert!(result.is_ok() || result.unwrap_err().kind() == ErrorKind::Cancelled, "round {round}");
         one.clear();

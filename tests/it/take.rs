@@ -21,9 +21,9 @@ fn asset(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)
 }
 
-fn engine() -> Engine {
+fn engine() -> Arc<Engine> {
     let open = |name: &str| Arc::new(Gguf::open(&asset(name)).unwrap());
-    Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap()
+    Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
 fn media() -> MediaOptions {
@@ -40,26 +40,26 @@ fn request<'a>(video: &'a Path, media: &'a MediaOptions, ty: GgmlType) -> WatchR
 }
 
 fn begin_as<'e>(
-    engine: &'e Engine,
+    engine: &'e Arc<Engine>,
     request: &WatchRequest<'_>,
     take: (&Path, IfExists),
-) -> longtake::Result<Watch<'e>> {
+) -> longtake::Result<Watch> {
     let plan = MediaPlan::video(request.video, request.media, engine.need_vision().unwrap()).unwrap();
     let around = Around::of(engine, request.system_prompt).unwrap();
     Watch::begin(engine, request, (plan, around, 500), take)
 }
 
-fn begin<'e>(engine: &'e Engine, path: &Path, ty: GgmlType) -> Watch<'e> {
+fn begin<'e>(engine: &'e Arc<Engine>, path: &Path, ty: GgmlType) -> Watch {
     begin_as(engine, &request(&asset("demo.mp4"), &media(), ty), (path, IfExists::Refuse)).unwrap()
 }
 
-fn resume<'e>(engine: &'e Engine, take: Take) -> longtake::Result<Watch<'e>> {
+fn resume<'e>(engine: &'e Arc<Engine>, take: Take) -> longtake::Result<Watch> {
     let ty = take.header.shape.type_k;
     Watch::resume(engine, &request(&asset("demo.mp4"), &media(), ty), take)
 }
 
 /// Watches until `stop_after` steps of prefill are done; whether that was all of it.
-fn watch_some(watch: &mut Watch<'_>, stop_after: usize) -> bool {
+fn watch_some(watch: &mut Watch, stop_after: usize) -> bool {
     let (cancel, mut steps) = (AtomicBool::new(stop_after == 0), 0);
     let mut sink = |event| {
         steps += usize::from(matches!(event, Event::Prefilled { .. }));
@@ -74,7 +74,7 @@ fn watch_some(watch: &mut Watch<'_>, stop_after: usize) -> bool {
     }
 }
 
-fn whole(dir: &Path, engine: &Engine, ty: GgmlType) -> PathBuf {
+fn whole(dir: &Path, engine: &Arc<Engine>, ty: GgmlType) -> PathBuf {
     let path = dir.join(format!("whole-{ty}.take"));
     assert!(watch_some(&mut begin(engine, &path, ty), usize::MAX));
     path
@@ -85,14 +85,14 @@ fn content(cache: &KvCache) -> Vec<u8> {
     cache.runs(0..cache.len()).flat_map(|(_, _, bytes)| bytes.to_vec()).collect()
 }
 
-fn answer(engine: &Engine, session: &mut Session<'_>, take: &Take, text: &str) -> Vec<u32> {
+fn answer(engine: &Arc<Engine>, session: &mut Session, take: &Take, text: &str) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
-    session.feed(&mut question(engine, &take.header, text, false).unwrap(), &mut events, None).unwrap();
+    session.feed(&mut question(engine, &take.header, text, false).unwrap(), &mut events).unwrap();
     let mut sampler = Sampler::new(SamplerOptions { temp: 0.0, ..SamplerOptions::default() }).unwrap();
     let options = GenerateOptions { n_predict: 12, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());
-    session.generate(&mut sampler, options, &mut events, None, &mut ignore).unwrap().0
+    session.generate(&mut sampler, options, &mut events, &mut ignore).unwrap().0
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn what_does_not_belong_together_is_refused_with_both_names() {
     bytes[last] ^= 1;
     let other = Arc::new(Gguf::from_vec("other.gguf", bytes).unwrap());
     let mmproj = Arc::new(Gguf::open(&asset("mmproj-demo.gguf")).unwrap());
-    let other = Engine::from_files(other, Some(mmproj)).unwrap();
+    let other = Arc::new(Engine::from_files(other, Some(mmproj)).unwrap());
     let err = Session::from_take(&other, &take()).err().unwrap();
     assert!(err.kind() == ErrorKind::Mismatch && err.to_string().contains("the model"), "{err}");
     // Not a take at all, and a take where a model is wanted.
@@ -220,7 +220,7 @@ fn a_take_is_known_by_everything_it_is_of() {
     assert!(watch_some(&mut begin_as(&engine, &same, (&whole, IfExists::Refuse)).unwrap(), usize::MAX));
     assert!(!watch_some(&mut begin_as(&engine, &same, (&part, IfExists::Refuse)).unwrap(), 2));
     let bytes = [&whole, &part].map(|path| std::fs::read(path).unwrap());
-    let check = |engine: &Engine, request: &WatchRequest<'_>| {
+    let check = |engine: &Arc<Engine>, request: &WatchRequest<'_>| {
         let check = |path: &Path| Take::open(path, true).unwrap().check_same(engine, request);
         let (one, other) = (check(&whole), check(&part));
         assert_eq!(one.is_ok(), other.is_ok());
@@ -232,7 +232,7 @@ fn a_take_is_known_by_everything_it_is_of() {
         }
         one
     };
-    let refused = |engine: &Engine, request: &WatchRequest<'_>, words: &[&str]| {
+    let refused = |engine: &Arc<Engine>, request: &WatchRequest<'_>, words: &[&str]| {
         let (kind, message) = check(engine, request).unwrap_err();
         assert!(kind == ErrorKind::BadInput && words.iter().all(|word| message.contains(word)), "{words:?}: {message}");
     };
@@ -308,7 +308,8 @@ fn a_take_is_known_by_everything_it_is_of() {
             bytes[at] ^= u8::from(from_end > 0);
             Arc::new(Gguf::from_vec(name, bytes).unwrap())
         };
-        Engine::from_files(open("demo.gguf", model_at), Some(open("mmproj-demo.gguf", mmproj_at))).unwrap()
+        let files = (open("demo.gguf", model_at), open("mmproj-demo.gguf", mmproj_at));
+        Arc::new(Engine::from_files(files.0, Some(files.1)).unwrap())
     };
     check(&files(0, 0), &same).unwrap();
     refused(&files(4, 0), &same, &["the model"]);

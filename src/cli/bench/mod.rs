@@ -9,6 +9,7 @@ mod print;
 mod timed;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::flags::{all_if_negative, cache_type};
 use crate::gguf::GgmlType;
@@ -138,6 +139,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut engine = Engine::load(&EngineOptions { model: args.model.clone(), mmproj, mmap: true })?;
     crate::cli::cards::offload(&mut engine, crate::cli::cards::n_layers(args.n_gpu_layers.as_deref())?)?;
+    let engine = Arc::new(engine);
     let types = (cache_type(&args.cache_type_k)?, cache_type(&args.cache_type_v)?);
     let mut rows = Vec::new();
     for depth in &args.n_depth {
@@ -149,7 +151,7 @@ pub fn run(args: Args) -> Result<()> {
             let mut row = Row { test: format!("{name}{n}{suffix}"), n, unit: "t/s", seconds: Vec::new(), peer: None };
             let mut theirs = peer.as_mut().map(|peer| peer.test(work)).transpose()?;
             row.peer = theirs.as_ref().map(|test| PeerSeconds { how: test.how(), seconds: Vec::new() });
-            let mut ours = TextTest::new(&engine.text, work)?;
+            let mut ours = TextTest::new(&engine, work)?;
             // The warm-up need not be long.
             ours.run(work.n_batch)?;
             for _ in 0..args.repetitions {

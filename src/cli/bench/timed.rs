@@ -1,15 +1,16 @@
 //! What is timed: tokens through the language model, pictures through the vision tower, a video through all of it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Work;
-use crate::cache::{CacheShape, KvCache};
 use crate::cli::progress::catch_interrupt;
 use crate::gguf::GgmlType;
-use crate::model::{Batch, Scratch, TextModel, VisionTower};
-use crate::position::Placer;
-use crate::stream::{Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit, fill};
+use crate::model::VisionTower;
+use crate::stream::{
+    Context, Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit,
+};
 use crate::{Error, Result};
 
 /// The tokens that are read: the same in every repetition, and in llama.cpp.
@@ -17,60 +18,40 @@ pub fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
     (0..n).map(|i| (i.wrapping_mul(7919) % n_vocab) as u32).collect()
 }
 
-/// A cache filled to its depth, and all memory that a repetition needs.
-pub struct TextTest<'m> {
-    model: &'m TextModel,
+/// A context filled to its depth, and the tokens that are read behind it.
+pub struct TextTest {
     work: Work,
-    cache: KvCache,
-    scratch: Scratch,
+    context: Context,
     tokens: Vec<u32>,
-    embd: Vec<f32>,
 }
 
-impl<'m> TextTest<'m> {
+impl TextTest {
     /// # Errors
     /// Memory that the cache does not get, cache types that the model cannot have.
-    pub fn new(model: &'m TextModel, work: Work) -> Result<TextTest<'m>> {
-        let hp = model.hparams();
-        let shape = CacheShape {
-            n_layer: hp.n_layer,
-            n_head_kv: hp.n_head_kv,
-            d: hp.n_embd_head,
-            n_ctx: work.depth + work.n,
-            type_k: work.types.0,
-            type_v: work.types.1,
-        };
-        let mut cache = KvCache::new(shape)?;
-        fill(&mut cache, work.depth)?;
-        Ok(TextTest {
-            model,
-            work,
-            cache,
-            scratch: Scratch::new(hp, work.n_batch),
-            tokens: tokens(work.n, hp.n_vocab),
-            embd: vec![0.0; work.n_batch * hp.n_embd],
-        })
+    pub fn new(engine: &Arc<Engine>, work: Work) -> Result<TextTest> {
+        let (type_k, type_v) = work.types;
+        let n_ctx = work.depth + work.n;
+        let options = SessionOptions { n_ctx, n_batch: work.n_batch, type_k, type_v, temporal_scale: None };
+        let mut context = Context::new(engine, &options)?;
+        context.fill(work.depth)?;
+        Ok(TextTest { work, context, tokens: tokens(work.n, engine.text.hparams().n_vocab) })
     }
 
     /// Seconds for the first `n` tokens of the test.
     pub fn run(&mut self, n: usize) -> Result<f64> {
-        let TextTest { model, work, cache, scratch, tokens, embd } = self;
-        let hp = model.hparams();
-        cache.truncate(work.depth);
-        let (mut placer, mut pos) = (Placer::new(hp.layout), Vec::new());
-        placer.text(work.depth, &mut pos);
+        let TextTest { work, context, tokens } = self;
+        // All that was filled is one mark.
+        context.truncate(1);
         let started = Instant::now();
         for step in tokens[..n].chunks(work.n_batch) {
-            pos.clear();
-            placer.text(step.len(), &mut pos);
-            if let ([id], [pos]) = (step, pos.as_slice()) {
+            if let [id] = step {
                 // As an answer is generated: the likeliest token is enough.
-                model.step(*id, *pos, 1, cache, scratch)?;
+                context.step(*id, 1)?;
                 continue;
             }
-            let rows = &mut embd[..step.len() * hp.n_embd];
-            model.embed(step, rows)?;
-            model.forward(&Batch { embd: rows, deep: &[], pos: &pos, n_logits: 1 }, cache, scratch, None)?;
+            context.want_logits(context.n_tokens() + step.len() - 1);
+            context.push_tokens(step)?;
+            context.drain(true, &mut ())?;
         }
         Ok(started.elapsed().as_secs_f64())
     }
@@ -99,7 +80,7 @@ pub fn encode_test(tower: &VisionTower, w: usize, h: usize, repetitions: usize) 
 /// Reads a video once per repetition: decoding, vision tower, prefill. Returns its name with frames and size, its tokens, and
 /// the seconds.
 pub fn video_test(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     path: &Path,
     (n_batch, (type_k, type_v)): (usize, (GgmlType, GgmlType)),
     repetitions: usize,
@@ -116,7 +97,7 @@ pub fn video_test(
         let mut prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
         let mut ignore = |_| {};
         let started = Instant::now();
-        session.feed(&mut prompt, &mut Events::new(&mut ignore, catch_interrupt()?), None)?;
+        session.feed(&mut prompt, &mut Events::new(&mut ignore, catch_interrupt()?))?;
         seconds.push(started.elapsed().as_secs_f64());
     }
     Ok((name, n_tokens, seconds))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -62,7 +63,7 @@ pub struct Outcome {
 /// What ends the whole run: a model that fails, memory, a results file that cannot be written, cancellation. A video that
 /// cannot be read only fails its questions.
 pub fn run(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     collection: &mut Collection,
     options: &RunOptions,
     log: &mut Log,
@@ -93,7 +94,7 @@ pub fn run(
         }
     }
     let n_total = outcome.n_before + found.iter().map(|(_, questions)| questions.len()).sum::<usize>();
-    let mut session: Option<Session<'_>> = None;
+    let mut session: Option<Session> = None;
     for (path, questions) in found.iter().filter(|(_, questions)| !questions.is_empty()) {
         let mut prepared = match Prepared::new(engine, collection, options, path, questions) {
             Ok(prepared) => prepared,
@@ -115,8 +116,7 @@ pub fn run(
         for (item, units) in questions.iter().zip(std::mem::take(&mut prepared.units)) {
             prepared.prompt.units = units;
             let started = Instant::now();
-            let fed =
-                session.feed(&mut prepared.prompt, &mut Events::new(&mut |e| tell(Step::Session(e)), cancel), None);
+            let fed = session.feed(&mut prepared.prompt, &mut Events::new(&mut |e| tell(Step::Session(e)), cancel));
             if let Err(error) = fed {
                 if error.kind() == ErrorKind::Cancelled {
                     return Err(error);
@@ -140,7 +140,7 @@ pub fn run(
             };
             let mut sink = |e| tell(Step::Session(e));
             let mut events = Events::new(&mut sink, cancel);
-            session.generate(&mut sampler, generate, &mut events, None, &mut keep)?;
+            session.generate(&mut sampler, generate, &mut events, &mut keep)?;
             let more = describe(collection.task, item, &text, options.seed, n_prompt, started);
             log.push(&item.id, &text, more)?;
             outcome.n_answered += 1;

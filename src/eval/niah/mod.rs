@@ -11,7 +11,7 @@ mod data;
 
 pub use data::{drawn_haystack, drawn_needles, needles_from, video_haystack};
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use half::bf16;
 
@@ -19,10 +19,9 @@ use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::media::Rgb;
 use crate::media::patch::{Grid, pixel_values};
-use crate::model::{Batch, Scratch};
-use crate::position::{Placer, Pos};
+use crate::position::Pos;
 use crate::random::Rng;
-use crate::stream::{Engine, patch_spec};
+use crate::stream::{Context, Engine, Held, Probe, SessionOptions, patch_spec};
 use crate::{Error, Result};
 
 /// How far a look-alike stands from the needle, in units: about the period of the temporal pair that M-RoPE turns slowest.
@@ -190,17 +189,14 @@ fn pieces(trial: Trial, interrupt: bool, seed: u64) -> Vec<Piece> {
 
 /// Runs trials of one model over one haystack.
 pub struct Niah<'a> {
-    engine: &'a Engine,
     haystack: &'a Units,
     needles: &'a [Needle],
     options: NiahOptions,
     opening: Vec<u32>,
     /// Question with what follows, and answer, of each needle.
     asked: Vec<(Vec<u32>, Vec<u32>)>,
-    cache: KvCache,
-    scratch: Scratch,
-    /// Units of haystack that the cache holds behind the opening, undisturbed.
-    n_kept: usize,
+    /// The opening under one mark, then one for each unit of plain haystack.
+    context: Context,
 }
 
 impl<'a> Niah<'a> {
@@ -209,7 +205,7 @@ impl<'a> Niah<'a> {
     /// # Errors
     /// An empty haystack, answers without tokens, pictures of another size, memory that cannot be had.
     pub fn new(
-        engine: &'a Engine,
+        engine: &Arc<Engine>,
         haystack: &'a Units,
         needles: &'a [Needle],
         n_max: usize,
@@ -237,18 +233,10 @@ impl<'a> Niah<'a> {
         let text = opening.len() + asked.iter().map(|(q, a)| q.len() + a.len()).max().unwrap_or(0);
         let n_ctx = n_max.checked_add(2).and_then(|n| n.checked_mul(haystack.n_tokens())?.checked_add(text));
         let n_ctx = n_ctx.ok_or_else(|| Error::limit(format!("sequences of `{n_max}` units are too long")))?;
-        let hp = engine.text.hparams();
-        Ok(Niah {
-            engine,
-            haystack,
-            needles,
-            options,
-            opening,
-            asked,
-            cache: KvCache::new(engine.cache_shape(n_ctx, (options.type_k, options.type_v)))?,
-            scratch: Scratch::new(hp, options.n_batch.min(n_ctx)),
-            n_kept: 0,
-        })
+        let NiahOptions { n_batch, type_k, type_v, temporal_scale, .. } = options;
+        let sizes = SessionOptions { n_ctx, n_batch, type_k, type_v, temporal_scale };
+        let context = Context::new(engine, &sizes)?;
+        Ok(Niah { haystack, needles, options, opening, asked, context })
     }
 
     /// Sorts trials so that each begins with what the one before it began with.
@@ -271,91 +259,77 @@ impl<'a> Niah<'a> {
         self.keep(n_plain, on_step)?;
         let needle = &self.needles[trial.needle];
         let pieces = pieces(trial, needle.pictures.len() > 1, self.options.seed);
-        let (question, answer) = self.asked[trial.needle].clone();
-        let mut sequence = Sequence::new(self, n_plain)?;
+        let (question, answer) = &self.asked[trial.needle];
         for piece in &pieces[n_plain..] {
-            sequence.unit(match piece {
+            let unit = match piece {
                 Piece::Hay(i) => self.haystack.unit(*i),
                 Piece::Needle => needle.pictures.unit(0),
                 Piece::Interrupt => needle.pictures.unit(1),
-            });
+            };
+            push_unit(&mut self.context, unit);
         }
-        // The last token of the answer predicts nothing that counts.
-        let told = &answer[..answer.len() - 1];
-        sequence.text(self.engine, &question)?;
-        sequence.text(self.engine, told)?;
-        let Sequence { embd, pos, .. } = sequence;
-        let predicted = self.feed(&embd, &pos, answer.len(), on_step);
-        // Whatever happened, what is behind the plain haystack belongs to this trial alone.
         let n_tokens = self.opening.len() + pieces.len() * self.haystack.n_tokens() + question.len() + answer.len();
-        self.cache.truncate(self.cache.len().min(self.n_slots(n_plain)));
-        let predicted = predicted?;
-        let text = self.engine.tokenizer.decode(&predicted, false);
-        Ok(Outcome { right: predicted == answer, predicted: text, n_tokens })
+        // The last token of the answer predicts nothing that counts, and each is predicted by the one before it.
+        let asked = [question, &answer[..answer.len() - 1]].concat();
+        self.context.want_logits(n_tokens - 1 - answer.len());
+        let read = self.context.push_tokens(&asked).and_then(|()| self.context.drain(true, &mut Told(on_step)));
+        // Whatever happened, what is behind the plain haystack belongs to this trial alone.
+        self.context.truncate(self.context.n_whole());
+        read?;
+        let predicted: Vec<u32> =
+            self.context.logits().chunks_exact(self.context.engine().text.hparams().n_vocab).map(likeliest).collect();
+        let text = self.context.engine().tokenizer.decode(&predicted, false);
+        Ok(Outcome { right: predicted == *answer, predicted: text, n_tokens })
     }
 
-    fn n_slots(&self, n_units: usize) -> usize {
-        self.opening.len() + n_units * self.haystack.n_tokens()
-    }
-
-    /// Makes the cache hold the opening and exactly `n` units of plain haystack.
+    /// Makes the context hold the opening and exactly `n` units of plain haystack.
     fn keep(&mut self, n: usize, on_step: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
-        if self.cache.is_empty() {
-            let mut sequence = Sequence::empty(self);
-            let opening = self.opening.clone();
-            sequence.text(self.engine, &opening)?;
-            let Sequence { embd, pos, .. } = sequence;
-            self.feed(&embd, &pos, 0, on_step)?;
-            self.n_kept = 0;
+        let kept = self.read_until(n, on_step);
+        if kept.is_err() {
+            self.context.truncate(self.context.n_whole());
         }
-        if n < self.n_kept {
-            self.cache.truncate(self.n_slots(n));
-            self.n_kept = n;
+        kept
+    }
+
+    fn read_until(&mut self, n: usize, on_step: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
+        let context = &mut self.context;
+        context.want_logits(usize::MAX);
+        if context.n_marks() == 0 {
+            let (h, w) = self.haystack.grid;
+            context.push_tokens(&self.opening)?;
+            context.drain(true, &mut Told(&mut *on_step))?;
+            let scale = self.options.temporal_scale.unwrap_or(context.engine().text.hparams().temporal_scale);
+            context.begin_visual(h, w, Some(scale))?;
+            context.mark(Held::Rows);
         }
+        context.truncate(context.n_marks().min(1 + n));
         // In pieces, so that waiting rows stay few.
         let step = (self.options.n_batch / self.haystack.n_tokens()).max(1);
-        while self.n_kept < n {
-            let end = n.min(self.n_kept + step);
-            let mut sequence = Sequence::new(self, self.n_kept)?;
-            (self.n_kept..end).for_each(|i| sequence.unit(self.haystack.unit(i)));
-            let Sequence { embd, pos, .. } = sequence;
-            let fed = self.feed(&embd, &pos, 0, on_step);
-            if fed.is_err() {
-                self.cache.truncate(self.n_slots(self.n_kept));
+        while context.n_marks() < 1 + n {
+            let first = context.n_marks() - 1;
+            for i in first..n.min(first + step) {
+                push_unit(context, self.haystack.unit(i));
+                context.mark(Held::Rows);
             }
-            fed?;
-            self.n_kept = end;
+            context.drain(true, &mut Told(&mut *on_step))?;
         }
         Ok(())
     }
+}
 
-    /// Feeds rows; returns the likeliest token behind each of the last `n_wanted`.
-    fn feed(
-        &mut self,
-        embd: &[f32],
-        pos: &[Pos],
-        n_wanted: usize,
-        on_step: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Vec<u32>> {
-        let (n_embd, n_vocab) = (self.haystack.n_embd, self.engine.text.hparams().n_vocab);
-        let mut out = Vec::with_capacity(n_wanted);
-        let mut at = 0;
-        while at < pos.len() {
-            let rows: Range<usize> = at..pos.len().min(at + self.scratch.n_batch());
-            let n_logits = rows.end.saturating_sub(rows.start.max(pos.len() - n_wanted));
-            let batch = Batch {
-                embd: &embd[rows.start * n_embd..rows.end * n_embd],
-                deep: &[],
-                pos: &pos[rows.clone()],
-                n_logits,
-            };
-            let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, None)?;
-            out.extend(logits.chunks_exact(n_vocab).map(likeliest));
-            on_step(rows.len())?;
-            at = rows.end;
-        }
-        Ok(out)
+/// Tells how many tokens every step read.
+struct Told<'a>(&'a mut dyn FnMut(usize) -> Result<()>);
+
+impl Probe for Told<'_> {
+    fn after_step(&mut self, pos: &[Pos], _: &mut KvCache) -> Result<()> {
+        (self.0)(pos.len())
     }
+}
+
+/// The next unit of the one video.
+fn push_unit(context: &mut Context, rows: &[bf16]) {
+    let rows: Vec<f32> = rows.iter().map(|v| v.to_f32()).collect();
+    context.push_pair(&rows);
 }
 
 /// The index of the largest value; the first of equals.
@@ -367,44 +341,6 @@ fn likeliest(logits: &[f32]) -> u32 {
         }
     }
     best as u32
-}
-
-/// Rows with their positions, from some unit of the one video on.
-struct Sequence {
-    placer: Placer,
-    embd: Vec<f32>,
-    pos: Vec<Pos>,
-}
-
-impl Sequence {
-    fn empty(niah: &Niah<'_>) -> Sequence {
-        Sequence { placer: Placer::new(niah.engine.text.hparams().layout), embd: Vec::new(), pos: Vec::new() }
-    }
-
-    /// Behind the opening and `n` units.
-    fn new(niah: &Niah<'_>, n: usize) -> Result<Sequence> {
-        let mut sequence = Sequence::empty(niah);
-        let mut known = Vec::new();
-        sequence.placer.text(niah.opening.len(), &mut known);
-        let (h, w) = niah.haystack.grid;
-        let scale = niah.options.temporal_scale.unwrap_or(niah.engine.text.hparams().temporal_scale);
-        sequence.placer.begin_visual(h, w, Some(scale))?;
-        sequence.placer.pass_frames(n)?;
-        Ok(sequence)
-    }
-
-    fn unit(&mut self, rows: &[bf16]) {
-        self.embd.extend(rows.iter().map(|v| v.to_f32()));
-        self.placer.frames(1, &mut self.pos);
-    }
-
-    fn text(&mut self, engine: &Engine, ids: &[u32]) -> Result<()> {
-        let at = self.embd.len();
-        self.embd.resize(at + ids.len() * engine.text.hparams().n_embd, 0.0);
-        engine.text.embed(ids, &mut self.embd[at..])?;
-        self.placer.text(ids.len(), &mut self.pos);
-        Ok(())
-    }
 }
 
 /// Mean score of each cell of the grid, `None` where no trial was run: rows are depths, columns are lengths.

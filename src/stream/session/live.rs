@@ -4,15 +4,17 @@
 //! score depends on differences of positions alone, so forgetting the oldest pairs leaves every score among the rest as it
 //! is. What a remaining token took in from a forgotten one, in the second layer and above, stays in its keys and values.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Fed, Placed, Session, Steps};
+use super::Session;
 use crate::cache::KvCache;
 use crate::error::Context;
 use crate::media::Grid;
 use crate::model::VisionTower;
+use crate::stream::context::Held;
 use crate::stream::decode::{self, Decoded};
-use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, MediaPlan, Unit};
+use crate::stream::{Event, Events, LivePlan, LiveShape, MediaPlan};
 use crate::{Error, ErrorKind, Result};
 
 /// At least this share of the window is forgotten at once, so that moving the rest forward costs next to nothing.
@@ -73,7 +75,7 @@ struct Live<'a> {
 /// What a caller does with the cache and the window of whole pairs in it after every step.
 pub type Keep<'a> = dyn FnMut(&KvCache, Window, &mut Events<'_>) + 'a;
 
-impl<'e> Session<'e> {
+impl Session {
     /// Forgets everything, reads the tokens `before` and then the stream, until it is over, the context is full under
     /// [`WhenFull::Stop`], or the caller's flag is set: then what was decoded is still read. Afterwards the session holds
     /// `before` and the window that is returned, as the conversation's first video, and questions can be fed.
@@ -89,12 +91,13 @@ impl<'e> Session<'e> {
         events: &mut Events<'_>,
         keep: &mut Keep<'_>,
     ) -> Result<(Window, LiveEnd)> {
-        let live = self.live(before.len(), &plan.shape, options)?;
+        let engine = Arc::clone(self.engine());
+        let live = self.live(engine.need_vision()?, before.len(), &plan.shape, options)?;
         let (cancel, mut events) = (events.cancel(), events.unstoppable());
         events.send(Event::PromptStart { n_tokens: live.limit, cached: 0 });
         self.clear();
-        self.logits.clear();
-        self.top.clear();
+        // It is only read: what comes after it will say which logits it wants.
+        self.context.want_logits(usize::MAX);
         let mut window = Window::default();
         let end =
             self.read_stream(before, plan, &live, &mut window, (&mut events, cancel), keep).and_then(|end| match end {
@@ -104,18 +107,19 @@ impl<'e> Session<'e> {
                 _ => Err(Error::format("the stream ended before its first frame").at(&*plan.shape.label)),
             });
         let end = end.inspect_err(|_| self.rewind_to_whole_units())?;
-        let Live { merged, scale, .. } = live;
         let id = MediaPlan::seen(&plan.shape, window).id();
-        let grid = [window.n_pairs, merged.h, merged.w];
-        let placed = Placed { grid, scale, n_forgotten: window.n_forgotten, id };
-        let unit = Unit::Media { kind: MediaKind::Video, index: 0 };
-        self.log.push(Fed { unit, placed: Some(placed) });
+        self.context.mark(Held::Medium { id, scale: live.scale });
         Ok((window, end))
     }
 
     /// Checks that the context is large enough.
-    fn live(&self, n_before: usize, shape: &LiveShape, options: LiveOptions) -> Result<Live<'e>> {
-        let tower = self.engine.need_vision()?;
+    fn live<'t>(
+        &self,
+        tower: &'t VisionTower,
+        n_before: usize,
+        shape: &LiveShape,
+        options: LiveOptions,
+    ) -> Result<Live<'t>> {
         let LiveShape { grid, per_pair, temporal_scale, .. } = *shape;
         let limit = self.options.n_ctx.saturating_sub(options.reserve);
         let at_once = match options.when_full {
@@ -123,7 +127,7 @@ impl<'e> Session<'e> {
             WhenFull::Forget => Some((limit / FORGET_SHARE / per_pair).max(1)),
         };
         // While it forgets, a step's rows wait, and a pair may be in the cache in part.
-        let least = n_before + per_pair + at_once.map_or(0, |n| n * per_pair + self.scratch.n_batch());
+        let least = n_before + per_pair + at_once.map_or(0, |n| n * per_pair + self.context.n_batch());
         if limit < least {
             let message = format!(
                 "a context of `{}` slots, {} of them kept free, is too small for a window over frames of {per_pair} \
@@ -146,18 +150,16 @@ impl<'e> Session<'e> {
         (events, cancel): (&mut Events<'_>, &AtomicBool),
         keep: &mut Keep<'_>,
     ) -> Result<LiveEnd> {
-        let steps = Steps { total: live.limit, n_logits: 0 };
         for id in before {
-            self.feed_token(*id, steps, events, None)?;
+            self.feed_token(*id, live.limit, events)?;
         }
-        self.placer.begin_visual(live.merged.h, live.merged.w, Some(live.scale))?;
+        self.context.begin_visual(live.merged.h, live.merged.w, Some(live.scale))?;
         let group = Session::pairs_at_once(live.grid.h, live.grid.w);
         decode::probe(live.tower, group, usize::MAX, live.grid).at(|| plan.shape.label.clone())?;
         live.tower.reserve(group * live.grid.h * live.grid.w)?;
-        let end =
-            decode::decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, steps, events, keep))?;
-        self.drain(steps, true, events, None)?;
-        self.placer.end_visual();
+        let end = decode::decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, events, keep))?;
+        self.drain(live.limit, true, events)?;
+        self.context.end_visual();
         Ok(match end {
             LiveEnd::Over if cancel.load(Ordering::Relaxed) => LiveEnd::Stopped,
             end => end,
@@ -170,11 +172,10 @@ impl<'e> Session<'e> {
         stage: &mut dyn Iterator<Item = Decoded>,
         live: &Live<'_>,
         window: &mut Window,
-        steps: Steps,
         events: &mut Events<'_>,
         keep: &mut Keep<'_>,
     ) -> Result<LiveEnd> {
-        let n_embd = self.engine.text.hparams().n_embd;
+        let n_embd = self.engine().text.hparams().n_embd;
         for decoded in stage {
             let pixels = match decoded {
                 Decoded::Pixels { pixels, .. } => pixels,
@@ -183,24 +184,23 @@ impl<'e> Session<'e> {
             let rows = live.tower.encode(&pixels, live.grid.h, live.grid.w, None)?;
             drop(pixels);
             for rows in rows.chunks_exact(live.per_pair * n_embd) {
-                if self.cache.len() + self.pos.len() + live.per_pair > live.limit {
+                if self.context.n_tokens() + live.per_pair > live.limit {
                     let Some(at_once) = live.at_once else { return Ok(LiveEnd::Full) };
                     // Whole pairs that are in the cache; the limit was checked to leave some.
-                    let n = at_once.min((self.cache.len() - live.n_before) / live.per_pair);
-                    self.cache.forget(live.n_before..live.n_before + n * live.per_pair)?;
+                    let n = at_once.min((self.n_past() - live.n_before) / live.per_pair);
+                    self.context.forget(live.n_before..live.n_before + n * live.per_pair)?;
                     window.n_forgotten += n;
                 }
-                self.embd.extend_from_slice(rows);
-                self.placer.frames(1, &mut self.pos);
+                self.context.push_pair(rows);
                 window.n_pairs += 1;
                 events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten });
-                let before = self.cache.len();
-                self.drain(steps, false, events, None)?;
-                if self.cache.len() > before && self.cache.len() > live.n_before {
-                    let n_whole = (self.cache.len() - live.n_before) / live.per_pair;
+                let before = self.n_past();
+                self.drain(live.limit, false, events)?;
+                if self.n_past() > before && self.n_past() > live.n_before {
+                    let n_whole = (self.n_past() - live.n_before) / live.per_pair;
                     if n_whole > 0 {
-                        self.cache.pull()?;
-                        keep(&self.cache, Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
+                        self.context.pull()?;
+                        keep(self.cache(), Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
                     }
                 }
             }

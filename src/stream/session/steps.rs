@@ -21,13 +21,6 @@ pub(super) struct Medium {
     pub n_pairs: usize,
 }
 
-/// The size of the prompt being fed, and how many of its last rows want logits.
-#[derive(Clone, Copy)]
-pub(super) struct Steps {
-    pub total: usize,
-    pub n_logits: usize,
-}
-
 /// Time between two words about one group of frame pairs.
 const SAY: Duration = Duration::from_millis(500);
 

@@ -239,7 +239,7 @@ fn encode_beside(card: &Card) -> Vec<Vec<f32>> {
 fn an_answer_from_a_card_is_that_of_the_cpu() {
     let mut engine = engine();
     let greedy = SamplerOptions { temp: 0.0, ..SamplerOptions::default() };
-    let answer = |engine: &Engine, options: &SamplerOptions| {
+    let answer = |engine: &Arc<Engine>, options: &SamplerOptions| {
         let mut prompt = prompt(engine, &["What moves?"], 4, None);
         answer_with(&mut session(engine, 200, 32), &mut prompt, options.clone())
     };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use longtake::eval::choice::{
@@ -354,7 +355,7 @@ fn the_questions_of_one_video_share_its_cache() {
         mmproj: MmprojChoice::Path(model("mmproj-tiny-c.gguf")),
         mmap: true,
     };
-    let engine = Engine::load(&options).unwrap();
+    let engine = Arc::new(Engine::load(&options).unwrap());
     let mut media = MediaOptions::default();
     (media.sample.min_pixels, media.sample.max_pixels) = (Some(3136), Some(4704));
     let ty = GgmlType::F16;

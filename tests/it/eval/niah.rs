@@ -18,17 +18,17 @@ use serde_json::Value;
 
 const SIZE: (usize, usize) = (56, 84);
 
-fn engine() -> Engine {
+fn engine() -> Arc<Engine> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model");
     let open = |name: &str| Arc::new(Gguf::open(&folder.join(name)).unwrap());
-    Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap()
+    Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
 fn options(temporal_scale: Option<f64>) -> NiahOptions {
     NiahOptions { n_batch: 37, type_k: GgmlType::F32, type_v: GgmlType::F32, temporal_scale, seed: 3 }
 }
 
-fn materials(engine: &Engine, n: usize) -> (Units, Vec<Needle>) {
+fn materials(engine: &Arc<Engine>, n: usize) -> (Units, Vec<Needle>) {
     let haystack = drawn_haystack(engine, 5, SIZE, n, &mut |_| Ok(())).unwrap();
     (haystack, drawn_needles(engine, 6, SIZE, 2, true).unwrap())
 }

@@ -24,9 +24,9 @@ struct Case {
     answer: Option<Vec<u32>>,
 }
 
-fn engine() -> Engine {
+fn engine() -> Arc<Engine> {
     let open = |name: &str| Arc::new(Gguf::open(asset(name).as_ref()).unwrap());
-    Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap()
+    Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
 fn content(take: &Take) -> Vec<u8> {
@@ -34,19 +34,19 @@ fn content(take: &Take) -> Vec<u8> {
     cache.runs(0..take.n_done()).flat_map(|(_, _, bytes)| bytes.to_vec()).collect()
 }
 
-fn answer(engine: &Engine, take: &Take) -> Vec<u32> {
+fn answer(engine: &Arc<Engine>, take: &Take) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
     let mut session = Session::from_take(engine, take).unwrap();
-    session.feed(&mut question(engine, &take.header, "What is it?", false).unwrap(), &mut events, None).unwrap();
+    session.feed(&mut question(engine, &take.header, "What is it?", false).unwrap(), &mut events).unwrap();
     let mut sampler = Sampler::new(SamplerOptions { temp: 0.0, ..SamplerOptions::default() }).unwrap();
     let options = GenerateOptions { n_predict: 6, ignore_eos: true };
     let mut ignore = |_: &str| ControlFlow::Continue(());
-    session.generate(&mut sampler, options, &mut events, None, &mut ignore).unwrap().0
+    session.generate(&mut sampler, options, &mut events, &mut ignore).unwrap().0
 }
 
 /// Makes takes of every structure in `dir`, with the program.
-fn cases(dir: &Path, engine: &Engine) -> Vec<Case> {
+fn cases(dir: &Path, engine: &Arc<Engine>) -> Vec<Case> {
     let (video, mut takes) = (asset("demo.mp4"), Vec::new());
     let mut watch = |name: &str, args: &[&str], camera: bool| {
         let out = format!("{name}.take");
