@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::HumanDuration;
 
-use super::flags::{ComputeFlags, SamplingFlags, all_if_negative};
+use super::flags::{ComputeFlags, SamplingFlags, TemplateFlags, all_if_negative};
 use super::known_models;
 use super::out::stdout;
 use super::run::{Request, respond};
@@ -40,6 +40,8 @@ pub struct Args {
     #[arg(long)]
     special: bool,
     #[command(flatten)]
+    template: TemplateFlags,
+    #[command(flatten)]
     sampling: SamplingFlags,
     /// Print one JSON object per question with text, tokens and timings instead of the text.
     #[arg(long)]
@@ -56,6 +58,7 @@ pub fn run(args: Args) -> Result<()> {
     compute.start()?;
     let started = Instant::now();
     let (take, mut engine) = open(&args.take, args.model.as_deref(), !args.no_mmap)?;
+    args.template.apply(&mut engine)?;
     compute.offload(&mut engine)?;
     let engine = Arc::new(engine);
     let mut session = Session::from_take(&engine, &take)?;

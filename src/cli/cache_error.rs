@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
     let engine = args.model.load(args.video.is_some())?;
     let messages = match &args.video {
         Some(video) => conversation(None, &video.display().to_string(), &args.prompt),
-        None => vec![Message { role: "user".to_string(), content: Content::Text(args.prompt.clone()) }],
+        None => vec![Message::new("user", Content::Text(args.prompt.clone()))],
     };
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;

@@ -247,7 +247,7 @@ impl Dialogue<'_> {
         self.videos.clear();
         let header = self.take.map(|take| &take.header);
         let system_prompt = header.map_or(&self.args.system_prompt, |header| &header.system_prompt);
-        let system = |text: &String| Message { role: "system".to_string(), content: Content::Text(text.clone()) };
+        let system = |text: &String| Message::new("system", Content::Text(text.clone()));
         self.messages = system_prompt.iter().map(system).collect();
         if let Some(header) = header {
             let source = MediaSource::Path((&*header.source).into());
@@ -313,10 +313,10 @@ impl Dialogue<'_> {
         let mut parts = std::mem::take(&mut self.waiting);
         parts.push(Part::Text(question.to_string()));
         let n_before = self.messages.len();
-        self.messages.push(Message { role: "user".to_string(), content: Content::Parts(parts) });
+        self.messages.push(Message::new("user", Content::Parts(parts)));
         match self.answer() {
             Ok(text) => {
-                self.messages.push(Message { role: "assistant".to_string(), content: Content::Text(text) });
+                self.messages.push(Message::new("assistant", Content::Text(text)));
                 Ok(())
             }
             Err(err) => {

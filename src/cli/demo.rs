@@ -96,7 +96,7 @@ pub fn run(mut args: Args) -> Result<()> {
         Part::Video { source: MediaSource::Path(file.path.clone().into()), options: Map::new() },
         Part::Text(question.clone()),
     ];
-    let messages = [Message { role: "user".to_string(), content: Content::Parts(parts) }];
+    let messages = [Message::new("user", Content::Parts(parts))];
     let request = Request {
         compute: &args.compute,
         media: &args.media,

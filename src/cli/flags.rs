@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::cards;
 use crate::cache::CACHE_TYPES;
+use crate::error::Context;
 use crate::gguf::GgmlType;
 use crate::media::SafeDecoder;
 use crate::media::sample::SampleOptions;
@@ -57,6 +58,8 @@ pub struct ModelFlags {
     #[arg(long)]
     pub no_mmap: bool,
     #[command(flatten)]
+    pub template: TemplateFlags,
+    #[command(flatten)]
     pub compute: ComputeFlags,
 }
 
@@ -80,9 +83,26 @@ impl ModelFlags {
         };
         let mut engine =
             Engine::load(&EngineOptions { model: self.path()?.to_path_buf(), mmproj, mmap: !self.no_mmap })?;
+        self.template.apply(&mut engine)?;
         self.compute.offload(&mut engine)?;
         engine.warnings.iter().for_each(|w| eprintln!("warning: {w}"));
         Ok(Arc::new(engine))
+    }
+}
+
+/// The chat template.
+#[derive(Args, Default)]
+pub struct TemplateFlags {
+    /// Options that the model's chat template knows, as a JSON object: '{"enable_thinking": false}'.
+    #[arg(long, visible_alias = "template-kwargs", value_name = "JSON")]
+    pub chat_template_kwargs: Option<String>,
+}
+
+impl TemplateFlags {
+    /// Tells them to the template of `engine`.
+    pub fn apply(&self, engine: &mut Engine) -> Result<()> {
+        let options = self.chat_template_kwargs.as_deref();
+        options.map_or(Ok(()), |json| engine.template.set_options(json).at(|| "--chat-template-kwargs"))
     }
 }
 

@@ -298,10 +298,10 @@ impl PartFlags {
         parts.sort_by_key(|(at, _)| *at);
         let mut messages = Vec::new();
         if let Some(system) = &self.system_prompt {
-            messages.push(Message { role: "system".to_string(), content: Content::Text(system.clone()) });
+            messages.push(Message::new("system", Content::Text(system.clone())));
         }
         let parts = parts.into_iter().map(|(_, part)| part).collect();
-        messages.push(Message { role: "user".to_string(), content: Content::Parts(parts) });
+        messages.push(Message::new("user", Content::Parts(parts)));
         Ok(messages)
     }
 }

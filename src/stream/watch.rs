@@ -70,8 +70,8 @@ impl Around {
 pub fn conversation(system_prompt: Option<&str>, video: &str, question: &str) -> Vec<Message> {
     let source = MediaSource::Path(video.into());
     let parts = vec![Part::Video { source, options: serde_json::Map::new() }, Part::Text(question.to_string())];
-    let system = system_prompt.map(|text| Message { role: "system".into(), content: Content::Text(text.into()) });
-    system.into_iter().chain([Message { role: "user".into(), content: Content::Parts(parts) }]).collect()
+    let system = system_prompt.map(|text| Message::new("system", Content::Text(text.into())));
+    system.into_iter().chain([Message::new("user", Content::Parts(parts))]).collect()
 }
 
 fn question_units(

@@ -39,7 +39,7 @@ pub(crate) fn template(input: &[u8]) {
 }
 
 static CONVERSATION: LazyLock<Vec<Message>> = LazyLock::new(|| {
-    let turn = |role: &str, content| Message { role: role.to_string(), content };
+    let turn = |role: &str, content| Message::new(role, content);
     let text = |text: &str| Part::Text(text.to_string());
     let image = Part::Image { source: "i.png".to_string().into(), options: Default::default() };
     vec![

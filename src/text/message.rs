@@ -35,6 +35,15 @@ pub const MAX_ROLE_BYTES: usize = 64;
 pub struct Message {
     pub role: String,
     pub content: Content,
+    /// What an answer thought before it was said (`reasoning_content`), for templates that look for it.
+    pub thought: Option<String>,
+}
+
+impl Message {
+    /// A turn without a thought.
+    pub fn new(role: impl Into<String>, content: Content) -> Message {
+        Message { role: role.into(), content, thought: None }
+    }
 }
 
 /// A turn's content: plain text, or parts in order.
@@ -82,7 +91,13 @@ pub fn to_json(messages: &[Message]) -> String {
         Content::Text(text) => Value::from(text.as_str()),
         Content::Parts(parts) => parts.iter().map(part).collect(),
     };
-    let turn = |m: &Message| serde_json::json!({ "role": m.role, "content": content(&m.content) });
+    let turn = |m: &Message| {
+        let mut turn = serde_json::json!({ "role": m.role, "content": content(&m.content) });
+        if let Some(thought) = &m.thought {
+            turn["reasoning_content"] = thought.as_str().into();
+        }
+        turn
+    };
     let list: Value = messages.iter().map(turn).collect();
     format!("{list:#}\n")
 }
@@ -114,6 +129,7 @@ pub fn parse_messages(json: &str) -> Result<Vec<Message>> {
 pub(super) fn check_size(messages: &[Message]) -> Result<Size> {
     let mut size = Size { n_messages: messages.len(), n_parts: 0, text_bytes: 0 };
     for message in messages {
+        size.text_bytes += message.thought.as_ref().map_or(0, String::len);
         match &message.content {
             Content::Text(text) => size.text_bytes += text.len(),
             Content::Parts(parts) => {
@@ -155,8 +171,13 @@ fn message(item: Value, path: &str) -> Result<Message> {
         }
         other => return Err(wrong(&format!("{path}.content"), &other, "a string or a list of parts")),
     };
+    let thought = match fields.remove("reasoning_content") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(thought)) => Some(thought),
+        Some(other) => return Err(wrong(&format!("{path}.reasoning_content"), &other, "a string")),
+    };
     no_more(&fields, path)?;
-    Ok(Message { role, content })
+    Ok(Message { role, content, thought })
 }
 
 fn part(item: Value, path: &str) -> Result<Part> {
@@ -399,7 +420,7 @@ mod tests {
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image", "image": "i.png", "max_pixels": 3136},
             {"fps": 2.0, "type": "video", "video": "v.mp4", "nframes": 8}, {"type": "video", "video": ["1.png", "2.png"]}]}]"#;
         let messages = parse_messages(json).unwrap();
-        assert_eq!(messages[0], Message { role: "system".into(), content: Content::Text("Be brief.".into()) });
+        assert_eq!(messages[0], Message::new("system", Content::Text("Be brief.".into())));
         let Content::Parts(parts) = &messages[1].content else { panic!("expected parts") };
         assert_eq!(parts[0], Part::Text("a".into()));
         let Part::Image { source, options } = &parts[1] else { panic!("expected an image") };

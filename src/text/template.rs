@@ -14,10 +14,11 @@ use crate::error::Context;
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
-/// The Qwen2-VL conversation format, for files that store no template.
+/// The conversation format of Qwen2-VL and Qwen2.5-VL, for files that store no template. Later families have no system turn
+/// of their own.
 const DEFAULT: &str = "\
 {%- set seen = namespace(images=0, videos=0) -%}
-{%- if messages and messages[0]['role'] != 'system' -%}
+{%- if system_turn and messages and messages[0]['role'] != 'system' -%}
     {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
 {%- endif -%}
 {%- for message in messages -%}
@@ -60,9 +61,26 @@ pub struct ChatTemplate {
     source: String,
     /// Tokens that templates know by name (`bos_token`, `eos_token`, `pad_token`).
     named: BTreeMap<&'static str, String>,
+    /// What else it is told, by name.
+    options: BTreeMap<String, Value>,
     /// Set once the template had to be given up while running: it still runs, and another run would join it.
     stuck: AtomicBool,
 }
+
+/// What a template knows from elsewhere, so that no option may go by its name.
+const TAKEN: &[&str] = &[
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "add_vision_id",
+    "system_turn",
+    "bos_token",
+    "eos_token",
+    "pad_token",
+];
+/// Longest JSON text of options.
+const MAX_OPTIONS_BYTES: usize = 1 << 16;
 
 /// How to render.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,7 +98,13 @@ impl ChatTemplate {
     /// As [`ChatTemplate::new`].
     pub fn from_metadata(meta: &Metadata) -> Result<ChatTemplate> {
         const KEY: &str = "tokenizer.chat_template";
-        let mut template = ChatTemplate::new(meta.str(KEY)?.unwrap_or(DEFAULT)).at(|| format!("key `{KEY}`"))?;
+        let stored = meta.str(KEY)?;
+        let mut template = ChatTemplate::new(stored.unwrap_or(DEFAULT)).at(|| format!("key `{KEY}`"))?;
+        let later = ["qwen3vl", "qwen35"];
+        let is_later = |arch: &str| later.iter().any(|family| arch.starts_with(family));
+        if stored.is_none() && !meta.str("general.architecture")?.is_some_and(is_later) {
+            template.options.insert("system_turn".to_string(), true.into());
+        }
         let tokens = meta.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
         for (name, key) in [
             ("bos_token", "tokenizer.ggml.bos_token_id"),
@@ -101,7 +125,31 @@ impl ChatTemplate {
     /// `Format` for a template that is no Jinja; `Limit` for one that is too long.
     pub fn new(source: &str) -> Result<ChatTemplate> {
         let sandbox = Sandbox::new(source)?;
-        Ok(ChatTemplate { sandbox, source: source.to_string(), named: BTreeMap::new(), stuck: AtomicBool::new(false) })
+        Ok(ChatTemplate {
+            sandbox,
+            source: source.to_string(),
+            named: BTreeMap::new(),
+            options: BTreeMap::new(),
+            stuck: AtomicBool::new(false),
+        })
+    }
+
+    /// Options that the template looks at by name, as a JSON object: `{"enable_thinking": false}`. What an earlier call set
+    /// stays unless it is set again.
+    ///
+    /// # Errors
+    /// `BadInput` for what is no JSON object, and for a name that means something else; `Limit` for one that is too long.
+    pub fn set_options(&mut self, json: &str) -> Result<()> {
+        if json.len() > MAX_OPTIONS_BYTES {
+            return Err(Error::limit(format!("`{}` bytes of options, at most {MAX_OPTIONS_BYTES}", json.len())));
+        }
+        let options: BTreeMap<String, serde_json::Value> = serde_json::from_str(json)
+            .map_err(|err| Error::bad_input(format!("options of the chat template: {err}, expected a JSON object")))?;
+        if let Some(name) = options.keys().find(|name| TAKEN.contains(&name.as_str())) {
+            return Err(Error::bad_input(format!("options of the chat template: `{name}` is not for options to set")));
+        }
+        self.options.extend(options.iter().map(|(name, value)| (name.clone(), json_value(value))));
+        Ok(())
     }
 
     /// The conversation as one string, exactly as the reference renders it.
@@ -160,6 +208,7 @@ impl ChatTemplate {
         context.insert("add_generation_prompt", options.add_generation_prompt.into());
         context.insert("add_vision_id", options.add_vision_id.into());
         context.extend(self.named.iter().map(|(name, token)| (*name, Value::from(token.as_str()))));
+        context.extend(self.options.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let messages: Vec<Value> = messages.iter().map(|message| message_value(message, string)).collect();
         context.insert("messages", messages.into());
 
@@ -171,13 +220,32 @@ impl ChatTemplate {
     }
 }
 
-/// A message as templates know it from the reference: a map with `role` and `content`.
+/// A message as templates know it from the reference: a map with `role` and `content`, and `reasoning_content` where there is some.
 fn message_value(message: &Message, string: &dyn Fn(&str) -> Value) -> Value {
     let content = match &message.content {
         Content::Text(text) => string(text),
         Content::Parts(parts) => parts.iter().map(|part| part_value(part, string)).collect::<Vec<_>>().into(),
     };
-    BTreeMap::from([("role", string(&message.role)), ("content", content)]).into()
+    let thought = message.thought.iter().map(|thought| ("reasoning_content", string(thought)));
+    thought.chain([("role", string(&message.role)), ("content", content)]).collect::<BTreeMap<_, _>>().into()
+}
+
+/// An option as templates see it.
+fn json_value(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(flag) => Value::from(*flag),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(n) => Value::from(n),
+            None => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        // As deep as the reader of JSON allows, which is not deep.
+        serde_json::Value::Array(items) => items.iter().map(json_value).collect::<Vec<_>>().into(),
+        serde_json::Value::Object(map) => {
+            map.iter().map(|(name, value)| (name.clone(), json_value(value))).collect::<BTreeMap<_, _>>().into()
+        }
+    }
 }
 
 /// A part as templates know it: a map with `type` and the key of that name.
@@ -196,6 +264,7 @@ fn part_value(part: &Part, string: &dyn Fn(&str) -> Value) -> Value {
 /// All strings of a message that come from the user, media by their names.
 fn strings(message: &Message) -> Vec<Cow<'_, str>> {
     let mut all = vec![Cow::from(&message.role)];
+    all.extend(message.thought.iter().map(Cow::from));
     match &message.content {
         Content::Text(text) => all.push(text.into()),
         Content::Parts(parts) => {

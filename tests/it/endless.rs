@@ -95,7 +95,7 @@ fn file(engine: &Arc<Engine>, dir: &Path, bytes: &[u8], fps: f64) -> MediaPlan {
 fn prompt(engine: &Arc<Engine>, plan: MediaPlan) -> Prompt {
     let video = Part::Video { source: MediaSource::Path("-".into()), options: Default::default() };
     let content = Content::Parts(vec![video, Part::Text(QUESTION.to_string())]);
-    let messages = [Message { role: "user".to_string(), content }];
+    let messages = [Message::new("user", content)];
     let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
     let units = Prompt::units(engine, &messages, render).unwrap();
     Prompt { units, images: Vec::new(), videos: vec![plan] }

@@ -65,13 +65,11 @@ fn video_part() -> Part {
 
 /// A conversation of one video and then `turns`, alternately asked and answered.
 fn messages(turns: &[&str]) -> Vec<Message> {
-    let mut out = vec![Message {
-        role: "user".to_string(),
-        content: Content::Parts(vec![video_part(), Part::Text(turns[0].to_string())]),
-    }];
+    let parts = vec![video_part(), Part::Text(turns[0].to_string())];
+    let mut out = vec![Message::new("user", Content::Parts(parts))];
     for (i, turn) in turns[1..].iter().enumerate() {
         let role = if i % 2 == 0 { "assistant" } else { "user" };
-        out.push(Message { role: role.to_string(), content: Content::Text(turn.to_string()) });
+        out.push(Message::new(role, Content::Text(turn.to_string())));
     }
     out
 }

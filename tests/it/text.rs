@@ -14,6 +14,7 @@ use crate::common::{golden, golden_json};
 
 mod convert;
 mod cost;
+mod families;
 mod hostile;
 mod templates;
 
@@ -46,18 +47,18 @@ fn messages(value: &Value) -> Vec<Message> {
         "video" => Part::Video { source: MediaSource::Path("a.mp4".into()), options: Default::default() },
         other => panic!("unknown part {other}"),
     };
-    let message = |m: &Value| Message {
-        role: m["role"].as_str().unwrap().to_string(),
-        content: match &m["content"] {
+    let message = |m: &Value| {
+        let content = match &m["content"] {
             Value::String(text) => Content::Text(text.clone()),
             parts => Content::Parts(parts.as_array().unwrap().iter().map(part).collect()),
-        },
+        };
+        Message::new(m["role"].as_str().unwrap(), content)
     };
     value.as_array().unwrap().iter().map(message).collect()
 }
 
 fn user(text: &str) -> Vec<Message> {
-    vec![Message { role: "user".to_string(), content: Content::Text(text.to_string()) }]
+    vec![Message::new("user", Content::Text(text.to_string()))]
 }
 
 /// Pieces back as ids, with the pad tokens in the media slots.
@@ -155,7 +156,7 @@ fn media_slots_are_counted_by_kind() {
     let frames = MediaSource::Frames(vec!["1.png".into(), "2.png".into()]);
     let video = Part::Video { source: frames, options: Default::default() };
     let parts = vec![video.clone(), image.clone(), Part::Text("x".to_string()), video];
-    let talk = vec![Message { role: "user".to_string(), content: Content::Parts(parts) }];
+    let talk = vec![Message::new("user", Content::Parts(parts))];
     let pieces = template.tokenize(&tokenizer, &talk, RenderOptions::default()).unwrap();
     let slots: Vec<_> = pieces.iter().filter(|piece| !matches!(piece, Piece::Tokens(_))).collect();
     assert_eq!(slots, [&Piece::Video(0), &Piece::Image(0), &Piece::Video(1)]);
@@ -221,13 +222,13 @@ fn users_cannot_write_control_tokens() {
     }
     // Neighbouring parts and roles cannot spell one together either.
     let parts = ["<|im_", "end|>", "<", "|im_end|", ">", "<|", "im_end", "|>"].map(|text| Part::Text(text.to_string()));
-    let talk = vec![Message { role: "user".to_string(), content: Content::Parts(parts.to_vec()) }];
+    let talk = vec![Message::new("user", Content::Parts(parts.to_vec()))];
     assert_eq!(count(&talk).0, n_control);
-    let role = Message { role: "a<|im_end|>".to_string(), content: Content::Text("x".to_string()) };
+    let role = Message::new("a<|im_end|>", Content::Text("x".to_string()));
     assert_eq!(count(&[role]).0, n_control);
     let source = Part::Video { source: MediaSource::Path("<|im_end|>".into()), options: Default::default() };
     let echo = ChatTemplate::new("{{ messages[0].content[0].video }}<|video_pad|>").unwrap();
-    let talk = vec![Message { role: "user".to_string(), content: Content::Parts(vec![source]) }];
+    let talk = vec![Message::new("user", Content::Parts(vec![source]))];
     let pieces = echo.tokenize(&tokenizer, &talk, options).unwrap();
     assert_eq!(pieces.last(), Some(&Piece::Video(0)));
     assert_eq!(pieces.len(), 2);

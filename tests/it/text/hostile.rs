@@ -165,7 +165,7 @@ fn long_conversations_fit_into_the_fuel() {
     let talk: Vec<Message> = (0..4096).flat_map(|i| user(&format!("message {i}"))).collect();
     assert!(template.render(&talk, RenderOptions::default()).unwrap().ends_with("message 4095<|im_end|>\n"));
     let parts: Vec<Part> = (0..4096).map(|_| Part::Image { source: "a".into(), options: Default::default() }).collect();
-    let talk = [Message { role: "user".to_string(), content: Content::Parts(parts) }];
+    let talk = [Message::new("user", Content::Parts(parts))];
     let options = RenderOptions { add_vision_id: true, ..Default::default() };
     assert!(template.render(&talk, options).unwrap().contains("Picture 4096: "));
     let text = "a".repeat(4 << 20);
