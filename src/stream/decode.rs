@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
 use crate::kernels::threads;
 use crate::media::Grid;
@@ -46,6 +47,52 @@ pub enum Decoded {
     Failed(Error),
 }
 
+/// What there is to take.
+pub enum Next {
+    Decoded(Decoded),
+    /// Nothing at the moment.
+    NotYet,
+    /// Nothing any more.
+    Over,
+}
+
+/// The decoding stage, for who takes what it says.
+pub struct Stage<'a> {
+    said: Receiver<Decoded>,
+    cancel: &'a AtomicBool,
+    stopper: Arc<AtomicBool>,
+}
+
+impl<'a> Stage<'a> {
+    /// A stage that says what comes through `said`, and sets `stopper` soon after `cancel`.
+    pub fn new(said: Receiver<Decoded>, cancel: &'a AtomicBool, stopper: Arc<AtomicBool>) -> Stage<'a> {
+        Stage { said, cancel, stopper }
+    }
+
+    /// Waits for what comes next.
+    pub fn next(&mut self) -> Next {
+        loop {
+            match self.said.recv_timeout(LOOK_UP) {
+                Ok(decoded) => return Next::Decoded(decoded),
+                // The decoder says something, if only that it was stopped, or goes.
+                Err(RecvTimeoutError::Timeout) => {
+                    self.stopper.fetch_or(self.cancel.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Disconnected) => return Next::Over,
+            }
+        }
+    }
+
+    /// What is there already.
+    pub fn try_next(&mut self) -> Next {
+        match self.said.try_recv() {
+            Ok(decoded) => Next::Decoded(decoded),
+            Err(TryRecvError::Empty) => Next::NotYet,
+            Err(TryRecvError::Disconnected) => Next::Over,
+        }
+    }
+}
+
 /// What is decoded: frame pairs in order.
 pub trait Pairs: Send {
     /// Whether what was decoded of a group counts when the rest of it does not come: a stream cannot be read again, a file
@@ -72,12 +119,12 @@ pub fn decode<P: Pairs, R>(
     start: usize,
     group: usize,
     cancel: &AtomicBool,
-    consume: impl FnOnce(&mut dyn Iterator<Item = Decoded>) -> R,
+    consume: impl FnOnce(&mut Stage<'_>) -> R,
 ) -> R {
     let gone = AtomicBool::new(false);
     let stopper = pairs.stopper().unwrap_or_default();
     std::thread::scope(|scope| {
-        let (send, receive) = sync_channel(WAITING);
+        let (send, receive) = bounded(WAITING);
         let gone = &gone;
         let refused = send.clone();
         let spawned = threads::builder("decoder").spawn_scoped(scope, move || {
@@ -106,22 +153,11 @@ pub fn decode<P: Pairs, R>(
             refused.try_send(Decoded::Failed(err.into())).ok();
         }
         drop(refused);
-        let mut stage = std::iter::from_fn(|| {
-            loop {
-                match receive.recv_timeout(LOOK_UP) {
-                    Ok(decoded) => return Some(decoded),
-                    // The decoder says something, if only that it was stopped, or goes.
-                    Err(RecvTimeoutError::Timeout) => {
-                        stopper.fetch_or(cancel.load(Ordering::Relaxed), Ordering::Relaxed);
-                    }
-                    Err(RecvTimeoutError::Disconnected) => return None,
-                }
-            }
-        });
+        let mut stage = Stage::new(receive, cancel, Arc::clone(&stopper));
         let result = consume(&mut stage);
         gone.store(true, Ordering::Relaxed);
         stopper.store(true, Ordering::Relaxed);
-        drop(receive);
+        drop(stage);
         result
     })
 }

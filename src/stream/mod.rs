@@ -18,6 +18,7 @@ mod media_plan;
 mod medium;
 mod probe;
 mod prompt;
+mod reader;
 mod session;
 pub mod shape;
 mod speed;

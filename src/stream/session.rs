@@ -2,21 +2,21 @@
 
 mod generate;
 mod live;
-mod steps;
 
 pub use generate::{Finish, GenerateOptions};
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use self::steps::{Medium, watch_steps};
 use super::context::{Context, Held};
-use super::decode::Decoded;
+use super::decode::Stage;
+use super::reader::{self, Medium, ReadEnd};
 use super::{Engine, Event, Events, MediaKind, MediaPlan, Probe, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
 use crate::cache::KvCache;
 use crate::error::Context as _;
 use crate::gguf::GgmlType;
-use crate::model::{Encoding, Trace, VisionTower};
+use crate::model::{Trace, VisionTower};
 use crate::position::Pos;
 use crate::{Error, Result};
 
@@ -228,9 +228,9 @@ impl Session {
         let start = self.context.n_known() / per_pair / group * group;
         self.context.pass_pairs(start, per_pair)?;
         let id = plan.id();
-        let medium = Medium { item, kind, grid, per_pair, start, n_pairs: plan.n_pairs() };
+        let medium = Medium { item, kind, grid, per_pair, start, n_pairs: Some(plan.n_pairs()) };
         decode::decode(plan, start, group, events.cancel(), |stage| {
-            self.take_pairs(tower, stage, medium, total, events)
+            self.read_medium(tower, medium, stage, total, events)
         })?;
         self.context.end_visual();
         if let Some(probe) = events.probe() {
@@ -261,89 +261,26 @@ impl Session {
         own.or(self.options.temporal_scale).unwrap_or(self.engine().text.hparams().temporal_scale)
     }
 
-    /// Takes decoded pairs as they come: vision tower, positions, prefill. A tower on a device is a group ahead, and encodes it
-    /// while the language model reads the one before.
-    fn take_pairs(
+    /// Reads a medium out of `total` tokens.
+    fn read_medium(
         &mut self,
         tower: &VisionTower,
-        stage: &mut dyn Iterator<Item = Decoded>,
         medium: Medium,
+        stage: &mut Stage<'_>,
         total: usize,
         events: &mut Events<'_>,
     ) -> Result<()> {
-        let Medium { kind, grid, n_pairs, .. } = medium;
-        let values_per_pair = grid.h * grid.w * tower.hparams().n_patch_values();
-        let is_tracing = events.probe().is_some_and(|probe| probe.is_tracing());
-        // The first pair that was not taken, and the first that was not decoded.
-        let (mut next, mut wanted) = (medium.start, medium.start);
-        let (mut ahead, mut failure) = (None::<Encoding<'_>>, None);
-        for decoded in stage {
-            let pixels = match decoded {
-                Decoded::Pixels { first, pixels } if first == wanted => pixels,
-                Decoded::Pixels { first, .. } => {
-                    return Err(Error::mismatch(format!("frame pair {first} came instead of {wanted}")));
-                }
-                Decoded::Failed(error) => {
-                    failure = Some(error);
-                    break;
-                }
-            };
-            wanted += pixels.len() / values_per_pair;
-            events.check()?;
-            let before = ahead.take().map(Encoding::finish).transpose()?;
-            if !is_tracing {
-                ahead = tower.begin(&pixels, grid.h, grid.w)?;
-            }
-            // Pixels that have left are not kept while the model reads.
-            let pixels = ahead.is_none().then_some(pixels);
-            if let Some(rows) = before {
-                self.take_rows(&rows, &mut next, medium, total, events)?;
-            }
-            if let Some(pixels) = pixels {
-                let mut trace = is_tracing.then(Trace::default);
-                let rows = {
-                    let mut step = watch_steps(medium, next, events);
-                    tower.encode_in_steps(&pixels, grid.h, grid.w, trace.as_mut(), &mut step)?
-                };
-                if let (Some(probe), Some(trace)) = (events.probe(), trace) {
-                    probe.media(kind, &pixels, trace.vit_stages, &rows);
-                }
-                drop(pixels);
-                self.take_rows(&rows, &mut next, medium, total, events)?;
-            }
-        }
-        if let Some(last) = ahead {
-            self.take_rows(&last.finish()?, &mut next, medium, total, events)?;
-        }
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        // The stage ends early only when it is told to.
-        if next < n_pairs {
-            events.check()?;
-            return Err(Error::mismatch(format!("decoding ended after {next} of {n_pairs} frame pairs")));
-        }
-        Ok(())
-    }
-
-    /// Takes the visual tokens of the pairs from `next` on, a slice at a time, so that the waiting rows never outgrow a batch
-    /// by much.
-    fn take_rows(
-        &mut self,
-        rows: &[f32],
-        next: &mut usize,
-        medium: Medium,
-        total: usize,
-        events: &mut Events<'_>,
-    ) -> Result<()> {
-        let n_embd = self.engine().text.hparams().n_embd;
-        for rows in rows.chunks_exact(medium.per_pair * n_embd) {
+        let n_total = medium.n_pairs.unwrap_or_default();
+        let end = reader::read(tower, medium, stage, events, &mut |pair, rows, events| {
             self.context.push_pair(rows);
-            *next += 1;
-            events.send(Event::Encoded { item: medium.item, n_done: *next, n_total: medium.n_pairs });
+            events.send(Event::Encoded { item: medium.item, n_done: pair + 1, n_total });
             self.drain(total, false, events)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        match end {
+            ReadEnd::Failed(error) => Err(error),
+            ReadEnd::Over | ReadEnd::Enough => Ok(()),
         }
-        Ok(())
     }
 
     /// Reads full steps of what waits, of `total` tokens; at the end (`all`) also the rest.
@@ -389,9 +326,11 @@ mod tests {
     use super::*;
     use crate::gguf::Gguf;
     use crate::media::Grid;
+    use crate::stream::decode::Decoded;
 
     const GRID: Grid = Grid { t: 3, h: 4, w: 6 };
-    const MEDIUM: Medium = Medium { item: 0, kind: MediaKind::Video, grid: GRID, per_pair: 6, start: 0, n_pairs: 3 };
+    const MEDIUM: Medium =
+        Medium { item: 0, kind: MediaKind::Video, grid: GRID, per_pair: 6, start: 0, n_pairs: Some(3) };
 
     fn pairs(engine: &Engine, first: usize, n: usize) -> Decoded {
         let n_values = engine.need_vision().unwrap().hparams().n_patch_values();
@@ -408,8 +347,12 @@ mod tests {
         let (cancel, mut seen) = (AtomicBool::new(cancelled), Vec::new());
         let mut sink = |event| seen.push(event);
         let mut events = Events::new(&mut sink, &cancel);
+        let (send, said_so) = crossbeam::channel::unbounded();
+        said.into_iter().for_each(|decoded| send.send(decoded).unwrap());
+        drop(send);
+        let mut stage = Stage::new(said_so, &cancel, Arc::default());
         let tower = engine.need_vision().unwrap();
-        let result = session.take_pairs(tower, &mut said.into_iter(), MEDIUM, 18, &mut events);
+        let result = session.read_medium(tower, MEDIUM, &mut stage, 18, &mut events);
         session.pull().unwrap();
         let cache = session.cache().to_memory().unwrap();
         (result, seen, cache)

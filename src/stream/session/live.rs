@@ -4,6 +4,7 @@
 //! score depends on differences of positions alone, so forgetting the oldest pairs leaves every score among the rest as it
 //! is. What a remaining token took in from a forgotten one, in the second layer and above, stays in its keys and values.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,8 +14,9 @@ use crate::error::Context;
 use crate::media::Grid;
 use crate::model::VisionTower;
 use crate::stream::context::Held;
-use crate::stream::decode::{self, Decoded};
-use crate::stream::{Event, Events, LivePlan, LiveShape, MediaPlan};
+use crate::stream::decode;
+use crate::stream::reader::{self, Medium, ReadEnd};
+use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, MediaPlan};
 use crate::{Error, ErrorKind, Result};
 
 /// At least this share of the window is forgotten at once, so that moving the rest forward costs next to nothing.
@@ -157,54 +159,51 @@ impl Session {
         let group = Session::pairs_at_once(live.grid.h, live.grid.w);
         decode::probe(live.tower, group, usize::MAX, live.grid).at(|| plan.shape.label.clone())?;
         live.tower.reserve(group * live.grid.h * live.grid.w)?;
-        let end = decode::decode(plan, 0, group, cancel, |stage| self.take_stream(stage, live, window, events, keep))?;
+        let Live { tower, grid, per_pair, .. } = *live;
+        let medium = Medium { item: 0, kind: MediaKind::Video, grid, per_pair, start: 0, n_pairs: None };
+        let end = decode::decode(plan, 0, group, cancel, |stage| {
+            reader::read(tower, medium, stage, events, &mut |_, rows, events| {
+                self.take_pair(rows, live, window, events, keep)
+            })
+        })?;
         self.drain(live.limit, true, events)?;
         self.context.end_visual();
         Ok(match end {
-            LiveEnd::Over if cancel.load(Ordering::Relaxed) => LiveEnd::Stopped,
-            end => end,
+            ReadEnd::Over if cancel.load(Ordering::Relaxed) => LiveEnd::Stopped,
+            ReadEnd::Over => LiveEnd::Over,
+            ReadEnd::Enough => LiveEnd::Full,
+            ReadEnd::Failed(error) => LiveEnd::Failed(error),
         })
     }
 
-    /// Takes decoded pairs as they come, and makes room for them.
-    fn take_stream(
+    /// Takes a pair, and makes room for it first.
+    fn take_pair(
         &mut self,
-        stage: &mut dyn Iterator<Item = Decoded>,
+        rows: &[f32],
         live: &Live<'_>,
         window: &mut Window,
         events: &mut Events<'_>,
         keep: &mut Keep<'_>,
-    ) -> Result<LiveEnd> {
-        let n_embd = self.engine().text.hparams().n_embd;
-        for decoded in stage {
-            let pixels = match decoded {
-                Decoded::Pixels { pixels, .. } => pixels,
-                Decoded::Failed(error) => return Ok(LiveEnd::Failed(error)),
-            };
-            let rows = live.tower.encode(&pixels, live.grid.h, live.grid.w, None)?;
-            drop(pixels);
-            for rows in rows.chunks_exact(live.per_pair * n_embd) {
-                if self.context.n_tokens() + live.per_pair > live.limit {
-                    let Some(at_once) = live.at_once else { return Ok(LiveEnd::Full) };
-                    // Whole pairs that are in the cache; the limit was checked to leave some.
-                    let n = at_once.min((self.n_past() - live.n_before) / live.per_pair);
-                    self.context.forget(live.n_before..live.n_before + n * live.per_pair)?;
-                    window.n_forgotten += n;
-                }
-                self.context.push_pair(rows);
-                window.n_pairs += 1;
-                events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten });
-                let before = self.n_past();
-                self.drain(live.limit, false, events)?;
-                if self.n_past() > before && self.n_past() > live.n_before {
-                    let n_whole = (self.n_past() - live.n_before) / live.per_pair;
-                    if n_whole > 0 {
-                        self.context.pull()?;
-                        keep(self.cache(), Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
-                    }
-                }
+    ) -> Result<ControlFlow<()>> {
+        if self.context.n_tokens() + live.per_pair > live.limit {
+            let Some(at_once) = live.at_once else { return Ok(ControlFlow::Break(())) };
+            // Whole pairs that are in the cache; the limit was checked to leave some.
+            let n = at_once.min((self.n_past() - live.n_before) / live.per_pair);
+            self.context.forget(live.n_before..live.n_before + n * live.per_pair)?;
+            window.n_forgotten += n;
+        }
+        self.context.push_pair(rows);
+        window.n_pairs += 1;
+        events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten });
+        let before = self.n_past();
+        self.drain(live.limit, false, events)?;
+        if self.n_past() > before && self.n_past() > live.n_before {
+            let n_whole = (self.n_past() - live.n_before) / live.per_pair;
+            if n_whole > 0 {
+                self.context.pull()?;
+                keep(self.cache(), Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
             }
         }
-        Ok(LiveEnd::Over)
+        Ok(ControlFlow::Continue(()))
     }
 }
