@@ -10,8 +10,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The operating system refused: a file is missing, a disk is full, a pipe broke.
+    /// The operating system refused: a disk is full, a pipe broke, a file may not be read.
     Io,
+    /// A file is missing.
+    NotFound,
     /// A file or stream is not what its format says it should be.
     Format,
     /// Well-formed, but outside what this program can do.
@@ -22,8 +24,12 @@ pub enum ErrorKind {
     Mismatch,
     /// The caller asked for something that makes no sense; on the command line, exit code 2.
     BadInput,
+    /// Somebody else is at it: asking again later may do.
+    Busy,
     /// The user or the caller asked to stop.
     Cancelled,
+    /// A promise of this program to itself is broken: a fault that is worth a report.
+    Internal,
 }
 
 /// An error with its kind, a message, and the places it passed through on its way out
@@ -34,12 +40,13 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     context: Vec<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind`. Messages: lower case, the offending value in backticks, what was expected, no final period.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind, message: message.into(), context: Vec::new() }))
+        Error(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
     }
 
     /// A malformed file or stream.
@@ -65,6 +72,23 @@ impl Error {
     /// A request that makes no sense.
     pub fn bad_input(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::BadInput, message)
+    }
+
+    /// Somebody else is at it.
+    pub fn busy(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Busy, message)
+    }
+
+    /// A broken promise of this program to itself.
+    pub fn internal(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Internal, message)
+    }
+
+    /// The same with what caused it.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        self.0.source = Some(source.into());
+        self
     }
 
     /// What kind of fault this is.
@@ -99,11 +123,16 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
 
 impl From<std::io::Error> for Error {
     fn from(err: std::io::Error) -> Error {
-        Error::new(ErrorKind::Io, err.to_string())
+        let kind = if err.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
+        Error::new(kind, err.to_string()).caused_by(err)
     }
 }
 
@@ -122,6 +151,16 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_kept() {
+        use std::error::Error as _;
+        let err = std::fs::read("no such file").map_err(Error::from).unwrap_err().at("model.gguf");
+        assert_eq!(err.kind(), ErrorKind::NotFound);
+        let cause = err.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        assert_eq!(cause.map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound));
+        assert!(Error::busy("later").source().is_none());
+    }
 
     #[test]
     fn context_prints_outermost_first() {

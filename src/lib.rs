@@ -3,6 +3,12 @@
 //! The modules stand in reading order, which is also the order in which data flows: bytes on disk become tensors,
 //! tensors meet kernels, positions and the cache, the model reads frames and words, and the front doors print answers.
 //! Imports run one way only: a room imports rooms above it in this list. `docs/ARCHITECTURE.md` is the map.
+//!
+//! Programs enter through [`api`]:
+//!
+//! ```standalone_crate
+#![doc = include_str!("../examples/ask_video.rs")]
+//! ```
 
 /// Notes for people, in place of the standard library's macros of these names: those panic when nobody reads stderr any more,
 /// as behind `2>&1 | head`, which is no reason to stop.
@@ -38,6 +44,7 @@ pub mod stream;
 pub mod convert;
 #[cfg(feature = "demo")]
 pub mod drawn;
+pub mod api;
 #[cfg(feature = "eval")]
 pub mod eval;
 #[cfg(feature = "cli")]
@@ -46,4 +53,5 @@ pub mod cli;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use api::{Answer, Cancel, Chat, ChatOptions, Longtake, OpenOptions};
 pub use error::{Error, ErrorKind, Result};

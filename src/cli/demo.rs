@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use indicatif::HumanBytes;
 use serde_json::{Map, json};
 
-use super::embedded;
 use super::flags::{ComputeFlags, MediaFlags, SamplingFlags};
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
+use crate::drawn::embedded;
 use crate::drawn::movie::write_mp4;
 use crate::drawn::symbols::{DrawnVideo, FPS};
 use crate::files::atomic::check_output;

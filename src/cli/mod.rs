@@ -29,8 +29,6 @@ mod convert;
 mod cpu;
 #[cfg(feature = "demo")]
 mod demo;
-#[cfg(feature = "demo")]
-mod embedded;
 #[cfg(feature = "eval")]
 mod eval;
 mod flags;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::embedded;
 use super::flags::{ModelFlags, SafeFlags, warn_of_length};
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt};
+use crate::drawn::embedded;
 use crate::error::Context;
 use crate::eval::journal::Journal;
 use crate::eval::niah::{

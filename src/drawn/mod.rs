@@ -4,5 +4,6 @@
 //! On purpose absent here: models, printing.
 #![forbid(unsafe_code)]
 
+pub mod embedded;
 pub mod movie;
 pub mod symbols;

@@ -3,7 +3,7 @@
 use std::fs::TryLockError;
 use std::time::Duration;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Takes a lock through `try_lock`, or fails with `busy`. File systems without locks say so, and are used without one.
 ///
@@ -18,5 +18,5 @@ pub fn lock(mut try_lock: impl FnMut() -> std::result::Result<(), TryLockError>,
             Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
         }
     }
-    Err(std::io::Error::other(busy).into())
+    Err(Error::busy(busy))
 }

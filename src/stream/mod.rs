@@ -36,7 +36,9 @@ pub use media_plan::{MediaKind, MediaOptions, MediaPlan, patch_spec};
 pub use medium::Medium;
 pub use probe::Probe;
 pub use prompt::{Conversation, Prompt, Unit};
-pub use session::{Finish, GenerateOptions, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window};
+pub use session::{
+    Finish, GenerateOptions, Generation, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window,
+};
 pub use shape::{Known, Shape};
 pub use take::{IfExists, Take, TakeHeader, TakeWriter, WatchRequest};
 pub use watch::{Around, Watch, conversation, question};

@@ -3,7 +3,7 @@
 mod generate;
 mod live;
 
-pub use generate::{Finish, GenerateOptions};
+pub use generate::{Finish, GenerateOptions, Generation};
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 
 use std::ops::ControlFlow;

@@ -1,5 +1,6 @@
 //! Everything above the unit tests: one binary, a module per room.
 
+mod api;
 mod common;
 
 mod caps;

@@ -257,7 +257,7 @@ fn a_take_is_known_by_everything_it_is_of() {
     std::fs::remove_file(&video).unwrap();
     let (kind, message) = check(&engine, &same).unwrap_err();
     assert!(
-        kind == ErrorKind::Io && message.contains("cannot be compared") && message.contains("cam.mp4"),
+        kind == ErrorKind::NotFound && message.contains("cannot be compared") && message.contains("cam.mp4"),
         "{message}"
     );
     std::fs::write(&video, &original).unwrap();

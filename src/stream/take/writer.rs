@@ -46,7 +46,7 @@ impl IfExists {
                 Ok(Some(ARCHITECTURE)) => Ok(()),
                 _ => refuse("is no take and is not replaced"),
             },
-            (IfExists::Replace, Err(err)) if err.kind() == ErrorKind::Io => Err(err),
+            (IfExists::Replace, Err(err)) if matches!(err.kind(), ErrorKind::Io | ErrorKind::NotFound) => Err(err),
             // A damaged take may be replaced, somebody's notes may not.
             (IfExists::Replace, Err(_)) => match read_start(path) {
                 Ok(start) if start == MAGIC => Ok(()),

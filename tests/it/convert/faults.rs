@@ -285,7 +285,7 @@ fn folders_that_are_no_checkpoints() {
     let run = |input: &std::path::Path| {
         convert(&ConvertOptions::new(input, dir.path().join("out.gguf")), &mut ()).unwrap_err()
     };
-    assert_eq!(run(&dir.path().join("absent")).kind(), ErrorKind::Io);
+    assert_eq!(run(&dir.path().join("absent")).kind(), ErrorKind::NotFound);
     assert!(run(dir.path()).to_string().contains("config.json"));
     let file = dir.path().join("file");
     std::fs::write(&file, "x").unwrap();

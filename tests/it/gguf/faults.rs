@@ -330,7 +330,7 @@ fn what_is_not_a_file_is_refused() {
         let err = Gguf::open_with(dir.path(), OpenOptions { mmap }).unwrap_err();
         assert!(err.to_string().contains("is a folder without GGUF files"), "{err}");
         let err = Gguf::open_with(&dir.path().join("none.gguf"), OpenOptions { mmap }).unwrap_err();
-        assert_eq!(err.kind(), ErrorKind::Io);
+        assert_eq!(err.kind(), ErrorKind::NotFound);
         assert!(err.to_string().contains("none.gguf"), "{err}");
     }
 }

@@ -103,7 +103,7 @@ fn fault_21_missing_part() {
     let paths = three().map(|part| part.write(dir.path()));
     std::fs::remove_file(&paths[1]).unwrap();
     let err = Gguf::open(&paths[0]).unwrap_err();
-    assert_eq!(err.kind(), ErrorKind::Io);
+    assert_eq!(err.kind(), ErrorKind::NotFound);
     assert!(err.to_string().contains("m-00002-of-00003.gguf"), "{err}");
 }
 

@@ -304,7 +304,7 @@ fn bad_metadata_is_refused_before_writing() {
 #[test]
 fn a_folder_that_is_not_there_is_an_error_with_the_path() {
     let err = two().write(Path::new("no/such/folder/m.gguf"), |_, _| unreachable!()).unwrap_err();
-    assert_eq!(err.kind(), ErrorKind::Io);
+    assert_eq!(err.kind(), ErrorKind::NotFound);
     assert!(err.to_string().contains("no/such/folder/m.gguf"), "{err}");
 }
 

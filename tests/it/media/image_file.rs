@@ -160,7 +160,7 @@ fn damaged_pictures_never_panic() {
 fn errors_name_the_file_and_what_was_expected() {
     let dir = tempfile::tempdir().unwrap();
     let missing = load_image(&dir.path().join("absent.png")).unwrap_err();
-    assert_eq!(missing.kind(), ErrorKind::Io);
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
     assert!(missing.to_string().contains("absent.png"));
     assert!(load_image(dir.path()).is_err(), "a folder is not a picture");
     let text = dir.path().join("text.png");

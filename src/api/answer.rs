@@ -1,0 +1,148 @@
+//! An answer as it comes, and the handle that stops it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::chat::{Home, Talk};
+use crate::Result;
+use crate::stream::{Events, Finish, Generation};
+use crate::text::Sampler;
+
+/// Stops what a talk does, from anywhere: clones are the same handle.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// A handle that nobody has used yet.
+    pub fn new() -> Cancel {
+        Cancel::default()
+    }
+
+    /// Asks to stop at the next step: what runs, and what is asked later, ends with an error of the kind
+    /// [`Cancelled`](crate::ErrorKind::Cancelled).
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets work begin again.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn flag(&self) -> &AtomicBool {
+        &self.0
+    }
+}
+
+/// What an answer took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Tokens of the conversation with its media; so many of them were in the cache already.
+    pub prompt_tokens: usize,
+    pub cached_tokens: usize,
+    /// Tokens of the answer so far.
+    pub completion_tokens: usize,
+    /// What reading took, and generating so far.
+    pub prompt_time: Duration,
+    pub answer_time: Duration,
+}
+
+/// An answer: an iterator over pieces of text, each of whole characters. The talk goes on when it is over or dropped; what came
+/// until then is what was answered.
+pub struct Answer {
+    talk: Option<Box<Talk>>,
+    home: Arc<Home>,
+    generation: Generation,
+    sampler: Sampler,
+    usage: Usage,
+    text: String,
+}
+
+impl Answer {
+    pub(super) fn new(
+        talk: Box<Talk>,
+        home: Arc<Home>,
+        (generation, sampler): (Generation, Sampler),
+        usage: Usage,
+    ) -> Answer {
+        Answer { talk: Some(talk), home, generation, sampler, usage, text: String::new() }
+    }
+
+    /// Ends it after the piece that came last.
+    pub fn stop(&mut self) {
+        self.generation.stop();
+    }
+
+    /// The handle that stops the talk.
+    pub fn cancel(&self) -> Cancel {
+        self.home.cancel.clone()
+    }
+
+    /// What it took until now.
+    pub fn usage(&self) -> Usage {
+        Usage { completion_tokens: self.generation.tokens().len(), ..self.usage }
+    }
+
+    /// Why it ended, once it has.
+    pub fn finish(&self) -> Option<Finish> {
+        self.generation.finish()
+    }
+
+    /// The text so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The tokens so far, without the one that ended it.
+    pub fn tokens(&self) -> &[u32] {
+        self.generation.tokens()
+    }
+
+    /// Waits for all of it.
+    ///
+    /// # Errors
+    /// What ended it before its time.
+    pub fn into_text(mut self) -> Result<String> {
+        self.by_ref().try_for_each(|piece| piece.map(drop))?;
+        Ok(std::mem::take(&mut self.text))
+    }
+
+    /// Lets the talk go on.
+    fn end(&mut self) {
+        if let Some(mut talk) = self.talk.take() {
+            talk.answered(&self.text);
+            self.home.put(talk);
+        }
+    }
+}
+
+impl Iterator for Answer {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Result<String>> {
+        let started = Instant::now();
+        let talk = self.talk.as_mut()?;
+        let (session, sink) = talk.speaking()?;
+        let mut events = Events::new(sink, self.home.cancel.flag());
+        let next = self.generation.next(session, &mut self.sampler, &mut events).transpose();
+        self.usage.answer_time += started.elapsed();
+        match &next {
+            Some(Ok(piece)) => self.text.push_str(piece),
+            Some(Err(_)) | None => self.end(),
+        }
+        next
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,190 @@
+//! How models are opened and talks are held: defaults, and builders that change them.
+
+use std::time::Duration;
+
+use crate::Result;
+use crate::gguf::GgmlType;
+use crate::stream::{Engine, GenerateOptions, Limits, MediaOptions, MmprojChoice, SessionOptions};
+use crate::text::SamplerOptions;
+
+/// How a model is opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// Which projector, for pictures and videos.
+    pub mmproj: MmprojChoice,
+    /// Maps files instead of reading them into memory.
+    pub mmap: bool,
+    /// Threads of this process that compute, the caller's among them (0: all it may use); the first model decides, by default
+    /// as 0.
+    pub threads: Option<usize>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions { mmproj: MmprojChoice::Auto, mmap: true, threads: None }
+    }
+}
+
+impl OpenOptions {
+    /// With this projector.
+    #[must_use]
+    pub fn mmproj(self, mmproj: MmprojChoice) -> OpenOptions {
+        OpenOptions { mmproj, ..self }
+    }
+
+    /// Reads files into memory, as network drives want it.
+    #[must_use]
+    pub fn mmap(self, mmap: bool) -> OpenOptions {
+        OpenOptions { mmap, ..self }
+    }
+
+    /// With so many threads.
+    #[must_use]
+    pub fn threads(self, n: usize) -> OpenOptions {
+        OpenOptions { threads: Some(n), ..self }
+    }
+}
+
+/// How a talk is held.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ChatOptions {
+    /// Slots of the context; by default what the first question needs, with [`ChatOptions::reserve`].
+    pub ctx_size: Option<usize>,
+    /// Slots kept for further questions, where the context follows from the first one.
+    pub reserve: usize,
+    /// Tokens per step of prefill.
+    pub batch_size: usize,
+    /// Types of cached keys and values; by default F16, and F32 for a model in F32.
+    pub cache_types: Option<(GgmlType, GgmlType)>,
+    /// Temporal scale of videos; the model's own by default.
+    pub temporal_scale: Option<f64>,
+    /// Bytes to stay within, weights included: smaller pictures and frames, then fewer frames are taken.
+    pub max_memory: Option<u64>,
+    /// Time to stay within until the first word, likewise: this machine is measured for some seconds.
+    pub max_time: Option<Duration>,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
+    /// How tokens are chosen: the likeliest, by default.
+    pub sampling: SamplerOptions,
+    /// How media are sampled and sized.
+    pub media: MediaOptions,
+    /// Numbers pictures and videos in the prompt.
+    pub add_vision_id: bool,
+    /// Lets control tokens that questions spell be tokens. Whoever writes a question can then end its turn.
+    pub special: bool,
+}
+
+impl Default for ChatOptions {
+    fn default() -> ChatOptions {
+        ChatOptions {
+            ctx_size: None,
+            reserve: 1024,
+            batch_size: 512,
+            cache_types: None,
+            temporal_scale: None,
+            max_memory: None,
+            max_time: None,
+            max_tokens: 2048,
+            sampling: SamplerOptions { temp: 0.0, ..SamplerOptions::default() },
+            media: MediaOptions::default(),
+            add_vision_id: false,
+            special: false,
+        }
+    }
+}
+
+impl ChatOptions {
+    /// With a context of `n` slots.
+    #[must_use]
+    pub fn ctx_size(self, n: usize) -> ChatOptions {
+        ChatOptions { ctx_size: Some(n), ..self }
+    }
+
+    /// With `n` slots for further questions.
+    #[must_use]
+    pub fn reserve(self, n: usize) -> ChatOptions {
+        ChatOptions { reserve: n, ..self }
+    }
+
+    /// With steps of `n` tokens.
+    #[must_use]
+    pub fn batch_size(self, n: usize) -> ChatOptions {
+        ChatOptions { batch_size: n, ..self }
+    }
+
+    /// With keys and values of these types.
+    #[must_use]
+    pub fn cache_types(self, keys: GgmlType, values: GgmlType) -> ChatOptions {
+        ChatOptions { cache_types: Some((keys, values)), ..self }
+    }
+
+    /// With this temporal scale.
+    #[must_use]
+    pub fn temporal_scale(self, scale: f64) -> ChatOptions {
+        ChatOptions { temporal_scale: Some(scale), ..self }
+    }
+
+    /// Within so many bytes.
+    #[must_use]
+    pub fn max_memory(self, n_bytes: u64) -> ChatOptions {
+        ChatOptions { max_memory: Some(n_bytes), ..self }
+    }
+
+    /// Within this time.
+    #[must_use]
+    pub fn max_time(self, time: Duration) -> ChatOptions {
+        ChatOptions { max_time: Some(time), ..self }
+    }
+
+    /// With answers of at most `n` tokens.
+    #[must_use]
+    pub fn max_tokens(self, n: usize) -> ChatOptions {
+        ChatOptions { max_tokens: n, ..self }
+    }
+
+    /// With tokens chosen this way.
+    #[must_use]
+    pub fn sampling(self, sampling: SamplerOptions) -> ChatOptions {
+        ChatOptions { sampling, ..self }
+    }
+
+    /// With media sampled and sized this way.
+    #[must_use]
+    pub fn media(self, media: MediaOptions) -> ChatOptions {
+        ChatOptions { media, ..self }
+    }
+
+    /// Sizes of a session, whose `n_ctx` is to be planned yet where none is given.
+    pub(super) fn session(&self, engine: &Engine) -> SessionOptions {
+        let own = if engine.is_f32 { GgmlType::F32 } else { GgmlType::F16 };
+        let (type_k, type_v) = self.cache_types.unwrap_or((own, own));
+        let n_ctx = self.ctx_size.unwrap_or(1).max(1);
+        SessionOptions { n_ctx, n_batch: self.batch_size, type_k, type_v, temporal_scale: self.temporal_scale }
+    }
+
+    /// What may be used.
+    pub(super) fn limits(&self) -> Limits {
+        Limits { n_ctx: self.ctx_size, memory: self.max_memory, time: self.max_time }
+    }
+
+    /// Slots that an answer may need: of a context of a size that was given, a share.
+    pub(super) fn room(&self) -> usize {
+        self.ctx_size.map_or(self.max_tokens, |n| self.max_tokens.min(n / 8))
+    }
+
+    /// How an answer is generated.
+    pub(super) fn generate(&self) -> GenerateOptions {
+        GenerateOptions { n_predict: self.max_tokens, ignore_eos: false }
+    }
+
+    /// # Errors
+    /// Sizes that make no sense.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.batch_size == 0 || self.ctx_size == Some(0) {
+            return Err(crate::Error::bad_input("context and batch size must be at least 1"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Watching a video into a take.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::Cancel;
+use super::options::ChatOptions;
+use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, Take, Watch, WatchRequest};
+use crate::{Error, Result};
+
+/// A video that will be watched into a take. A take that was left unfinished is gone on with.
+pub struct Watching {
+    engine: Arc<Engine>,
+    video: PathBuf,
+    options: ChatOptions,
+    system: Option<String>,
+    again: bool,
+    checkpoint: Duration,
+    sink: Box<dyn FnMut(Event) + Send>,
+    cancel: Cancel,
+}
+
+/// What was watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Watched {
+    pub take: PathBuf,
+    /// Tokens in the take; so many of them were there before.
+    pub n_tokens: usize,
+    pub n_before: usize,
+}
+
+impl Watching {
+    pub(super) fn new(engine: &Arc<Engine>, video: PathBuf) -> Watching {
+        Watching {
+            engine: Arc::clone(engine),
+            video,
+            options: ChatOptions::default().reserve(4096),
+            system: None,
+            again: false,
+            checkpoint: Duration::from_secs(10),
+            sink: Box::new(|_| {}),
+            cancel: Cancel::new(),
+        }
+    }
+
+    /// Watches this way; `reserve` slots of the take are for questions and answers.
+    #[must_use]
+    pub fn options(self, options: ChatOptions) -> Watching {
+        Watching { options, ..self }
+    }
+
+    /// With a system prompt, under which questions will be asked.
+    #[must_use]
+    pub fn system(self, text: impl Into<String>) -> Watching {
+        Watching { system: Some(text.into()), ..self }
+    }
+
+    /// Replaces a take that is there.
+    #[must_use]
+    pub fn again(self) -> Watching {
+        Watching { again: true, ..self }
+    }
+
+    /// With so much time between checkpoints.
+    #[must_use]
+    pub fn checkpoint(self, every: Duration) -> Watching {
+        Watching { checkpoint: every, ..self }
+    }
+
+    /// Sends what happens to `sink`.
+    #[must_use]
+    pub fn on_event(self, sink: impl FnMut(Event) + Send + 'static) -> Watching {
+        Watching { sink: Box::new(sink), ..self }
+    }
+
+    /// The handle that stops it; what was watched until then is in the take, and the same call goes on from there.
+    pub fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Watches the video into the take `path`. One that is complete and of the same is left as it is.
+    ///
+    /// # Errors
+    /// A video or take that cannot be read or written, one of something else, limits that the video does not fit, cancellation.
+    pub fn into_take(mut self, path: impl AsRef<Path>) -> Result<Watched> {
+        self.options.check()?;
+        let path = path.as_ref();
+        let goes_on = path.exists() && !self.again;
+        let if_exists = if self.again { IfExists::Replace } else { IfExists::Refuse };
+        if !goes_on {
+            if_exists.check(path)?;
+        }
+        let engine = Arc::clone(&self.engine);
+        let request = WatchRequest {
+            video: &self.video,
+            system_prompt: self.system.as_deref(),
+            media: &self.options.media,
+            limits: self.options.limits(),
+            reserve: self.options.reserve,
+            options: self.options.session(&engine),
+        };
+        let mut watch = if goes_on {
+            let take = Take::open(path, true)?;
+            if take.is_complete() {
+                take.check_same(&engine, &request)?;
+                let n_tokens = take.n_done();
+                return Ok(Watched { take: path.to_path_buf(), n_tokens, n_before: n_tokens });
+            }
+            Watch::resume(&engine, &request, take)?
+        } else {
+            let around = Around::of(&engine, request.system_prompt)?;
+            let budget = Budget::new(&engine, request.limits, request.options).with_reserve(request.reserve);
+            let n_around = around.n_tokens() + request.reserve;
+            let (plan, cost) = budget.fit_video(request.video, request.media, n_around)?;
+            Watch::begin(&engine, &request, (plan, around, cost.n_ctx), (path, if_exists))?
+        };
+        if self.checkpoint > Duration::from_secs(86_400) {
+            return Err(Error::bad_input("more than a day between checkpoints"));
+        }
+        watch.set_interval(self.checkpoint);
+        let n_before = watch.n_done();
+        watch.run(&mut Events::new(&mut *self.sink, self.cancel.flag()))?;
+        Ok(Watched { take: path.to_path_buf(), n_tokens: watch.n_total(), n_before })
+    }
+}
