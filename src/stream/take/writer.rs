@@ -46,7 +46,7 @@ impl IfExists {
                 Ok(Some(ARCHITECTURE)) => Ok(()),
                 _ => refuse("is no take and is not replaced"),
             },
-            (IfExists::Replace, Err(err)) if matches!(err.kind(), ErrorKind::Io | ErrorKind::NotFound) => Err(err),
+            (IfExists::Replace, Err(err)) if is_in_the_way(&err) => Err(err),
             // A damaged take may be replaced, somebody's notes may not.
             (IfExists::Replace, Err(_)) => match read_start(path) {
                 Ok(start) if start == MAGIC => Ok(()),
@@ -54,6 +54,11 @@ impl IfExists {
             },
         }
     }
+}
+
+/// Whether an error says nothing of what a file holds.
+fn is_in_the_way(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::NotFound | ErrorKind::Busy)
 }
 
 fn read_start(path: &Path) -> Result<[u8; 4]> {
