@@ -237,7 +237,7 @@ impl Chat {
 }
 
 fn message(role: &str, text: &str) -> Message {
-    Message { role: role.to_string(), content: Content::Text(text.to_string()) }
+    Message::new(role, Content::Text(text.to_string()))
 }
 
 impl Talk {
@@ -269,7 +269,7 @@ impl Talk {
     fn asked(&self, question: &str) -> Vec<Message> {
         let mut parts = self.waiting.clone();
         parts.push(Part::Text(question.to_string()));
-        let turn = Message { role: "user".to_string(), content: Content::Parts(parts) };
+        let turn = Message::new("user", Content::Parts(parts));
         self.messages.iter().cloned().chain([turn]).collect()
     }
 
