@@ -74,6 +74,11 @@ pub fn supported() -> Vec<&'static Kernels> {
     all().filter(|table| Candidate::of(table).missing.is_empty()).collect()
 }
 
+/// The scalar table that defines what another one computes: with panels of the same kind.
+pub fn definition(of: &Kernels) -> &'static Kernels {
+    if of.int8.layout.codes { &scalar::CODES } else { &scalar::TABLE }
+}
+
 /// The table in use: the fastest that this machine can run, or the one named by `LONGTAKE_KERNELS`. Chosen once.
 ///
 /// # Errors

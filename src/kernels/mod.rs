@@ -29,7 +29,7 @@ mod scalar_matmul;
 mod x86_64;
 
 pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as AttentionTile, attention};
-pub use detect::{Candidate, VARIABLE, candidates, cpu_features, select, supported, wanted};
+pub use detect::{Candidate, VARIABLE, candidates, cpu_features, definition, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
     Activations, CHUNK, DotRows, Epilogue, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk,

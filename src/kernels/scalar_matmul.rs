@@ -8,7 +8,8 @@ pub struct Scalar;
 const ROWS: usize = 8;
 
 impl Int8Isa for Scalar {
-    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 4, int8: Word::Pairs };
+    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 4, int8: Word::Pairs, codes: false };
+    const CODES: bool = true;
     type Lanes = Plain;
     type Acc = f32;
 
@@ -35,6 +36,9 @@ impl Int8Isa for Scalar {
     #[inline(always)]
     fn tile(t: Tile<'_>, out: &mut [f32]) {
         let n_chunks = t.check(&Self::LAYOUT, out);
+        if let Number::Codes { affine, .. } = t.panel.number {
+            return codes_tile(t, n_chunks, affine, out);
+        }
         let (steps, groups) = (Self::LAYOUT.steps(t.panel.number), t.panel.groups());
         let group_steps = steps / groups;
         for (it, out) in out.chunks_mut(t.ldo).take(t.width).enumerate() {
@@ -65,6 +69,41 @@ impl Int8Isa for Scalar {
                 for r in 0..ROWS {
                     out[r] += t.w_scales[g * ROWS + r] * t.x_scales[g * t.width + it] * sums[r] as f32;
                 }
+            }
+        }
+    }
+}
+
+/// The products of codes as they are, see [`Word::Codes`].
+fn codes_tile(t: Tile<'_>, n_chunks: usize, affine: bool, out: &mut [f32]) {
+    let (layout, groups) = (Scalar::LAYOUT, t.panel.groups());
+    let (steps, group_steps) = (layout.steps(t.panel.number), t.panel.group / 4);
+    let (w_words, x_words) = (layout.w_words(t.panel), layout.x_words(t.panel));
+    for (it, out) in out.chunks_mut(t.ldo).take(t.width).enumerate() {
+        if t.fresh {
+            out[..ROWS].fill(0.0);
+        }
+        for c in 0..n_chunks {
+            let (x, sums) = t.x[(c * t.width + it) * x_words..][..x_words].split_at(steps);
+            for (r, out) in out[..ROWS].iter_mut().enumerate() {
+                let w = |i: usize| t.w[(c * w_words + i) * ROWS + r];
+                let (mut high, mut low) = (0i32, 0i32);
+                for k in 0..groups {
+                    let mut sum = 0;
+                    for i in k * group_steps..(k + 1) * group_steps {
+                        let (codes, x) = (w(i).to_le_bytes(), x[i].to_le_bytes());
+                        sum += codes.iter().zip(x).map(|(code, x)| *code as i32 * x as i8 as i32).sum::<i32>();
+                    }
+                    high += sum * pair(w(steps + k)).0;
+                }
+                for (k, sums) in sums.iter().enumerate() {
+                    let ((a, b), (x, y)) = (pair(w(steps + groups + k)), pair(*sums));
+                    low += a * x + b * y;
+                }
+                let unit = |i: usize| t.w_scales[(2 * c + i) * ROWS + r];
+                let sum =
+                    if affine { unit(0) * high as f32 + unit(1) * low as f32 } else { unit(0) * (high + low) as f32 };
+                *out += sum * t.x_scales[c * t.width + it];
             }
         }
     }

@@ -3,8 +3,8 @@
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    Activations, CHUNK, Epilogue, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, matmul, matmul_with,
-    supported,
+    Activations, CHUNK, Epilogue, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, definition, matmul,
+    matmul_with, supported,
 };
 use longtake::tensor::{MatView, quantize_row};
 
@@ -60,6 +60,24 @@ const TYPES: [(GgmlType, f64); 15] = [
 /// The types that a few tokens meet in f32.
 const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 
+/// The products of every definition that a table of this machine has.
+fn wanted(w: &Weights, x: &[f32], len: usize) -> Vec<(&'static str, Vec<f32>)> {
+    let mut all: Vec<(&str, Vec<f32>)> = Vec::new();
+    for k in supported().into_iter().map(definition) {
+        if all.iter().all(|(name, _)| *name != k.name) {
+            let mut out = vec![f32::NAN; len];
+            matmul(k, w.view(), x, &mut out);
+            all.push((k.name, out));
+        }
+    }
+    all
+}
+
+/// That of table `k`.
+fn wanted_of<'a>(all: &'a [(&str, Vec<f32>)], k: &Kernels) -> &'a [f32] {
+    &all.iter().find(|(name, _)| *name == definition(k).name).unwrap().1
+}
+
 fn scalar() -> &'static Kernels {
     let table = supported()[0];
     assert_eq!(table.name, "scalar");
@@ -89,9 +107,9 @@ fn every_table_agrees_with_scalar() {
             let (n_tokens, n_cols, n_rows) = sizes(ty, &mut rng);
             let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let x = rng.vec(n_tokens * n_cols);
-            let mut want = vec![f32::NAN; n_tokens * n_rows];
-            matmul(scalar(), w.view(), &x, &mut want);
+            let all = wanted(&w, &x, n_tokens * n_rows);
             for k in supported() {
+                let want = wanted_of(&all, k);
                 let mut out = vec![f32::NAN; n_tokens * n_rows];
                 matmul(k, w.view(), &x, &mut out);
                 for it in 0..n_tokens {
@@ -111,7 +129,14 @@ fn every_table_agrees_with_scalar() {
 /// Around the sizes at which each table changes its ways: whole tiles, one more, one less, and nothing at all.
 #[test]
 fn products_at_the_edges_of_tiles() {
-    let types = [(GgmlType::Q4_K, 256), (GgmlType::Q6_K, 512), (GgmlType::Q8_0, 288), (GgmlType::F16, 31)];
+    let types = [
+        (GgmlType::Q4_K, 256),
+        (GgmlType::Q5_0, 96),
+        (GgmlType::Q2_K, 768),
+        (GgmlType::Q6_K, 512),
+        (GgmlType::Q8_0, 288),
+        (GgmlType::F16, 31),
+    ];
     for (seed, (ty, n_cols)) in types.into_iter().enumerate() {
         for k in supported() {
             let layout = k.int8.layout;
@@ -124,7 +149,7 @@ fn products_at_the_edges_of_tiles() {
                     let x = rng.vec(n_tokens * n_cols);
                     let (mut got, mut want) = (vec![f32::NAN; n_tokens * n_rows], vec![f32::NAN; n_tokens * n_rows]);
                     matmul(k, w.view(), &x, &mut got);
-                    matmul(scalar(), w.view(), &x, &mut want);
+                    matmul(definition(k), w.view(), &x, &mut want);
                     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                         let (it, r) = (i / n_rows, i % n_rows);
                         let terms = x[it * n_cols..][..n_cols].iter().zip(&w.decoded[r * n_cols..][..n_cols]);
@@ -143,7 +168,8 @@ fn numbers(word: u32, of: Word, excess: i32) -> Vec<i32> {
     match of {
         Word::Bytes if excess == 0 => word.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
         Word::Bytes => word.to_le_bytes().map(|b| b as i32 - excess).to_vec(),
-        Word::Signed | Word::Octets => word.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
+        Word::Codes if excess != 0 => word.to_le_bytes().map(i32::from).to_vec(),
+        Word::Signed | Word::Octets | Word::Codes => word.to_le_bytes().map(|b| b as i8 as i32).to_vec(),
         Word::Pairs => vec![word as i16 as i32, (word >> 16) as i16 as i32],
         Word::Float => vec![word as i32],
     }
@@ -178,16 +204,15 @@ fn panels_hold_the_same_numbers_and_scales_in_every_table() {
             let (_, n_cols, n_rows) = sizes(ty, &mut rng);
             let w = Weights::pack(ty, n_cols, n_rows.min(16), &rng.vec(n_cols * n_rows.min(16)));
             let n_chunks = n_cols.div_ceil(CHUNK);
-            let panel = Panel::of(ty).unwrap();
-            let groups = panel.groups();
             let pack = |k: &Kernels| {
                 let layout = k.int8.layout;
-                let (word, steps) = (layout.word(panel.number), layout.steps(panel.number));
+                let panel = layout.panel(ty).unwrap();
+                let (word, steps, groups) = (layout.word(panel.number), layout.w_words(panel), panel.w_scales());
                 let (mut all, mut scales) = (Vec::new(), Vec::new());
                 for rows in w.packed.chunks(layout.rows * w.view().row_bytes()) {
                     let mut words = vec![7; n_chunks * steps * layout.rows];
                     let mut out = vec![f32::NAN; n_chunks * groups * layout.rows];
-                    let p = PackRows { rows, row_bytes: w.view().row_bytes(), chunks: 0..n_chunks };
+                    let p = PackRows { rows, row_bytes: w.view().row_bytes(), chunks: 0..n_chunks, panel };
                     (k.int8.pack)(ty, p, &mut words, &mut out);
                     for r in 0..rows.len() / w.view().row_bytes() {
                         let words = words_of_row(&words, layout.rows, r, word);
@@ -200,6 +225,8 @@ fn panels_hold_the_same_numbers_and_scales_in_every_table() {
             let want: (Vec<Vec<i32>>, Vec<Vec<u32>>) = pack(scalar());
             // The definition itself: scale times integer is the weight, within half a step and, for bytes, what 16-bit
             // numbers with eight bits for the fraction lose; floats are the weights.
+            let panel = Panel::of(ty).unwrap();
+            let groups = panel.groups();
             for (r, (numbers, scales)) in want.0.iter().zip(&want.1).enumerate() {
                 for c in 0..n_cols {
                     let (step, exact) = (f32::from_bits(scales[c * groups / CHUNK]), w.decoded[r * n_cols + c]);
@@ -209,11 +236,48 @@ fn panels_hold_the_same_numbers_and_scales_in_every_table() {
                         Number::F32 => assert_eq!((numbers[c] as u32, step), (exact.to_bits(), 1.0), "{case}"),
                         Number::Int16 => assert!(error <= 0.501 * step, "{case}: off by {error} of {step}"),
                         Number::Int8 => assert!(error <= 0.76 * step, "{case}: off by {error} of {step}"),
+                        Number::Codes { .. } => unreachable!("not in this layout"),
                     }
                 }
             }
+            let want_codes = supported().into_iter().find(|k| k.int8.layout.codes).map(|k| pack(definition(k)));
             for k in supported() {
-                assert!(pack(k) == want, "{} {ty} seed {seed} ({n_rows}, {n_cols})", k.name);
+                let want = if k.int8.layout.codes { want_codes.as_ref().unwrap() } else { &want };
+                assert!(pack(k) == *want, "{} {ty} seed {seed} ({n_rows}, {n_cols})", k.name);
+            }
+        }
+    }
+}
+
+/// Codes as they are, with their integer scales and offsets, are the weights, but for the rounding of scales and offsets.
+#[test]
+fn panels_of_codes_hold_the_weights() {
+    let scalar = definition(supported().into_iter().find(|k| k.int8.layout.codes).unwrap_or(scalar()));
+    for (ty, _) in TYPES {
+        let layout = scalar.int8.layout;
+        let Some(panel @ Panel { number: Number::Codes { max, affine }, group }) = layout.panel(ty) else { continue };
+        for seed in 0..6 {
+            let mut rng = Rng(seed + 150);
+            let n_cols = ty.block_len() * (1 + rng.below(20));
+            let w = Weights::pack(ty, n_cols, layout.rows, &rng.vec(n_cols * layout.rows));
+            let (n_chunks, w_words) = (n_cols.div_ceil(CHUNK), layout.w_words(panel));
+            let mut words = vec![7; n_chunks * w_words * layout.rows];
+            let mut units = vec![f32::NAN; 2 * n_chunks * layout.rows];
+            let row_bytes = w.view().row_bytes();
+            let p = PackRows { rows: &w.packed, row_bytes, chunks: 0..n_chunks, panel };
+            (scalar.int8.pack)(ty, p, &mut words, &mut units);
+            for (i, exact) in w.decoded.iter().enumerate() {
+                let (r, c, at) = (i / n_cols, i % n_cols / CHUNK, i % n_cols % CHUNK);
+                let word = |n: usize| words[(c * w_words + n) * layout.rows + r];
+                let (k, unit) = (at / group, [0, 1].map(|u| units[(2 * c + u) * layout.rows + r]));
+                let code = word(at / 4).to_le_bytes()[at % 4];
+                let scale = word(CHUNK / 4 + k) as i16;
+                let offset = (word(CHUNK / 4 + CHUNK / group + k / 2) >> (16 * (k % 2))) as i16;
+                let got = scale as f32 * unit[0] * code as f32 + offset as f32 * unit[affine as usize];
+                // Of symmetric formats, the code of zero is the middle one.
+                let zero = if affine { 0.0 } else { (max as f32 + 1.0) / 2.0 };
+                let most = 0.51 * (unit[0].abs() * (code as f32 - zero).abs() + unit[1].abs());
+                assert!(code <= max && (got - exact).abs() <= most, "{ty} seed {seed} weight {i}: {got} not {exact}");
             }
         }
     }
@@ -223,6 +287,7 @@ fn panels_hold_the_same_numbers_and_scales_in_every_table() {
 fn activations_have_the_same_integers_and_scales_in_every_table() {
     let eight = [32, 64, 128, 256].map(|group| Panel { number: Number::Int8, group });
     let others = [GgmlType::F16, GgmlType::F32].map(|ty| Panel::of(ty).unwrap());
+    let codes = [16, 32].map(|group| Panel { number: Number::Codes { max: 0, affine: false }, group });
     for seed in 0..20 {
         let mut rng = Rng(seed + 200);
         let (n_tokens, n_cols) = (1 + rng.below(4), 32 * (1 + rng.below(20)));
@@ -242,12 +307,13 @@ fn activations_have_the_same_integers_and_scales_in_every_table() {
             let error = chunk.0[at] as f32 * d - x;
             assert!(error.abs() <= 0.501 * d, "seed {seed} activation {i}: {error}");
         }
-        for panel in eight.into_iter().chain(others) {
+        for panel in eight.into_iter().chain(others).chain(codes) {
+            let is_codes = matches!(panel.number, Number::Codes { .. });
             // Every table has another number of tokens per tile: all fit into the smallest.
             let tile = |k: &Kernels| {
-                let (word, steps) = (k.int8.layout.word(panel.number), k.int8.layout.steps(panel.number));
+                let (word, steps) = (k.int8.layout.word(panel.number), k.int8.layout.x_words(panel));
                 let mut words = vec![7; n_chunks * steps * n_tokens];
-                let n_scales = n_chunks * panel.groups() * n_tokens;
+                let n_scales = n_chunks * panel.x_scales() * n_tokens;
                 let (mut scales, mut sums) = (vec![f32::NAN; n_scales], vec![7; n_scales]);
                 let (words_of, scales_of, sums_of) = (&mut words[..], &mut scales[..], &mut sums[..]);
                 let q = QuantizeTile { x: &x, n_cols, panel, words: words_of, scales: scales_of, sums: sums_of };
@@ -257,6 +323,15 @@ fn activations_have_the_same_integers_and_scales_in_every_table() {
                     .map(|w| w.iter().flat_map(|w| numbers(*w, word, 0)).collect())
                     .collect();
                 for (i, row) in all.iter().enumerate() {
+                    if is_codes {
+                        // Behind the integers come the sums of the groups, 16 bits each.
+                        let (row, sums) = row.split_at(CHUNK);
+                        for (group, sum) in row.chunks_exact(panel.group).zip(sums.chunks_exact(2)) {
+                            let sum = (sum[0] & 0xff | sum[1] << 8) as i16;
+                            assert_eq!(group.iter().sum::<i32>(), sum as i32, "{} seed {seed} {panel:?}", k.name);
+                        }
+                        continue;
+                    }
                     for (g, group) in row.chunks_exact(panel.group).enumerate() {
                         let at = (i / n_tokens * panel.groups() + g) * n_tokens + i % n_tokens;
                         let factor = if word == Word::Bytes { -128 } else { 0 };
@@ -268,10 +343,10 @@ fn activations_have_the_same_integers_and_scales_in_every_table() {
             };
             let want = tile(scalar());
             for (i, row) in want.0.iter().enumerate() {
-                for (j, q) in row.iter().enumerate() {
+                for (j, q) in row.iter().enumerate().take(CHUNK) {
                     let (it, c) = (i % n_tokens, i / n_tokens * CHUNK + j);
                     let exact = if c < n_cols { x[it * n_cols + c] } else { 0.0 };
-                    let step = want.1[(c / panel.group) * n_tokens + it];
+                    let step = want.1[(c * panel.x_scales() / CHUNK) * n_tokens + it];
                     if panel.number == Number::F32 {
                         assert_eq!(
                             (f32::from_bits(*q as u32), step),
@@ -284,7 +359,7 @@ fn activations_have_the_same_integers_and_scales_in_every_table() {
                     }
                 }
             }
-            for k in supported() {
+            for k in supported().into_iter().filter(|k| !is_codes || k.int8.layout.codes) {
                 assert!(rows(k) == rows(scalar()), "{} rows, seed {seed}", k.name);
                 assert!(tile(k) == want, "{} seed {seed} {panel:?} ({n_tokens}, {n_cols})", k.name);
             }
@@ -295,7 +370,7 @@ fn activations_have_the_same_integers_and_scales_in_every_table() {
 /// Groups whose sums are as large as they can be: an i32 holds them.
 #[test]
 fn the_largest_sums_fit() {
-    for ty in [GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0] {
+    for (ty, _) in TYPES {
         let (n_cols, n_rows, n_tokens) = (512, 5, 13);
         for sign in [1.0, -1.0] {
             let mut packed = vec![0; n_rows * ty.row_bytes(n_cols).unwrap()];

@@ -97,7 +97,7 @@ impl Products for I8mm {
 }
 
 impl<P: Products> Int8Isa for P {
-    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 2 * TOKENS, int8: P::INT8 };
+    const LAYOUT: Layout = Layout { rows: ROWS, tokens: 2 * TOKENS, int8: P::INT8, codes: false };
     type Lanes = NeonLanes;
     type Acc = [float32x4_t; 2];
 
@@ -158,6 +158,7 @@ impl<P: Products> Int8Isa for P {
                 Number::F32 => tile::tile::<V<false>, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
                 Number::Int16 => tile::tile::<V<false>, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
                 Number::Int8 => P::tile(t, n, out),
+                Number::Codes { .. } => unreachable!("not in this layout"),
             }
         }
     }

@@ -7,7 +7,7 @@ use super::MAX_DOT_TOKENS;
 use super::codes::CHUNK;
 use super::dot::{DotRows, RowChunk};
 use super::float::FloatRows;
-use super::ops::{Number, PackRows, Panel, QuantizeTile, Soon, Tile};
+use super::ops::{PackRows, Panel, QuantizeTile, Soon, Tile, panel_group};
 use crate::kernels::disjoint::{SharedMat, SharedSlice};
 use crate::kernels::scratch::Carve;
 use crate::kernels::{Kernels, prefetch, scratch, threads};
@@ -17,8 +17,8 @@ use crate::tensor::MatView;
 const TASK_ROWS: usize = 128;
 /// Tokens per task. Each task unpacks its rows anew, so this many tokens share that work.
 const TASK_TOKENS: usize = 768;
-/// Steps per pass: a tile of rows then stays in the first-level cache while the tokens go by.
-const PASS_STEPS: usize = 256;
+/// Words of a row of weights per pass: a tile of rows then stays in the first-level cache while the tokens go by.
+const PASS_WORDS: usize = 256;
 /// Words of activations that stay in the second-level cache while tasks come and go.
 const NEAR_WORDS: usize = 1 << 18;
 /// Bytes of weights that are worth a task of their own.
@@ -79,6 +79,7 @@ struct Forms {
 
 /// Tiles of `layout.tokens` tokens one after another, the last one narrower.
 struct Tiles {
+    /// See [`Panel::input`].
     panel: Panel,
     words: Vec<u32>,
     scales: Vec<f32>,
@@ -156,17 +157,20 @@ impl<'a> Activations<'a> {
         if out.is_empty() {
             return;
         }
-        let panels = matrices.iter().map(|w| Panel::of(w.ty()).expect("the loader accepts only types with a decoder"));
         if self.n_tokens <= MAX_DOT_TOKENS {
-            if panels.clone().any(|panel| panel.number == Number::Int8) {
+            if matrices.iter().any(|w| panel_group(w.ty()).is_some()) {
                 self.quantize_rows();
             }
             self.run_dot(matrices, out, epilogue);
         } else {
             // No more than two.
-            let forms = panels.fold([0; 2], |[_, last], panel| [last, self.quantize_tiles(panel)]);
+            let forms = matrices.iter().fold([0; 2], |[_, last], w| [last, self.quantize_tiles(self.panel(*w))]);
             self.run_panels(matrices, &forms[2 - matrices.len()..], out, epilogue);
         }
+    }
+
+    fn panel(&self, w: MatView<'_>) -> Panel {
+        self.kernels.int8.layout.panel(w.ty()).expect("the loader accepts only types with a decoder")
     }
 
     fn n_chunks(&self) -> usize {
@@ -192,9 +196,9 @@ impl<'a> Activations<'a> {
             scratch::with(matrices.len() * n * n_tokens, |sums| {
                 for (w, sums) in matrices.iter().rev().zip(sums.chunks_exact_mut(n * n_tokens)) {
                     let (rows, row_bytes) = (w.rows(first..first + n).data(), w.row_bytes());
-                    match Panel::of(w.ty()).map(|panel| panel.number) {
-                        Some(Number::Int8) => (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes, n_cols, x }, sums),
-                        _ => (ops.dot_floats)(w.ty(), FloatRows { rows, row_bytes, n_cols, x: self.x }, sums),
+                    match panel_group(w.ty()) {
+                        Some(_) => (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes, n_cols, x }, sums),
+                        None => (ops.dot_floats)(w.ty(), FloatRows { rows, row_bytes, n_cols, x: self.x }, sums),
                     }
                 }
                 let (last, other) = sums.split_at_mut(n * n_tokens);
@@ -230,7 +234,7 @@ impl<'a> Activations<'a> {
             let tokens = first..n_tokens.min(first + tiles_per_task * layout.tokens);
             let ldo = rows.len().next_multiple_of(layout.rows);
             let lengths = [tokens.len() * ldo, (matrices.len() - 1) * tokens.len() * ldo];
-            let buffers = [PASS_STEPS * layout.rows; 2];
+            let buffers = [PASS_WORDS * layout.rows; 2];
             scratch::with(Carve::room(&lengths) + Carve::room(&buffers), |buffer| {
                 let mut carve = Carve::new(buffer);
                 let [sums, others] = lengths.map(|n| carve.take(n));
@@ -268,9 +272,9 @@ impl<'a> Activations<'a> {
         (next, out): (MatView<'_>, Option<(&SharedMat<'_>, usize)>),
         mut epilogue: impl FnMut(usize, usize, &mut [f32]),
     ) {
-        let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, x.panel);
-        let (n_chunks, steps) = (self.n_chunks(), layout.steps(panel.number));
-        let n_passes = n_chunks.div_ceil(PASS_STEPS / steps);
+        let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, self.panel(w));
+        let (n_chunks, w_words, x_words) = (self.n_chunks(), layout.w_words(panel), layout.x_words(panel));
+        let n_passes = n_chunks.div_ceil(PASS_WORDS / w_words);
         let n_tiles = tokens.len().div_ceil(layout.tokens);
         // Rows by rows within a pass; passes are of about equal length.
         let row_tiles = w.n_rows().div_ceil(layout.rows);
@@ -281,12 +285,12 @@ impl<'a> Activations<'a> {
         };
         for i in 0..n_passes * row_tiles {
             let (pass, rows, chunks) = part(i);
-            let words = &mut bytemuck::cast_slice_mut(words)[..chunks.len() * steps * layout.rows];
-            let scales = &mut scales[..chunks.len() * panel.groups() * layout.rows];
+            let words = &mut bytemuck::cast_slice_mut(words)[..chunks.len() * w_words * layout.rows];
+            let scales = &mut scales[..chunks.len() * panel.w_scales() * layout.rows];
             let data = w.rows(rows.clone()).data();
             (ops.pack)(
                 w.ty(),
-                PackRows { rows: data, row_bytes: w.row_bytes(), chunks: chunks.clone() },
+                PackRows { rows: data, row_bytes: w.row_bytes(), chunks: chunks.clone(), panel },
                 words,
                 scales,
             );
@@ -317,8 +321,8 @@ impl<'a> Activations<'a> {
                 // The next pass over these tokens wants other columns: each tile of rows asks for its share of them.
                 let soon_x = if x.words.len() > NEAR_WORDS {
                     let (_, _, chunks) = part((pass + 1) % n_passes * row_tiles);
-                    let len = chunks.len() * steps / row_tiles;
-                    let at = (first * n_chunks + chunks.start * width) * steps + i % row_tiles * len * width;
+                    let len = chunks.len() * x_words / row_tiles;
+                    let at = (first * n_chunks + chunks.start * width) * x_words + i % row_tiles * len * width;
                     Soon { at: x.words[at..].as_ptr(), ld: len, len }
                 } else {
                     Soon::NONE
@@ -327,9 +331,9 @@ impl<'a> Activations<'a> {
                     panel,
                     w: words,
                     w_scales: scales,
-                    x: &x.words[of_chunks(steps)],
-                    x_scales: &x.scales[of_chunks(panel.groups())],
-                    x_sums: &x.sums[of_chunks(panel.groups())],
+                    x: &x.words[of_chunks(x_words)],
+                    x_scales: &x.scales[of_chunks(panel.x_scales())],
+                    x_sums: &x.sums[of_chunks(panel.x_scales())],
                     width,
                     ldo,
                     fresh: pass == 0,
@@ -359,7 +363,7 @@ impl<'a> Activations<'a> {
     /// Brings the activations into the form of `panel`, unless they are in it; which of the forms that is.
     fn quantize_tiles(&mut self, panel: Panel) -> usize {
         let (ops, layout) = (&self.kernels.int8, self.kernels.int8.layout);
-        let (n_chunks, n_cols) = (self.n_chunks(), self.n_cols);
+        let (n_chunks, n_cols, panel) = (self.n_chunks(), self.n_cols, panel.input());
         let tiles = &mut self.forms.tiles;
         let index = tiles.iter().position(|t| t.panel == panel).unwrap_or_else(|| {
             tiles.push(Tiles { panel, words: Vec::new(), scales: Vec::new(), sums: Vec::new(), ready: false });
@@ -369,7 +373,7 @@ impl<'a> Activations<'a> {
         if std::mem::replace(&mut form.ready, true) {
             return index;
         }
-        let (words_per_token, scales_per_token) = (n_chunks * layout.steps(panel.number), n_chunks * panel.groups());
+        let (words_per_token, scales_per_token) = (n_chunks * layout.x_words(panel), n_chunks * panel.x_scales());
         form.words.resize(self.n_tokens * words_per_token, 0);
         form.scales.resize(self.n_tokens * scales_per_token, 0.0);
         form.sums.resize(self.n_tokens * scales_per_token, 0);

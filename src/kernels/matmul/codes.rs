@@ -23,8 +23,10 @@ pub struct Chunk<L: Lanes> {
 pub trait Codes: Block {
     /// The largest code; the smallest is 0.
     const MAX_CODE: u8;
-    /// Codes are signed bytes plus 128, and `b` is `-128 * a`: kernels that multiply signed bytes may leave `b` out.
-    const CENTERED: bool = false;
+    /// The code of the weight 0, where all groups have the same: `b` is `-ZERO * a`.
+    const ZERO: Option<u8> = None;
+    /// Codes are signed bytes plus 128: kernels that multiply signed bytes may leave `b` out.
+    const CENTERED: bool = matches!(Self::ZERO, Some(128));
     /// Codes from [`unpack`](Codes::unpack) are indices into this table, which holds the real ones.
     const TABLE: Option<&'static [u8; 16]> = None;
     /// `a` and `b` are the same for 32 columns.
@@ -70,6 +72,7 @@ const IQ4_CODES: [u8; 16] = {
 
 impl Codes for Q4_0 {
     const MAX_CODE: u8 = 15;
+    const ZERO: Option<u8> = Some(8);
     const GROUP: usize = 256;
 
     #[inline(always)]
@@ -93,6 +96,7 @@ impl Codes for Q4_1 {
 
 impl Codes for Q5_0 {
     const MAX_CODE: u8 = 31;
+    const ZERO: Option<u8> = Some(16);
     const GROUP: usize = 128;
 
     #[inline(always)]
@@ -118,7 +122,7 @@ impl Codes for Q5_1 {
 
 impl Codes for Q8_0 {
     const MAX_CODE: u8 = 255;
-    const CENTERED: bool = true;
+    const ZERO: Option<u8> = Some(128);
     const GROUP: usize = 32;
 
     #[inline(always)]
@@ -136,7 +140,7 @@ impl Codes for Q8_0 {
 
 impl Codes for IQ4_NL {
     const MAX_CODE: u8 = IQ4_CODES[15];
-    const CENTERED: bool = true;
+    const ZERO: Option<u8> = Some(128);
     const TABLE: Option<&'static [u8; 16]> = Some(&IQ4_CODES);
     const GROUP: usize = 256;
 
@@ -150,7 +154,7 @@ impl Codes for IQ4_NL {
 
 impl Codes for IQ4_XS {
     const MAX_CODE: u8 = IQ4_CODES[15];
-    const CENTERED: bool = true;
+    const ZERO: Option<u8> = Some(128);
     const TABLE: Option<&'static [u8; 16]> = Some(&IQ4_CODES);
     const GROUP: usize = 256;
 
@@ -202,6 +206,7 @@ impl Codes for Q5_K {
 impl Codes for Q6_K {
     const MAX_CODE: u8 = 63;
     const WIDE: bool = false;
+    const ZERO: Option<u8> = Some(32);
     const GROUP: usize = 64;
 
     #[inline(always)]
@@ -226,6 +231,7 @@ impl Codes for Q6_K {
 impl Codes for Q3_K {
     const MAX_CODE: u8 = 7;
     const WIDE: bool = false;
+    const ZERO: Option<u8> = Some(4);
     const GROUP: usize = 256;
 
     #[inline(always)]
@@ -410,7 +416,7 @@ mod tests {
                         continue; // a random f16 may be infinite; both ways then give no number
                     }
                     assert!(codes[i] <= F::MAX_CODE);
-                    assert!(!F::CENTERED || b == -128.0 * a);
+                    assert!(F::ZERO.is_none_or(|zero| b == -(zero as f32) * a));
                     let centered = a * (codes[i] as i32 - 128) as f32; // b may be too fine for a sum
                     let got = if F::CENTERED { centered } else { a * codes[i] as f32 + b };
                     assert_eq!(got, want[i], "{ty} seed {seed} element {i}");

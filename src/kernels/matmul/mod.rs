@@ -3,7 +3,7 @@
 //! Start reading at [`matmul`], then [`Activations`]: several matrices share one input, which is brought into the form of
 //! their products once. A few tokens (decode) take weights as they lie in memory, in `dot.rs` where they are quantized and
 //! `float.rs` where they are not. For many (prefill), `panel.rs` brings tiles of rows into panels of 8-bit or 16-bit
-//! integers or floats, and `tile.rs` multiplies those; what follows a product is done on the tile ([`Epilogue`]). A format is
+//! integers or floats, or of the formats' own codes, and `tile.rs` and `tile_codes.rs` multiply those; what follows a product is done on the tile ([`Epilogue`]). A format is
 //! one function in `codes.rs`; an instruction set is one [`Int8Isa`].
 
 mod activations;
@@ -14,6 +14,7 @@ pub(super) mod lanes;
 mod ops;
 pub(super) mod panel;
 pub(super) mod tile;
+pub(super) mod tile_codes;
 
 pub use activations::{Activations, Epilogue};
 pub use codes::{CHUNK, Chunk};

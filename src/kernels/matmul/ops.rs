@@ -21,8 +21,8 @@ pub struct Int8Ops {
     pub dot_floats: fn(GgmlType, FloatRows<'_>, &mut [f32]),
     /// Quantizes a tile of tokens for `tile`.
     pub quantize_tile: fn(QuantizeTile<'_>),
-    /// Brings a tile of packed rows into a panel for `tile`: words (n_steps, layout.rows), scales (n_groups, layout.rows).
-    /// The panel is that of [`Panel::of`].
+    /// Brings a tile of packed rows into a panel for `tile`: words (n_chunks * w_words, layout.rows), scales
+    /// (n_chunks * w_scales, layout.rows).
     pub pack: fn(GgmlType, PackRows<'_>, &mut [u32], &mut [f32]),
     /// out(width, layout.rows) = [out +] x · wᵀ, in rows of `ldo`.
     pub tile: fn(Tile<'_>, &mut [f32]),
@@ -37,18 +37,25 @@ pub enum Number {
     Int16,
     /// The floats themselves; their scales are 1.
     F32,
+    /// The codes of a block format as they are, up to `max`, with integer scales per group and floats per 256 columns, see
+    /// [`Word::Codes`].
+    Codes {
+        max: u8,
+        /// Offsets have a unit of their own; else they are multiples of the scales.
+        affine: bool,
+    },
 }
 
 /// The form that weights of a type, and the activations that they meet, have in prefill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Panel {
     pub number: Number,
-    /// Columns whose products add up before they meet a scale: 32, 64, 128 or 256.
+    /// Columns whose products add up before they meet a scale: 32, 64, 128 or 256; for codes 16 or 32.
     pub group: usize,
 }
 
 impl Panel {
-    /// The panel of weights of `ty`; `None` for a type without a decoder.
+    /// The panel of weights of `ty` where codes are not multiplied as they are; `None` for a type without a decoder.
     pub fn of(ty: GgmlType) -> Option<Panel> {
         match ty {
             GgmlType::F32 => Some(Panel { number: Number::F32, group: CHUNK }),
@@ -60,6 +67,24 @@ impl Panel {
     /// Groups per 256 columns.
     pub const fn groups(&self) -> usize {
         CHUNK / self.group
+    }
+
+    /// Floats per 256 columns that go with a row of weights.
+    pub const fn w_scales(&self) -> usize {
+        if let Number::Codes { .. } = self.number { 2 } else { self.groups() }
+    }
+
+    /// Floats per 256 columns that go with a token.
+    pub const fn x_scales(&self) -> usize {
+        if let Number::Codes { .. } = self.number { 1 } else { self.groups() }
+    }
+
+    /// The panel that stands for all whose activations have the same form.
+    pub fn input(self) -> Panel {
+        match self.number {
+            Number::Codes { .. } => Panel { number: Number::Codes { max: 0, affine: false }, ..self },
+            _ => self,
+        }
     }
 }
 
@@ -73,7 +98,12 @@ pub struct Layout {
     pub tokens: usize,
     /// The words of [`Number::Int8`].
     pub int8: Word,
+    /// Whether codes of at most [`MAX_CODE`] are multiplied as they are.
+    pub codes: bool,
 }
+
+/// The largest code of which two products with activations fit into 16 bits twice.
+pub const MAX_CODE: u8 = 63;
 
 /// What a word holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +120,12 @@ pub enum Word {
     Pairs,
     /// One column as f32.
     Float,
+    /// Four columns: weights as unsigned codes, activations as signed bytes. Behind the 64 words of 256 columns of weights
+    /// come the scales of the groups, an i16 twice in each word, and then their offsets, two groups to a word; behind those
+    /// of activations the sums of the groups, likewise two to a word. A product is the sum of codes times activations times
+    /// scales, in units of the first float of the row, and of offsets times sums, in units of the second, or of the first
+    /// where panels are not affine; all that in units of the token's float.
+    Codes,
 }
 
 impl Layout {
@@ -99,15 +135,38 @@ impl Layout {
             Number::Int8 => self.int8,
             Number::Int16 => Word::Pairs,
             Number::F32 => Word::Float,
+            Number::Codes { .. } => Word::Codes,
         }
+    }
+
+    /// The panel of weights of `ty`; `None` for a type without a decoder.
+    pub fn panel(&self, ty: GgmlType) -> Option<Panel> {
+        let codes = if self.codes { panel_of_codes(ty) } else { None };
+        codes.or_else(|| Panel::of(ty))
     }
 
     /// Steps per 256 columns.
     pub const fn steps(&self, number: Number) -> usize {
         match self.word(number) {
-            Word::Bytes | Word::Signed | Word::Octets => CHUNK / 4,
+            Word::Bytes | Word::Signed | Word::Octets | Word::Codes => CHUNK / 4,
             Word::Pairs => CHUNK / 2,
             Word::Float => CHUNK,
+        }
+    }
+
+    /// Words per 256 columns of a row of weights, whole vectors.
+    pub const fn w_words(&self, panel: Panel) -> usize {
+        match panel.number {
+            Number::Codes { .. } => (self.steps(panel.number) + panel.groups() / 2 * 3).next_multiple_of(16),
+            number => self.steps(number),
+        }
+    }
+
+    /// Words per 256 columns of a token.
+    pub const fn x_words(&self, panel: Panel) -> usize {
+        match panel.number {
+            Number::Codes { .. } => self.steps(panel.number) + panel.groups() / 2,
+            number => self.steps(number),
         }
     }
 }
@@ -119,6 +178,8 @@ pub struct PackRows<'a> {
     pub rows: &'a [u8],
     pub row_bytes: usize,
     pub chunks: std::ops::Range<usize>,
+    /// [`Layout::panel`] of their type.
+    pub panel: Panel,
 }
 
 /// Activations of up to `layout.tokens` tokens, and where their panel form goes; columns are padded to a multiple of 256
@@ -128,11 +189,11 @@ pub struct QuantizeTile<'a> {
     pub x: &'a [f32],
     pub n_cols: usize,
     pub panel: Panel,
-    /// (n_chunks, n, steps)
+    /// (n_chunks, n, x_words)
     pub words: &'a mut [u32],
-    /// (n_groups, n)
+    /// (n_chunks, x_scales, n)
     pub scales: &'a mut [f32],
-    /// (n_groups, n): for words of bytes the sum of the group's integers, times -128; else 0.
+    /// (n_chunks, x_scales, n): for words of bytes the sum of the group's integers, times -128; else 0.
     pub sums: &'a mut [i32],
 }
 
@@ -140,15 +201,15 @@ pub struct QuantizeTile<'a> {
 #[derive(Clone, Copy)]
 pub struct Tile<'a> {
     pub panel: Panel,
-    /// (n_chunks * steps, layout.rows)
+    /// (n_chunks * w_words, layout.rows)
     pub w: &'a [u32],
-    /// (n_groups, layout.rows)
+    /// (n_chunks * w_scales, layout.rows)
     pub w_scales: &'a [f32],
-    /// (n_chunks, width, steps)
+    /// (n_chunks, width, x_words)
     pub x: &'a [u32],
-    /// (n_groups, width)
+    /// (n_chunks * x_scales, width)
     pub x_scales: &'a [f32],
-    /// (n_groups, width)
+    /// (n_chunks * x_scales, width)
     pub x_sums: &'a [i32],
     /// Tokens.
     pub width: usize,
@@ -195,12 +256,13 @@ impl Tile<'_> {
     /// When they do not.
     #[inline(always)]
     pub(in crate::kernels) fn check(&self, layout: &Layout, out: &[f32]) -> usize {
-        let steps = layout.steps(self.panel.number);
-        let n_chunks = self.w.len() / (steps * layout.rows);
-        let n_groups = n_chunks * self.panel.groups();
-        assert!(self.w.len() == n_chunks * steps * layout.rows && self.w_scales.len() == n_groups * layout.rows);
-        assert!(self.width > 0 && self.x.len() == n_chunks * steps * self.width);
-        assert!(self.x_scales.len() == n_groups * self.width && self.x_sums.len() == self.x_scales.len());
+        let (panel, rows) = (self.panel, layout.rows);
+        let n_chunks = self.w.len() / (layout.w_words(panel) * rows);
+        assert!(self.w.len() == n_chunks * layout.w_words(panel) * rows);
+        assert!(self.w_scales.len() == n_chunks * panel.w_scales() * rows);
+        assert!(self.width > 0 && self.x.len() == n_chunks * layout.x_words(panel) * self.width);
+        assert!(self.x_scales.len() == n_chunks * panel.x_scales() * self.width);
+        assert!(self.x_sums.len() == self.x_scales.len());
         assert!(self.ldo >= layout.rows && out.len() >= (self.width - 1) * self.ldo + layout.rows);
         n_chunks
     }
@@ -212,6 +274,8 @@ impl Tile<'_> {
 /// was made with.
 pub trait Int8Isa {
     const LAYOUT: Layout;
+    /// Whether there are products of [`Word::Codes`].
+    const CODES: bool = Self::LAYOUT.codes;
     type Lanes: Lanes;
     /// Partial sums of a product of a row and a token.
     type Acc: Copy;
@@ -222,7 +286,7 @@ pub trait Int8Isa {
     fn sum(acc: Self::Acc) -> f32;
 
     /// Rows of `len` words, each as long, become columns: word `j` of row `i` of `rows` goes to word `i` of row `j` of
-    /// `out`. Rows are `LAYOUT.rows`; `len` is 64, 128 or 256.
+    /// `out`. Rows are `LAYOUT.rows`; `len` is a multiple of 16.
     #[inline(always)]
     fn transpose(rows: &[u32], len: usize, out: &mut [u32]) {
         let n = rows.len() / len;
@@ -249,6 +313,15 @@ pub trait Int8Isa {
 pub fn panel_group(ty: GgmlType) -> Option<usize> {
     use super::codes::{Codes, with_codes};
     with_codes!(ty, F => <F as Codes>::GROUP)
+}
+
+/// The panel of codes as they are; `None` for types that have none, or too large ones.
+fn panel_of_codes(ty: GgmlType) -> Option<Panel> {
+    use super::codes::{Codes, with_codes};
+    with_codes!(ty, F => {
+        let number = Number::Codes { max: F::MAX_CODE, affine: F::ZERO.is_none() };
+        (F::MAX_CODE <= MAX_CODE).then_some(Panel { number, group: if F::WIDE { 32 } else { 16 } })
+    })?
 }
 
 /// Builds the [`Int8Ops`] of an [`Int8Isa`]: `int8_ops!(Isa, "features")`.

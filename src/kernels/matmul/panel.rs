@@ -8,11 +8,14 @@
 //! - F16 and BF16 weights become 16-bit integers up to [`MAX_16`] in groups of 32 columns: a group's sum then is at most
 //!   32 * 8191² = 2,146,959,392, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
 //! - F32 weights stay what they are.
+//! - Where a machine multiplies unsigned bytes with signed ones into 16 bits, codes of up to 63 stay what they are; their
+//!   scales per 16 or 32 columns become integers in units of a float per row and 256 columns. What that rounds off is a
+//!   thousandth of what rounding the activations does.
 
 use super::codes::{CHUNK, Chunk, Codes, SUB, with_codes};
 use super::dot::{STEP, unpack_chunk, whole_chunk};
 use super::lanes::{Lanes, ROUND, inverse_of, ratio};
-use super::ops::{Int8Isa, Number, PackRows, Panel, QuantizeTile, Word};
+use super::ops::{Int8Isa, MAX_CODE, Number, PackRows, QuantizeTile, Word};
 use crate::gguf::GgmlType;
 use crate::kernels::prefetch;
 
@@ -31,23 +34,26 @@ const AHEAD: usize = 3;
 /// The scale of a group of 16-bit integers is its largest magnitude times this.
 const STEP_16: f32 = 1.0 / MAX_16;
 
-/// Brings rows of `ty` into their panel, see [`Panel::of`].
+/// Brings rows of `ty` into their panel.
 ///
 /// # Panics
 /// When lengths disagree, and for a type without a decoder.
 #[inline(always)]
 pub fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
-    let panel = Panel::of(ty).expect("the loader accepts only types with a decoder");
-    let (n, rows, n_chunks) = (p.rows.len() / p.row_bytes, I::LAYOUT.rows, p.chunks.len());
-    let steps = I::LAYOUT.steps(panel.number);
+    let (panel, n, rows, n_chunks) = (p.panel, p.rows.len() / p.row_bytes, I::LAYOUT.rows, p.chunks.len());
     assert!(rows <= MAX_ROWS && n <= rows && p.rows.len() == n * p.row_bytes);
-    assert!(words.len() == n_chunks * steps * rows && scales.len() == n_chunks * panel.groups() * rows);
+    assert!(words.len() == n_chunks * I::LAYOUT.w_words(panel) * rows);
+    assert!(scales.len() == n_chunks * panel.w_scales() * rows);
     // Rows that are not there count as zeros.
     scales.fill(if panel.number == Number::F32 { 1.0 } else { 0.0 });
     match panel.number {
         Number::F32 => pack_floats::<I>(p, words),
         Number::Int16 => pack_16::<I>(ty, p, words, scales),
         Number::Int8 => with_codes!(ty, F => pack_8::<I, F>(p, words, scales)).expect("the type has a group"),
+        Number::Codes { .. } => {
+            with_codes!(ty, F => if I::CODES && F::MAX_CODE <= MAX_CODE { pack_codes::<I, F>(p, words, scales) })
+                .expect("the type has codes")
+        }
     }
 }
 
@@ -123,10 +129,74 @@ fn requantize<L: Lanes, F: Codes>(mut chunk: Chunk<L>, flip: u8, out: &mut [u8; 
 }
 
 #[inline(always)]
+fn pack_codes<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+    const MOST_WORDS: usize = 96;
+    let (rows, w_words) = (I::LAYOUT.rows, I::LAYOUT.w_words(p.panel));
+    let mut of_rows = [0u32; MOST_WORDS * MAX_ROWS];
+    let of_rows = &mut of_rows[..w_words * rows];
+    let words = words.chunks_exact_mut(w_words * rows);
+    for (c, (words, scales)) in p.chunks.zip(words.zip(scales.chunks_exact_mut(2 * rows))) {
+        for (r, (row, to)) in p.rows.chunks_exact(p.row_bytes).zip(of_rows.chunks_exact_mut(w_words)).enumerate() {
+            let chunk = unpack_chunk::<I::Lanes, F>(row, c);
+            [scales[r], scales[rows + r]] = codes_of_row::<I::Lanes, F>(chunk, to);
+        }
+        I::transpose(of_rows, w_words, words);
+    }
+}
+
+/// The codes, scales and offsets of a chunk, and what 1 of the scales and of the offsets is worth; see [`Word::Codes`].
+#[inline(always)]
+fn codes_of_row<L: Lanes, F: Codes>(chunk: Chunk<L>, to: &mut [u32]) -> [f32; 2] {
+    const SUBS: usize = CHUNK / SUB;
+    let (codes, to) = to.split_at_mut(CHUNK / 4);
+    for (codes, to) in chunk.codes.into_iter().zip(bytemuck::cast_slice_mut::<_, u8>(codes).as_chunks_mut::<32>().0) {
+        L::put_bytes(codes, to);
+    }
+    let floats = |v: [L::Floats; 2]| {
+        let mut floats = [0.0; SUBS];
+        for (v, floats) in v.into_iter().zip(floats.as_chunks_mut().0) {
+            L::put_floats(v, floats);
+        }
+        floats
+    };
+    let (scales, scale) = integers::<SUBS>(floats(chunk.a), largest_scale(F::MAX_CODE, F::ZERO));
+    let (offsets, offset) = match F::ZERO {
+        Some(zero) => (scales.map(|scale| -(zero as i16) * scale), 0.0),
+        None => integers(floats(chunk.b), i16::MAX as f32),
+    };
+    let pair = |low: i16, high: i16| low as u16 as u32 | (high as u16 as u32) << 16;
+    let apart = 1 + F::WIDE as usize;
+    let groups = SUBS / apart;
+    for k in 0..groups {
+        to[k] = pair(scales[k * apart], scales[k * apart]);
+    }
+    for k in 0..groups / 2 {
+        to[groups + k] = pair(offsets[2 * k * apart], offsets[(2 * k + 1) * apart]);
+    }
+    [scale, offset]
+}
+
+/// The largest integer scale: sums over 256 columns fit into 32 bits, and offsets into 16.
+const fn largest_scale(max_code: u8, zero: Option<u8>) -> f32 {
+    match zero {
+        Some(zero) => (i16::MAX as i32 / zero as i32) as f32,
+        None => (i32::MAX / (CHUNK as i32 * 127 * max_code as i32)) as f32,
+    }
+}
+
+/// Numbers as integers up to `most`, and what 1 of them is worth. What is not finite makes the unit so.
+#[inline(always)]
+fn integers<const N: usize>(x: [f32; N], most: f32) -> ([i16; N], f32) {
+    let top = f32::from_bits(x.iter().fold(0, |top, x| top.max(x.to_bits() & 0x7fff_ffff)));
+    let inverse = ratio(most, top);
+    (x.map(|x| (x * inverse + ROUND).to_bits() as i16), top / most)
+}
+
+#[inline(always)]
 fn pack_16<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
     const BYTES: usize = 2;
     let (rows, steps) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::Int16));
-    let group = Panel::of(ty).map_or(CHUNK, |panel| panel.group);
+    let group = p.panel.group;
     let mut integers = [[0i16; CHUNK]; MAX_ROWS];
     let words = words.chunks_exact_mut(steps * rows);
     for (c, (words, scales)) in p.chunks.zip(words.zip(scales.chunks_exact_mut(CHUNK / group * rows))) {
@@ -200,12 +270,12 @@ fn chunk_of<T>(row: &[T], at: usize, n: usize) -> &[T] {
 #[inline(always)]
 pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
     let (panel, n, n_chunks) = (q.panel, q.x.len() / q.n_cols, q.n_cols.div_ceil(CHUNK));
-    let steps = I::LAYOUT.steps(panel.number);
+    let steps = I::LAYOUT.x_words(panel);
     assert!(q.x.len() == n * q.n_cols && q.words.len() == n_chunks * n * steps);
-    assert!(q.scales.len() == n_chunks * n * panel.groups() && q.sums.len() == q.scales.len());
+    assert!(q.scales.len() == n_chunks * n * panel.x_scales() && q.sums.len() == q.scales.len());
     match panel.number {
         Number::Int8 => {}
-        Number::Int16 => q.sums.fill(0),
+        Number::Int16 | Number::Codes { .. } => q.sums.fill(0),
         Number::F32 => {
             q.scales.fill(1.0);
             q.sums.fill(0);
@@ -240,6 +310,7 @@ pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
                 words.copy_from_slice(bytemuck::cast_slice(&wide));
             }
             (Number::F32, _) => words.copy_from_slice(bytemuck::cast_slice(x)),
+            (Number::Codes { .. }, _) => q.scales[c * n + t] = quantize_codes::<I::Lanes>(x, panel.group, words),
         }
     }
     if (panel.number, I::LAYOUT.int8) == (Number::Int8, Word::Octets) {
@@ -278,6 +349,28 @@ fn quantize_8<I: Int8Isa>(
         scales[place(g)] = top * STEP;
         sums[place(g)] = excess * I::Lanes::total(out);
     }
+}
+
+/// The signed bytes of a chunk and the sums of its groups, see [`Word::Codes`]; the scale of all.
+#[inline(always)]
+fn quantize_codes<L: Lanes>(x: &[f32; CHUNK], group: usize, words: &mut [u32]) -> f32 {
+    let (bytes, sums) = words.split_at_mut(CHUNK / 4);
+    let bytes = bytemuck::cast_slice_mut::<_, u8>(bytes).as_chunks_mut::<32>().0;
+    let sums: &mut [i16] = bytemuck::cast_slice_mut(sums);
+    let x = x.as_chunks::<32>().0;
+    let top = f32::from_bits(L::top(x));
+    let inverse = inverse_of(top);
+    for (k, (x, bytes)) in x.iter().zip(bytes).enumerate() {
+        let integers = L::quantize(x, inverse);
+        L::put_bytes(integers, bytes);
+        let [first, second] = L::sums(integers);
+        if group == SUB {
+            (sums[2 * k], sums[2 * k + 1]) = (first as i16, second as i16);
+        } else {
+            sums[k] = (first + second) as i16;
+        }
+    }
+    top * STEP
 }
 
 /// Bytes that are `zero` too large as 16-bit integers.

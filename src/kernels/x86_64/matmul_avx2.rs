@@ -8,10 +8,13 @@ use super::ymm::Ymm;
 use crate::gguf::GgmlType;
 use crate::kernels::Kernels;
 use crate::kernels::matmul::tile::{self, Dot, Floats, Integers, Pairs};
+use crate::kernels::matmul::tile_codes::{self, Narrow};
 use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
+use crate::kernels::vector_fns::vector_fns;
 
-/// AVX2: panels of 16-bit pairs for `vpmaddwd`, which cannot overflow; decode with `vpmaddubsw` on codes that cannot
-/// saturate it.
+/// AVX2: panels of codes as they are for `vpmaddubsw`, or of 16-bit pairs for `vpmaddwd` where codes are too large for it:
+/// with signs moved from one operand to the other for each product, bytes would take as many instructions. Decode with
+/// `vpmaddubsw` on codes that cannot saturate it.
 pub struct Avx2;
 
 /// AVX2 with the VEX forms of the VNNI instructions.
@@ -21,7 +24,7 @@ pub struct AvxVnni;
 const TOKENS: usize = 6;
 
 impl Int8Isa for Avx2 {
-    const LAYOUT: Layout = Layout { rows: 16, tokens: 2 * TOKENS, int8: Word::Pairs };
+    const LAYOUT: Layout = Layout { rows: 16, tokens: 2 * TOKENS, int8: Word::Pairs, codes: true };
     type Lanes = Ymm;
     type Acc = [__m256; 2];
 
@@ -74,6 +77,7 @@ impl Int8Isa for Avx2 {
         unsafe {
             match t.panel.number {
                 Number::F32 => tile::tile::<V, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Codes { .. } => tile_codes::tile::<V, { TOKENS / 2 }, 1>(t, n, out),
                 _ => tile::tile::<V, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
             }
         }
@@ -81,7 +85,7 @@ impl Int8Isa for Avx2 {
 }
 
 impl Int8Isa for AvxVnni {
-    const LAYOUT: Layout = Layout { int8: Word::Bytes, ..Avx2::LAYOUT };
+    const LAYOUT: Layout = Layout { int8: Word::Bytes, codes: false, ..Avx2::LAYOUT };
     type Lanes = Ymm;
     type Acc = [__m256; 2];
 
@@ -120,8 +124,16 @@ impl Int8Isa for AvxVnni {
                 Number::F32 => tile::tile::<V, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
                 Number::Int16 => tile::tile::<V, Integers<VnniPairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
                 Number::Int8 => tile::tile::<V, Integers<VnniBytes>, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Codes { .. } => unreachable!("not in this layout"),
             }
         }
+    }
+}
+
+impl Narrow for V {
+    vector_fns! { unsafe;
+        fn products(w: __m256i, x: __m256i) -> __m256i { _mm256_maddubs_epi16(w, x) }
+        fn add16(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi16(a, b) }
     }
 }
 

@@ -7,7 +7,9 @@ use super::matmul_avx2::{self, Avx2};
 use super::ymm::Ymm;
 use crate::gguf::GgmlType;
 use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
+use crate::kernels::matmul::tile_codes::{self, Narrow};
 use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
+use crate::kernels::vector_fns::vector_fns;
 
 /// AVX-512; VNNI says whether there are integer dot products.
 pub struct Avx512<const VNNI: bool>;
@@ -16,7 +18,8 @@ pub struct Avx512<const VNNI: bool>;
 const TOKENS: usize = 12;
 
 impl<const VNNI: bool> Int8Isa for Avx512<VNNI> {
-    const LAYOUT: Layout = Layout { rows: 32, tokens: 2 * TOKENS, int8: if VNNI { Word::Bytes } else { Word::Pairs } };
+    const LAYOUT: Layout =
+        Layout { rows: 32, tokens: 2 * TOKENS, int8: if VNNI { Word::Bytes } else { Word::Pairs }, codes: !VNNI };
     type Lanes = Ymm;
     type Acc = [__m256; 2];
 
@@ -60,10 +63,20 @@ impl<const VNNI: bool> Int8Isa for Avx512<VNNI> {
         unsafe {
             match t.panel.number {
                 Number::F32 => tile::tile::<V<VNNI>, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Codes { .. } if !VNNI => {
+                    tile_codes::tile::<V<VNNI>, { TOKENS / 2 }, { TOKENS / 4 }>(t, n, out);
+                }
                 Number::Int8 if VNNI => tile::tile::<V<VNNI>, Integers<Bytes>, TOKENS, { TOKENS / 2 }>(t, n, out),
                 _ => tile::tile::<V<VNNI>, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
             }
         }
+    }
+}
+
+impl<const VNNI: bool> Narrow for V<VNNI> {
+    vector_fns! { unsafe;
+        fn products(w: __m512i, x: __m512i) -> __m512i { _mm512_maddubs_epi16(w, x) }
+        fn add16(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi16(a, b) }
     }
 }
 
