@@ -40,7 +40,7 @@ pub fn exp<I: Isa>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn sum_of<I: Isa>(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+pub fn sum_of<I: Isa>(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     let (whole, tail) = x.as_chunks::<16>();
     for c in whole {
@@ -86,7 +86,7 @@ pub fn quick_gelu<I: Isa>(x: &mut [f32]) {
 }
 
 /// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`. The module has its integer
-/// products in scope as `INT8` and its attention as `ATTEND`.
+/// products in scope as `INT8`, its attention as `ATTEND` and its Gated DeltaNet as `DELTA`.
 macro_rules! table {
     ($name:literal, $isa:ty $(, $features:literal)?) => {
         mod compiled {
@@ -121,6 +121,7 @@ macro_rules! table {
             quick_gelu: |x| detected!(compiled::quick_gelu(x)),
             int8: INT8,
             attend: ATTEND,
+            delta: DELTA,
         };
     };
 }

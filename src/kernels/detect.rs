@@ -47,7 +47,7 @@ impl Candidate {
     fn of(table: &Kernels) -> Candidate {
         let has = features();
         let mut needs: Vec<&str> = Vec::new();
-        for list in [table.features, table.int8.features, table.attend.features] {
+        for list in [table.features, table.int8.features, table.attend.features, table.delta.features] {
             for name in list.split(',').filter(|name| !name.is_empty()) {
                 if !needs.contains(&name) {
                     needs.push(name);

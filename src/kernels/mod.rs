@@ -2,7 +2,7 @@
 //! In: rows of f32 activations, packed weight blocks, cache memory. Out: f32 rows, filled cache slots.
 //! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs` and the
 //! folders `x86_64` and `aarch64` compile the same bodies for their instruction sets, and `detect.rs` chooses. Work is
-//! split over threads in [`matmul()`], [`attention()`] and [`kv_write()`]. [`openh264`] stands apart: a C library whose own
+//! split over threads in [`matmul()`], [`attention()`], [`delta()`] and [`kv_write()`]. [`openh264`] stands apart: a C library whose own
 //! interface is called here because this is the room that may.
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
@@ -11,6 +11,7 @@ mod body;
 pub mod cpus;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod delta;
 mod detect;
 mod disjoint;
 mod kv_write;
@@ -29,6 +30,10 @@ mod scalar_matmul;
 mod x86_64;
 
 pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as AttentionTile, attention};
+pub use delta::{
+    CONV_KERNEL, DELTA_ALIGN, DELTA_CHUNK, DeltaOps, DeltaProduct, DeltaRows, DeltaShape, DeltaState, DeltaStep,
+    DeltaWeights, Keep, delta,
+};
 pub use detect::{Candidate, VARIABLE, candidates, cpu_features, definition, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
@@ -55,6 +60,8 @@ pub struct Kernels {
     pub int8: Int8Ops,
     /// Attention and the cache write.
     pub attend: AttentionOps,
+    /// Gated DeltaNet.
+    pub delta: DeltaOps,
 }
 
 /// (x, weight, bias, eps, out)

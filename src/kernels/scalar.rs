@@ -2,6 +2,7 @@
 
 use super::attention::SCALAR as ATTEND;
 use super::body::{Isa, table};
+use super::delta::SCALAR as DELTA;
 use super::scalar_matmul::INT8;
 use super::{Int8Ops, Kernels, Layout};
 

@@ -22,6 +22,7 @@ mod gguf;
 mod kernels;
 mod kernels_matmul;
 mod kernels_attention;
+mod kernels_delta;
 mod large_picture;
 mod manners;
 mod media;

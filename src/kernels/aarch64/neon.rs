@@ -6,7 +6,9 @@ use super::matmul::plain::INT8;
 use super::matmul::{dotprod, i8mm};
 use crate::kernels::Kernels;
 use crate::kernels::body::table;
+use crate::kernels::delta::delta_ops;
 
+delta_ops!(Neon<false>, "neon");
 table!("neon", Neon<false>, "neon");
 
 /// Dot products of bytes in attention and in products with quantized weights.

@@ -16,6 +16,7 @@
 use std::ops::Range;
 
 use super::keys::Keys;
+use super::product::{Between, InF32, InI16, Unit, product};
 use super::simd::Simd;
 use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};
 use super::values::Values;
@@ -149,10 +150,11 @@ impl Soon {
     fn over(self, steps: usize) -> Soon {
         Soon { per_step: self.n_lines.div_ceil(steps.max(1)), ..self }
     }
+}
 
-    /// Takes a step.
+impl Between for Soon {
     #[inline(always)]
-    fn ask(&mut self) {
+    fn step(&mut self) {
         let n = self.per_step.min(self.n_lines);
         self.n_lines -= n;
         for _ in 0..n {
@@ -319,7 +321,7 @@ impl Step<'_> {
                         acc[r] = [S::splat_i(*q_sum.add(r * self.n_block + block)); NV];
                     }
                     for t in block * 8..block * 8 + 8 {
-                        soon.ask();
+                        soon.step();
                         let mut w = [S::zero_i(); NV];
                         for v in 0..NV {
                             w[v] = S::load_i(panel.add(t * width + v * S::L));
@@ -408,97 +410,6 @@ impl Step<'_> {
                 }
             }
         }
-    }
-}
-
-/// What a dword of a panel is.
-///
-/// # Safety
-/// As [`Simd`].
-trait Unit<S: Simd> {
-    type Acc: Copy;
-    /// Whether panels have scales.
-    const SCALED: bool;
-    unsafe fn zero() -> Self::Acc;
-    unsafe fn mac(acc: Self::Acc, a: S::I, b: S::I) -> Self::Acc;
-    unsafe fn to_f(acc: Self::Acc) -> S::F;
-}
-
-/// An f32.
-struct InF32;
-/// Two 16-bit integers.
-struct InI16;
-
-impl<S: Simd> Unit<S> for InF32 {
-    type Acc = S::F;
-    const SCALED: bool = false;
-    #[inline(always)]
-    unsafe fn zero() -> S::F {
-        // SAFETY: the caller has the features of `S`.
-        unsafe { S::splat(0.0) }
-    }
-    #[inline(always)]
-    unsafe fn mac(acc: S::F, a: S::I, b: S::I) -> S::F {
-        // SAFETY: the caller has the features of `S`.
-        unsafe { S::fma(S::as_f(a), S::as_f(b), acc) }
-    }
-    #[inline(always)]
-    unsafe fn to_f(acc: S::F) -> S::F {
-        acc
-    }
-}
-
-impl<S: Simd> Unit<S> for InI16 {
-    type Acc = S::I;
-    const SCALED: bool = true;
-    #[inline(always)]
-    unsafe fn zero() -> S::I {
-        // SAFETY: the caller has the features of `S`.
-        unsafe { S::zero_i() }
-    }
-    #[inline(always)]
-    unsafe fn mac(acc: S::I, a: S::I, b: S::I) -> S::I {
-        // SAFETY: the caller has the features of `S`.
-        unsafe { S::dot_i16(acc, a, b) }
-    }
-    #[inline(always)]
-    unsafe fn to_f(acc: S::I) -> S::F {
-        // SAFETY: the caller has the features of `S`.
-        unsafe { S::to_f(acc) }
-    }
-}
-
-/// The register-blocked product: sum over `steps` dwords of x(MR, steps), each broadcast, with w(steps, NV vectors).
-///
-/// # Safety
-/// The CPU has the features of `S`; x holds MR rows of `steps` dwords at distance `ldx`, w holds `steps` rows of NV
-/// vectors at distance `ldw`.
-#[inline(always)]
-unsafe fn product<S: Simd, U: Unit<S>, const MR: usize, const NV: usize>(
-    x: *const i32,
-    ldx: usize,
-    w: *const i32,
-    ldw: usize,
-    steps: usize,
-    soon: &mut Soon,
-) -> [[U::Acc; NV]; MR] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut acc = [[U::zero(); NV]; MR];
-        for t in 0..steps {
-            soon.ask();
-            let mut vectors = [S::zero_i(); NV];
-            for v in 0..NV {
-                vectors[v] = S::load_i(w.add(t * ldw + v * S::L));
-            }
-            for r in 0..MR {
-                let a = S::splat_i(*x.add(r * ldx + t));
-                for v in 0..NV {
-                    acc[r][v] = U::mac(acc[r][v], a, vectors[v]);
-                }
-            }
-        }
-        acc
     }
 }
 

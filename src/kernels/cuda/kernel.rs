@@ -64,6 +64,11 @@ kernels! {
     ATTENTION_SPLIT_Q8_0: c"attention_split_q8_0",
     ATTENTION_SPLIT_ANY: c"attention_split_any",
     ATTENTION_SPLIT_WIDE: c"attention_split_wide",
+    DELTA_CONV: c"delta_conv",
+    DELTA_UNIT: c"delta_unit",
+    DELTA_SCAN_128: c"delta_scan_128",
+    DELTA_SCAN_256: c"delta_scan_256",
+    DELTA_NORM: c"delta_norm",
     ATTENTION_MERGE: c"attention_merge",
 }
 

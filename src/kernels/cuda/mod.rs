@@ -9,6 +9,7 @@
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
 mod attention;
+mod delta;
 mod driver;
 #[cfg(feature = "cuda-emulation")]
 mod emulated;
@@ -20,6 +21,7 @@ mod staging;
 mod stream;
 
 pub use attention::{KvMem, Sequences};
+pub use delta::{DeltaMem, DeltaRowsMem};
 pub use driver::{CardInfo, cards};
 pub use memory::{Card, Copy2d, Mem, MemId};
 pub use ops::{Rotation, TopMem};

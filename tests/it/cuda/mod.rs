@@ -2,6 +2,7 @@
 //! the first card of this machine (`tests/gpu/run.sh` does that).
 
 mod attention;
+mod delta;
 mod model;
 
 mod products;

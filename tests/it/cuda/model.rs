@@ -34,9 +34,7 @@ pub fn demo(name: &str) -> Arc<Gguf> {
 }
 
 pub fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {
-    let hp = model.hparams();
-    let (n_layer, n_head_kv, d) = (hp.n_layer, hp.n_head_kv, hp.n_embd_head);
-    KvCache::new(CacheShape { n_layer, n_head_kv, d, n_ctx, type_k: ty, type_v: ty }).unwrap()
+    KvCache::new(model.hparams().cache_shape(n_ctx, (ty, ty))).unwrap()
 }
 
 /// A prompt in steps, then tokens one by one; what happens to the cache in between is up to `between`.
@@ -156,7 +154,7 @@ fn rows_on_cards_survive_being_moved() {
     let (got, cut) = run(&model, ty, &|cache| {
         cache.pull().unwrap();
         let len = cache.len();
-        cache.truncate(len - 1);
+        cache.truncate(len - 1).unwrap();
         let copy = cache.to_memory().unwrap();
         assert_eq!(copy.len(), len - 1);
     });
