@@ -36,6 +36,18 @@ pub trait DeviceRows: Send + Sync {
     /// What the device says.
     fn read(&self, part: Part, host: &mut [u8], rows: Strided) -> Result<()>;
 
+    /// Replaces the states of the recurrent ones among these layers by `host`, (layers, n_state) floats.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn write_states(&self, host: &[f32]) -> Result<()>;
+
+    /// The opposite direction.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn read_states(&self, host: &mut [f32]) -> Result<()>;
+
     /// For the device, which knows its own kind.
     fn as_any(&self) -> &dyn Any;
 }
@@ -52,6 +64,9 @@ pub(super) struct Elsewhere {
 impl KvCache {
     /// Gives layers their rows on devices; each call replaces what was there.
     pub fn place(&mut self, rows: Vec<Box<dyn DeviceRows>>) {
+        if let Some(states) = &mut self.states {
+            (states.here, states.there) = (true, false);
+        }
         self.elsewhere = Some(Elsewhere { rows, n_device: 0, n_host: self.len });
     }
 
@@ -77,6 +92,12 @@ impl KvCache {
             }
             elsewhere.n_device = self.len;
         }
+        if let Some(states) = self.states.as_mut().filter(|states| !states.there) {
+            for rows in &elsewhere.rows {
+                rows.write_states(states.of(&rows.layers()))?;
+            }
+            states.there = true;
+        }
         Ok(())
     }
 
@@ -96,6 +117,18 @@ impl KvCache {
             }
             elsewhere.n_host = self.len;
         }
+        self.pull_states()
+    }
+
+    /// The states alone.
+    pub(super) fn pull_states(&mut self) -> Result<()> {
+        let (Some(elsewhere), Some(states)) = (&self.elsewhere, &mut self.states) else { return Ok(()) };
+        if !states.here {
+            for rows in &elsewhere.rows {
+                rows.read_states(states.of_mut(&rows.layers()))?;
+            }
+            states.here = true;
+        }
         Ok(())
     }
 
@@ -108,6 +141,10 @@ impl KvCache {
         if let Some(elsewhere) = &mut self.elsewhere {
             assert_eq!(elsewhere.n_device, self.len, "rows are missing on the devices: push first");
             elsewhere.n_device += n;
+        }
+        if let Some(states) = &mut self.states {
+            states.complete();
+            states.here &= self.elsewhere.is_none() || n == 0;
         }
         self.len += n;
     }
@@ -122,6 +159,10 @@ impl KvCache {
             assert_eq!(elsewhere.n_host, self.len, "rows are on devices: pull first");
             elsewhere.n_host += n;
         }
+        if let Some(states) = &mut self.states {
+            states.complete();
+            states.there = false;
+        }
         self.len += n;
     }
 }
@@ -130,6 +171,7 @@ impl KvCache {
 fn these(shape: &CacheShape, layers: &Range<usize>, row: usize, slots: &Range<usize>) -> (Range<usize>, Strided) {
     let pitch = shape.n_ctx * row;
     let per_layer = shape.n_head_kv * pitch;
+    let layers = shape.row_layer(layers.start)..shape.row_layer(layers.end);
     let rows = layers.len() * shape.n_head_kv;
     let strided = Strided { at: slots.start * row, pitch, width: slots.len() * row, rows };
     (layers.start * per_layer..layers.end * per_layer, strided)

@@ -1,12 +1,14 @@
-//! The KV cache: where keys (rotated) and values wait until they are needed again.
+//! The KV cache: where keys (rotated) and values wait until they are needed again, and the states of layers that have neither.
 //! In: fresh key and value rows of a batch, from `model`. Out: the [`KvView`] that attention reads.
 //! Start reading at [`KvCache`]. Memory is reserved once and committed by the system as it fills.
 //! On purpose absent here: positions (keys arrive with theirs rotated in), sampling, threads.
 #![forbid(unsafe_code)]
 
 mod elsewhere;
+mod recurrent;
 
 pub use elsewhere::{DeviceRows, Strided};
+pub use recurrent::{LayerSet, MAX_KEPT, Recurrent};
 
 use std::ops::Range;
 
@@ -40,9 +42,30 @@ pub struct CacheShape {
     pub n_ctx: usize,
     pub type_k: GgmlType,
     pub type_v: GgmlType,
+    /// Layers without rows, where there are any.
+    pub recurrent: Option<Recurrent>,
 }
 
 impl CacheShape {
+    /// Layers that have rows.
+    pub fn n_row_layers(&self) -> usize {
+        self.n_layer - self.recurrent.map_or(0, |recurrent| recurrent.layers.before(self.n_layer))
+    }
+
+    /// How many of the layers before `il` have rows.
+    pub fn row_layer(&self, il: usize) -> usize {
+        il - self.recurrent.map_or(0, |recurrent| recurrent.layers.before(il))
+    }
+
+    /// The same for these layers alone.
+    pub fn of_layers(&self, layers: &Range<usize>) -> CacheShape {
+        let recurrent = self.recurrent.map(|Recurrent { layers: all, state }| Recurrent {
+            layers: LayerSet::of(layers.clone().map(|il| all.contains(il))),
+            state,
+        });
+        CacheShape { n_layer: layers.len(), recurrent, ..*self }
+    }
+
     /// Bytes of a row of one head, checked.
     fn row_bytes(&self, ty: GgmlType, what: &str) -> Result<usize> {
         if !CACHE_TYPES.contains(&ty) {
@@ -58,13 +81,23 @@ impl CacheShape {
         })
     }
 
-    /// Bytes of the whole cache.
+    /// Bytes of the whole cache: rows, states, and copies of these that are kept.
     ///
     /// # Errors
     /// Types that a cache cannot hold, or a size that overflows.
     pub fn n_bytes(&self) -> Result<usize> {
         let (k, v) = self.part_bytes()?;
-        k.checked_add(v).ok_or_else(|| self.overflow())
+        let states = self.state_bytes()?.checked_mul(1 + MAX_KEPT);
+        states.and_then(|states| k.checked_add(v)?.checked_add(states)).ok_or_else(|| self.overflow())
+    }
+
+    /// Bytes of the states of all recurrent layers.
+    ///
+    /// # Errors
+    /// A size that overflows.
+    pub fn state_bytes(&self) -> Result<usize> {
+        let floats = self.recurrent.map_or(Some(0), |recurrent| recurrent.n_floats());
+        floats.and_then(|n| n.checked_mul(size_of::<f32>())).ok_or_else(|| self.overflow())
     }
 
     /// Bytes of all keys, and of all values.
@@ -72,7 +105,7 @@ impl CacheShape {
     /// # Errors
     /// As [`CacheShape::n_bytes`].
     pub fn part_bytes(&self) -> Result<(usize, usize)> {
-        let sizes = [self.n_head_kv, self.n_ctx, self.n_layer];
+        let sizes = [self.n_head_kv, self.n_ctx, self.n_row_layers()];
         let all = |row: usize| sizes.iter().try_fold(row, |n, f| n.checked_mul(*f)).ok_or_else(|| self.overflow());
         Ok((all(self.row_bytes(self.type_k, "K")?)?, all(self.row_bytes(self.type_v, "V")?)?))
     }
@@ -80,6 +113,13 @@ impl CacheShape {
     fn overflow(&self) -> Error {
         Error::limit(format!("a cache of `{}` slots overflows", self.n_ctx))
     }
+}
+
+/// What forgetting could not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Recurrent layers, whose states still know of what was forgotten.
+    pub n_recurrent: usize,
 }
 
 /// Keys or values.
@@ -98,6 +138,8 @@ pub struct KvCache {
     len: usize,
     k: FileCopy,
     v: FileCopy,
+    /// Of recurrent layers.
+    states: Option<recurrent::States>,
     /// Layers whose rows are on devices.
     elsewhere: Option<elsewhere::Elsewhere>,
 }
@@ -109,8 +151,7 @@ impl KvCache {
     /// Types that a cache cannot hold, sizes beyond the address space, a system that refuses.
     pub fn new(shape: CacheShape) -> Result<KvCache> {
         let n_bytes = shape.n_bytes()?;
-        let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
-        let rows = n_bytes / (row_k + row_v);
+        let (k, v) = shape.part_bytes()?;
         let map = |bytes: usize| {
             let memory = MmapMut::map_anon(bytes.max(1)).map_err(|err| {
                 Error::limit(format!("cannot reserve `{n_bytes}` bytes for a cache of {} slots: {err}", shape.n_ctx))
@@ -120,26 +161,27 @@ impl KvCache {
             let _ = memory.advise(memmap2::Advice::HugePage);
             Ok::<_, Error>(FileCopy::from(memory))
         };
-        Ok(KvCache::over(shape, (row_k, row_v), 0, map(rows * row_k)?, map(rows * row_v)?))
+        KvCache::over(shape, 0, map(k)?, map(v)?)
     }
 
     /// A cache over memory that holds the keys and values of `len` slots already: what [`KvCache::runs`] names, at the
-    /// places that it names.
+    /// places that it names. States come with [`KvCache::set_states`].
     ///
     /// # Errors
     /// A shape that a cache cannot have, memory or a length that does not fit it.
     pub fn from_memory(shape: CacheShape, len: usize, k: FileCopy, v: FileCopy) -> Result<KvCache> {
         let n_bytes = shape.n_bytes()?;
-        let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
-        let rows = n_bytes / (row_k + row_v);
-        if k.len() != rows * row_k || v.len() != rows * row_v || len > shape.n_ctx {
+        let parts = shape.part_bytes()?;
+        if (k.len(), v.len()) != parts || len > shape.n_ctx {
             return Err(Error::mismatch(format!("memory of {} bytes is no cache of `{n_bytes}`", k.len() + v.len())));
         }
-        Ok(KvCache::over(shape, (row_k, row_v), len, k, v))
+        KvCache::over(shape, len, k, v)
     }
 
-    fn over(shape: CacheShape, (row_k, row_v): (usize, usize), len: usize, k: FileCopy, v: FileCopy) -> KvCache {
-        KvCache { shape, row_k, row_v, len, k, v, elsewhere: None }
+    fn over(shape: CacheShape, len: usize, k: FileCopy, v: FileCopy) -> Result<KvCache> {
+        let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
+        let states = shape.recurrent.map(recurrent::States::new).transpose()?;
+        Ok(KvCache { shape, row_k, row_v, len, k, v, states, elsewhere: None })
     }
 
     /// Checks that the file behind it, if there is one, was not cut or rewritten (see [`FileCopy::check_unchanged`]).
@@ -163,6 +205,7 @@ impl KvCache {
             to[at..at + bytes.len()].copy_from_slice(bytes);
         }
         copy.len = self.len;
+        copy.set_states(self.states()?)?;
         Ok(copy)
     }
 
@@ -174,7 +217,7 @@ impl KvCache {
     pub fn runs(&self, slots: Range<usize>) -> impl Iterator<Item = (Part, usize, &[u8])> {
         assert!(slots.end <= self.shape.n_ctx);
         assert!(self.elsewhere.as_ref().is_none_or(|e| slots.end <= e.n_host), "rows are on devices: pull first");
-        let n = self.shape.n_layer * self.shape.n_head_kv;
+        let n = self.shape.n_row_layers() * self.shape.n_head_kv;
         [(Part::K, &self.k, self.row_k), (Part::V, &self.v, self.row_v)].into_iter().flat_map(
             move |(part, memory, row)| {
                 let stride = self.shape.n_ctx * row;
@@ -204,28 +247,37 @@ impl KvCache {
         self.shape.n_ctx - self.len
     }
 
-    /// Forgets all slots from `len` on; what is before stays as it is.
+    /// Forgets all slots from `len` on; what is before stays as it is. Recurrent layers can do that only where a copy of their
+    /// states was kept, and at the beginning: see [`KvCache::place_before`].
+    ///
+    /// # Errors
+    /// A place that recurrent layers cannot go back to; the cache is then as before.
     ///
     /// # Panics
     /// When `len` slots were never filled.
-    pub fn truncate(&mut self, len: usize) {
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
         assert!(len <= self.len, "a cache of {} slots cannot be cut to {len}", self.len);
+        if let Some(states) = &mut self.states {
+            states.restore(len, self.len)?;
+        }
         self.len = len;
         if let Some(elsewhere) = &mut self.elsewhere {
             (elsewhere.n_device, elsewhere.n_host) = (elsewhere.n_device.min(len), elsewhere.n_host.min(len));
         }
+        Ok(())
     }
 
     /// Forgets the slots `slots`: those behind them move forward, so that the filled slots stay without gaps. Their keys keep
     /// the positions that they were rotated with. Costs a copy of everything behind (14000 tokens of a 2B model in
-    /// F16: 40 ms), so it is done rarely and in big steps.
+    /// F16: 40 ms), so it is done rarely and in big steps. Recurrent layers forget nothing by it: whatever their states took in
+    /// from these slots stays there, and the result says in how many layers that is so.
     ///
     /// # Errors
     /// What a device says, where rows are on one.
     ///
     /// # Panics
     /// When some of the slots were never filled.
-    pub fn forget(&mut self, slots: Range<usize>) -> Result<()> {
+    pub fn forget(&mut self, slots: Range<usize>) -> Result<Forgotten> {
         assert!(slots.start <= slots.end && slots.end <= self.len, "slots {slots:?} of {} are forgotten", self.len);
         self.pull()?;
         let (n_ctx, len) = (self.shape.n_ctx, self.len);
@@ -235,17 +287,20 @@ impl KvCache {
             }
         }
         self.len -= slots.len();
+        if let Some(states) = &mut self.states {
+            states.forget(&slots);
+        }
         if let Some(elsewhere) = &mut self.elsewhere {
             // What moved goes to the devices again before they are next used.
             (elsewhere.n_device, elsewhere.n_host) = (slots.start, self.len);
         }
-        Ok(())
+        Ok(Forgotten { n_recurrent: self.shape.n_layer - self.shape.n_row_layers() })
     }
 
-    /// Where the next rows of layer `il` go: (keys, values).
+    /// Where the next rows of layer `il` go: (keys, values). It is none of the recurrent ones.
     pub fn rows_mut(&mut self, il: usize) -> (CacheRows<'_>, CacheRows<'_>) {
         let (stride_k, stride_v) = (self.shape.n_ctx * self.row_k, self.shape.n_ctx * self.row_v);
-        let n = self.shape.n_head_kv;
+        let (n, il) = (self.shape.n_head_kv, self.shape.row_layer(il));
         let k = &mut self.k[il * n * stride_k..][..n * stride_k];
         let v = &mut self.v[il * n * stride_v..][..n * stride_v];
         let slot = self.len;
@@ -258,7 +313,7 @@ impl KvCache {
     /// What attention in layer `il` reads.
     pub fn view(&self, il: usize) -> KvView<'_> {
         let (stride_k, stride_v) = (self.shape.n_ctx * self.row_k, self.shape.n_ctx * self.row_v);
-        let n = self.shape.n_head_kv;
+        let (n, il) = (self.shape.n_head_kv, self.shape.row_layer(il));
         KvView {
             type_k: self.shape.type_k,
             type_v: self.shape.type_v,
@@ -285,8 +340,15 @@ impl KvCache {
 mod tests {
     use super::*;
 
-    const SHAPE: CacheShape =
-        CacheShape { n_layer: 2, n_head_kv: 3, d: 48, n_ctx: 10, type_k: GgmlType::F16, type_v: GgmlType::F32 };
+    const SHAPE: CacheShape = CacheShape {
+        n_layer: 2,
+        n_head_kv: 3,
+        d: 48,
+        n_ctx: 10,
+        type_k: GgmlType::F16,
+        type_v: GgmlType::F32,
+        recurrent: None,
+    };
 
     #[test]
     fn sizes_and_refusals() {
@@ -327,7 +389,7 @@ mod tests {
     fn truncation_is_a_length() {
         let mut cache = KvCache::new(SHAPE).unwrap();
         cache.advance_here(7);
-        cache.truncate(3);
+        cache.truncate(3).unwrap();
         assert_eq!((cache.len(), cache.free()), (3, 7));
     }
 }

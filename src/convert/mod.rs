@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
-mod derive;
 mod encode;
 mod expr;
 mod family;

@@ -1,7 +1,9 @@
 //! Hyper-parameters of the language model, read from metadata and checked before any weight is looked at.
 
 use super::family::{Family, TextSpec, layout_of};
-use crate::gguf::{Gguf, Metadata};
+use crate::cache::{CacheShape, LayerSet, Recurrent};
+use crate::gguf::{GgmlType, Gguf, Metadata};
+use crate::kernels::{CONV_KERNEL, DELTA_ALIGN, DeltaShape};
 use crate::position::{Layout, Stretch, Yarn, default_sections};
 use crate::{Error, Result};
 
@@ -26,8 +28,8 @@ pub struct HParams {
     pub n_rot: usize,
     /// What each layer keeps of the tokens before.
     pub kinds: Vec<LayerKind>,
-    /// Sizes of recurrent layers, where there are any.
-    pub recurrent: Option<RecurrentHParams>,
+    /// Sizes of recurrent layers (Gated DeltaNet), where there are any.
+    pub recurrent: Option<DeltaShape>,
     /// First layers behind which rows of the projector's taps are added, where the file says how many.
     pub n_deepstack: Option<usize>,
     /// Context length of training.
@@ -50,42 +52,20 @@ pub enum LayerKind {
     Recurrent,
 }
 
-/// Sizes of a recurrent layer (Gated DeltaNet).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecurrentHParams {
-    /// Tokens that the convolution in front of it sees.
-    pub n_conv: usize,
-    /// Heads of queries and keys. Value head `j` goes with head `j % n_head_k`.
-    pub n_head_k: usize,
-    /// Heads of values, of which each has a state (d_k, d_v).
-    pub n_head_v: usize,
-    pub d_k: usize,
-    pub d_v: usize,
-}
-
-impl RecurrentHParams {
-    /// Elements of the queries, or the keys, of a token.
-    pub fn key_dim(&self) -> usize {
-        self.n_head_k * self.d_k
-    }
-
-    /// Elements of a token's values.
-    pub fn value_dim(&self) -> usize {
-        self.n_head_v * self.d_v
-    }
-
-    /// Elements that go through the convolution: queries, keys, values.
-    pub fn conv_dim(&self) -> usize {
-        2 * self.key_dim() + self.value_dim()
-    }
-}
-
 /// Caps that keep every product of sizes far from overflow.
 const MAX_LAYERS: u64 = 1024;
 const MAX_WIDTH: u64 = 1 << 20;
 const MAX_HEAD: u64 = 1024;
 
 impl HParams {
+    /// The shape of a cache for this model, of `n_ctx` slots.
+    pub fn cache_shape(&self, n_ctx: usize, (type_k, type_v): (GgmlType, GgmlType)) -> CacheShape {
+        let layers = LayerSet::of(self.kinds.iter().map(|kind| *kind == LayerKind::Recurrent));
+        let recurrent = self.recurrent.map(|state| Recurrent { layers, state });
+        let HParams { n_layer, n_head_kv, n_embd_head: d, .. } = *self;
+        CacheShape { n_layer, n_head_kv, d, n_ctx, type_k, type_v, recurrent }
+    }
+
     /// Reads and checks the keys of a text model.
     ///
     /// # Errors
@@ -236,9 +216,8 @@ fn kinds(meta: &Metadata, arch: &str, spec: TextSpec, n_layer: usize) -> Result<
     Ok((1..=n_layer).map(|n| kind(n % interval != 0)).collect())
 }
 
-/// Sizes of the recurrent layers.
-fn recurrent(meta: &Metadata, arch: &str) -> Result<RecurrentHParams> {
-    const MAX_CONV: u64 = 16;
+/// Sizes of the recurrent layers, which the kernels can have.
+fn recurrent(meta: &Metadata, arch: &str) -> Result<DeltaShape> {
     let key = |name: &str| format!("{arch}.ssm.{name}");
     let size = |name: &str, max: u64| sized(meta, &key(name), max);
     let (n_head_k, n_head_v) = (size("group_count", MAX_WIDTH)?, size("time_step_rank", MAX_WIDTH)?);
@@ -253,7 +232,22 @@ fn recurrent(meta: &Metadata, arch: &str) -> Result<RecurrentHParams> {
         let key = key("inner_size");
         return Err(Error::format(format!("key `{key}` is `{inner}`, expected {n_head_v} heads of up to {MAX_HEAD}")));
     }
-    Ok(RecurrentHParams { n_conv: size("conv_kernel", MAX_CONV)?, n_head_k, n_head_v, d_k, d_v: inner / n_head_v })
+    let d_v = inner / n_head_v;
+    for (name, value) in [("state_size", d_k), ("inner_size", d_v)] {
+        if !value.is_multiple_of(DELTA_ALIGN) {
+            let key = key(name);
+            return Err(Error::unsupported(format!(
+                "key `{key}` makes heads of `{value}` elements, expected a multiple of {DELTA_ALIGN}"
+            )));
+        }
+    }
+    match size("conv_kernel", 1 << 16)? {
+        CONV_KERNEL => Ok(DeltaShape { n_head_k, n_head_v, d_k, d_v }),
+        n => {
+            let key = key("conv_kernel");
+            Err(Error::unsupported(format!("key `{key}` is `{n}`, expected {CONV_KERNEL}")))
+        }
+    }
 }
 
 /// How the file wants frequencies changed, by llama.cpp's keys and defaults: a factor without a type is linear.

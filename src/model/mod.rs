@@ -22,7 +22,7 @@ mod weights;
 pub(crate) mod fuzz;
 
 pub use family::{Family, architecture_of, layout_of};
-pub use hparams::{HParams, LayerKind, RecurrentHParams};
+pub use hparams::{HParams, LayerKind};
 pub use text_model::{Batch, Choice, Scratch, TextModel};
 pub use trace::Trace;
 pub use vision::{Encoding, VisionTower};

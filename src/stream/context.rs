@@ -2,13 +2,14 @@
 //! and a log of it all, to go back along. Sessions, evaluations, benchmarks and calibrations all drive this one.
 //!
 //! Push tokens and visual rows, [`Context::mark`] what they were, and [`Context::drain`] full steps as they come. What was
-//! marked can be gone back to, at no cost ([`Context::truncate`]).
+//! marked can be gone back to, at no cost ([`Context::truncate`]); where layers are recurrent, only to a few places that were kept
+//! ([`Context::keep_place`]).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Engine, Probe, SessionOptions};
-use crate::cache::KvCache;
+use crate::cache::{Forgotten, KvCache};
 use crate::model::{Batch, Choice, Scratch};
 use crate::position::{Pace, Placer, Pos};
 use crate::{Error, Result};
@@ -357,7 +358,22 @@ impl Context {
         self.cache.pull()
     }
 
-    /// Forgets everything after the first `n` marks, and rows that wait.
+    /// Whether layers remember states, which can go back to few places.
+    pub fn is_recurrent(&self) -> bool {
+        self.cache.shape().recurrent.is_some()
+    }
+
+    /// Keeps what recurrent layers need to come back to here, where everything was read: see [`KvCache::keep_states`]. Other
+    /// layers need nothing.
+    ///
+    /// # Errors
+    /// What a device says.
+    pub fn keep_place(&mut self) -> Result<()> {
+        self.cache.keep_states()
+    }
+
+    /// Forgets everything after the first `n` marks, and rows that wait. Recurrent layers may have to go back further, to a mark
+    /// where the place was kept, or to the beginning: see [`Context::n_marks`] for what is left.
     ///
     /// # Panics
     /// When what is before was not read yet.
@@ -365,28 +381,36 @@ impl Context {
         self.embd.clear();
         self.deep.clear();
         self.pos.clear();
+        let mut n = n.min(self.log.len());
         if n < self.log.len() {
             self.n_known = 0;
+        }
+        let end_of = |log: &[Entry], n: usize| n.checked_sub(1).map_or(0, |last| log[last].end);
+        let mut end = end_of(&self.log, n) + self.n_known;
+        assert!(end <= self.cache.len(), "{end} tokens are kept of {} that were read", self.cache.len());
+        while n > 0 && self.cache.place_before(end) < end {
+            (n, self.n_known) = (n - 1, 0);
+            end = end_of(&self.log, n);
         }
         self.log.truncate(n);
         (self.n_placed, self.placer) = match self.log.last() {
             Some(entry) => (entry.end, entry.placer.clone()),
             None => (0, Placer::new(self.placer.layout())),
         };
-        self.cache.truncate(self.n_placed + self.n_known);
+        self.cache.truncate(end).expect("the beginning, or a place that was kept");
     }
 
     /// Forgets the slots `slots`, which were read: those behind them move forward, the next token stands where it would have
-    /// stood (see [`KvCache::forget`]).
+    /// stood. Recurrent layers forget nothing (see [`KvCache::forget`]).
     ///
     /// # Errors
     /// What a device says.
-    pub fn forget(&mut self, slots: Range<usize>) -> Result<()> {
-        self.cache.forget(slots.clone())?;
+    pub fn forget(&mut self, slots: Range<usize>) -> Result<Forgotten> {
+        let forgotten = self.cache.forget(slots.clone())?;
         let after = |end: usize| end - end.min(slots.end).saturating_sub(slots.start);
         self.n_placed = after(self.n_placed);
         self.log.iter_mut().for_each(|entry| entry.end = after(entry.end));
-        Ok(())
+        Ok(forgotten)
     }
 
     /// Puts synthetic keys and values into an empty context until it holds `depth` tokens of text, under one mark.
@@ -404,7 +428,7 @@ impl Context {
             placer.text(depth, &mut Vec::new());
             Ok(())
         })?;
-        Ok(())
+        self.keep_place()
     }
 
     /// Checks that what was just computed comes from files that are as they were: see [`Engine::check_unchanged`].

@@ -145,9 +145,8 @@ impl Engine {
     }
 
     /// The shape of a cache for this model.
-    pub fn cache_shape(&self, n_ctx: usize, (type_k, type_v): (GgmlType, GgmlType)) -> CacheShape {
-        let hp = self.text.hparams();
-        CacheShape { n_layer: hp.n_layer, n_head_kv: hp.n_head_kv, d: hp.n_embd_head, n_ctx, type_k, type_v }
+    pub fn cache_shape(&self, n_ctx: usize, types: (GgmlType, GgmlType)) -> CacheShape {
+        self.text.hparams().cache_shape(n_ctx, types)
     }
 
     /// The vision tower.

@@ -183,6 +183,8 @@ impl Session {
         let held = self.context.held().zip(&prompt.units);
         let same = held.take_while(|(held, unit)| self.is_unit(held, prompt, **unit)).count();
         self.context.truncate(same.min(prompt.units.len().saturating_sub(1)));
+        // Another question instead of this one begins here, too.
+        self.context.keep_place()?;
         let start = self.context.n_marks();
         events.send(Event::PromptStart { n_tokens: total, cached: self.n_past() });
         let n_logits = events.probe().map_or(1, |probe| probe.n_logits());
@@ -243,6 +245,11 @@ impl Session {
             events.send(Event::Warning { item, message });
         }
         self.context.mark(Held::Medium { id, scale });
+        if self.context.is_recurrent() {
+            // What is asked about a medium stands behind it: so that recurrent layers can come back to there, a step ends there.
+            self.drain(total, true, events)?;
+            self.context.keep_place()?;
+        }
         Ok(())
     }
 
@@ -310,8 +317,10 @@ impl Probe for Feeding<'_, '_> {
             probe.after_step(pos, cache)?;
         }
         if let Some(recorder) = &mut self.recorder {
-            cache.pull()?;
-            recorder.after_batch(cache)?;
+            if recorder.is_due(cache.len()) {
+                cache.pull()?;
+                recorder.checkpoint(cache)?;
+            }
         }
         self.events.send(Event::Prefilled { n_done: cache.len(), n_total: self.total });
         Ok(())

@@ -123,13 +123,14 @@ fn read(context: &mut Context, ids: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// Puts synthetic keys and values into an empty cache until it holds `depth` tokens.
+/// Puts synthetic keys and values into an empty cache until it holds `depth` tokens; recurrent layers keep the state of none, which
+/// takes as long to work with.
 ///
 /// # Errors
 /// None for a cache of that size.
 pub(super) fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
     const CHUNK: usize = 256;
-    let crate::cache::CacheShape { n_layer, n_head_kv, d, .. } = *cache.shape();
+    let crate::cache::CacheShape { n_layer, n_head_kv, d, recurrent, .. } = *cache.shape();
     let kernels = select()?;
     let mut state = 1u64;
     let mut noise = || {
@@ -139,7 +140,7 @@ pub(super) fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
     let rows: Vec<f32> = (0..CHUNK * n_head_kv * d).map(|_| noise()).collect();
     while cache.len() < depth {
         let n = CHUNK.min(depth - cache.len());
-        for il in 0..n_layer {
+        for il in (0..n_layer).filter(|il| recurrent.is_none_or(|recurrent| !recurrent.layers.contains(*il))) {
             let (k, v) = cache.rows_mut(il);
             kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), k)?;
             kv_write(kernels, &rows[..n * n_head_kv * d], None, None, (n_head_kv, d), v)?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use longtake::cache::{CacheShape, KvCache};
+use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
 use longtake::media::ffmpeg::Tools;
 use longtake::model::{Batch, Scratch};
@@ -214,8 +214,7 @@ impl<'e> Fresh<'e> {
         let hp = self.engine.text.hparams();
         let (type_k, type_v) = (GgmlType::F32, GgmlType::F32);
         let n_ctx = self.context.1.len() + self.question.1.len();
-        let shape =
-            CacheShape { n_layer: hp.n_layer, n_head_kv: hp.n_head_kv, d: hp.n_embd_head, n_ctx, type_k, type_v };
+        let shape = hp.cache_shape(n_ctx, (type_k, type_v));
         let mut cache = KvCache::new(shape).unwrap();
         self.forward(&self.context, shift, &mut cache, 0);
         cache

@@ -200,7 +200,7 @@ struct Run {
 
 fn cache_shape(model: &TextModel, n_ctx: usize, ty: GgmlType) -> CacheShape {
     let hp = model.hparams();
-    CacheShape { n_layer: hp.n_layer, n_head_kv: hp.n_head_kv, d: hp.n_embd_head, n_ctx, type_k: ty, type_v: ty }
+    hp.cache_shape(n_ctx, (ty, ty))
 }
 
 /// The last layer computes only the rows that logits are asked for: they are what they would be among all rows, and the

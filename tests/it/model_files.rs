@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longtake::ErrorKind;
-use longtake::cache::{CacheShape, KvCache};
+use longtake::cache::KvCache;
 use longtake::convert::{FileType, QuantizeOptions, quantize};
 use longtake::gguf::{GgmlType, Gguf, GgufWriter, Metadata, TensorInfo, Value};
 use longtake::model::{Batch, Scratch, TextModel, architecture_of};
@@ -114,14 +114,7 @@ fn rope_scaling_keys_are_read_with_the_defaults_of_llama_cpp() {
 fn logits(model: &TextModel) -> Vec<f32> {
     let (hp, n) = (model.hparams(), 40);
     let ty = GgmlType::F32;
-    let shape = CacheShape {
-        n_layer: hp.n_layer,
-        n_head_kv: hp.n_head_kv,
-        d: hp.n_embd_head,
-        n_ctx: n,
-        type_k: ty,
-        type_v: ty,
-    };
+    let shape = hp.cache_shape(n, (ty, ty));
     let tokens: Vec<u32> = (0..n as u32).map(|i| 5 + i * 7 % 90).collect();
     let (mut embd, mut pos) = (vec![0.0; n * hp.n_embd], Vec::new());
     model.embed(&tokens, &mut embd).unwrap();

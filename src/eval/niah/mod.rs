@@ -294,6 +294,7 @@ impl<'a> Niah<'a> {
     fn read_until(&mut self, n: usize, on_step: &mut dyn FnMut(usize) -> Result<()>) -> Result<()> {
         let context = &mut self.context;
         context.want_logits(usize::MAX);
+        context.truncate(context.n_marks().min(1 + n));
         if context.n_marks() == 0 {
             let (h, w) = self.haystack.grid;
             context.push_tokens(&self.opening)?;
@@ -302,7 +303,6 @@ impl<'a> Niah<'a> {
             context.begin_visual(h, w, Some(scale))?;
             context.mark(Held::Rows);
         }
-        context.truncate(context.n_marks().min(1 + n));
         // In pieces, so that waiting rows stay few.
         let step = (self.options.n_batch / self.haystack.n_tokens()).max(1);
         while context.n_marks() < 1 + n {
@@ -313,7 +313,7 @@ impl<'a> Niah<'a> {
             }
             context.drain(true, &mut Told(&mut *on_step))?;
         }
-        Ok(())
+        context.keep_place()
     }
 }
 

@@ -43,7 +43,9 @@ impl DeviceLayers {
     pub fn bytes(&self, hp: &HParams, shape: &CacheShape, n_batch: usize) -> Result<CardBytes> {
         let mut all = CardBytes { spare: i64::MAX, ..CardBytes::default() };
         for run in &self.runs {
-            let cache = CacheShape { n_layer: run.layers.len(), ..*shape }.n_bytes()? as u64;
+            let part = shape.of_layers(&run.layers);
+            let (k, v) = part.part_bytes()?;
+            let cache = (k + v + part.state_bytes()?) as u64;
             let working = RunScratch::n_bytes(hp, n_batch, run.head.is_some());
             all.weights += run.n_bytes() as u64;
             all.cache += cache;

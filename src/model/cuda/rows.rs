@@ -4,7 +4,7 @@ use std::any::Any;
 use std::ops::Range;
 
 use crate::Result;
-use crate::cache::{CacheShape, DeviceRows, KvCache, Part, Strided};
+use crate::cache::{CacheShape, DeviceRows, KvCache, Part, Recurrent, Strided};
 use crate::kernels::cuda::{Card, Copy2d, KvMem, Mem};
 
 /// Rows of consecutive layers on one card, laid out as on the host.
@@ -13,6 +13,8 @@ pub(super) struct CardRows {
     layers: Range<usize>,
     k: Mem,
     v: Mem,
+    /// (recurrent layers, n_state) floats
+    states: Mem,
 }
 
 impl CardRows {
@@ -22,9 +24,11 @@ impl CardRows {
     /// Memory that the card does not have, with the numbers.
     pub fn new(card: &Card, layers: &Range<usize>, shape: &CacheShape) -> Result<CardRows> {
         let what = format!("the cache of {} layers with {} slots", layers.len(), shape.n_ctx);
-        let (k, v) = CacheShape { n_layer: layers.len(), ..*shape }.part_bytes()?;
-        let (k, v) = (card.alloc(k, &what)?, card.alloc(v, &what)?);
-        Ok(CardRows { card: card.clone(), layers: layers.clone(), k, v })
+        let part = shape.of_layers(layers);
+        let (k, v) = part.part_bytes()?;
+        // Also where there are none: no part of a card's memory is empty.
+        let [k, v, states] = [k, v, part.state_bytes()?].map(|n| card.alloc(n.max(1), &what));
+        Ok(CardRows { card: card.clone(), layers: layers.clone(), k: k?, v: v?, states: states? })
     }
 
     /// Those that were placed as number `i`.
@@ -46,12 +50,24 @@ impl CardRows {
     /// When the layer is not among these.
     pub fn layer(&self, il: usize, shape: &CacheShape) -> (KvMem, KvMem) {
         assert!(self.layers.contains(&il), "layer {il} is not among {:?}", self.layers);
-        let i = il - self.layers.start;
+        let first = shape.row_layer(self.layers.start);
+        let (i, n) = (shape.row_layer(il) - first, shape.row_layer(self.layers.end) - first);
         let part = |mem: &Mem, ty| {
-            let n_bytes = mem.len() / self.layers.len();
+            let n_bytes = mem.len() / n;
             KvMem { ty, mem: mem.part(i * n_bytes, n_bytes), stride: n_bytes / shape.n_head_kv }
         };
         (part(&self.k, shape.type_k), part(&self.v, shape.type_v))
+    }
+
+    /// What recurrent layer `il` remembers.
+    ///
+    /// # Panics
+    /// When the layer is not among these.
+    pub fn state(&self, il: usize, recurrent: &Recurrent) -> Mem {
+        assert!(self.layers.contains(&il), "layer {il} is not among {:?}", self.layers);
+        let n_bytes = recurrent.state.n_state() * size_of::<f32>();
+        let i = recurrent.layers.before(il) - recurrent.layers.before(self.layers.start);
+        self.states.part(i * n_bytes, n_bytes)
     }
 
     fn part(&self, part: Part) -> &Mem {
@@ -66,6 +82,11 @@ fn copy2d(Strided { at, pitch, width, rows }: Strided) -> Copy2d {
     Copy2d { at, pitch, width, rows }
 }
 
+/// So many floats, one behind the other.
+fn all(n: usize) -> Copy2d {
+    Copy2d { at: 0, pitch: n * size_of::<f32>(), width: n * size_of::<f32>(), rows: 1 }
+}
+
 impl DeviceRows for CardRows {
     fn layers(&self) -> Range<usize> {
         self.layers.clone()
@@ -77,6 +98,15 @@ impl DeviceRows for CardRows {
 
     fn read(&self, part: Part, host: &mut [u8], rows: Strided) -> Result<()> {
         self.part(part).read_rows(host, copy2d(rows))
+    }
+
+    fn write_states(&self, host: &[f32]) -> Result<()> {
+        self.states.write_rows(bytemuck::cast_slice(host), all(host.len()))
+    }
+
+    fn read_states(&self, host: &mut [f32]) -> Result<()> {
+        let n = host.len();
+        self.states.read_rows(bytemuck::cast_slice_mut(host), all(n))
     }
 
     fn as_any(&self) -> &dyn Any {

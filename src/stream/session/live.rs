@@ -189,20 +189,30 @@ impl Session {
             let Some(at_once) = live.at_once else { return Ok(ControlFlow::Break(())) };
             // Whole pairs that are in the cache; the limit was checked to leave some.
             let n = at_once.min((self.n_past() - live.n_before) / live.per_pair);
-            self.context.forget(live.n_before..live.n_before + n * live.per_pair)?;
+            let forgotten = self.context.forget(live.n_before..live.n_before + n * live.per_pair)?;
+            if window.n_forgotten == 0 && forgotten.n_recurrent > 0 {
+                let message = format!(
+                    "{} of the model's layers are recurrent: what they took in from frames that are forgotten stays in \
+                     their states",
+                    forgotten.n_recurrent
+                );
+                events.send(Event::Warning { item: 0, message });
+            }
             window.n_forgotten += n;
         }
         self.context.push_pair(rows);
         window.n_pairs += 1;
         events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten });
+        // States are kept with whole pairs or not at all, so a step ends with every group of them.
+        let is_recurrent = self.context.is_recurrent();
+        let all = is_recurrent && window.n_pairs.is_multiple_of(Session::pairs_at_once(live.grid.h, live.grid.w));
         let before = self.n_past();
-        self.drain(live.limit, false, events)?;
-        if self.n_past() > before && self.n_past() > live.n_before {
-            let n_whole = (self.n_past() - live.n_before) / live.per_pair;
-            if n_whole > 0 {
-                self.context.pull()?;
-                keep(self.cache(), Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
-            }
+        self.drain(live.limit, all, events)?;
+        let n_read = self.n_past().saturating_sub(live.n_before);
+        let (n_whole, n_more) = (n_read / live.per_pair, n_read % live.per_pair);
+        if self.n_past() > before && n_whole > 0 && (n_more == 0 || !is_recurrent) {
+            self.context.pull()?;
+            keep(self.cache(), Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
         }
         Ok(ControlFlow::Continue(()))
     }

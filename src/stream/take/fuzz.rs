@@ -44,7 +44,7 @@ fn sealed(gguf: &Gguf, header: &TakeHeader, mut bytes: Vec<u8>) -> Option<Vec<u8
         }
         let to = usize::try_from(word(0)).ok().filter(|n| (from..=header.n_tokens()).contains(n))?;
         let rows = if to == 0 { hash_of_nothing() } else { hash_slots(&cache, from..to) };
-        let record = Record::after(chain, to as u64, rows, word(2), word(3));
+        let record = Record::after(chain, to as u64, (rows, word(4)), word(2), word(3));
         (chain, from) = (record.chain, to);
         *slot = record.to_bytes();
     }
@@ -61,7 +61,7 @@ pub(crate) fn records(input: &[u8]) {
         let mut chain = START;
         for slot in table.as_chunks_mut::<BYTES>().0.iter_mut().take_while(|slot| slot.iter().any(|b| *b != 0)) {
             let word = |i: usize| u64::from_le_bytes(*slot[8 * i..].first_chunk().expect("8 bytes"));
-            let record = Record::after(chain, word(0), word(1), word(2), word(3));
+            let record = Record::after(chain, word(0), (word(1), word(4)), word(2), word(3));
             chain = record.chain;
             *slot = record.to_bytes();
         }
@@ -70,7 +70,10 @@ pub(crate) fn records(input: &[u8]) {
     let mut chain = START;
     for (i, record) in records.iter().enumerate() {
         assert!(record.n_tokens <= n_tokens && (i == 0) == (record.n_tokens == 0));
-        assert_eq!(*record, Record::after(chain, record.n_tokens, record.rows, record.milliseconds, record.written));
+        assert_eq!(
+            *record,
+            Record::after(chain, record.n_tokens, (record.rows, record.states), record.milliseconds, record.written)
+        );
         assert_eq!(record.to_bytes()[..], table[i * BYTES..][..BYTES]);
         chain = record.chain;
     }
@@ -81,7 +84,7 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
         let mut input = n_tokens.to_le_bytes().to_vec();
         let mut chain = 77;
         for n in counts {
-            let record = Record::after(chain, *n, n ^ 5, 1000 + n, 1_700_000_000 + n);
+            let record = Record::after(chain, *n, (n ^ 5, n % 3), 1000 + n, 1_700_000_000 + n);
             chain = record.chain;
             input.extend(record.to_bytes());
         }
@@ -110,7 +113,7 @@ fn seed((type_k, type_v): (GgmlType, GgmlType), n_forgotten: usize) -> Result<Ve
         mmproj_fingerprint: "4567".to_string(),
         layout: "hope".to_string(),
         temporal_scale: 0.75,
-        shape: CacheShape { n_layer: 1, n_head_kv: 1, d: 32, n_ctx: 8, type_k, type_v },
+        shape: CacheShape { n_layer: 1, n_head_kv: 1, d: 32, n_ctx: 8, type_k, type_v, recurrent: None },
         n_batch: 4,
         n_encode: 1,
         before: vec![1, 2],
@@ -136,8 +139,8 @@ fn seed((type_k, type_v): (GgmlType, GgmlType), n_forgotten: usize) -> Result<Ve
     writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, 3])?;
     writer.tensor(CACHE_K, type_k, &ne)?;
     writer.tensor(CACHE_V, type_v, &ne)?;
-    let first = Record::after(chain_start(&writer.front()?), 0, hash_of_nothing(), 0, 1_700_000_000);
-    let last = Record::after(first.chain, header.n_tokens() as u64, 0, 5, 1_700_000_005);
+    let first = Record::after(chain_start(&writer.front()?), 0, (hash_of_nothing(), 0), 0, 1_700_000_000);
+    let last = Record::after(first.chain, header.n_tokens() as u64, (0, 0), 5, 1_700_000_005);
     let rows = |ty: GgmlType| ty.row_bytes(shape.d).unwrap_or_default() * shape.n_ctx;
     writer.to_bytes(|i, out| {
         match i {

@@ -1,7 +1,8 @@
 //! The keys of a take.
 
-use crate::cache::CacheShape;
+use crate::cache::{CacheShape, LayerSet, Recurrent};
 use crate::gguf::{Array, GgmlType, Metadata, Value};
+use crate::kernels::DeltaShape;
 use crate::position::{Layout, Placer};
 use crate::stream::{Engine, MediaPlan, Session, SessionOptions};
 use crate::{Error, Result};
@@ -47,6 +48,8 @@ pub struct TakeHeader {
 
 const ARCH: &str = "general.architecture";
 const ASKED: &str = "take.asked";
+const RECURRENT_LAYERS: &str = "take.cache.recurrent_layers";
+const RECURRENT_STATE: &str = "take.cache.recurrent_state";
 
 /// Most tokens of a take: keeps every product below well inside 64 bits.
 const MAX_TOKENS: usize = 1 << 28;
@@ -156,6 +159,20 @@ impl TakeHeader {
             let name = meta.need_str(key)?;
             GgmlType::from_name(name).ok_or_else(|| Error::format(format!("key `{key}` is `{name}`, no known type")))
         };
+        let n_layer = size("take.cache.n_layer")?;
+        let recurrent = meta.ints(RECURRENT_LAYERS)?.map(|_| -> Result<Recurrent> {
+            let (layers, state) = (list(RECURRENT_LAYERS)?, list(RECURRENT_STATE)?);
+            let [n_head_k, n_head_v, d_k, d_v] = state[..] else {
+                return Err(Error::format(format!("key `{RECURRENT_STATE}` is `{state:?}`, expected four numbers")));
+            };
+            if n_layer > LayerSet::MAX || layers.is_empty() || layers.iter().any(|il| *il as usize >= n_layer) {
+                let message = format!("key `{RECURRENT_LAYERS}` is `{layers:?}`, expected some of {n_layer} layers");
+                return Err(Error::format(message));
+            }
+            let [n_head_k, n_head_v, d_k, d_v] = [n_head_k, n_head_v, d_k, d_v].map(|n| n as usize);
+            let layers = LayerSet::of((0..n_layer).map(|il| layers.contains(&(il as u32))));
+            Ok(Recurrent { layers, state: DeltaShape { n_head_k, n_head_v, d_k, d_v } })
+        });
         let grid = list("take.grid")?;
         let [t, h, w] = grid[..] else {
             return Err(Error::format(format!("key `take.grid` is `{grid:?}`, expected three numbers")));
@@ -167,12 +184,13 @@ impl TakeHeader {
             layout: text("take.position_layout")?,
             temporal_scale: meta.need_float("take.temporal_scale")?,
             shape: CacheShape {
-                n_layer: size("take.cache.n_layer")?,
+                n_layer,
                 n_head_kv: size("take.cache.n_head_kv")?,
                 d: size("take.cache.n_embd_head")?,
                 n_ctx: size("take.cache.n_ctx")?,
                 type_k: ty("take.cache.type_k")?,
                 type_v: ty("take.cache.type_v")?,
+                recurrent: recurrent.transpose()?,
             },
             n_batch: size("take.n_batch")?,
             n_encode: size("take.n_encode")?,
@@ -205,13 +223,14 @@ impl TakeHeader {
         let ids = |list: &[u32]| Value::Array(Array::U32(list.to_vec()));
         meta.set(ARCH, super::ARCHITECTURE);
         meta.set("general.name", self.source.as_str());
-        meta.set("take.version", super::VERSION as u32);
+        let shape = &self.shape;
+        // Who knows nothing of states can read all takes that have none.
+        meta.set("take.version", super::VERSION as u32 - u32::from(shape.recurrent.is_none()));
         meta.set("take.model.name", self.model_name.as_str());
         meta.set("take.model.fingerprint", self.model_fingerprint.as_str());
         meta.set("take.mmproj.fingerprint", self.mmproj_fingerprint.as_str());
         meta.set("take.position_layout", self.layout.as_str());
         meta.set("take.temporal_scale", self.temporal_scale);
-        let shape = &self.shape;
         for (key, n) in [
             ("take.cache.n_layer", shape.n_layer),
             ("take.cache.n_head_kv", shape.n_head_kv),
@@ -225,6 +244,12 @@ impl TakeHeader {
             ("take.video.width", self.width),
         ] {
             meta.set(key, n as u64);
+        }
+        if let Some(Recurrent { layers, state }) = shape.recurrent {
+            let layers: Vec<u32> = (0..shape.n_layer as u32).filter(|il| layers.contains(*il as usize)).collect();
+            let sizes = [state.n_head_k, state.n_head_v, state.d_k, state.d_v].map(|n| n as u32);
+            meta.set(RECURRENT_LAYERS, ids(&layers));
+            meta.set(RECURRENT_STATE, ids(&sizes));
         }
         meta.set("take.cache.type_k", shape.type_k.name());
         meta.set("take.cache.type_v", shape.type_v.name());

@@ -1,8 +1,8 @@
 //! Take files: a video that was watched once, kept as the filled cache.
 //!
 //! A take is a GGUF file of three tensors: `take.checkpoints` and the cache itself, `cache.k` and `cache.v`, at their final
-//! size from the start. Watching fills them in place: first the rows of the new slots, then one record that counts them (see
-//! `record`). Whoever is killed in between leaves rows that no record counts, which is as good as none, so a take can be
+//! size from the start; where layers are recurrent, `cache.states` is a fourth. Watching fills them in place: first the rows of the
+//! new slots and the states behind them, then one record that counts them (see `record`). Whoever is killed in between leaves rows that no record counts, which is as good as none, so a take can be
 //! continued from its last record at any moment. The keys say what the cache is of: model, positions, video, sampling.
 //!
 //! A finished take is mapped, not read: pages are shared between processes, and what a conversation adds after the video goes
@@ -26,19 +26,24 @@ pub use writer::{IfExists, TakeWriter};
 
 use record::{Record, chain_start};
 
-use crate::cache::KvCache;
+use crate::cache::{CacheShape, KvCache};
 use crate::error::Context;
-use crate::gguf::{Gguf, TensorInfo};
+use crate::gguf::{GgmlType, Gguf, TensorInfo};
 use crate::{Error, Result};
 
 /// `general.architecture` of a take.
 pub const ARCHITECTURE: &str = "longtake-take";
-/// The version written here; those before it are read.
-pub const VERSION: u64 = 2;
+/// The newest version that is known here; those before it are read. It is written where there are recurrent states, and the one
+/// before it elsewhere.
+pub const VERSION: u64 = 3;
 
 const CHECKPOINTS: &str = "take.checkpoints";
 const CACHE_K: &str = "cache.k";
 const CACHE_V: &str = "cache.v";
+/// Room for the states of recurrent layers at two checkpoints: those of record `i` are in place `i % STATE_PLACES`, so that the last
+/// record's stay whole while the next one's are written.
+const CACHE_STATES: &str = "cache.states";
+const STATE_PLACES: usize = 2;
 
 /// A take that has been opened and checked whole.
 pub struct Take {
@@ -73,8 +78,13 @@ impl Take {
         }
         let shape = self.header.shape;
         let (k, v, table) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?, self.tensor(CHECKPOINTS)?);
-        let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
-        for (tensor, ty) in [(k, shape.type_k), (v, shape.type_v)] {
+        let ne = rows_ne(&shape);
+        let mut expected = vec![(k, shape.type_k, &ne[..]), (v, shape.type_v, &ne)];
+        let states_ne = states_ne(&shape);
+        if let Some(ne) = &states_ne {
+            expected.push((self.tensor(CACHE_STATES)?, GgmlType::F32, ne));
+        }
+        for (tensor, ty, ne) in expected {
             if tensor.ne != ne || tensor.ty != ty {
                 let message =
                     format!("tensor `{}` is {} {:?}, the keys say {ty} {ne:?}", tensor.name, tensor.ty, tensor.ne);
@@ -93,6 +103,10 @@ impl Take {
             from = record.n_tokens as usize;
         }
         self.records = records;
+        // Those of earlier records were overwritten meanwhile.
+        if record::hash_states(&self.states()?) != self.last().states {
+            return Err(Error::format(format!("recurrent states after {} tokens are damaged", self.n_done())));
+        }
         self.file.check_unchanged()?;
         Ok(self)
     }
@@ -135,6 +149,17 @@ impl Take {
         self.records.last().expect("a take without its first record is refused")
     }
 
+    /// The states of recurrent layers at the last checkpoint; none where no layer is recurrent, or nothing was watched yet.
+    fn states(&self) -> Result<Vec<f32>> {
+        let place = self.records.len() - 1;
+        let Some([n_state, n_layer, _]) = states_ne(&self.header.shape).filter(|_| place > 0) else {
+            return Ok(Vec::new());
+        };
+        let (tensor, n_bytes) = (self.tensor(CACHE_STATES)?, n_state * n_layer * size_of::<f32>());
+        let bytes = &self.file.data(tensor)[place % STATE_PLACES * n_bytes..][..n_bytes];
+        Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
+
     /// The cache with everything watched so far. That of a complete take is mapped: it costs the pages that are written to,
     /// and nobody can write into the file while it lives. One that will be continued is a copy in memory.
     ///
@@ -142,8 +167,21 @@ impl Take {
     /// `Io` when the system refuses the memory.
     pub fn cache(&self) -> Result<KvCache> {
         let (k, v) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?);
-        let mapped =
+        let mut mapped =
             KvCache::from_memory(self.header.shape, self.n_done(), self.file.data_copy(k)?, self.file.data_copy(v)?)?;
+        if self.n_done() > 0 {
+            mapped.set_states(&self.states()?)?;
+        }
         if self.is_complete() { Ok(mapped) } else { mapped.to_memory() }
     }
+}
+
+/// The dimensions of the rows of keys, or of values.
+fn rows_ne(shape: &CacheShape) -> [usize; 4] {
+    [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_row_layers()]
+}
+
+/// The dimensions of the states, where there are any.
+fn states_ne(shape: &CacheShape) -> Option<[usize; 3]> {
+    shape.recurrent.map(|recurrent| [recurrent.state.n_state(), recurrent.layers.len(), STATE_PLACES])
 }

@@ -20,6 +20,8 @@ pub struct Record {
     pub n_tokens: u64,
     /// The hash of the rows of the slots that the record before did not count.
     pub rows: u64,
+    /// The hash of the states of recurrent layers after these tokens (0: there are none).
+    pub states: u64,
     /// Time spent watching so far.
     pub milliseconds: u64,
     /// When it was written, in seconds since 1970 (0: not known; version 1 did not say).
@@ -35,14 +37,14 @@ pub fn chain_start(front: &[u8]) -> u64 {
 
 impl Record {
     /// The record that follows `before` in the chain.
-    pub fn after(before: u64, n_tokens: u64, rows: u64, milliseconds: u64, written: u64) -> Record {
-        let mut record = Record { n_tokens, rows, milliseconds, written, chain: before };
+    pub fn after(before: u64, n_tokens: u64, (rows, states): (u64, u64), milliseconds: u64, written: u64) -> Record {
+        let mut record = Record { n_tokens, rows, states, milliseconds, written, chain: before };
         record.chain = xxh3_64(&record.to_bytes());
         record
     }
 
     pub fn to_bytes(self) -> [u8; BYTES] {
-        let words = [self.n_tokens, self.rows, self.milliseconds, self.written, 0, 0, 0, self.chain];
+        let words = [self.n_tokens, self.rows, self.milliseconds, self.written, self.states, 0, 0, self.chain];
         let mut bytes = [0; BYTES];
         for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
             to.copy_from_slice(&word.to_le_bytes());
@@ -53,7 +55,7 @@ impl Record {
     /// The record in `bytes`, if it continues `before`.
     fn read(bytes: &[u8; BYTES], before: u64) -> Option<Record> {
         let word = |i: usize| u64::from_le_bytes(bytes[8 * i..][..8].try_into().expect("8 bytes"));
-        let record = Record::after(before, word(0), word(1), word(2), word(3));
+        let record = Record::after(before, word(0), (word(1), word(4)), word(2), word(3));
         (record.to_bytes() == *bytes).then_some(record)
     }
 }
@@ -100,6 +102,11 @@ pub fn hash_slots(cache: &KvCache, slots: Range<usize>) -> u64 {
     hash.digest()
 }
 
+/// The hash of the states of recurrent layers; 0 where there are none.
+pub fn hash_states(states: &[f32]) -> u64 {
+    if states.is_empty() { 0 } else { xxh3_64(bytemuck::cast_slice(states)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +114,7 @@ mod tests {
     fn table(counts: &[u64], room: usize) -> Vec<u8> {
         let (mut table, mut chain) = (Vec::new(), 77);
         for n in counts {
-            let record = Record::after(chain, *n, n ^ 5, 1000 + n, 1_700_000_000 + n);
+            let record = Record::after(chain, *n, (n ^ 5, n % 3), 1000 + n, 1_700_000_000 + n);
             chain = record.chain;
             table.extend(record.to_bytes());
         }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::record::{self, BYTES, Record, WORDS, chain_start};
-use super::{ARCHITECTURE, CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
+use super::{
+    ARCHITECTURE, CACHE_K, CACHE_STATES, CACHE_V, CHECKPOINTS, STATE_PLACES, Take, TakeHeader, rows_ne, states_ne,
+};
 use crate::cache::{KvCache, Part};
 use crate::error::Context;
 use crate::files::atomic::check_output;
@@ -75,6 +77,8 @@ pub struct TakeWriter {
     at_records: u64,
     at_k: u64,
     at_v: u64,
+    /// Where layers are recurrent.
+    at_states: Option<u64>,
     n_total: usize,
     n_slots: usize,
     n_records: usize,
@@ -109,11 +113,12 @@ impl TakeWriter {
         header.check().at(|| path.display().to_string())?;
         let slots = 0..header.n_tokens();
         let (writer, first) = tables(header, 2)?;
-        let rows = record::hash_slots(cache, slots.clone());
-        let last = Record::after(first.chain, slots.end as u64, rows, spent.as_millis() as u64, now());
+        let hashes = hashes(cache, slots.clone())?;
+        let last = Record::after(first.chain, slots.end as u64, hashes, spent.as_millis() as u64, now());
         writer.write_in_place(path, |file, at| {
             put(file, at[0], &[first.to_bytes(), last.to_bytes()].concat())?;
-            put_rows(file, (at[1], at[2]), cache, slots)
+            put_rows(file, (at[1], at[2]), cache, slots)?;
+            at.get(3).map_or(Ok(()), |at| put_states(file, *at, cache, 1))
         })
     }
 
@@ -144,9 +149,11 @@ impl TakeWriter {
             let front = gguf.fronts().next().expect("a file has a front");
             let records = record::read(table, chain_start(front), header.n_tokens() as u64).at(place)?;
             let at = [CHECKPOINTS, CACHE_K, CACHE_V].map(|name| tensor(name).map(|t| gguf.file_offset(t)));
-            (at, records, header.n_tokens(), table.len() / BYTES)
+            let states =
+                header.shape.recurrent.map(|_| tensor(CACHE_STATES).map(|t| gguf.file_offset(t))).transpose()?;
+            ((at, states), records, header.n_tokens(), table.len() / BYTES)
         };
-        let [at_records, at_k, at_v] = at;
+        let ([at_records, at_k, at_v], at_states) = at;
         let file = File::options().read(true).write(true).open(path).at(place)?;
         lock(|| file.try_lock(), "in use: another program is watching into it or asking it").at(place)?;
         let last = *records.last().expect("checked to have one");
@@ -157,6 +164,7 @@ impl TakeWriter {
             at_records: at_records?,
             at_k: at_k?,
             at_v: at_v?,
+            at_states,
             n_total,
             n_slots,
             n_records: records.len(),
@@ -178,22 +186,15 @@ impl TakeWriter {
         self.last.n_tokens as usize
     }
 
-    /// Writes a checkpoint where it is time for one, or the cache holds all of the video.
-    ///
-    /// # Errors
-    /// `Io`, a full disk for instance; the take then stays as of its last checkpoint.
-    pub fn after_batch(&mut self, cache: &KvCache) -> Result<()> {
-        if cache.len() >= self.n_total || self.written.elapsed() >= self.every {
-            self.checkpoint(cache)
-        } else {
-            Ok(())
-        }
+    /// Whether it is time for a checkpoint, or a cache with `len` tokens holds all of the video.
+    pub fn is_due(&self, len: usize) -> bool {
+        len >= self.n_total || self.written.elapsed() >= self.every
     }
 
     /// Writes a checkpoint of everything in the cache that belongs to the take.
     ///
     /// # Errors
-    /// See [`TakeWriter::after_batch`].
+    /// `Io`, a full disk for instance; the take then stays as of its last checkpoint. Recurrent states that were lost.
     pub fn checkpoint(&mut self, cache: &KvCache) -> Result<()> {
         let (from, to) = (self.n_done(), cache.len().min(self.n_total));
         if to <= from {
@@ -208,12 +209,15 @@ impl TakeWriter {
         if self.n_records == self.n_slots {
             return Err(Error::limit(format!("no room for more than {} checkpoints", self.n_slots)));
         }
+        let hashes = hashes(cache, from..to)?;
         put_rows(&self.file, (self.at_k, self.at_v), cache, from..to)?;
+        if let Some(at) = self.at_states {
+            put_states(&self.file, at, cache, self.n_records)?;
+        }
         // The record may not reach the disk before the rows that it counts.
         self.file.sync_data()?;
         let spent = self.before + self.started.elapsed();
-        let rows = record::hash_slots(cache, from..to);
-        let next = Record::after(self.last.chain, to as u64, rows, spent.as_millis() as u64, now());
+        let next = Record::after(self.last.chain, to as u64, hashes, spent.as_millis() as u64, now());
         put(&self.file, self.at_records + (self.n_records * BYTES) as u64, &next.to_bytes())?;
         self.file.sync_data()?;
         self.n_records += 1;
@@ -229,11 +233,30 @@ fn tables(header: &TakeHeader, n_slots: usize) -> Result<(GgufWriter, Record)> {
     meta.set("general.alignment", 4096u32);
     let mut writer = GgufWriter::new(meta);
     writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, n_slots])?;
-    let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
+    let ne = rows_ne(shape);
     writer.tensor(CACHE_K, shape.type_k, &ne)?;
     writer.tensor(CACHE_V, shape.type_v, &ne)?;
-    let first = Record::after(chain_start(&writer.front()?), 0, record::hash_of_nothing(), 0, 0);
+    if let Some(ne) = states_ne(shape) {
+        writer.tensor(CACHE_STATES, GgmlType::F32, &ne)?;
+    }
+    let first = Record::after(chain_start(&writer.front()?), 0, (record::hash_of_nothing(), 0), 0, 0);
     Ok((writer, first))
+}
+
+/// What a record that counts `slots`, the last ones of the cache, says of them and of the states behind them.
+fn hashes(cache: &KvCache, slots: Range<usize>) -> Result<(u64, u64)> {
+    let states = cache.states()?;
+    if !states.is_empty() && cache.len() != slots.end {
+        let message = format!("recurrent layers remember `{}` tokens, the take would count {}", cache.len(), slots.end);
+        return Err(Error::mismatch(message));
+    }
+    Ok((record::hash_slots(cache, slots), record::hash_states(states)))
+}
+
+/// Writes the states for record `i` where states begin at `at`.
+fn put_states(file: &File, at: u64, cache: &KvCache, i: usize) -> Result<()> {
+    let states = bytemuck::cast_slice(cache.states()?);
+    put(file, at + (i % STATE_PLACES * states.len()) as u64, states)
 }
 
 /// Seconds since 1970.

@@ -53,8 +53,7 @@ fn ours(model: &TextModel, text: &[u32], chunk: usize, n_greedy: usize) -> (Vec<
     let hp = model.hparams();
     let ty = GgmlType::F32;
     let n_ctx = text.len() + n_greedy;
-    let shape =
-        CacheShape { n_layer: hp.n_layer, n_head_kv: hp.n_head_kv, d: hp.n_embd_head, n_ctx, type_k: ty, type_v: ty };
+    let shape = hp.cache_shape(n_ctx, (ty, ty));
     let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(hp, chunk));
     let mut placer = Placer::new(hp.layout);
     let mut step = |tokens: &[u32]| {
