@@ -254,6 +254,7 @@ impl SamplingFlags {
             repeat_last_n: if self.repeat_last_n == usize::MAX { MAX_REPEAT_LAST_N } else { self.repeat_last_n },
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
+            logit_bias: Vec::new(),
         }
     }
 

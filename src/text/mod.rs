@@ -8,6 +8,7 @@ pub mod message;
 pub mod sampler;
 pub mod template;
 pub mod tokenizer;
+pub mod units;
 
 mod bytes;
 mod mask;
@@ -15,6 +16,7 @@ mod pretokenizer;
 mod program;
 mod sandbox;
 mod source;
+mod stop;
 mod stream;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -26,6 +28,7 @@ pub use message::{Content, MediaSource, Message, Part};
 pub use sampler::{Sampler, SamplerOptions};
 pub use sandbox::THREAD as TEMPLATE_THREAD;
 pub use source::{Data, Source};
+pub use stop::StopStrings;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, Piece, RenderOptions};
 pub use tokenizer::Tokenizer;

@@ -26,6 +26,8 @@ pub struct SamplerOptions {
     pub repeat_last_n: usize,
     pub presence_penalty: f32,
     pub frequency_penalty: f32,
+    /// What is added to the logits of tokens; ids beyond the vocabulary mean nothing.
+    pub logit_bias: Vec<(u32, f32)>,
 }
 
 impl Default for SamplerOptions {
@@ -41,6 +43,7 @@ impl Default for SamplerOptions {
             repeat_last_n: 64,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
         }
     }
 }
@@ -60,13 +63,21 @@ impl SamplerOptions {
                 self.repeat_penalty > 0.0 && self.repeat_penalty <= 1e3,
                 "above 0, up to 1000",
             ),
-            ("presence_penalty", self.presence_penalty, (0.0..=1e3).contains(&self.presence_penalty), "0 to 1000"),
-            ("frequency_penalty", self.frequency_penalty, (0.0..=1e3).contains(&self.frequency_penalty), "0 to 1000"),
+            ("presence_penalty", self.presence_penalty, (-1e3..=1e3).contains(&self.presence_penalty), "-1000 to 1000"),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                (-1e3..=1e3).contains(&self.frequency_penalty),
+                "-1000 to 1000",
+            ),
         ];
         for (name, value, good, range) in rows {
             if !good {
                 return Err(Error::bad_input(format!("{name} is `{value}`, expected {range}")));
             }
+        }
+        if let Some((id, bias)) = self.logit_bias.iter().find(|(_, bias)| !(-1e3..=1e3).contains(bias)) {
+            return Err(Error::bad_input(format!("logit_bias of token `{id}` is `{bias}`, expected -1000 to 1000")));
         }
         if self.repeat_last_n > MAX_REPEAT_LAST_N {
             let n = self.repeat_last_n;
@@ -134,8 +145,8 @@ impl Sampler {
     pub fn n_top(&self) -> Option<usize> {
         let o = &self.options;
         match o.top_k {
-            // A penalty may bring a token up among the largest.
-            _ if o.has_penalties() => None,
+            // A penalty or a bias may bring a token up among the largest.
+            _ if o.has_penalties() || !o.logit_bias.is_empty() => None,
             _ if o.temp <= 0.0 => Some(1),
             0 => None,
             k => Some(k),
@@ -176,6 +187,11 @@ impl Sampler {
         self.candidates.clear();
         self.candidates.extend((0u32..).zip(logits).map(|(id, logit)| Candidate { id, logit: *logit }));
         let o = &self.options;
+        for (id, bias) in &o.logit_bias {
+            if let Some(candidate) = self.candidates.get_mut(*id as usize).filter(|c| c.logit.is_finite()) {
+                candidate.logit = (candidate.logit + bias).clamp(f32::MIN, f32::MAX);
+            }
+        }
         for (id, n) in &self.recent.counts {
             let Some(candidate) = self.candidates.get_mut(*id as usize) else { continue };
             let logit = candidate.logit;
@@ -306,6 +322,18 @@ impl SplitMix64 {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    #[test]
+    fn a_bias_moves_a_choice_and_needs_all_logits() {
+        let of = |logit_bias: Vec<(u32, f32)>| {
+            let mut sampler = Sampler::new(SamplerOptions { logit_bias, temp: 0.0, ..plain() }).unwrap();
+            (sampler.sample(&[1.0, 2.0, 3.0]).unwrap(), sampler.n_top())
+        };
+        assert_eq!(of(vec![]), (2, Some(1)));
+        assert_eq!(of(vec![(2, -100.0)]), (1, None));
+        assert_eq!(of(vec![(0, 100.0), (77, 100.0)]), (0, None));
+        assert!(Sampler::new(SamplerOptions { logit_bias: vec![(0, f32::NAN)], ..plain() }).is_err());
+    }
 
     /// Everything off: plain sampling from the softmax.
     fn plain() -> SamplerOptions {
@@ -473,7 +501,7 @@ mod tests {
         bad(|o| o.repeat_penalty = 0.0);
         bad(|o| o.repeat_penalty = -1.0);
         bad(|o| o.repeat_penalty = f32::NAN);
-        bad(|o| o.presence_penalty = -1.0);
+        bad(|o| o.presence_penalty = -1001.0);
         bad(|o| o.frequency_penalty = f32::INFINITY);
         bad(|o| o.repeat_last_n = usize::MAX);
         for temp in [0.0, 1.0] {

@@ -34,6 +34,11 @@ pub struct Data {
 }
 
 impl Data {
+    /// Bytes that came in another way, of the declared type.
+    pub fn new(media_type: &str, bytes: Vec<u8>) -> Data {
+        Data { media_type: media_type.to_string(), bytes: bytes.into() }
+    }
+
     /// What the URL held.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
