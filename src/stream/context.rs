@@ -400,6 +400,27 @@ impl Context {
         self.cache.truncate(end).expect("the beginning, or a place that was kept");
     }
 
+    /// Forgets marks that are not in the cache whole, and rows that wait, but no slot: those behind the last whole mark are a
+    /// part of what stands there, and are known when it is pushed again ([`Context::n_known`]).
+    pub(super) fn rewind_to_part(&mut self) {
+        let (n_whole, n_filled) = (self.n_whole(), self.cache.len());
+        self.embd.clear();
+        self.deep.clear();
+        self.pos.clear();
+        self.log.truncate(n_whole);
+        (self.n_placed, self.placer) = match self.log.last() {
+            Some(entry) => (entry.end, entry.placer.clone()),
+            None => (0, Placer::new(self.placer.layout())),
+        };
+        self.n_known = n_filled - self.n_placed;
+    }
+
+    /// Forgets the slots that are known and not placed.
+    pub(super) fn forget_known(&mut self) {
+        self.n_known = 0;
+        self.truncate(self.log.len());
+    }
+
     /// Forgets the slots `slots`, which were read: those behind them move forward, the next token stands where it would have
     /// stood. Recurrent layers forget nothing (see [`KvCache::forget`]).
     ///

@@ -35,7 +35,7 @@ pub use live::{LivePlan, LiveShape, LiveTake};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan, patch_spec};
 pub use medium::Medium;
 pub use probe::Probe;
-pub use prompt::{Conversation, Prompt, Unit};
+pub use prompt::{Conversation, Prompt, Unit, part_options};
 pub use session::{
     Finish, GenerateOptions, Generation, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window,
 };

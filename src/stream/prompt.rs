@@ -164,8 +164,14 @@ fn parts(messages: &[Message]) -> impl Iterator<Item = &Part> {
     })
 }
 
-/// A part's own options over the defaults. Unknown ones are refused by name.
-fn part_options(given: &serde_json::Map<String, serde_json::Value>, defaults: &MediaOptions) -> Result<MediaOptions> {
+/// A part's own options over the defaults.
+///
+/// # Errors
+/// `BadInput` for an option that is not known, by name, and for what is no number.
+pub fn part_options(
+    given: &serde_json::Map<String, serde_json::Value>,
+    defaults: &MediaOptions,
+) -> Result<MediaOptions> {
     let mut options = defaults.clone();
     let sample = &mut options.sample;
     // Either way of choosing frames replaces the other.

@@ -40,6 +40,9 @@ pub struct SessionOptions {
 pub struct Session {
     options: SessionOptions,
     context: Context,
+    /// The medium that is being read, and the one of which a part is known ([`Context::n_known`]).
+    reading: Option<Held>,
+    part: Option<Held>,
     /// Where the cache is kept as it fills.
     recorder: Option<TakeWriter>,
 }
@@ -50,7 +53,8 @@ impl Session {
     /// # Errors
     /// Sizes or types that cannot be had.
     pub fn new(engine: &Arc<Engine>, options: SessionOptions) -> Result<Session> {
-        Ok(Session { context: Context::new(engine, &options)?, options, recorder: None })
+        let context = Context::new(engine, &options)?;
+        Ok(Session { context, options, reading: None, part: None, recorder: None })
     }
 
     /// A session that holds what a take holds. The take's file is not changed by it.
@@ -80,7 +84,8 @@ impl Session {
                 Ok(())
             })?;
         after.iter().try_fold(is_whole, |whole, id| Ok::<_, Error>(whole && context.place_token(*id)?))?;
-        Ok(Session { options, context, recorder: None })
+        let part = (context.n_known() > 0).then_some(video);
+        Ok(Session { options, context, reading: None, part, recorder: None })
     }
 
     /// Keeps the cache in a take as it fills, from the next [`Session::feed`] on.
@@ -132,12 +137,46 @@ impl Session {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
+        self.part = None;
+        self.context.forget_known();
         self.context.truncate(0);
     }
 
     /// What was read, and what it makes of the next token.
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// Tokens of the longest beginning of `prompt` that it holds, and [`Session::feed`] would not read again.
+    pub fn n_common(&self, prompt: &Prompt) -> usize {
+        let held = self.context.held().zip(&prompt.units);
+        let same = held.take_while(|(held, unit)| self.is_unit(held, prompt, **unit));
+        let n_tokens = |unit: &Unit| match *unit {
+            Unit::Token(_) => 1,
+            Unit::Media { kind, index } => prompt.plan(kind, index).map_or(0, |plan| plan.n_tokens),
+        };
+        let (n_same, n_tokens) = same.fold((0, 0), |(n, sum), (_, unit)| (n + 1, sum + n_tokens(unit)));
+        let next = self.part.zip(prompt.units.get(n_same)).filter(|_| n_same == self.context.n_marks());
+        match next {
+            Some((part, unit)) if self.is_unit(&part, prompt, *unit) => n_tokens + self.context.n_known(),
+            _ => n_tokens,
+        }
+    }
+
+    /// Reads one token, as [`Context::step`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step(&mut self, id: u32, n_top: usize) -> Result<()> {
+        self.context.step(id, n_top)
+    }
+
+    /// Brings the whole row of logits where only the largest came from a device, for another sampler.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn complete_logits(&mut self) -> Result<()> {
+        self.context.complete_logits()
     }
 
     pub(super) fn context_mut(&mut self) -> &mut Context {
@@ -158,9 +197,20 @@ impl Session {
             if let Some(recorder) = self.recorder.as_mut().filter(|_| intact) {
                 let _ = self.context.pull().and_then(|()| recorder.checkpoint(self.context.cache()));
             }
-            self.rewind_to_whole_units();
+            self.keep_part();
         })?;
         events.probe().map_or(Ok(()), |probe| probe.after_prompt(self, prompt))
+    }
+
+    /// Forgets what is not in the cache whole, except for a medium of which a part is: the same prompt goes on there.
+    fn keep_part(&mut self) {
+        let reading = self.reading.take();
+        let part = self.context.held().nth(self.context.n_whole()).copied().or(reading);
+        self.context.rewind_to_part();
+        self.part = part.filter(|part| matches!(part, Held::Medium { .. }) && self.context.n_known() > 0);
+        if self.part.is_none() {
+            self.context.forget_known();
+        }
     }
 
     /// Forgets units that are not in the cache whole.
@@ -182,6 +232,10 @@ impl Session {
         // The last unit is always fed again, so that there are logits to continue from.
         let held = self.context.held().zip(&prompt.units);
         let same = held.take_while(|(held, unit)| self.is_unit(held, prompt, **unit)).count();
+        let part = self.part.take().filter(|_| same == self.context.n_marks());
+        if !part.is_some_and(|part| prompt.units.get(same).is_some_and(|unit| self.is_unit(&part, prompt, *unit))) {
+            self.context.forget_known();
+        }
         self.context.truncate(same.min(prompt.units.len().saturating_sub(1)));
         // Another question instead of this one begins here, too.
         self.context.keep_place()?;
@@ -221,6 +275,7 @@ impl Session {
         let tower = engine.need_vision()?;
         let (grid, merged) = (plan.grid, plan.grid.merged(tower.hparams().merge));
         let scale = self.scale(plan.temporal_scale);
+        self.reading = Some(Held::Medium { id: plan.id(), scale });
         self.context.begin_visual(merged.h, merged.w, Some(scale))?;
         let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
         decode::probe(tower, group, plan.n_pairs(), grid).at(|| plan.label.clone())?;
@@ -245,6 +300,7 @@ impl Session {
             events.send(Event::Warning { item, message });
         }
         self.context.mark(Held::Medium { id, scale });
+        self.reading = None;
         if self.context.is_recurrent() {
             // What is asked about a medium stands behind it: so that recurrent layers can come back to there, a step ends there.
             self.drain(total, true, events)?;
