@@ -19,7 +19,7 @@ macro_rules! eprint {
         let _ = write!(std::io::stderr(), $($words)*);
     }};
 }
-#[cfg(any(feature = "cli", feature = "cuda"))]
+#[cfg(any(feature = "cli", feature = "cuda", feature = "server"))]
 macro_rules! eprintln {
     ($($words:tt)*) => {{
         use std::io::Write as _;
@@ -47,6 +47,8 @@ pub mod drawn;
 pub mod api;
 #[cfg(feature = "eval")]
 pub mod eval;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(any(test, fuzzing))]

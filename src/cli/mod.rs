@@ -45,6 +45,8 @@ mod progress;
 #[cfg(feature = "convert")]
 mod quantize;
 mod run;
+#[cfg(feature = "server")]
+mod serve;
 #[cfg(feature = "eval")]
 mod theory;
 mod watch;
@@ -62,6 +64,8 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(Box<demo::Args>),
     Run(Box<run::Args>),
+    #[cfg(feature = "server")]
+    Serve(Box<serve::Args>),
     Chat(Box<chat::Args>),
     Watch(Box<watch::Args>),
     Ask(Box<ask::Args>),
@@ -85,6 +89,8 @@ impl Command {
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(*args),
             Command::Run(args) => run::run(*args, matches),
+            #[cfg(feature = "server")]
+            Command::Serve(args) => serve::run(*args),
             Command::Chat(args) => chat::run(*args),
             Command::Watch(args) => watch::run(*args),
             Command::Ask(args) => ask::run(*args),
@@ -112,6 +118,11 @@ fn command() -> clap::Command {
     // A flag given twice counts as it was given last; lists collect.
     let command = Cli::command().args_override_self(true);
     let command = command.mut_subcommand("chat", |chat| chat.mut_arg("model", unless_take));
+    // The embedded model needs no file.
+    #[cfg(all(feature = "server", feature = "demo"))]
+    let command = command.mut_subcommand("serve", |serve| {
+        serve.mut_arg("model", |arg| arg.required(false).required_unless_present("demo"))
+    });
     // Needles are drawn for the embedded model.
     #[cfg(feature = "eval")]
     let command = command.mut_subcommand("eval", |eval| {

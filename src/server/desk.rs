@@ -1,0 +1,147 @@
+//! The desk: what all requests share. The model, the lane, the door, the conversations that are kept, files and takes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::crew::Crew;
+use super::lane::Lane;
+use super::metrics::{Gauges, Metrics};
+use super::pool::Pool;
+use super::queue::Queue;
+use super::random::now;
+use super::setup::Setup;
+use super::store::Store;
+use super::takes::Takes;
+use super::wire::media::Kind;
+use super::wire::{Code, Fault};
+use crate::stream::Engine;
+use crate::text::MediaSource;
+
+/// What all requests share.
+pub struct Desk {
+    pub engine: Arc<Engine>,
+    pub setup: Arc<Setup>,
+    pub lane: Lane,
+    pub queue: Queue,
+    pub pool: Pool,
+    pub crew: Crew,
+    pub metrics: Arc<Metrics>,
+    /// When it was opened, in seconds since 1970.
+    pub created: u64,
+    /// Model and version, so that answers tell what made them.
+    pub fingerprint: String,
+    files: Option<Arc<Store>>,
+    takes: Option<Arc<Takes>>,
+    /// Other names that clients gave to media, newest last.
+    aliases: Mutex<VecDeque<(String, (Kind, MediaSource))>>,
+}
+
+/// Names of media that are remembered.
+const MAX_ALIASES: usize = 64;
+
+impl Desk {
+    /// Opens it: a pool of conversations, the threads that answer, the store.
+    ///
+    /// # Errors
+    /// A store that cannot be opened; threads that the system refuses.
+    pub fn open(engine: Arc<Engine>, setup: Arc<Setup>, metrics: Arc<Metrics>) -> crate::Result<Arc<Desk>> {
+        let lane = Lane::default();
+        let files = setup.data.as_deref().map(|folder| Store::open(folder, setup.rules, setup.media.clone()));
+        let files = files.transpose()?.map(Arc::new);
+        let fingerprint = format!("{}-{}", &engine.fingerprint()[..12], env!("CARGO_PKG_VERSION"));
+        let takes =
+            setup.data.as_deref().map(|folder| Takes::open_folder(&folder.join("takes"))).transpose()?.map(Arc::new);
+        let desk = Arc::new(Desk {
+            pool: Pool::new(&engine, &setup)?,
+            crew: Crew::start(engine.clone(), lane.clone(), metrics.clone())?,
+            queue: Queue::new(setup.parallel, setup.queue),
+            created: now(),
+            fingerprint,
+            engine,
+            setup,
+            lane,
+            metrics,
+            files,
+            takes,
+            aliases: Mutex::default(),
+        });
+        if let Some(takes) = &desk.takes {
+            takes.start(&desk)?;
+        }
+        Ok(desk)
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        &self.engine.name
+    }
+
+    /// The store of uploads.
+    ///
+    /// # Errors
+    /// `file_not_found` where nothing is kept.
+    pub fn files(&self) -> Result<&Arc<Store>, Fault> {
+        let message = "this server keeps no files: it was started with --no-store";
+        self.files.as_ref().ok_or_else(|| Fault::new(Code::FileNotFound, message))
+    }
+
+    /// The takes.
+    ///
+    /// # Errors
+    /// `take_not_found` where nothing is kept.
+    pub fn takes(&self) -> Result<&Arc<Takes>, Fault> {
+        let message = "this server keeps no takes: it was started with --no-store";
+        self.takes.as_ref().ok_or_else(|| Fault::new(Code::TakeNotFound, message))
+    }
+
+    /// The medium that was sent under this name before.
+    pub fn alias(&self, uuid: &str) -> Option<(Kind, MediaSource)> {
+        let aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
+        aliases.iter().rev().find(|(name, _)| name == uuid).map(|(_, medium)| medium.clone())
+    }
+
+    /// Remembers a name. Bytes that came with a request are shared, and dropped with the name.
+    pub fn set_alias(&self, uuid: String, medium: (Kind, MediaSource)) {
+        let mut aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
+        aliases.retain(|(name, _)| *name != uuid);
+        aliases.push_back((uuid, medium));
+        if aliases.len() > MAX_ALIASES {
+            aliases.pop_front();
+        }
+    }
+
+    /// How things stand.
+    pub fn gauges(&self) -> Gauges {
+        let (n_running, n_waiting) = self.queue.len();
+        let (n_sessions, cache_used, cache_limit) = self.pool.usage();
+        let (takes_bytes, takes) = self.takes.as_ref().map_or((0, Vec::new()), |takes| takes.usage());
+        Gauges {
+            n_running,
+            n_waiting,
+            n_sessions,
+            cache_used,
+            cache_limit,
+            files_bytes: self.files.as_ref().map_or(0, |files| files.n_bytes()),
+            takes_bytes,
+            takes,
+            kernels: crate::kernels::select().map_or("", |kernels| kernels.name).to_string(),
+        }
+    }
+
+    /// The model, as clients list it.
+    pub fn model_json(&self) -> Value {
+        let hp = self.engine.text.hparams();
+        let inputs: &[&str] = if self.engine.vision.is_some() { &["text", "image", "video"] } else { &["text"] };
+        json!({
+            "id": self.name(), "object": "model", "created": self.created, "owned_by": "longtake",
+            "meta": {
+                "n_ctx_train": hp.n_ctx_train, "n_ctx": self.setup.session.n_ctx, "n_vocab": hp.n_vocab, "n_embd": hp.n_embd,
+                "size": self.engine.n_bytes, "layout": hp.layout.to_string(), "temporal_scale": hp.temporal_scale,
+            },
+            "max_model_len": self.setup.session.n_ctx,
+            "architecture": { "input_modalities": inputs, "output_modalities": ["text"] },
+        })
+    }
+}

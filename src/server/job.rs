@@ -1,0 +1,343 @@
+//! One question on its way: it waits, reads its prompt, is answered. It runs on a thread of its own, and nothing of it depends
+//! on how fast its client reads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use super::crew::{Answered, Manner, Said};
+use super::desk::Desk;
+use super::lane::Class;
+use super::metrics::Counter;
+use super::plan::Planned;
+use super::queue::Place;
+use super::wire::{ChatRequest, Code, Fault};
+use crate::kernels::threads;
+use crate::stream::{Event, Events, Finish};
+use crate::text::{Sampler, StopStrings};
+use crate::{Error, ErrorKind};
+
+/// What a job says. Text is never dropped; it is bounded by the length of the answer.
+#[derive(Debug)]
+pub enum Word {
+    Said(Said),
+    Done(Box<Done>),
+    Failed(Fault),
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Progress {
+    pub stage: Stage,
+    pub queue_position: Option<usize>,
+    /// Tokens of the prompt: all, those that were in the cache, those that are in now.
+    pub total: usize,
+    pub cache: usize,
+    pub processed: usize,
+    pub frames_done: usize,
+    pub frames_total: usize,
+    pub time_ms: u64,
+    pub eta_ms: Option<u64>,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stage {
+    #[default]
+    Queued,
+    Decoding,
+    Encoding,
+    Prefill,
+}
+
+impl Progress {
+    /// As clients see it.
+    pub fn to_json(&self) -> Value {
+        let stage = match self.stage {
+            Stage::Queued => "queued",
+            Stage::Decoding => "decoding",
+            Stage::Encoding => "encoding",
+            Stage::Prefill => "prefill",
+        };
+        json!({
+            "total": self.total, "cache": self.cache, "processed": self.processed, "time_ms": self.time_ms, "stage": stage,
+            "queue_position": self.queue_position, "frames_done": self.frames_done, "frames_total": self.frames_total,
+            "eta_ms": self.eta_ms,
+        })
+    }
+
+    /// Takes an event in, `time` after the work began.
+    pub fn update(&mut self, event: &Event, time: Duration) {
+        match event {
+            Event::PromptStart { n_tokens, cached } => {
+                (self.total, self.cache, self.processed) = (*n_tokens, *cached, *cached);
+                self.stage =
+                    if self.frames_total > 0 && *cached < *n_tokens { Stage::Decoding } else { Stage::Prefill };
+            }
+            Event::Encoding { n_done, n_total, .. } | Event::Encoded { n_done, n_total, .. } => {
+                self.stage = Stage::Encoding;
+                (self.frames_done, self.frames_total) = (2 * n_done, 2 * n_total);
+            }
+            Event::Prefilled { n_done, n_total } => {
+                self.stage = Stage::Prefill;
+                // A retry begins where the one before ended: never backwards.
+                self.processed = self.processed.max(*n_done);
+                self.total = *n_total;
+            }
+            _ => {}
+        }
+        self.time_ms = time.as_millis() as u64;
+        let done = self.processed.saturating_sub(self.cache);
+        let left = self.total.saturating_sub(self.processed);
+        self.eta_ms = (done > 0).then(|| (time.as_millis() as f64 * left as f64 / done as f64) as u64);
+    }
+}
+
+/// An answer that is whole.
+#[derive(Debug)]
+pub struct Done {
+    pub finish: Finish,
+    pub n_prompt: usize,
+    pub n_cached: usize,
+    pub n_tokens: usize,
+    pub media: Value,
+    pub warnings: Vec<String>,
+    pub is_reordered: bool,
+    pub queue_time: Duration,
+    pub prompt_time: Duration,
+    pub answer_time: Duration,
+}
+
+impl Done {
+    /// llama.cpp's figures.
+    pub fn timings(&self) -> Value {
+        let n_read = self.n_prompt - self.n_cached;
+        timings((self.n_cached, n_read, self.prompt_time), (self.n_tokens, self.answer_time), self.queue_time)
+    }
+
+    /// OpenAI's.
+    pub fn usage(&self) -> Value {
+        json!({
+            "prompt_tokens": self.n_prompt, "completion_tokens": self.n_tokens, "total_tokens": self.n_prompt + self.n_tokens,
+            "prompt_tokens_details": { "cached_tokens": self.n_cached },
+        })
+    }
+}
+
+fn timings((n_cached, n_read, read): (usize, usize, Duration), (n, made): (usize, Duration), queue: Duration) -> Value {
+    let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    let rate = |n: usize, time: Duration| (n as f64 / time.as_secs_f64().max(1e-9) * 1e3).round() / 1e3;
+    json!({
+        "cache_n": n_cached, "prompt_n": n_read, "prompt_ms": ms(read), "prompt_per_second": rate(n_read, read),
+        "predicted_n": n, "predicted_ms": ms(made), "predicted_per_second": rate(n, made), "queue_ms": ms(queue),
+    })
+}
+
+/// The near end of a job: what it says, and the flag that ends it. The flag is raised when this is dropped.
+pub struct Job {
+    pub words: mpsc::UnboundedReceiver<Word>,
+    pub progress: watch::Receiver<Progress>,
+    cancel: Arc<AtomicBool>,
+    desk: Arc<Desk>,
+    is_over: bool,
+}
+
+impl Job {
+    /// The next word; nothing after the last.
+    pub async fn next(&mut self) -> Option<Word> {
+        let word = self.words.recv().await;
+        self.is_over |= !matches!(word, Some(Word::Said(_)));
+        word
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.desk.metrics.add(Counter::Cancelled, 1);
+        }
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Begins a job: it waits for its turn at the door, then works on a thread of its own.
+pub fn begin(desk: &Arc<Desk>, request: ChatRequest, planned: Planned, place: Place) -> Job {
+    let (say, words) = mpsc::unbounded_channel();
+    let (show, progress) = watch::channel(Progress { total: planned.n_prompt, ..Progress::default() });
+    let cancel = Arc::new(AtomicBool::new(false));
+    let job = Job { words, progress, cancel: cancel.clone(), desk: desk.clone(), is_over: false };
+    let desk = desk.clone();
+    tokio::spawn(async move {
+        let asked = Instant::now();
+        tokio::select! {
+            () = place.ready(|position| show.send_modify(|progress| progress.queue_position = Some(position + 1))) => {}
+            // A client that left while it waited leaves the queue, and disturbs nobody.
+            () = say.closed() => return,
+        }
+        show.send_modify(|progress| progress.queue_position = None);
+        let queue_time = asked.elapsed();
+        let refused = say.clone();
+        let work = move || {
+            let _place = place;
+            let work = Work { desk: &desk, say: &say, show: &show, cancel: &cancel, queue_time };
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(&request, planned)));
+            let word = match done {
+                Ok(Ok(done)) => Word::Done(Box::new(done)),
+                Ok(Err(err)) => Word::Failed(work.fault(&err)),
+                Err(_) => {
+                    desk.pool.lost();
+                    desk.metrics.add(Counter::JobPanics, 1);
+                    Word::Failed(Fault::new(Code::InternalError, "a fault of the program; its log says where"))
+                }
+            };
+            let _ = say.send(word);
+        };
+        if let Err(err) = threads::builder("question").spawn(work) {
+            eprintln!("error: {err}");
+            let _ = refused.send(Word::Failed(Fault::new(Code::InternalError, "no thread can be had")));
+        }
+    });
+    job
+}
+
+struct Work<'a> {
+    desk: &'a Arc<Desk>,
+    say: &'a mpsc::UnboundedSender<Word>,
+    show: &'a watch::Sender<Progress>,
+    cancel: &'a Arc<AtomicBool>,
+    queue_time: Duration,
+}
+
+impl Work<'_> {
+    fn fault(&self, err: &Error) -> Fault {
+        if !matches!(err.kind(), ErrorKind::Cancelled | ErrorKind::BadInput) {
+            eprintln!("error: {err}");
+        }
+        match err.kind() {
+            ErrorKind::Limit => Fault { code: Code::ContextLengthExceeded, ..Fault::from_error(err) },
+            _ => Fault::from_error(err),
+        }
+    }
+
+    fn run(&self, request: &ChatRequest, mut planned: Planned) -> crate::Result<Done> {
+        let desk = self.desk;
+        let began = Instant::now();
+        let sampler = Sampler::new(desk.sampler_options(&request.sampling))?;
+        let mut turn = desk.lane.turn(Class::Prefill);
+        planned.prompt.load_pictures(self.cancel)?;
+        let mut borrowed =
+            desk.pool.borrow(&desk.engine, &planned.prompt, planned.take.as_ref(), !request.cache_prompt)?;
+        let (mut n_cached, mut frames, mut warnings) = (0, 0, Vec::new());
+        let n_frames: usize = planned.prompt.media_in_order().iter().map(|plan| plan.frames.len()).sum();
+        self.show.send_modify(|progress| progress.frames_total = n_frames);
+        let mut sink = |event: Event| {
+            self.show.send_modify(|progress| progress.update(&event, began.elapsed()));
+            match &event {
+                Event::PromptStart { cached, .. } => n_cached = *cached,
+                Event::Encoded { .. } => frames += 2,
+                Event::Warning { message, .. } => warnings.push(Fault::from_error(&Error::format(message)).message),
+                Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
+                _ => {}
+            }
+            // A step is over: others first, if they are more urgent.
+            if matches!(event, Event::Prefilled { .. } | Event::Encoded { .. } | Event::Encoding { .. }) {
+                turn.pass();
+            }
+        };
+        let fed = borrowed.session.feed(&mut planned.prompt, &mut Events::new(&mut sink, self.cancel));
+        drop(turn);
+        let prompt_time = began.elapsed();
+        desk.metrics.add(Counter::FramesEncoded, frames as u64);
+        if let Err(err) = fed {
+            // What was read stays: the same question goes on there.
+            desk.pool.give_back(borrowed);
+            return Err(err);
+        }
+        desk.metrics.add(Counter::PromptTokens, planned.n_prompt as u64);
+        desk.metrics.add(Counter::CachedTokens, n_cached as u64);
+        let say = self.say.clone();
+        let metrics = desk.metrics.clone();
+        let (asked, mut is_first) = (began - self.queue_time.min(began.elapsed()), true);
+        let manner = Manner {
+            sampler,
+            n_predict: planned.n_predict,
+            ignore_eos: request.ignore_eos,
+            stops: StopStrings::new(request.stop.clone()),
+            n_logprobs: request.logprobs.then_some(request.top_logprobs),
+            until: began + desk.setup.max_request,
+            cancel: self.cancel.clone(),
+            say: Box::new(move |said| {
+                if std::mem::take(&mut is_first) {
+                    lock(&metrics.first_token).add(asked.elapsed());
+                }
+                say.send(Word::Said(said)).is_ok()
+            }),
+        };
+        let Answered { borrowed, n_tokens, time, result } = desk.crew.answer(borrowed, manner);
+        match borrowed {
+            Some(borrowed) => desk.pool.give_back(borrowed),
+            None => desk.pool.lost(),
+        }
+        desk.metrics.add(Counter::GeneratedTokens, n_tokens as u64);
+        if n_tokens > 0 {
+            lock(&desk.metrics.token).add(time / n_tokens as u32);
+        }
+        desk.metrics.rates((planned.n_prompt - n_cached, prompt_time), (n_tokens, time));
+        let finish = result?;
+        let mut before = 0;
+        let was_cached: Vec<bool> = (planned.prompt.media_in_order().iter())
+            .map(|plan| {
+                before += plan.n_tokens;
+                before <= n_cached
+            })
+            .collect();
+        Ok(Done {
+            finish,
+            n_prompt: planned.n_prompt,
+            n_cached,
+            n_tokens,
+            media: planned.media_json(&was_cached),
+            warnings,
+            is_reordered: planned.is_reordered,
+            queue_time: self.queue_time,
+            prompt_time,
+            answer_time: time,
+        })
+    }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_never_goes_back() {
+        let mut progress = Progress { frames_total: 8, ..Progress::default() };
+        let mut seen = Vec::new();
+        for (event, ms) in [
+            (Event::PromptStart { n_tokens: 100, cached: 20 }, 1),
+            (Event::Encoded { item: 0, n_done: 1, n_total: 4 }, 5),
+            (Event::Prefilled { n_done: 60, n_total: 100 }, 10),
+            (Event::Prefilled { n_done: 40, n_total: 100 }, 20),
+            (Event::Prefilled { n_done: 100, n_total: 100 }, 30),
+        ] {
+            progress.update(&event, Duration::from_millis(ms));
+            seen.push((progress.stage, progress.processed, progress.eta_ms));
+        }
+        let want = [
+            (Stage::Decoding, 20, None),
+            (Stage::Encoding, 20, None),
+            (Stage::Prefill, 60, Some(10)),
+            (Stage::Prefill, 60, Some(20)),
+            (Stage::Prefill, 100, Some(0)),
+        ];
+        assert_eq!(seen, want);
+    }
+}

@@ -1,0 +1,83 @@
+//! How a server is set up: what the command line says, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::limits;
+use super::store::Rules;
+use crate::gguf::GgmlType;
+use crate::stream::{Limits, MediaOptions, SessionOptions};
+use crate::text::SamplerOptions;
+
+/// Everything that stays the same while a server runs.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Names of the model beside its own.
+    pub aliases: Vec<String>,
+    /// Keys, one of which every request has to show; none: everybody may ask.
+    pub keys: Vec<String>,
+    /// Names under which the server may be called, beside `localhost` and addresses.
+    pub hosts: Vec<String>,
+    /// Pages of other sites that may ask.
+    pub origins: Vec<String>,
+    /// The folder for files and takes; none: nothing is kept.
+    pub data: Option<PathBuf>,
+    /// The folder of which `file:` URLs may name files.
+    pub media_path: Option<PathBuf>,
+    pub max_body: u64,
+    pub rules: Rules,
+    /// Requests that are worked on, and that wait.
+    pub parallel: usize,
+    pub queue: usize,
+    pub max_request: Duration,
+    pub drain: Duration,
+    /// Time between checkpoints of a take.
+    pub checkpoint: Duration,
+    /// Parts of messages stay in the order in which they were sent.
+    pub as_sent: bool,
+    pub metrics_public: bool,
+    pub log_prompts: bool,
+    pub page: bool,
+    pub slots: bool,
+    /// Defaults of requests. `n_ctx` is the context of every conversation.
+    pub session: SessionOptions,
+    pub sampling: SamplerOptions,
+    pub media: MediaOptions,
+    pub limits: Limits,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        let session = SessionOptions {
+            n_ctx: 4096,
+            n_batch: 512,
+            type_k: GgmlType::F16,
+            type_v: GgmlType::F16,
+            temporal_scale: None,
+        };
+        Setup {
+            aliases: Vec::new(),
+            keys: Vec::new(),
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            data: None,
+            media_path: None,
+            max_body: limits::MAX_BODY,
+            rules: Rules { max_file: limits::MAX_FILE, quota: limits::QUOTA, keep: limits::KEEP },
+            parallel: limits::PARALLEL,
+            queue: limits::QUEUE,
+            max_request: limits::MAX_REQUEST,
+            drain: limits::DRAIN,
+            checkpoint: limits::CHECKPOINT,
+            as_sent: false,
+            metrics_public: false,
+            log_prompts: false,
+            page: true,
+            slots: false,
+            session,
+            sampling: SamplerOptions { temp: 0.0, ..SamplerOptions::default() },
+            media: MediaOptions::default(),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Official clients against `longtake serve --demo`, unchanged. Installs them into a folder of their own (the first argument, or
+# target/clients) and needs a network for that alone. The second argument is the program.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+folder=${1:-target/clients}
+program=${2:-target/release/longtake}
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+
+[ -x "$folder/venv/bin/python" ] || python3 -m venv "$folder/venv"
+"$folder/venv/bin/pip" install -q openai
+told=$("$program" demo --tokens 2880 --seed 3 -o "$folder/v.mp4" --json 2>/dev/null)
+field() { printf '%s' "$told" | python3 -c "import json,sys; print(json.load(sys.stdin)['$1'])"; }
+question=$(field question)
+answer=$(field expected)
+
+rm -f "$folder/port"
+"$program" serve --demo --port 0 --port-file "$folder/port" --data "$folder/data" 2>"$folder/log" &
+server=$!
+trap 'kill $server' EXIT
+for _ in $(seq 300); do
+  [ -s "$folder/port" ] && curl -sf "http://127.0.0.1:$(cat "$folder/port")/ready" >/dev/null && break
+  sleep 0.1
+done
+base="http://127.0.0.1:$(cat "$folder/port")/v1"
+
+"$folder/venv/bin/python" tests/clients/openai_python.py "$base" "$folder/v.mp4" "$question" "$answer"
+if command -v npm >/dev/null; then
+  [ -d "$folder/node_modules/openai" ] || npm install --silent --no-audit --no-fund --prefix "$folder" openai
+  cp tests/clients/openai_node.mjs "$folder/openai_node.mjs"
+  node "$folder/openai_node.mjs" "$base" "$folder/v.mp4" "$question" "$answer"
+else
+  echo "skipped: npm is not installed"
+fi
