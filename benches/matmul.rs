@@ -1,7 +1,7 @@
 //! Matrix products with every weight type at the shapes of a 2B model, as a share of what this machine can do: the bench
 //! first measures the peaks itself, on the same threads and in the same run.
 //!
-//! `cargo bench --bench matmul -- [--tokens N] [--kernels NAME] [--types Q4_K,Q8_0] [--quick]`
+//! `cargo bench --bench matmul -- [--tokens N] [--kernels NAME] [--types Q4_K,Q8_0] [--quick] [--hog]`
 //!
 //! Prefill rows give GOP/s (two per weight and token) and the share of the peak of the dot-product instruction that the
 //! kernels use; decode rows give the weights read per second and the share of the read bandwidth. Every number is the best
@@ -9,8 +9,11 @@
 //! processors for, divided by its threads, is taken where that is shorter (a spinning thread counts as busy). Built with the feature `ggml`, it also runs the same
 //! products in ggml, with plain and with repacked weights, and prints the better of the two and how many times faster ours
 //! is (`RUSTFLAGS=-Ctarget-cpu=native`, or ggml uses AVX2 only).
+//!
+//! `--hog` instead tells what is left of the rates when another thread spins on one of the cores: mean rates, by the clock.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use longtake::gguf::GgmlType;
@@ -76,6 +79,9 @@ fn main() {
     };
     let time = if quick { Duration::from_millis(150) } else { Duration::from_millis(600) };
 
+    if args.iter().any(|a| a == "--hog") {
+        return beside_a_hog(kernels, n_tokens, 4 * time);
+    }
     let read = read_bandwidth(time);
     println!("kernels {}, {} threads, {n_tokens} tokens; best of several runs", kernels.name, threads::count());
     println!("read bandwidth {read:.1} GB/s");
@@ -169,6 +175,63 @@ fn best(time: Duration, mut work: impl FnMut()) -> f64 {
     }
     best
 }
+
+/// Prefill and decode without and with a thread that spins on the last core of the process, in turn.
+fn beside_a_hog(kernels: &Kernels, n_tokens: usize, time: Duration) {
+    const ROUNDS: usize = 5;
+    println!("kernels {}, {} threads; of the quiet rate is left, with one core taken:", kernels.name, threads::count());
+    let weights = Weights::new(GgmlType::Q4_K, SHAPES[1].0, SHAPES[1].1);
+    for (name, n_tokens) in [("prefill", n_tokens), ("decode", 1)] {
+        let x: Vec<f32> = (0..n_tokens * weights.n_cols).map(|i| (i % 251) as f32 - 125.0).collect();
+        let mut out = vec![0.0; n_tokens * weights.n_rows];
+        let mut products = || {
+            let (start, mut n) = (Instant::now(), 0);
+            while start.elapsed() < time {
+                n += 1;
+                Activations::new(kernels, &x, weights.n_cols).matmul(weights.copy(n), &mut out);
+            }
+            n as f64 / start.elapsed().as_secs_f64()
+        };
+        let mut left: Vec<f64> = (0..ROUNDS).map(|_| products() / with_hog(&mut products)).map(f64::recip).collect();
+        left.sort_by(f64::total_cmp);
+        println!(
+            "{name:<8} {:.0} % (median of {ROUNDS}; {:.0} to {:.0})",
+            100.0 * left[ROUNDS / 2],
+            100.0 * left[0],
+            100.0 * left[ROUNDS - 1]
+        );
+    }
+}
+
+fn with_hog(work: impl FnOnce() -> f64) -> f64 {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            bind_to_last_core();
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn bind_to_last_core() {
+    // SAFETY: the calls fill and read the sets that they are given, and numbers are below the size of one.
+    unsafe {
+        let (mut cores, mut last): (libc::cpu_set_t, libc::cpu_set_t) = (std::mem::zeroed(), std::mem::zeroed());
+        assert_eq!(libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut cores), 0);
+        let core = (0..libc::CPU_SETSIZE as usize).rfind(|core| libc::CPU_ISSET(*core, &cores)).expect("this one");
+        libc::CPU_SET(core, &mut last);
+        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const last), 0);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bind_to_last_core() {}
 
 /// Seconds that the threads of this process have run, in all.
 #[cfg(unix)]

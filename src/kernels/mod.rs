@@ -19,6 +19,7 @@ mod matmul;
 pub mod openh264;
 mod prefetch;
 mod scratch;
+mod seat;
 pub mod threads;
 mod vector_fns;
 

@@ -2,7 +2,8 @@
 //!
 //! A decode step forks and joins hundreds of times, each for tens of microseconds of work. Workers therefore wait for the
 //! next job with open eyes for a while before they sleep, and a job is over when its tasks are: whoever woke too late for
-//! them is not waited for. Nothing is allocated per job.
+//! them is not waited for. Nothing is allocated per job. Where others use the machine, too, a thread that waits lends its core
+//! to the one it waits for (`seat.rs`).
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -13,6 +14,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::disjoint::SharedSlice;
+use super::seat::Seat;
 use crate::{Error, Result};
 
 /// Tasks per thread that even out what else the machine does.
@@ -20,6 +22,8 @@ pub const TASKS_PER_THREAD: usize = 4;
 /// How long an idle worker looks for a job before it sleeps: longer than the gaps between the jobs of a step, but short,
 /// because on a busy machine the time that is spent looking is taken off the time for work.
 const AWAKE: Duration = Duration::from_micros(50);
+/// How often a thread that waits for another's task looks whether that one has lost its core.
+const CHECK: Duration = Duration::from_micros(100);
 
 /// Starts the threads: `n` with the caller's (0: as many as this process may use, by affinity and cgroup quota). Only the
 /// first call in a process decides; without one, the default is the same as 0.
@@ -105,6 +109,7 @@ struct Pool {
 struct Worker {
     thread: Thread,
     asleep: &'static AtomicBool,
+    seat: &'static Seat,
 }
 
 #[derive(Default)]
@@ -120,6 +125,8 @@ struct Shared {
     sleeper: Mutex<Option<Thread>>,
     sleeping: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// The caller's, as long as it takes tasks.
+    caller: Seat,
 }
 
 /// The tasks of a job. The lifetime of the closure is that of the job, which ends before `Pool::run` returns.
@@ -139,10 +146,11 @@ impl Pool {
         let mut workers = Vec::with_capacity(n - 1);
         for i in 1..n {
             let asleep: &'static AtomicBool = Box::leak(Box::default());
-            let spawned = builder(&format!("longtake-{i}")).spawn(move || shared.serve(asleep));
+            let seat: &'static Seat = Box::leak(Box::default());
+            let spawned = builder(&format!("longtake-{i}")).spawn(move || shared.serve(asleep, seat));
             // With fewer threads than wished everything works, only slower.
             let Ok(handle) = spawned else { break };
-            workers.push(Worker { thread: handle.thread().clone(), asleep });
+            workers.push(Worker { thread: handle.thread().clone(), asleep, seat });
         }
         Pool { workers, shared, turn: Mutex::new(()) }
     }
@@ -163,11 +171,13 @@ impl Pool {
                 worker.thread.unpark();
             }
         }
+        shared.caller.take(None);
         shared.work(call);
+        shared.caller.leave(true);
         // A worker says that it is inside before it looks whether it may be; here it is the other way round, so one of the
         // two sees the other.
         shared.job.fetch_add(1, Ordering::SeqCst);
-        shared.wait_for_workers();
+        shared.wait_for_workers(&self.workers);
         let panic = locked(&shared.panic).take();
         drop(turn);
         if let Some(panic) = panic {
@@ -178,7 +188,7 @@ impl Pool {
 
 impl Shared {
     /// What a worker does all its life.
-    fn serve(&self, asleep: &AtomicBool) {
+    fn serve(&self, asleep: &AtomicBool, seat: &Seat) {
         let mut seen = 0;
         loop {
             let job = self.wait(seen, asleep);
@@ -187,12 +197,15 @@ impl Shared {
             if self.job.load(Ordering::SeqCst) == job {
                 // SAFETY: the job is open and this worker is inside, so the caller waits before it changes the call.
                 if let Some(call) = unsafe { *self.call.get() } {
+                    seat.take(Some(&self.caller));
                     self.work(call);
                 }
             }
             if self.inside.fetch_sub(1, Ordering::SeqCst) == 1 && self.sleeping.load(Ordering::SeqCst) {
                 locked(&self.sleeper).iter().for_each(Thread::unpark);
             }
+            // After the caller knows: on its own core this thread may have to wait for its turn.
+            seat.leave(false);
         }
     }
 
@@ -213,6 +226,13 @@ impl Shared {
                 let job = loop {
                     match open() {
                         Some(job) => break job,
+                        // The caller is at a last task, or has lost its core.
+                        None if self.job.load(Ordering::SeqCst) == seen => {
+                            if self.caller.is_stuck() {
+                                self.caller.lend(true);
+                            }
+                            std::thread::park_timeout(CHECK);
+                        }
                         None => std::thread::park(),
                     }
                 };
@@ -222,8 +242,8 @@ impl Shared {
         }
     }
 
-    /// Returns when nobody is inside. That is a matter of microseconds, unless a worker has lost its core.
-    fn wait_for_workers(&self) {
+    /// Returns when nobody is inside. That is a matter of microseconds, unless a worker is at a long task or has lost its core.
+    fn wait_for_workers(&self, workers: &[Worker]) {
         const SPINS: usize = 500;
         let done = || self.inside.load(Ordering::SeqCst) == 0;
         for _ in 0..SPINS {
@@ -235,7 +255,10 @@ impl Shared {
         *locked(&self.sleeper) = Some(std::thread::current());
         self.sleeping.store(true, Ordering::SeqCst);
         while !done() {
-            std::thread::park();
+            if let Some(worker) = workers.iter().find(|worker| worker.seat.is_stuck()) {
+                worker.seat.lend(false);
+            }
+            std::thread::park_timeout(CHECK);
         }
         self.sleeping.store(false, Ordering::SeqCst);
     }
