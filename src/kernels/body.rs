@@ -79,9 +79,26 @@ pub fn silu_mul<I: Isa>(gate: &mut [f32], up: &[f32]) {
 }
 
 #[inline(always)]
+pub fn sigmoid_mul<I: Isa>(x: &mut [f32], gate: &[f32]) {
+    for (x, g) in x.iter_mut().zip(gate) {
+        *x /= 1.0 + exp::<I>(-*g);
+    }
+}
+
+#[inline(always)]
 pub fn quick_gelu<I: Isa>(x: &mut [f32]) {
     for v in x {
         *v /= 1.0 + exp::<I>(-1.702 * *v);
+    }
+}
+
+#[inline(always)]
+pub fn gelu_tanh<I: Isa>(x: &mut [f32]) {
+    // 0.5 (1 + tanh(u)) is sigmoid(2 u).
+    const TWICE: f32 = -2.0 * 0.797_884_6; // sqrt(2 / pi)
+    for v in x {
+        let u = *v * mul_add::<I>(0.044_715 * *v, *v, 1.0);
+        *v /= 1.0 + exp::<I>(TWICE * u);
     }
 }
 
@@ -106,8 +123,16 @@ macro_rules! table {
                 body::silu_mul::<$isa>(gate, up)
             }
             $(#[target_feature(enable = $features)])?
+            pub fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
+                body::sigmoid_mul::<$isa>(x, gate)
+            }
+            $(#[target_feature(enable = $features)])?
             pub fn quick_gelu(x: &mut [f32]) {
                 body::quick_gelu::<$isa>(x)
+            }
+            $(#[target_feature(enable = $features)])?
+            pub fn gelu_tanh(x: &mut [f32]) {
+                body::gelu_tanh::<$isa>(x)
             }
         }
 
@@ -118,7 +143,9 @@ macro_rules! table {
             rms_norm: |x, w, eps, out| detected!(compiled::rms_norm(x, w, eps, out)),
             layer_norm: |x, w, b, eps, out| detected!(compiled::layer_norm(x, w, b, eps, out)),
             silu_mul: |gate, up| detected!(compiled::silu_mul(gate, up)),
+            sigmoid_mul: |x, gate| detected!(compiled::sigmoid_mul(x, gate)),
             quick_gelu: |x| detected!(compiled::quick_gelu(x)),
+            gelu_tanh: |x| detected!(compiled::gelu_tanh(x)),
             int8: INT8,
             attend: ATTEND,
             delta: DELTA,

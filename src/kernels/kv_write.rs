@@ -114,7 +114,7 @@ fn finish_head(kernels: &Kernels, head: &mut [f32], bias: Option<&[f32]>, rotary
     }
     if let Some(table) = rotary {
         let (cos, sin) = table.token(it);
-        (kernels.attend.rotate)(head, cos, sin);
+        (kernels.attend.rotate)(&mut head[..2 * table.n_pair()], cos, sin);
     }
 }
 

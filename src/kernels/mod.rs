@@ -38,8 +38,8 @@ pub use delta::{
 pub use detect::{Candidate, VARIABLE, candidates, cpu_features, definition, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
-    Activations, CHUNK, DotRows, Epilogue, FloatRows, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, RowChunk,
-    Tile, Word, matmul, matmul_with, panel_group,
+    Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile,
+    RowChunk, Tile, Word, matmul, matmul_with, panel_group,
 };
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.
@@ -55,8 +55,12 @@ pub struct Kernels {
     pub layer_norm: LayerNorm,
     /// gate = silu(gate) * up.
     pub silu_mul: fn(&mut [f32], &[f32]),
+    /// x = x * sigmoid(gate).
+    pub sigmoid_mul: fn(&mut [f32], &[f32]),
     /// x = x * sigmoid(1.702 x).
     pub quick_gelu: fn(&mut [f32]),
+    /// x = 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))).
+    pub gelu_tanh: fn(&mut [f32]),
     /// Products with packed weights.
     pub int8: Int8Ops,
     /// Attention and the cache write.

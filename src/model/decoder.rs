@@ -1,24 +1,19 @@
-//! The language model's layers, for any device and any position layout: weights by name, and what a batch goes through.
+//! The language model's layers, for any device, family and position layout: weights by name, and what a batch goes through.
 
 use std::ops::Range;
 
 use super::device::{Device, Finish, Heads, Linear, Norm, Product, Then};
 use super::host::Host;
+use super::mixer::{Attention, Mixer};
 use super::weights::Loader;
 use super::{HParams, Trace};
 use crate::cache::KvCache;
-use crate::{Result, error::Context};
+use crate::{Error, Result, error::Context};
 
 /// One transformer block. Matrices are (rows, columns) = (outputs, inputs).
 pub(super) struct Layer<D: Device> {
     pub attn_norm: Norm<D>,
-    /// (n_head * d, n_embd)
-    pub attn_q: Linear<D>,
-    /// (n_head_kv * d, n_embd)
-    pub attn_k: Linear<D>,
-    pub attn_v: Linear<D>,
-    /// (n_embd, n_head * d)
-    pub attn_output: Linear<D>,
+    pub mixer: Mixer<D>,
     pub ffn_norm: Norm<D>,
     /// (n_ff, n_embd)
     pub ffn_gate: Linear<D>,
@@ -45,20 +40,24 @@ pub(super) struct Rows<D: Device> {
     /// (n_tokens, n_head_kv * d)
     pub k: D::Rows,
     pub v: D::Rows,
-    /// (n_tokens, n_ff)
+    /// (n_tokens, n_ff), and keys on their way through a norm.
     pub hidden: D::Rows,
+    /// (n_tokens, n_head, 2, d), where queries come with gates.
+    pub gated: D::Rows,
 }
 
 impl<D: Device> Rows<D> {
     /// Floats of each of these for `n_batch` tokens, in their order.
-    pub fn sizes(hp: &HParams, n_batch: usize) -> [usize; 7] {
+    pub fn sizes(hp: &HParams, n_batch: usize) -> [usize; 8] {
         let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
-        [hp.n_embd, hp.n_embd, q, q, kv, kv, hp.n_ff].map(|width| width * n_batch)
+        let hidden = if hp.spec.qk_norm { hp.n_ff.max(kv) } else { hp.n_ff };
+        let gated = if hp.spec.output_gate { 2 * q } else { 0 };
+        [hp.n_embd, hp.n_embd, q, q, kv, kv, hidden, gated].map(|width| width * n_batch)
     }
 
     /// Of memory of these sizes.
-    pub fn of([x, xb, q, attn, k, v, hidden]: [D::Rows; 7]) -> Rows<D> {
-        Rows { x, xb, q, attn, k, v, hidden }
+    pub fn of([x, xb, q, attn, k, v, hidden, gated]: [D::Rows; 8]) -> Rows<D> {
+        Rows { x, xb, q, attn, k, v, hidden, gated }
     }
 }
 
@@ -66,29 +65,16 @@ impl Layer<Host> {
     /// Layer `il`, or `None` where a matrix is missing: a recorded problem, which [`Loader::finish`] turns into the error.
     pub fn load(load: &mut Loader<'_>, hp: &HParams, il: usize) -> Option<Layer<Host>> {
         let (n_embd, n_ff) = (hp.n_embd, hp.n_ff);
-        let (n_q, n_kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
         let name = |part: &str| format!("blk.{il}.{part}");
         // Every tensor is asked for before the first `?`, so that one error lists all that are wrong.
         let attn_norm = load.rms_norm(&name("attn_norm"), n_embd);
-        let attn_q = load.linear(&name("attn_q"), n_embd, n_q);
-        let attn_k = load.linear(&name("attn_k"), n_embd, n_kv);
-        let attn_v = load.linear(&name("attn_v"), n_embd, n_kv);
-        let attn_output = load.matrix(&name("attn_output"), n_q, n_embd);
-        let ffn_norm = load.rms_norm(&name("ffn_norm"), n_embd);
+        let mixer = Mixer::load(load, hp, il);
+        let ffn_norm = load.rms_norm(&name(hp.spec.ffn_norm), n_embd);
         let ffn_gate = load.matrix(&name("ffn_gate"), n_embd, n_ff);
         let ffn_up = load.matrix(&name("ffn_up"), n_embd, n_ff);
         let ffn_down = load.matrix(&name("ffn_down"), n_ff, n_embd);
-        Some(Layer {
-            attn_norm,
-            attn_q: attn_q?,
-            attn_k: attn_k?,
-            attn_v: attn_v?,
-            attn_output: attn_output?,
-            ffn_norm,
-            ffn_gate: ffn_gate?,
-            ffn_up: ffn_up?,
-            ffn_down: ffn_down?,
-        })
+        let (ffn_gate, ffn_up, ffn_down) = (ffn_gate?, ffn_up?, ffn_down?);
+        Some(Layer { attn_norm, mixer: mixer?, ffn_norm, ffn_gate, ffn_up, ffn_down })
     }
 
     /// A copy of the layer on another device.
@@ -99,10 +85,7 @@ impl Layer<Host> {
     pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Layer<D>> {
         Ok(Layer {
             attn_norm: self.attn_norm.on::<D>(home, what)?,
-            attn_q: self.attn_q.on::<D>(home, what)?,
-            attn_k: self.attn_k.on::<D>(home, what)?,
-            attn_v: self.attn_v.on::<D>(home, what)?,
-            attn_output: self.attn_output.on::<D>(home, what)?,
+            mixer: self.mixer.on::<D>(home, what)?,
             ffn_norm: self.ffn_norm.on::<D>(home, what)?,
             ffn_gate: self.ffn_gate.on::<D>(home, what)?,
             ffn_up: self.ffn_up.on::<D>(home, what)?,
@@ -114,9 +97,9 @@ impl Layer<Host> {
 impl<D: Device> Layer<D> {
     /// All of its matrices.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host counts whole files"))]
-    pub fn linears(&self) -> [&Linear<D>; 7] {
-        let Layer { attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down, .. } = self;
-        [attn_q, attn_k, attn_v, attn_output, ffn_gate, ffn_up, ffn_down]
+    pub fn linears(&self) -> impl Iterator<Item = &Linear<D>> {
+        let Layer { mixer, ffn_gate, ffn_up, ffn_down, .. } = self;
+        mixer.linears().into_iter().chain([ffn_gate, ffn_up, ffn_down])
     }
 }
 
@@ -130,6 +113,8 @@ pub(super) struct Pass<'a, D: Device> {
     pub last: Range<usize>,
     /// One row a token.
     pub angles: &'a D::Angles,
+    /// What is added behind the first layers, and behind how many: (n_taps, n, n_embd).
+    pub deep: (&'a D::Input, usize),
 }
 
 impl<D: Device> Pass<'_, D> {
@@ -147,58 +132,93 @@ impl<D: Device> Pass<'_, D> {
         mut trace: Option<&mut Trace>,
     ) -> Result<()> {
         let Pass { device, hp, n, .. } = *self;
-        let (eps, q_width) = (hp.f_norm_rms_eps, hp.n_head * hp.n_embd_head);
+        let eps = hp.f_norm_rms_eps;
         for (il, layer) in (first..).zip(layers) {
             let rows = if il + 1 < hp.n_layer { 0..n } else { self.last.clone() };
+            let place = || format!("layer {il}");
             device.norm(&layer.attn_norm, eps, n, (&s.x, 0), (&mut s.xb, 0))?;
-            self.attention(layer, il, rows.clone(), s, cache).at(|| format!("layer {il}"))?; // x += wo · attn(xb)
-            if let (0, Some(trace)) = (il, trace.as_deref_mut()) {
-                trace.layer0_q_last = device.read(&s.q, (rows.len() - 1) * q_width, q_width)?;
+            // x += wo · attn(xb)
+            match &layer.mixer {
+                Mixer::Attention(attention) => {
+                    let trace = trace.as_deref_mut().filter(|_| Some(il) == hp.first_attention());
+                    self.attention(attention, il, rows.clone(), s, cache, trace).at(place)?;
+                }
+                Mixer::Recurrent(_) => {
+                    return Err(Error::unsupported("recurrent layers are not computed yet").at(place()));
+                }
             }
             if rows.is_empty() {
                 break;
             }
             device.norm(&layer.ffn_norm, eps, rows.len(), (&s.x, rows.start), (&mut s.xb, 0))?;
-            self.ffn(layer, rows, s).at(|| format!("layer {il}"))?; // x += down · (silu(gate · xb) * up · xb)
+            self.ffn(layer, rows.clone(), s).at(place)?; // x += down · (silu(gate · xb) * up · xb)
+            let (deep, n_taps) = self.deep;
+            if il < n_taps {
+                let dim = (rows.len(), hp.n_embd);
+                device.add_input(dim, (deep, il * n + rows.start), (&mut s.x, rows.start))?;
+            }
             if let Some(trace) = trace.as_deref_mut() {
-                trace.hidden_last.extend(device.read(&s.x, (n - 1) * hp.n_embd, hp.n_embd)?);
+                trace.hidden(device, &s.x, n, hp.n_embd)?;
             }
         }
         Ok(())
     }
 
     /// Keys and values of all tokens, and what these rows see.
-    fn attention(
-        &self,
-        layer: &Layer<D>,
+    fn attention<'p>(
+        &'p self,
+        attention: &'p Attention<D>,
         il: usize,
         rows: Range<usize>,
         s: &mut Rows<D>,
         cache: &mut KvCache,
+        trace: Option<&mut Trace>,
     ) -> Result<()> {
         let Pass { device, hp, n, angles, .. } = *self;
-        let HParams { n_head, n_head_kv, n_embd_head: d, .. } = *hp;
-        let Layer { attn_q, attn_k, attn_v, attn_output, .. } = layer;
-        let qkv = [(attn_q, &mut s.q), (attn_k, &mut s.k), (attn_v, &mut s.v)].map(|(w, out)| Product::raw(w, out));
+        let HParams { n_head, n_head_kv, n_embd_head: d, f_norm_rms_eps: eps, .. } = *hp;
+        let Attention { q, k, v, output, norms } = attention;
+        let (norms, is_gated) = (norms.as_ref(), hp.spec.output_gate);
+        // A bias is added where heads are finished, or at once where something comes between.
+        let is_early = norms.is_some() || is_gated;
+        let finish = |w: &'p Linear<D>| Finish { bias: w.bias.as_ref().filter(|_| !is_early), angles: Some(angles) };
+        let queries = if is_gated { &mut s.gated } else { &mut s.q };
         if rows.len() == n {
-            device.products(n, (&s.xb, 0), qkv)?;
+            let products = [heads(q, is_early, queries), heads(k, is_early, &mut s.k), Product::raw(v, &mut s.v)];
+            device.products(n, (&s.xb, 0), products)?;
         } else {
-            let [_, k, v] = qkv;
-            device.products(n, (&s.xb, 0), [k, v])?;
+            device.products(n, (&s.xb, 0), [heads(k, is_early, &mut s.k), Product::raw(v, &mut s.v)])?;
         }
-        let (k, v) = ((&s.k, Finish::of(attn_k, Some(angles))), (&s.v, Finish::of(attn_v, None)));
-        device.store(n, (n_head_kv, d), k, v, (cache, il))?;
+        let mut keys = &s.k;
+        if let Some((_, norm)) = norms {
+            device.norm(norm, eps, n * n_head_kv, (&s.k, 0), (&mut s.hidden, 0))?;
+            keys = &s.hidden;
+        }
+        device.store(n, (n_head_kv, d), (keys, finish(k)), (&s.v, Finish::of(v, None)), (cache, il))?;
         if rows.is_empty() {
             return Ok(());
         }
         if rows.len() < n {
-            device.products(rows.len(), (&s.xb, rows.start), [Product::raw(attn_q, &mut s.q)])?;
+            let queries = if is_gated { &mut s.gated } else { &mut s.q };
+            device.products(rows.len(), (&s.xb, rows.start), [heads(q, is_early, queries)])?;
         }
-        device.finish(rows.len(), (n_head, d), Finish::of(attn_q, Some(angles)), rows.start, &mut s.q)?;
-        let heads = Heads { n_head, n_head_kv, d, exact: true };
-        device.attend(rows.clone(), heads, &s.q, (cache, il), &mut s.attn)?;
-        let onto = (&mut s.x, rows.start);
-        device.products(rows.len(), (&s.attn, 0), [Product::of(attn_output, Then::Add, onto)])
+        if is_gated {
+            device.take_queries(rows.len(), (n_head, d), &s.gated, &mut s.q)?;
+        }
+        let (mut queries, mut out) = (&mut s.q, &mut s.attn);
+        if let Some((norm, _)) = norms {
+            device.norm(norm, eps, rows.len() * n_head, (queries, 0), (out, 0))?;
+            std::mem::swap(&mut queries, &mut out);
+        }
+        device.finish(rows.len(), (n_head, d), finish(q), rows.start, queries)?;
+        if let Some(trace) = trace {
+            trace.attn_q_last = device.read(queries, (rows.len() - 1) * n_head * d, n_head * d)?;
+        }
+        let sizes = Heads { n_head, n_head_kv, d, exact: true };
+        device.attend(rows.clone(), sizes, queries, (cache, il), out)?;
+        if is_gated {
+            device.gate_heads(rows.len(), (n_head, d), &s.gated, out)?;
+        }
+        device.products(rows.len(), (out, 0), [Product::of(output, Then::Add, (&mut s.x, rows.start))])
     }
 
     fn ffn(&self, layer: &Layer<D>, rows: Range<usize>, s: &mut Rows<D>) -> Result<()> {
@@ -217,9 +237,13 @@ impl<D: Device> Pass<'_, D> {
         norm: &Norm<D>,
         n_logits: usize,
         s: &mut Rows<D>,
-        trace: Option<&mut Trace>,
+        mut trace: Option<&mut Trace>,
     ) -> Result<()> {
         let Pass { device, hp, n, .. } = *self;
+        if let Some((trace, row)) = trace.as_deref_mut().and_then(|trace| trace.visual.map(|row| (trace, row))) {
+            device.norm(norm, hp.f_norm_rms_eps, 1, (&s.x, row), (&mut s.xb, 0))?;
+            trace.hidden_visual.extend(device.read(&s.xb, 0, hp.n_embd)?);
+        }
         let n_rows = n_logits.max(usize::from(trace.is_some()));
         device.norm(norm, hp.f_norm_rms_eps, n_rows, (&s.x, n - n_rows), (&mut s.xb, 0))?;
         if let Some(trace) = trace {
@@ -227,4 +251,9 @@ impl<D: Device> Pass<'_, D> {
         }
         Ok(())
     }
+}
+
+/// The product of queries or keys: with its bias where that `is_early`, else without.
+fn heads<'a, D: Device>(w: &'a Linear<D>, is_early: bool, out: &'a mut D::Rows) -> Product<'a, D> {
+    if is_early { Product::of(w, Then::Store, (out, 0)) } else { Product::raw(w, out) }
 }

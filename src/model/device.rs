@@ -24,6 +24,8 @@ pub(super) trait Device: Sized {
     type Angles;
     /// Room for the keys and values of [`Device::attend_within`].
     type Fresh;
+    /// Numbers of rows, and places on a grid.
+    type Ids;
 
     /// Where weights go.
     type Home;
@@ -53,8 +55,38 @@ pub(super) trait Device: Sized {
         out: To<'_, Self::Rows>,
     ) -> Result<()>;
 
-    /// x = w · input for `n` rows of what came from outside.
-    fn product_of(&self, n: usize, input: From<'_, Self::Input>, w: &Self::Mat, x: To<'_, Self::Rows>) -> Result<()>;
+    /// x = w · input + bias for `n` rows of what came from outside.
+    fn product_of(&self, n: usize, input: From<'_, Self::Input>, w: &Linear<Self>, x: To<'_, Self::Rows>)
+    -> Result<()>;
+
+    /// x += input for `n` rows of `width` floats that came from outside.
+    fn add_input(&self, dim: (usize, usize), input: From<'_, Self::Input>, x: To<'_, Self::Rows>) -> Result<()>;
+
+    /// Of the first `n` rows of `rows`, (n_head, 2, d), the first half of every head, to `out`, (n_head, d).
+    fn take_queries(&self, n: usize, heads: (usize, usize), rows: &Self::Rows, out: &mut Self::Rows) -> Result<()>;
+
+    /// x *= sigmoid(gate) for the first `n` rows of `x`, (n_head, d), with the second halves of the heads of `rows`.
+    fn gate_heads(&self, n: usize, heads: (usize, usize), rows: &Self::Rows, x: &mut Self::Rows) -> Result<()>;
+
+    /// Puts `rows` of a batch, the first of which is the first of `x`, where `pairs` wants them among the rows of their pair.
+    fn arrange(
+        &self,
+        rows: Range<usize>,
+        width: usize,
+        x: &Self::Rows,
+        pairs: &Pairs<Self>,
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+
+    /// Adds to the first `n` rows of `x` what a square table of learned positions has at their places, between its entries
+    /// where the grid is finer or coarser (aligned corners). `table`: (side * side, width), and its side.
+    fn add_positions(
+        &self,
+        n: usize,
+        pairs: &Pairs<Self>,
+        table: (&Self::Vec, usize),
+        x: &mut Self::Rows,
+    ) -> Result<()>;
 
     /// Products of one input of `n` rows, which is brought into the form that they want once.
     fn products<const N: usize>(
@@ -64,7 +96,7 @@ pub(super) trait Device: Sized {
         products: [Product<'_, Self>; N],
     ) -> Result<()>;
 
-    /// out = silu(gate · x) * (up · x) for `n` rows, from the first one of `out` on.
+    /// out = silu(gate · x + bias) * (up · x + bias) for `n` rows, from the first one of `out` on.
     fn gated(
         &self,
         n: usize,
@@ -118,11 +150,12 @@ pub(super) trait Device: Sized {
         fresh: &mut Self::Fresh,
     ) -> Result<()>;
 
-    /// [`Device::attend`] to all rows of the same sequence, with queries that are finished on the way.
+    /// [`Device::attend`] to all rows of the same sequence, or of the same of its windows, with queries that are finished on
+    /// the way.
     fn attend_within(
         &self,
         rows: Range<usize>,
-        n_per_seq: usize,
+        n_per_seq: (usize, Option<&WindowEnds<Self>>),
         heads: Heads,
         q: (&mut Self::Rows, Finish<'_, Self>),
         fresh: &Self::Fresh,
@@ -150,6 +183,35 @@ pub(super) struct Heads {
     pub d: usize,
     /// See [`AttentionShape::exact`](crate::kernels::AttentionShape::exact).
     pub exact: bool,
+}
+
+/// How the patches of every frame pair of a batch lie.
+pub(super) struct Pairs<D: Device> {
+    /// Patches of a pair, in rows and columns.
+    pub grid: (usize, usize),
+    /// (h * w, 2): row and column of each, in the order in which the tower has them.
+    pub places: D::Ids,
+    /// (h * w): where those that come in the order of patch rows are in that order; `None` where it is the same.
+    pub order: Option<D::Ids>,
+    /// Those that see each other where not all do.
+    pub windows: Option<WindowEnds<D>>,
+}
+
+impl<D: Device> Pairs<D> {
+    /// Patches of a pair.
+    pub fn n(&self) -> usize {
+        self.grid.0 * self.grid.1
+    }
+}
+
+/// Windows, one after another.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host goes by the ends alone"))]
+pub(super) struct WindowEnds<D: Device> {
+    /// Where each ends; the last one where its pair does.
+    pub ends: D::Ids,
+    pub n: usize,
+    /// Patches of the longest.
+    pub longest: usize,
 }
 
 /// A matrix with its bias.
@@ -192,6 +254,8 @@ pub(super) enum Then {
     Add,
     /// x * sigmoid(1.702 x)
     QuickGelu,
+    /// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))
+    GeluTanh,
     /// 0.5 x (1 + erf(x / sqrt(2)))
     GeluErf,
 }
@@ -216,6 +280,8 @@ pub(super) struct DeviceBatch<'a> {
     pub n: usize,
     /// Rows that have a use behind the last layer's keys and values.
     pub last: Range<usize>,
+    /// What is added behind the first layers: (n_taps, n, n_embd), or empty.
+    pub deep: &'a [f32],
     /// The one token of the batch, where the embedding is on a card; without it the batch is the hidden states given.
     pub token: Option<u32>,
     pub n_logits: usize,

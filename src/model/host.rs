@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use super::device::{Device, Finish, From, Heads, Linear, Norm, Product, Then, To};
+use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Then, To, WindowEnds};
 use super::weights::Mat;
 use crate::Result;
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::{
-    self, Activations, AttentionShape, CacheRows, Epilogue, Kernels, KvView, attention, kv_write, matmul, rotate_rows,
+    self, Activations, AttentionShape, CacheRows, Epilogue, Gelu, Kernels, KvView, attention, kv_write, matmul_with,
+    rotate_rows,
 };
 use crate::position::RotaryTable;
 
@@ -47,6 +48,13 @@ fn sequences(rows: Range<usize>, n_per_seq: usize) -> impl Iterator<Item = (usiz
     })
 }
 
+/// Where cell `at` of `n` falls on a table of `side`, corners on corners: the entry before, the one behind, and how far between.
+fn between(at: i32, n: usize, side: usize) -> (usize, usize, f32) {
+    let x = if n > 1 { at as f32 * (side - 1) as f32 / (n - 1) as f32 } else { 0.0 };
+    let before = (x as usize).min(side - 1);
+    (before, (before + 1).min(side - 1), x - before as f32)
+}
+
 impl Device for Host {
     type Mat = Mat;
     type Vec = Vec<f32>;
@@ -54,6 +62,7 @@ impl Device for Host {
     type Input = [f32];
     type Angles = RotaryTable;
     type Fresh = FreshRows;
+    type Ids = Vec<i32>;
     type Home = ();
 
     fn mat((): &(), mat: &Mat, _: &str) -> Result<Mat> {
@@ -88,11 +97,76 @@ impl Device for Host {
         &self,
         n: usize,
         (input, first): From<'_, [f32]>,
-        w: &Mat,
+        Linear { weight, bias }: &Linear<Host>,
         (x, of_x): To<'_, Vec<f32>>,
     ) -> Result<()> {
-        let w = w.view();
-        matmul(self.0, w, &input[span(first, n, w.n_cols())], &mut x[span(of_x, n, w.n_rows())]);
+        let (w, epilogue) = (weight.view(), Epilogue { bias: bias.as_deref(), ..Epilogue::default() });
+        matmul_with(self.0, w, &input[span(first, n, w.n_cols())], epilogue, &mut x[span(of_x, n, w.n_rows())]);
+        Ok(())
+    }
+
+    fn add_input(
+        &self,
+        (n, width): (usize, usize),
+        (input, first): From<'_, [f32]>,
+        (x, of_x): To<'_, Vec<f32>>,
+    ) -> Result<()> {
+        let input = &input[span(first, n, width)];
+        kernels::for_rows(&mut x[span(of_x, n, width)], width, |it, x| {
+            x.iter_mut().zip(&input[it * width..]).for_each(|(x, y)| *x += y);
+        });
+        Ok(())
+    }
+
+    fn take_queries(&self, n: usize, (n_head, d): (usize, usize), rows: &Vec<f32>, out: &mut Vec<f32>) -> Result<()> {
+        let heads = &rows[..2 * n * n_head * d];
+        kernels::for_rows(&mut out[..n * n_head * d], d, |ih, out| out.copy_from_slice(&heads[2 * ih * d..][..d]));
+        Ok(())
+    }
+
+    fn gate_heads(&self, n: usize, (n_head, d): (usize, usize), rows: &Vec<f32>, x: &mut Vec<f32>) -> Result<()> {
+        let heads = &rows[..2 * n * n_head * d];
+        kernels::for_rows(&mut x[..n * n_head * d], d, |ih, x| {
+            (self.0.sigmoid_mul)(x, &heads[(2 * ih + 1) * d..][..d]);
+        });
+        Ok(())
+    }
+
+    fn arrange(
+        &self,
+        rows: Range<usize>,
+        width: usize,
+        x: &Vec<f32>,
+        pairs: &Pairs<Host>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Some(order) = &pairs.order else { unreachable!("rows have another order") };
+        for (x, row) in x.chunks_exact(width).zip(rows) {
+            let to = row / order.len() * order.len() + order[row % order.len()] as usize;
+            out[span(to, 1, width)].copy_from_slice(x);
+        }
+        Ok(())
+    }
+
+    fn add_positions(
+        &self,
+        n: usize,
+        pairs: &Pairs<Host>,
+        (table, side): (&Vec<f32>, usize),
+        x: &mut Vec<f32>,
+    ) -> Result<()> {
+        let width = table.len() / (side * side);
+        let entry = |y: usize, x: usize| &table[span(y * side + x, 1, width)];
+        kernels::for_rows(&mut x[..n * width], width, |row, out| {
+            let place = &pairs.places[row % pairs.n() * 2..][..2];
+            let (y, x) = (between(place[0], pairs.grid.0, side), between(place[1], pairs.grid.1, side));
+            let corners = [entry(y.0, x.0), entry(y.0, x.1), entry(y.1, x.0), entry(y.1, x.1)];
+            for (i, out) in out.iter_mut().enumerate() {
+                let above = corners[0][i] * (1.0 - x.2) + corners[1][i] * x.2;
+                let below = corners[2][i] * (1.0 - x.2) + corners[3][i] * x.2;
+                *out += above * (1.0 - y.2) + below * y.2;
+            }
+        });
         Ok(())
     }
 
@@ -108,7 +182,12 @@ impl Device for Host {
         for Product { w, bias, then, out: (out, first) } in products {
             let (w, bias) = (w.view(), bias.map(Vec::as_slice));
             let out = &mut out[span(first, n, w.n_rows())];
-            let epilogue = Epilogue { bias, quick_gelu: then == Then::QuickGelu, add: then == Then::Add };
+            let gelu = match then {
+                Then::QuickGelu => Some(Gelu::Quick),
+                Then::GeluTanh => Some(Gelu::Tanh),
+                Then::Store | Then::Add | Then::GeluErf => None,
+            };
+            let epilogue = Epilogue { bias, gelu, add: then == Then::Add };
             input.matmul_with(w, epilogue, out);
             if then == Then::GeluErf {
                 kernels::for_rows(out, w.n_rows(), |_, row| kernels::gelu_erf(row));
@@ -124,9 +203,10 @@ impl Device for Host {
         (gate, up): (&Linear<Host>, &Linear<Host>),
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        let (gate, up) = (gate.weight.view(), up.weight.view());
-        let x = Activations::new(self.0, &x[span(first, n, gate.n_cols())], gate.n_cols());
-        { x }.matmul_gated(gate, up, &mut out[..n * gate.n_rows()]);
+        let [gate, up] = [gate, up].map(|linear| (linear.weight.view(), linear.bias.as_deref()));
+        let (n_cols, n_rows) = (gate.0.n_cols(), gate.0.n_rows());
+        let mut x = Activations::new(self.0, &x[span(first, n, n_cols)], n_cols);
+        x.matmul_gated(gate, up, &mut out[..n * n_rows]);
         Ok(())
     }
 
@@ -202,7 +282,7 @@ impl Device for Host {
     fn attend_within(
         &self,
         rows: Range<usize>,
-        n_per_seq: usize,
+        (n_per_seq, windows): (usize, Option<&WindowEnds<Host>>),
         Heads { n_head, n_head_kv, d, exact }: Heads,
         (q, Finish { bias, angles }): (&mut Vec<f32>, Finish<'_, Host>),
         fresh: &FreshRows,
@@ -213,17 +293,32 @@ impl Device for Host {
             let (part, memory) = (span(at, n, width), span(seq * n_per_seq, n_per_seq, width_kv));
             let q = &mut q[part.clone()];
             rotate_rows(self.0, q, bias.map(Vec::as_slice), angles.map(|angles| (angles, slot)), (n_head, d));
-            let kv = KvView {
-                type_k: GgmlType::F32,
-                type_v: GgmlType::F32,
-                k: bytemuck::cast_slice(&fresh.k[memory.clone()]),
-                v: bytemuck::cast_slice(&fresh.v[memory]),
-                stride_k: stride,
-                stride_v: stride,
-            };
-            // All see all, also those that are not in this part.
-            let shape = AttentionShape { n_head, n_head_kv, d, n_past: n_per_seq - n, causal: false, exact };
-            attention(self.0, shape, kv, q, &mut out[part]);
+            let (k, v): (&[u8], &[u8]) =
+                (bytemuck::cast_slice(&fresh.k[memory.clone()]), bytemuck::cast_slice(&fresh.v[memory]));
+            let out = &mut out[part];
+            let whole = [n_per_seq as i32];
+            let mut begin = 0;
+            for end in windows.map_or(&whole[..], |windows| &windows.ends) {
+                let end = *end as usize;
+                // Those of the window that are in this part; they see also the others.
+                let seen = begin.max(slot)..end.min(slot + n);
+                if !seen.is_empty() {
+                    let at = begin * d * size_of::<f32>();
+                    let kv = KvView {
+                        type_k: GgmlType::F32,
+                        type_v: GgmlType::F32,
+                        k: &k[at..],
+                        v: &v[at..],
+                        stride_k: stride,
+                        stride_v: stride,
+                    };
+                    let n_past = end - begin - seen.len();
+                    let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: false, exact };
+                    let rows = span(seen.start - slot, seen.len(), width);
+                    attention(self.0, shape, kv, &q[rows.clone()], &mut out[rows]);
+                }
+                begin = end;
+            }
         }
         Ok(())
     }

@@ -30,8 +30,8 @@ pub struct HParams {
     pub kinds: Vec<LayerKind>,
     /// Sizes of recurrent layers (Gated DeltaNet), where there are any.
     pub recurrent: Option<DeltaShape>,
-    /// First layers behind which rows of the projector's taps are added, where the file says how many.
-    pub n_deepstack: Option<usize>,
+    /// First layers behind which rows of the projector's taps are added.
+    pub n_deepstack: usize,
     /// Context length of training.
     pub n_ctx_train: usize,
     pub n_vocab: usize,
@@ -64,6 +64,11 @@ impl HParams {
         let recurrent = self.recurrent.map(|state| Recurrent { layers, state });
         let HParams { n_layer, n_head_kv, n_embd_head: d, .. } = *self;
         CacheShape { n_layer, n_head_kv, d, n_ctx, type_k, type_v, recurrent }
+    }
+
+    /// The first layer with attention, where there is one.
+    pub fn first_attention(&self) -> Option<usize> {
+        self.kinds.iter().position(|kind| *kind == LayerKind::Attention)
     }
 
     /// Reads and checks the keys of a text model.
@@ -133,12 +138,12 @@ impl HParams {
         let scale = meta.float(&key("rope.temporal_scale"))?.unwrap_or(layout.default_temporal_scale());
         let kinds = kinds(meta, arch, spec, n_layer)?;
         let recurrent = kinds.contains(&LayerKind::Recurrent).then(|| recurrent(meta, arch)).transpose()?;
-        let n_deepstack = match meta.uint(&key("n_deepstack_layers"))? {
-            Some(n) if n > n_layer as u64 => {
+        let n_deepstack = match meta.uint(&key("n_deepstack_layers"))?.unwrap_or(spec.n_deepstack as u64) {
+            n if n <= n_layer as u64 => n as usize,
+            n => {
                 let key = key("n_deepstack_layers");
                 return Err(Error::format(format!("key `{key}` is `{n}`, but there are {n_layer} layers")));
             }
-            n => n.map(|n| n as usize),
         };
         Ok(HParams {
             family,

@@ -12,6 +12,7 @@ mod device;
 pub mod family;
 mod hparams;
 mod host;
+mod mixer;
 mod text_model;
 mod trace;
 mod vision;

@@ -2,7 +2,8 @@
 
 use std::convert::Infallible;
 
-use super::device::{DeviceBatch, DeviceOutput};
+use super::device::{DeviceBatch, DeviceOutput, Pairs};
+use super::host::Host;
 use super::{CardBytes, HParams, Trace, VisionHParams};
 use crate::Result;
 use crate::cache::{CacheShape, KvCache};
@@ -63,7 +64,7 @@ impl DeviceTower {
         match self.0 {}
     }
 
-    pub fn begin(&self, _: &VisionHParams, _: &[f32], _: usize, _: &RotaryTable) -> Result<bool> {
+    pub fn begin(&self, _: &VisionHParams, _: &[f32], _: &Pairs<Host>, _: &RotaryTable) -> Result<bool> {
         match self.0 {}
     }
 
@@ -71,7 +72,7 @@ impl DeviceTower {
         &self,
         _: &VisionHParams,
         _: &[f32],
-        _: usize,
+        _: &Pairs<Host>,
         _: &RotaryTable,
         _: Option<&mut Trace>,
     ) -> Result<Vec<f32>> {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::cuda::{DeviceLayers, DeviceScratch};
 use super::decoder::{Head, Layer, Pass, Rows};
 use super::device::{Device, DeviceBatch, DeviceOutput, Linear, MAX_TOP, Product};
-use super::family::QWEN2_VL;
 use super::host::Host;
 use super::weights::{Loader, Mat};
 use super::{CardBytes, HParams, Trace};
@@ -55,8 +54,8 @@ pub enum Choice<'s> {
 /// Where a batch begins.
 #[derive(Clone, Copy)]
 enum Begin<'a> {
-    /// (n_tokens, n_embd)
-    Embd(&'a [f32]),
+    /// (n_tokens, n_embd), and what is added behind the first layers.
+    Embd(&'a [f32], &'a [f32]),
     Token(u32),
 }
 
@@ -88,8 +87,9 @@ impl Scratch {
 
     /// Bytes that batches of up to `n_batch` tokens take, with what their quantized forms take besides.
     pub fn n_bytes(hp: &HParams, n_batch: usize) -> usize {
-        let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
-        let floats = n_batch * (2 * hp.n_embd + 2 * q + 2 * kv + 2 * hp.n_ff) + hp.n_vocab;
+        let q = hp.n_head * hp.n_embd_head;
+        let rows: usize = Rows::<Host>::sizes(hp, n_batch).iter().sum();
+        let floats = rows + n_batch * hp.n_ff + hp.n_vocab;
         floats * size_of::<f32>() + n_batch * (hp.n_embd + q + hp.n_ff) * 2
     }
 
@@ -105,14 +105,19 @@ impl TextModel {
     /// # Errors
     /// What [`HParams::from_gguf`] refuses; all missing, misshaped and mistyped tensors in one error.
     pub fn load(file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
+        TextModel::with(HParams::from_gguf(file).at(|| file.path().display().to_string())?, file)
+    }
+
+    /// The same with sizes and rules of one's own.
+    ///
+    /// # Errors
+    /// As [`TextModel::load`].
+    pub fn with(hp: HParams, file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
         let place = || file.path().display().to_string();
-        let hp = HParams::from_gguf(file).at(place)?;
-        if hp.spec != QWEN2_VL.text {
-            return Err(
-                Error::unsupported(format!("the layers of {} are not computed yet", hp.family.name)).at(place())
-            );
+        if hp.recurrent.is_some() {
+            return Err(Error::unsupported("recurrent layers are not computed yet").at(place()));
         }
-        let rotary = Rotary::new(hp.layout, hp.n_embd_head, hp.rope_freq_base, hp.rope_sections)
+        let rotary = Rotary::new(hp.layout, hp.n_rot, hp.rope_freq_base, hp.rope_sections)
             .and_then(|rotary| rotary.stretched(&hp.rope_stretch))
             .at(place)?;
         let mut load = Loader::new(file);
@@ -190,6 +195,9 @@ impl TextModel {
     ///
     /// # Errors
     /// A batch that does not fit the scratch or the cache; activations that are not finite; what a device says.
+    ///
+    /// # Panics
+    /// When the arrays of the batch disagree, or rows of other taps are given than the model has.
     pub fn forward<'s>(
         &self,
         batch: &Batch<'_>,
@@ -199,7 +207,9 @@ impl TextModel {
     ) -> Result<&'s [f32]> {
         let n = batch.pos.len();
         assert!(batch.embd.len() == n * self.hp.n_embd && batch.n_logits <= n, "batch arrays disagree");
-        self.run(Begin::Embd(batch.embd), batch.pos, (batch.n_logits, 0), cache, s, trace)?;
+        let n_deep = self.hp.n_deepstack * n * self.hp.n_embd;
+        assert!([0, n_deep].contains(&batch.deep.len()), "{} floats of taps for {n_deep}", batch.deep.len());
+        self.run(Begin::Embd(batch.embd, batch.deep), batch.pos, (batch.n_logits, 0), cache, s, trace)?;
         Ok(if n == 0 { &[] } else { &s.logits })
     }
 
@@ -254,27 +264,34 @@ impl TextModel {
         self.prepare(cache, s)?;
         self.rotary.fill(pos, &mut s.rotary);
         // A device that has the embedding looks a token up itself.
-        let mut token = None;
+        let (mut token, mut deep) = (None, &[][..]);
         match begin {
-            Begin::Embd(embd) => s.rows.x[..n * n_embd].copy_from_slice(embd),
+            Begin::Embd(embd, rows) => {
+                s.rows.x[..n * n_embd].copy_from_slice(embd);
+                deep = rows;
+            }
             Begin::Token(id) if self.devices.as_ref().is_some_and(DeviceLayers::has_embd) => token = Some(id),
             Begin::Token(id) => self.embed(&[id], &mut s.rows.x[..n_embd])?,
         }
         if let Some(trace) = trace.as_deref_mut() {
-            trace.hidden_last = self.host.read(&s.rows.x, (n - 1) * n_embd, n_embd)?;
+            trace.hidden_last.clear();
+            trace.hidden_visual.clear();
+            trace.hidden(&self.host, &s.rows.x, n, n_embd)?;
         }
         s.top.clear();
-        // Behind the last layer's keys and values, only what logits are made of has a use.
-        let last = n - n_logits.max(usize::from(trace.is_some()))..n;
+        // Behind the last layer's keys and values, only what logits are made of has a use, and what is traced.
+        let traced = trace.as_deref().map_or(n, |trace| trace.visual.unwrap_or(n - 1));
+        let last = traced.min(n - n_logits)..n;
         let Scratch { rows, rotary: angles, logits, top, devices: memory, .. } = s;
-        let pass = Pass { device: &self.host, hp: &self.hp, n, last, angles };
+        let n_taps = deep.len() / (n * n_embd);
+        let pass = Pass { device: &self.host, hp: &self.hp, n, last, angles, deep: (deep, n_taps) };
         pass.layers(&self.layers[..self.n_host_layers()], 0, rows, cache, trace.as_deref_mut())?;
         let mut has_head = false;
         if let (Some(devices), Some(memory)) = (&self.devices, memory) {
             has_head = devices.has_head();
             // More than devices look for is all of them.
             let n_top = if has_head && n_top <= MAX_TOP { n_top } else { 0 };
-            let batch = DeviceBatch { hp: &self.hp, n, last: pass.last.clone(), token, n_logits, n_top, angles };
+            let batch = DeviceBatch { hp: &self.hp, n, last: pass.last.clone(), deep, token, n_logits, n_top, angles };
             let x = &mut rows.x[..n * n_embd];
             let out = DeviceOutput { x, logits, top, trace: trace.as_deref_mut() };
             devices.forward(&batch, cache, memory, out)?;

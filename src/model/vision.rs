@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Trace;
 use super::cuda::DeviceTower;
-use super::device::Device;
-use super::family::QWEN2_VL;
+use super::device::{Device, Pairs, WindowEnds};
 use super::host::{FreshRows, Host};
-use super::vision_hparams::VisionHParams;
+use super::vision_hparams::{VisionHParams, Windows};
 use super::vit::{Pass, Rows, Tower};
 use super::weights::Loader;
 use crate::gguf::{GgmlType, Gguf};
@@ -35,10 +34,14 @@ impl VisionTower {
     /// # Errors
     /// A text model, another projector type, missing keys or tensors, sizes that make no sense.
     pub fn load(file: &Arc<Gguf>) -> Result<(VisionTower, Vec<String>)> {
-        let hp = VisionHParams::from_gguf(file).at(|| file.path().display().to_string())?;
-        if hp.spec != QWEN2_VL.vit {
-            return Err(Error::unsupported(format!("the tower of {} is not computed yet", hp.family.name)));
-        }
+        VisionTower::with(VisionHParams::from_gguf(file).at(|| file.path().display().to_string())?, file)
+    }
+
+    /// The same with sizes and rules of one's own.
+    ///
+    /// # Errors
+    /// As [`VisionTower::load`].
+    pub fn with(hp: VisionHParams, file: &Arc<Gguf>) -> Result<(VisionTower, Vec<String>)> {
         let mut load = Loader::new(file);
         let tower = Tower::load(&mut load, &hp, file);
         let unused = load.finish()?;
@@ -72,14 +75,15 @@ impl VisionTower {
     pub fn begin(&self, pixels: &[f32], h: usize, w: usize) -> Result<Option<Encoding<'_>>> {
         let n = self.n_patches(pixels, h, w);
         let Some(device) = &self.device else { return Ok(None) };
-        let has_begun = device.begin(&self.hp, pixels, h * w, &self.angles(h, w))?;
+        let pairs = pairs(&self.hp, h, w);
+        let has_begun = device.begin(&self.hp, pixels, &pairs, &self.angles(&pairs))?;
         // Made only where it is true: dropped, it would abandon what others began.
-        Ok(if has_begun { Some(Encoding { hp: &self.hp, device, n }) } else { None })
+        Ok(if has_begun { Some(Encoding { hp: &self.hp, device, n, order: pairs.order }) } else { None })
     }
 
-    /// cos and sin of every patch of a pair of `h` x `w`.
-    fn angles(&self, h: usize, w: usize) -> RotaryTable {
-        rotary_table(h, w, self.hp.merge, self.hp.n_embd / self.hp.n_head)
+    /// cos and sin of every patch of a pair.
+    fn angles(&self, pairs: &Pairs<Host>) -> RotaryTable {
+        rotary_table(&pairs.places, self.hp.n_embd / self.hp.n_head)
     }
 
     /// # Panics
@@ -128,9 +132,13 @@ impl VisionTower {
         step: &mut dyn FnMut(usize, usize) -> Result<()>,
     ) -> Result<Vec<f32>> {
         let (hp, n, n_per_pair) = (&self.hp, self.n_patches(pixels, h, w), h * w);
-        let angles = self.angles(h, w);
+        let pairs = pairs(hp, h, w);
+        let (angles, order) = (self.angles(&pairs), pairs.order.as_deref());
+        let mut trace = trace;
         if let Some(device) = &self.device {
-            return finite(device.encode(hp, pixels, n_per_pair, &angles, trace)?, hp.n_embd_out);
+            let planes = device.encode(hp, pixels, &pairs, &angles, trace.as_deref_mut())?;
+            in_patch_order(trace, order, hp.n_embd);
+            return tokens(hp, planes, order);
         }
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut memory = kept().pop().unwrap_or_else(|| (Rows::of(Default::default()), FreshRows::default()));
@@ -138,15 +146,29 @@ impl VisionTower {
         let n_part = self.rows_at_once(n, n_per_pair);
         rows.grow(hp, n, n_part);
         fresh.grow(n * hp.n_embd);
-        let pass = Pass { device: &self.host, hp, n, n_per_pair, n_part, angles: &angles, exact: self.exact };
-        pass.encode(&self.tower, pixels, rows, fresh, trace, step)?;
+        let pass = Pass { device: &self.host, hp, n, pairs: &pairs, n_part, angles: &angles, exact: self.exact };
+        pass.encode(&self.tower, pixels, rows, fresh, trace.as_deref_mut(), step)?;
+        in_patch_order(trace, order, hp.n_embd);
         let n_out = n / (hp.merge * hp.merge);
-        let tokens = self.host.read(&rows.out, 0, n_out * hp.n_embd_out)?;
+        let planes = self.host.read(&rows.out, 0, n_out * hp.n_out_values())?;
         // What a large picture took is given back.
         if n_part == n {
             kept().push(memory);
         }
-        finite(tokens, hp.n_embd_out)
+        tokens(hp, planes, order)
+    }
+
+    /// Where blocks attend within windows: the merged tokens of a pair of `h` x `w` patches in the order of their windows, and
+    /// where windows end, in patches.
+    pub fn windows(&self, h: usize, w: usize) -> Option<(Vec<usize>, Vec<usize>)> {
+        self.hp.windows.as_ref()?;
+        let (pairs, merged) = (pairs(&self.hp, h, w), self.hp.merge * self.hp.merge);
+        let mut cells: Vec<usize> = (0..h * w / merged).collect();
+        if let Some(order) = &pairs.order {
+            cells.sort_by_key(|cell| order[cell * merged]);
+        }
+        let ends = pairs.windows.map_or(vec![h * w], |windows| windows.ends.iter().map(|end| *end as usize).collect());
+        Some((cells, ends))
     }
 
     /// The attention of one layer, of `n_queries` patches to `n_keys`, over nothing in particular: for calibrations.
@@ -187,8 +209,11 @@ impl VisionTower {
         let (n, hp) = (pairs * h * w, &self.hp);
         let rows = self.rows_at_once(n, h * w);
         let floats = Rows::<Host>::sizes(hp, n, rows).iter().sum::<usize>() + 2 * n * hp.n_embd;
+        // Where tokens come in another order, or with rows of taps: what is numbered, and tokens twice.
+        let is_arranged = hp.windows.is_some() || !hp.taps.is_empty();
+        let arranged = if is_arranged { n / (hp.merge * hp.merge) * hp.n_out_values() + 3 * n } else { 0 };
         // What products make of their input: 16 bits a value.
-        floats * size_of::<f32>() + rows * (hp.n_embd.max(hp.n_ff) + hp.n_patch_values()) * 2
+        (floats + arranged) * size_of::<f32>() + rows * (hp.n_embd.max(hp.n_ff) + hp.n_patch_values()) * 2
     }
 }
 
@@ -197,6 +222,8 @@ pub struct Encoding<'t> {
     hp: &'t VisionHParams,
     device: &'t DeviceTower,
     n: usize,
+    /// See [`Pairs::order`].
+    order: Option<Vec<i32>>,
 }
 
 impl Encoding<'_> {
@@ -204,11 +231,12 @@ impl Encoding<'_> {
     ///
     /// # Errors
     /// Activations that are not finite; what a device says.
-    pub fn finish(self) -> Result<Vec<f32>> {
-        let Encoding { hp, device, n } = self;
+    pub fn finish(mut self) -> Result<Vec<f32>> {
+        let Encoding { hp, device, n, .. } = self;
+        let order = self.order.take();
         // Nothing is left to abandon.
         std::mem::forget(self);
-        finite(device.finish(hp, n)?, hp.n_embd_out)
+        tokens(hp, device.finish(hp, n)?, order.as_deref())
     }
 }
 
@@ -218,37 +246,139 @@ impl Drop for Encoding<'_> {
     }
 }
 
-/// Visual tokens (n, n_embd_out) that are all finite.
-fn finite(out: Vec<f32>, n_embd_out: usize) -> Result<Vec<f32>> {
-    match out.iter().position(|v| !v.is_finite()) {
-        None => Ok(out),
-        Some(at) => {
-            let token = at / n_embd_out;
-            Err(Error::format(format!("visual token {token} is not finite: the weights are broken")))
+/// Visual tokens (n, n_out_values) of what the tower leaves, planes (1 + n_taps, n, n_embd_out) in its own order; all finite.
+fn tokens(hp: &VisionHParams, planes: Vec<f32>, order: Option<&[i32]>) -> Result<Vec<f32>> {
+    let (n_embd, n_values, merged) = (hp.n_embd_out, hp.n_out_values(), hp.merge * hp.merge);
+    let n = planes.len() / n_values;
+    if let Some(at) = planes.iter().position(|v| !v.is_finite()) {
+        let token = at / n_embd % n;
+        return Err(Error::format(format!("visual token {token} is not finite: the weights are broken")));
+    }
+    if n_values == n_embd && order.is_none() {
+        return Ok(planes);
+    }
+    let mut out = Vec::with_capacity(planes.len());
+    for i in 0..n {
+        let at = order.map_or(i, |order| {
+            let n_per_pair = order.len() / merged;
+            i / n_per_pair * n_per_pair + order[i % n_per_pair * merged] as usize / merged
+        });
+        planes.chunks_exact(n * n_embd).for_each(|plane| out.extend_from_slice(&plane[at * n_embd..][..n_embd]));
+    }
+    Ok(out)
+}
+
+/// Brings traced rows (n, width) from the tower's order into that of patch rows.
+fn in_patch_order(trace: Option<&mut Trace>, order: Option<&[i32]>, width: usize) {
+    let (Some(trace), Some(order)) = (trace, order) else { return };
+    for stage in &mut trace.vit_stages {
+        let rows = std::mem::take(stage);
+        for pair in rows.chunks_exact(order.len() * width) {
+            order.iter().for_each(|at| stage.extend_from_slice(&pair[*at as usize * width..][..width]));
         }
     }
 }
 
-/// cos and sin of every patch of an `h` x `w` grid in merge-block order: base 10000 over half a head, the first half of
-/// the pairs by row, the second by column.
-fn rotary_table(h: usize, w: usize, merge: usize, d: usize) -> RotaryTable {
-    let mut order = Vec::with_capacity(h * w);
-    for by in 0..h / merge {
-        for bx in 0..w / merge {
-            for y in 0..merge {
-                for x in 0..merge {
-                    order.push((by * merge + y, bx * merge + x));
+/// How the patches of pairs of `h` x `w` lie: in merge-block order, or window by window, where there are windows that do not hold
+/// a whole pair. A merged token's patches stay together.
+fn pairs(hp: &VisionHParams, h: usize, w: usize) -> Pairs<Host> {
+    let (merge, rows, cols) = (hp.merge, h / hp.merge, w / hp.merge);
+    let is_cut = |windows: &&Windows| (rows > windows.side || cols > windows.side) && windows.full.contains(&false);
+    let side = hp.windows.as_ref().filter(is_cut).map(|windows| windows.side);
+    let (height, width) = (side.unwrap_or(rows), side.unwrap_or(cols));
+    let (mut places, mut order, mut ends) = (Vec::with_capacity(2 * h * w), vec![0; h * w], Vec::new());
+    for (top, left) in (0..rows).step_by(height).flat_map(|top| (0..cols).step_by(width).map(move |left| (top, left))) {
+        for row in top..rows.min(top + height) {
+            for col in left..cols.min(left + width) {
+                for i in 0..merge * merge {
+                    order[(row * cols + col) * merge * merge + i] = (places.len() / 2) as i32;
+                    places.extend([row * merge + i / merge, col * merge + i % merge].map(|at| at as i32));
                 }
             }
         }
+        ends.push((places.len() / 2) as i32);
     }
+    let longest = height.min(rows) * width.min(cols) * merge * merge;
+    let windows = side.map(|_| WindowEnds { n: ends.len(), longest, ends });
+    Pairs { grid: (h, w), places, order: side.map(|_| order), windows }
+}
+
+/// cos and sin of every patch at its place (row, column): base 10000 over half a head, the first half of the pairs by row, the
+/// second by column.
+fn rotary_table(places: &[i32], d: usize) -> RotaryTable {
     let quarter = d / 4;
     let theta = |i: usize| 10_000f64.powf(-(i as f64) / quarter as f64);
     let thetas: Vec<f64> = (0..quarter).map(theta).collect();
     let mut table = RotaryTable::default();
-    table.fill(order.len(), d / 2, 1.0, |it, i| {
-        let (row, col) = order[it];
-        (if i < quarter { row as f64 } else { col as f64 }) * thetas[i % quarter]
+    table.fill(places.len() / 2, (d / 2, d / 2), 1.0, |it, i| {
+        let at = if i < quarter { places[2 * it] } else { places[2 * it + 1] };
+        f64::from(at) * thetas[i % quarter]
     });
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::family::{QWEN2_5_VL, QWEN2_VL};
+
+    fn hparams(windows: Option<Windows>) -> VisionHParams {
+        VisionHParams {
+            family: &QWEN2_5_VL,
+            spec: QWEN2_VL.vit,
+            n_layer: 1,
+            n_embd: 8,
+            n_head: 1,
+            n_ff: 8,
+            n_embd_out: 1,
+            patch_size: 14,
+            merge: 2,
+            eps: 1e-6,
+            windows,
+            taps: Vec::new(),
+            n_pos_side: 0,
+            tokens_per_second: None,
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+            image_min_pixels: None,
+            image_max_pixels: None,
+        }
+    }
+
+    #[test]
+    fn patches_lie_window_by_window_and_tokens_come_back() {
+        let hp = hparams(Some(Windows { side: 2, full: vec![false] }));
+        // Merged: 3 rows of 3 cells, in windows of 2 x 2, 2 x 1, 1 x 2 and 1.
+        let pairs = pairs(&hp, 6, 6);
+        let windows = pairs.windows.as_ref().unwrap();
+        assert_eq!((&windows.ends[..], windows.n, windows.longest), (&[16, 24, 32, 36][..], 4, 16));
+        let order = pairs.order.as_ref().unwrap();
+        let cells: Vec<i32> = order.iter().step_by(4).map(|at| at / 4).collect();
+        assert_eq!(cells, [0, 1, 4, 2, 3, 5, 6, 7, 8]);
+        // Cell 4 is the fourth of the first window; its patches are rows and columns 2 and 3.
+        assert_eq!(pairs.places[2 * 12..2 * 16], [2, 2, 2, 3, 3, 2, 3, 3]);
+        // Tokens of two pairs, numbered in the tower's order, come back in that of the grid.
+        let planes: Vec<f32> = (0..18).map(|i| i as f32).collect();
+        let got = tokens(&hp, planes, pairs.order.as_deref()).unwrap();
+        assert_eq!(got[..9], [0., 1., 4., 2., 3., 5., 6., 7., 8.]);
+        assert_eq!(got[9..11], [9., 10.]);
+    }
+
+    #[test]
+    fn a_pair_that_one_window_holds_stays_as_it_is() {
+        for windows in [None, Some(Windows { side: 3, full: vec![false] }), Some(Windows { side: 1, full: vec![true] })]
+        {
+            let pairs = pairs(&hparams(windows), 6, 4);
+            assert!(pairs.order.is_none() && pairs.windows.is_none());
+            assert_eq!(pairs.places[..10], [0, 0, 0, 1, 1, 0, 1, 1, 0, 2]);
+        }
+    }
+
+    #[test]
+    fn rows_of_taps_stand_behind_their_token() {
+        let hp = VisionHParams { taps: vec![0, 1], n_embd_out: 2, ..hparams(None) };
+        let planes = vec![1., 2., 3., 4., 11., 12., 13., 14., 21., 22., 23., 24.];
+        assert_eq!(tokens(&hp, planes, None).unwrap(), [1., 2., 11., 12., 21., 22., 3., 4., 13., 14., 23., 24.]);
+        assert!(tokens(&hp, vec![f32::NAN; 12], None).is_err());
+    }
 }

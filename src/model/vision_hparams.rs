@@ -64,6 +64,11 @@ impl VisionHParams {
         (1 + self.taps.len()) * self.n_embd_out
     }
 
+    /// Blocks that attend to a whole frame pair, whose work grows with its square.
+    pub fn n_full_blocks(&self) -> usize {
+        self.windows.as_ref().map_or(self.n_layer, |windows| windows.full.iter().filter(|full| **full).count())
+    }
+
     /// Reads and checks the keys of a projector.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Weights: checked handles to tensors of a mapped file.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::device::{Device, Linear, Norm};
@@ -15,7 +16,9 @@ pub struct Mat {
     data: Data,
     ty: GgmlType,
     n_cols: usize,
-    n_rows: usize,
+    /// Of all rows of the data, those that it has.
+    rows: Range<usize>,
+    n_rows_of_data: usize,
 }
 
 #[derive(Clone)]
@@ -33,7 +36,14 @@ impl Mat {
     /// When there are more or fewer.
     pub fn from_floats(values: &[f32], n_cols: usize, n_rows: usize) -> Mat {
         assert_eq!(values.len(), n_cols * n_rows, "floats of a matrix");
-        Mat { data: Data::Own(values.into()), ty: GgmlType::F32, n_cols, n_rows }
+        Mat { data: Data::Own(values.into()), ty: GgmlType::F32, n_cols, rows: 0..n_rows, n_rows_of_data: n_rows }
+    }
+
+    /// Some of its rows, as a matrix.
+    fn part(&self, rows: Range<usize>) -> Mat {
+        assert!(rows.end <= self.rows.len(), "rows {rows:?} of {}", self.rows.len());
+        let first = self.rows.start;
+        Mat { rows: first + rows.start..first + rows.end, ..self.clone() }
     }
 
     /// Its rows.
@@ -42,7 +52,8 @@ impl Mat {
             Data::File(file, info) => file.data(info),
             Data::Own(values) => bytemuck::cast_slice(values),
         };
-        MatView::new(self.ty, self.n_cols, self.n_rows, data).expect("checked where it was made")
+        let all = MatView::new(self.ty, self.n_cols, self.n_rows_of_data, data).expect("checked where it was made");
+        all.rows(self.rows.clone())
     }
 }
 
@@ -113,14 +124,44 @@ impl<'a> Loader<'a> {
     /// A matrix of `n_rows` rows; `None` on a mismatch, with which `finish` fails.
     pub fn mat(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Mat> {
         let info = self.find(name, &[n_cols, n_rows], can_quantize)?;
-        Some(Mat { data: Data::File(Arc::clone(self.file), info.clone()), ty: info.ty, n_cols, n_rows })
+        let data = Data::File(Arc::clone(self.file), info.clone());
+        Some(Mat { data, ty: info.ty, n_cols, rows: 0..n_rows, n_rows_of_data: n_rows })
     }
 
     /// A matrix with its bias.
     pub fn linear(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
+        self.linear_or_matrix(name, n_cols, n_rows, true)
+    }
+
+    /// A matrix, with its bias where it `has_bias`.
+    pub fn linear_or_matrix(
+        &mut self,
+        name: &str,
+        n_cols: usize,
+        n_rows: usize,
+        has_bias: bool,
+    ) -> Option<Linear<Host>> {
         let weight = self.mat(&format!("{name}.weight"), n_cols, n_rows);
-        let bias = Some(self.vec(&format!("{name}.bias"), n_rows));
+        let bias = has_bias.then(|| self.vec(&format!("{name}.bias"), n_rows));
         Some(Linear { weight: weight?, bias })
+    }
+
+    /// The matrices of queries, keys and values of a block: each by its name, `attn_q` to `attn_v`, or all in one, `attn_qkv`.
+    pub fn qkv(&mut self, block: &str, n_cols: usize, n_rows: [usize; 3], has_bias: bool) -> [Option<Linear<Host>>; 3] {
+        let [n_q, n_k, n_v] = n_rows;
+        let fused = format!("{block}.attn_qkv");
+        if self.has(&format!("{block}.attn_q.weight")) || !self.has(&format!("{fused}.weight")) {
+            return [("attn_q", n_q), ("attn_k", n_k), ("attn_v", n_v)]
+                .map(|(part, n)| self.linear_or_matrix(&format!("{block}.{part}"), n_cols, n, has_bias));
+        }
+        let all = self.linear_or_matrix(&fused, n_cols, n_q + n_k + n_v, has_bias);
+        let part = |rows: Range<usize>| {
+            let Linear { weight, bias } = all.as_ref()?;
+            // A bias of another length is a problem that was recorded.
+            let bias = bias.as_ref().map(|bias| bias.get(rows.clone()).unwrap_or_default().to_vec());
+            Some(Linear { weight: weight.part(rows), bias })
+        };
+        [part(0..n_q), part(n_q..n_q + n_k), part(n_q + n_k..n_q + n_k + n_v)]
     }
 
     /// A matrix without one.
@@ -136,6 +177,11 @@ impl<'a> Loader<'a> {
     /// Those of a LayerNorm.
     pub fn layer_norm(&mut self, name: &str, n: usize) -> Norm<Host> {
         Norm { weight: self.vec(&format!("{name}.weight"), n), bias: Some(self.vec(&format!("{name}.bias"), n)) }
+    }
+
+    /// Those of either.
+    pub fn norm(&mut self, name: &str, n: usize, has_bias: bool) -> Norm<Host> {
+        if has_bias { self.layer_norm(name, n) } else { self.rms_norm(name, n) }
     }
 
     /// A vector of plain floats.

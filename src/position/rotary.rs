@@ -87,7 +87,8 @@ impl Rotary {
 
     /// Fills `table` for a batch of positions, reusing its memory.
     pub fn fill(&self, pos: &[Pos], table: &mut RotaryTable) {
-        table.fill(pos.len(), self.n_turning, self.magnitude, |it, i| self.angle(i, pos[it]));
+        let n_pairs = (self.n_turning, self.n_pair());
+        table.fill(pos.len(), n_pairs, self.magnitude, |it, i| self.angle(i, pos[it]));
     }
 }
 
@@ -95,15 +96,22 @@ impl Rotary {
 #[derive(Debug, Clone, Default)]
 pub struct RotaryTable {
     n_turning: usize,
+    n_pair: usize,
     /// (n_tokens, 2, n_turning): a row of cosines, then a row of sines.
     cos_sin: Vec<f32>,
 }
 
 impl RotaryTable {
-    /// Fills the table for `n_tokens` tokens of `n_turning` pairs from `angle(token, pair)`, reusing its memory; cosines and
-    /// sines are multiplied by `magnitude`.
-    pub fn fill(&mut self, n_tokens: usize, n_turning: usize, magnitude: f64, angle: impl Fn(usize, usize) -> f64) {
-        self.n_turning = n_turning;
+    /// Fills the table for `n_tokens` tokens of heads with `n_pair` pairs, of which the first `n_turning` turn, from
+    /// `angle(token, pair)`, reusing its memory; cosines and sines are multiplied by `magnitude`.
+    pub fn fill(
+        &mut self,
+        n_tokens: usize,
+        (n_turning, n_pair): (usize, usize),
+        magnitude: f64,
+        angle: impl Fn(usize, usize) -> f64,
+    ) {
+        (self.n_turning, self.n_pair) = (n_turning, n_pair);
         self.cos_sin.clear();
         self.cos_sin.resize(2 * n_turning * n_tokens, 0.0);
         for it in 0..n_tokens {
@@ -123,6 +131,11 @@ impl RotaryTable {
     /// Pairs that turn.
     pub fn n_turning(&self) -> usize {
         self.n_turning
+    }
+
+    /// Pairs (i, i + n_pair) of a head; its elements behind them pass through.
+    pub fn n_pair(&self) -> usize {
+        self.n_pair
     }
 
     /// cos and sin of token `it`, each (n_turning).

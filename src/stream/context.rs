@@ -54,6 +54,8 @@ pub struct Context {
     pos: Vec<Pos>,
     /// Matrices that the tower's taps gave per visual token so far: none before the first one.
     n_taps: usize,
+    /// Rows that wait up to the last visual token among them.
+    visual_end: usize,
     /// What the next step takes of `deep`, (n_taps, n, n_embd).
     taps: Vec<f32>,
     /// The first slot whose logits are wanted.
@@ -97,6 +99,7 @@ impl Context {
             deep: Vec::new(),
             pos: Vec::new(),
             n_taps: 0,
+            visual_end: 0,
             taps: Vec::new(),
             wanted: usize::MAX,
             logits: Vec::new(),
@@ -196,6 +199,7 @@ impl Context {
             self.deep.extend_from_slice(taps);
         }
         self.drop_known(n);
+        self.visual_end = self.pos.len();
     }
 
     /// Goes past `n` frame pairs of `per_pair` tokens without their rows, which the cache holds already.
@@ -288,13 +292,18 @@ impl Context {
             let width = self.n_taps * n_embd;
             gather_taps(&self.deep[..n * width], n_embd, self.n_taps, &mut self.taps);
             let batch = Batch { embd: &self.embd[..n * n_embd], deep: &self.taps, pos: &self.pos[..n], n_logits };
-            let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, probe.trace())?;
+            let trace = probe.trace().map(|trace| {
+                trace.visual = self.visual_end.checked_sub(1).filter(|row| *row < n);
+                trace
+            });
+            let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, trace)?;
             self.logits.extend_from_slice(logits);
             self.check_files()?;
             probe.after_step(&self.pos[..n], &mut self.cache)?;
             self.embd.drain(..n * n_embd);
             self.deep.drain(..n * width);
             self.pos.drain(..n);
+            self.visual_end = self.visual_end.saturating_sub(n);
         }
         Ok(())
     }
@@ -381,6 +390,7 @@ impl Context {
         self.embd.clear();
         self.deep.clear();
         self.pos.clear();
+        self.visual_end = 0;
         let mut n = n.min(self.log.len());
         if n < self.log.len() {
             self.n_known = 0;

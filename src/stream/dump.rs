@@ -9,6 +9,7 @@ use crate::cache::KvCache;
 use crate::files::atomic::write_beside;
 use crate::media::Grid;
 use crate::model::Trace;
+use crate::model::family::QWEN2_VL;
 use crate::position::Pos;
 use crate::{Error, Result};
 
@@ -26,6 +27,7 @@ struct Media {
 #[derive(Default)]
 pub struct Dump {
     trace: Trace,
+    hidden_visual: Vec<f32>,
     positions: Vec<Pos>,
     logits_after_generated: Vec<f32>,
     images: Media,
@@ -40,8 +42,8 @@ pub struct Dump {
 struct PromptArrays {
     input_ids: Vec<i64>,
     logits_last4: Vec<f32>,
-    /// (n_head_kv, n_tokens, d)
-    layer0_k: Vec<f32>,
+    /// Of the first layer with attention, (n_head_kv, n_tokens, d).
+    keys: Vec<f32>,
 }
 
 impl Dump {
@@ -66,22 +68,52 @@ impl Dump {
             if media.grids.is_empty() {
                 continue;
             }
-            let tower = engine.need_vision()?.hparams();
+            let vision = engine.need_vision()?;
+            let tower = vision.hparams();
             let rows = media.pixels.len() / tower.n_patch_values();
             let grids: Vec<i64> = media.grids.iter().flat_map(|g| [g.t as i64, g.h as i64, g.w as i64]).collect();
             let stages = media.stages.concat();
             arrays.f32(&format!("{kind}_pixel_values"), vec![rows, tower.n_patch_values()], &media.pixels);
             arrays.i64(&format!("{kind}_grid_thw"), vec![media.grids.len(), 3], &grids);
             arrays.f32(&format!("{kind}_vit_stages"), vec![media.stages.len(), rows, tower.n_embd], &stages);
-            arrays.f32(&format!("{kind}_vit_output"), vec![media.output.len() / hp.n_embd, hp.n_embd], &media.output);
+            // Of each visual token: its row, then what taps add.
+            let (n_tokens, n_taps) = (media.output.len() / tower.n_out_values(), tower.taps.len());
+            let plane = |i: usize| -> Vec<f32> {
+                let tokens = media.output.chunks_exact(tower.n_out_values());
+                tokens.flat_map(|token| &token[i * hp.n_embd..(i + 1) * hp.n_embd]).copied().collect()
+            };
+            arrays.f32(&format!("{kind}_vit_output"), vec![n_tokens, hp.n_embd], &plane(0));
+            if n_taps > 0 {
+                let taps: Vec<f32> = (1..=n_taps).flat_map(plane).collect();
+                arrays.f32(&format!("{kind}_deepstack"), vec![n_taps, n_tokens, hp.n_embd], &taps);
+            }
+            let (mut order, mut ends, merged) = (Vec::new(), Vec::new(), tower.merge * tower.merge);
+            for grid in &media.grids {
+                let Some((cells, of_pair)) = vision.windows(grid.h, grid.w) else { break };
+                for _ in 0..grid.t {
+                    let first = order.len();
+                    order.extend(cells.iter().map(|cell| (first + cell) as i64));
+                    ends.extend(of_pair.iter().map(|end| (first * merged + end) as i64));
+                }
+            }
+            if !ends.is_empty() {
+                arrays.i64(&format!("{kind}_window_order"), vec![order.len()], &order);
+                arrays.i64(&format!("{kind}_window_ends"), vec![ends.len()], &ends);
+            }
         }
         let axes = [|p: &Pos| p.t as f32, |p: &Pos| p.h as f32, |p: &Pos| p.w as f32];
         let position_ids: Vec<f32> = axes.iter().flat_map(|axis| self.positions.iter().map(axis)).collect();
         arrays.f32("position_ids", vec![3, self.positions.len()], &position_ids);
         arrays.f32("logits_last4", vec![prompt.logits_last4.len() / hp.n_vocab, hp.n_vocab], &prompt.logits_last4);
         arrays.f32("hidden_last", vec![self.trace.hidden_last.len() / hp.n_embd, hp.n_embd], &self.trace.hidden_last);
-        arrays.f32("layer0_q_last", vec![hp.n_head, hp.n_embd_head], &self.trace.layer0_q_last);
-        arrays.f32("layer0_k", vec![hp.n_head_kv, n, hp.n_embd_head], &prompt.layer0_k);
+        // Qwen2-VL's reference numbers call two of them after layer 0, and have nothing of a visual token.
+        let is_first_family = engine.vision.as_ref().map_or(hp.family, |tower| tower.hparams().family) == &QWEN2_VL;
+        if !is_first_family && !self.hidden_visual.is_empty() {
+            arrays.f32("hidden_visual", vec![self.hidden_visual.len() / hp.n_embd, hp.n_embd], &self.hidden_visual);
+        }
+        let [queries, keys] = if is_first_family { ["layer0_q_last", "layer0_k"] } else { ["attn_q_last", "attn_k"] };
+        arrays.f32(queries, vec![hp.n_head, hp.n_embd_head], &self.trace.attn_q_last);
+        arrays.f32(keys, vec![hp.n_head_kv, n, hp.n_embd_head], &prompt.keys);
         arrays.i64("generated", vec![self.generated.len()], &self.generated);
         arrays.f32("generated_positions", vec![self.generated.len()], &self.generated_positions);
         arrays.f32("generated_margins", vec![self.generated.len()], &self.generated_margins);
@@ -106,6 +138,9 @@ impl Probe for Dump {
 
     fn after_step(&mut self, pos: &[Pos], cache: &mut KvCache) -> Result<()> {
         self.positions.extend_from_slice(pos);
+        if self.trace.visual.is_some() {
+            self.hidden_visual.clone_from(&self.trace.hidden_visual);
+        }
         cache.pull()
     }
 
@@ -154,12 +189,12 @@ impl Probe for Dump {
                 }
             }
         }
-        let n_head_kv = session.engine().text.hparams().n_head_kv;
-        let mut layer0_k = Vec::new();
-        for ih in 0..n_head_kv {
-            layer0_k.extend(session.cache().keys_f32(0, ih, input_ids.len())?);
+        let hp = session.engine().text.hparams();
+        let mut keys = Vec::new();
+        for ih in 0..hp.first_attention().map_or(0, |_| hp.n_head_kv) {
+            keys.extend(session.cache().keys_f32(hp.first_attention().unwrap_or(0), ih, input_ids.len())?);
         }
-        self.prompt = Some(PromptArrays { input_ids, logits_last4: session.context().logits().to_vec(), layer0_k });
+        self.prompt = Some(PromptArrays { input_ids, logits_last4: session.context().logits().to_vec(), keys });
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::fingerprint;
 use crate::cache::CacheShape;
 use crate::gguf::{GgmlType, Gguf};
+use crate::model::family::belong_together;
 use crate::model::{TextModel, VisionTower};
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::{Error, Result, error::Context};
@@ -91,6 +92,7 @@ impl Engine {
                     );
                     return Err(Error::mismatch(message).at(place(file)));
                 }
+                check_families(&text, &tower).at(|| place(file))?;
                 Some(tower)
             }
         };
@@ -160,6 +162,26 @@ impl Engine {
             )
         })
     }
+}
+
+/// Refuses a tower that is of another family than the text model, or has another number of taps.
+fn check_families(text: &TextModel, tower: &VisionTower) -> Result<()> {
+    let (text, tower) = (text.hparams(), tower.hparams());
+    let (architecture, projector) = (text.family.architecture, tower.family.projector);
+    if !belong_together(architecture, projector) {
+        let message = format!(
+            "a projector `{projector}` does not belong to a text model `{architecture}`: they are of different families"
+        );
+        return Err(Error::mismatch(message));
+    }
+    let (n_taps, n_wanted) = (tower.taps.len(), text.n_deepstack);
+    if n_taps != n_wanted {
+        return Err(Error::mismatch(format!(
+            "the projector's `clip.vision.is_deepstack_layers` has `{n_taps}` taps, the text model's `n_deepstack_layers` wants \
+             {n_wanted}: they belong to different models"
+        )));
+    }
+    Ok(())
 }
 
 fn unused_warning(file: &Gguf, unused: &[String]) -> Vec<String> {

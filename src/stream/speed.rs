@@ -109,7 +109,7 @@ fn tower_speed(tower: &VisionTower, grid: Grid) -> Result<(f64, f64)> {
             tower.attend_once(n_queries, n_keys);
             Ok(())
         })?;
-        once / (n_queries * n_keys) as f64 * tower.hparams().n_layer as f64
+        once / (n_queries * n_keys) as f64 * tower.hparams().n_full_blocks() as f64
     };
     Ok(((seconds - attend * n).max(0.0), attend))
 }

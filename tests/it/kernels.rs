@@ -83,10 +83,22 @@ fn row_operations_at_odd_sizes() {
             (0..n).for_each(|i| {
                 close(gate[i], f(&wide[i]) / (1.0 + (-f(&wide[i])).exp()) * f(&w[i]), 30.0, &format!("silu {case}"))
             });
+            let mut gated = x.clone();
+            (k.sigmoid_mul)(&mut gated, &wide);
+            (0..n).for_each(|i| {
+                close(gated[i], f(&x[i]) / (1.0 + (-f(&wide[i])).exp()), 30.0, &format!("sigmoid_mul {case}"))
+            });
             let mut gelu = wide.clone();
             (k.quick_gelu)(&mut gelu);
             (0..n).for_each(|i| {
                 close(gelu[i], f(&wide[i]) / (1.0 + (-1.702 * f(&wide[i])).exp()), 30.0, &format!("quick_gelu {case}"))
+            });
+            let mut gelu = wide.clone();
+            (k.gelu_tanh)(&mut gelu);
+            (0..n).for_each(|i| {
+                let v = f(&wide[i]);
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3));
+                close(gelu[i], 0.5 * v * (1.0 + u.tanh()), 30.0, &format!("gelu_tanh {case}"))
             });
         }
     });

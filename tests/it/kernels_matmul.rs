@@ -3,8 +3,8 @@
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    Activations, CHUNK, Epilogue, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, definition, matmul,
-    matmul_with, supported,
+    Activations, CHUNK, Epilogue, Gelu, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, definition,
+    matmul, matmul_with, supported,
 };
 use longtake::tensor::{MatView, quantize_row};
 
@@ -491,19 +491,22 @@ fn an_epilogue_is_what_could_follow() {
             for k in supported() {
                 let mut plain = vec![f32::NAN; n_tokens * n_rows];
                 matmul(k, w.view(), &x, &mut plain);
-                for (with_bias, quick_gelu, add) in (0..8).map(|i| (i & 1 != 0, i & 2 != 0, i & 4 != 0)) {
+                let gelus = [None, Some(Gelu::Quick), Some(Gelu::Tanh)];
+                for (with_bias, gelu, add) in (0..12).map(|i| (i & 1 != 0, gelus[i / 4], i & 2 != 0)) {
                     let mut want = plain.clone();
                     for (i, v) in want.iter_mut().enumerate().filter(|_| with_bias) {
                         *v += bias[i % n_rows];
                     }
-                    if quick_gelu {
-                        (k.quick_gelu)(&mut want);
+                    match gelu {
+                        Some(Gelu::Quick) => (k.quick_gelu)(&mut want),
+                        Some(Gelu::Tanh) => (k.gelu_tanh)(&mut want),
+                        None => (),
                     }
                     for (v, before) in want.iter_mut().zip(&before).filter(|_| add) {
                         *v += before;
                     }
                     let mut got = before.clone();
-                    let epilogue = Epilogue { bias: with_bias.then_some(&bias[..]), quick_gelu, add };
+                    let epilogue = Epilogue { bias: with_bias.then_some(&bias[..]), gelu, add };
                     matmul_with(k, w.view(), &x, epilogue, &mut got);
                     assert!(got == want, "{} {ty} ({n_tokens}, {n_cols}) x {n_rows}: {epilogue:?}", k.name);
                 }
@@ -527,14 +530,20 @@ fn a_gated_product_is_two_products() {
             let (n_cols, n_rows) = (512, 1 + rng.below(300));
             let gate = Weights::pack(gate_ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
             let up = Weights::pack(up_ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
-            let x = rng.vec(n_tokens * n_cols);
+            let (x, biases) = (rng.vec(n_tokens * n_cols), [rng.vec(n_rows), rng.vec(n_rows)]);
             for k in supported() {
                 let [mut want, mut other, mut got] = [(); 3].map(|()| vec![f32::NAN; n_tokens * n_rows]);
-                matmul(k, gate.view(), &x, &mut want);
-                matmul(k, up.view(), &x, &mut other);
-                (k.silu_mul)(&mut want, &other);
-                Activations::new(k, &x, n_cols).matmul_gated(gate.view(), up.view(), &mut got);
-                assert!(got == want, "{} {gate_ty} {up_ty} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
+                for [of_gate, of_up] in
+                    [[None, None], [Some(&biases[0][..]), Some(&biases[1][..])], [None, Some(&biases[0])]]
+                {
+                    let with = |bias| Epilogue { bias, ..Epilogue::default() };
+                    matmul_with(k, gate.view(), &x, with(of_gate), &mut want);
+                    matmul_with(k, up.view(), &x, with(of_up), &mut other);
+                    (k.silu_mul)(&mut want, &other);
+                    let (gate, up) = ((gate.view(), of_gate), (up.view(), of_up));
+                    Activations::new(k, &x, n_cols).matmul_gated(gate, up, &mut got);
+                    assert!(got == want, "{} {gate_ty} {up_ty} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
+                }
             }
         }
     }

@@ -333,7 +333,7 @@ fn check_model_on<'p>(
                     assert!(diff <= tolerance, "{id}: {what} off by {diff}");
                 };
                 close("position_ids", &got.position_ids, 1e-4);
-                close("layer0_q_last", &got.trace.layer0_q_last, tolerance);
+                close("layer0_q_last", &got.trace.attn_q_last, tolerance);
                 close("layer0_k", &got.layer0_k, tolerance);
                 close("hidden_last", &got.trace.hidden_last, tolerance);
                 close("logits_last4", &got.logits_last4, tolerance);

@@ -50,6 +50,7 @@ struct RawAttention {
     stride_k: u64,
     stride_v: u64,
     past: u64,
+    ends: u64,
     out: u64,
     parts: u64,
     type_k: i32,
@@ -61,6 +62,29 @@ struct RawAttention {
     n_seq: i32,
     causal: i32,
     n_splits: i32,
+    n_windows: i32,
+    padding: i32,
+}
+
+/// Who sees whom in a sequence.
+#[derive(Clone, Copy)]
+pub enum Sees<'a> {
+    /// Each token those before it, and itself.
+    Causal,
+    /// All see all.
+    All,
+    /// All see all of their window.
+    Windows(WindowMem<'a>),
+}
+
+/// Windows of a sequence, one after another.
+#[derive(Clone, Copy)]
+pub struct WindowMem<'a> {
+    /// (n) i32: where each ends; the last one where the sequence ends, which the caller checked.
+    pub ends: &'a Mem,
+    pub n: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
 }
 
 /// Query rows from which on tensor cores pay.
@@ -144,7 +168,7 @@ impl Card {
     }
 
     /// out (tokens, n_head * d) = softmax(q·kᵀ / sqrt(d)) · v, sequence by sequence: token `it` of one sees `n_past + it + 1`
-    /// slots where `causal`, else all see `n_past + n_per_seq`.
+    /// slots where that is causal, else all see `n_past + n_per_seq`, or their window without what is past.
     ///
     /// # Errors
     /// Heads beyond 1024 elements; what the card says.
@@ -158,7 +182,7 @@ impl Card {
         (k, v): (&KvMem, &KvMem),
         seqs: Sequences<'_>,
         (n_head, n_head_kv, d): (usize, usize, usize),
-        causal: bool,
+        sees: Sees<'_>,
         out: &Mem,
         parts: &Mem,
     ) -> Result<()> {
@@ -173,6 +197,14 @@ impl Card {
             return Err(Error::unsupported(format!("heads of `{d}` elements, expected at most 1024")));
         }
         let group = n_head / n_head_kv;
+        let (ends, n_windows, longest) = match sees {
+            Sees::Windows(windows) => {
+                assert!(n_past == 0 && windows.n > 0, "windows of what is all there");
+                want("attention", &[(windows.ends, windows.n)]);
+                (windows.ends.at(), windows.n, windows.longest)
+            }
+            Sees::Causal | Sees::All => (0, 1, n_per_seq),
+        };
         let flash = (n_per_seq * group >= MANY_ROWS && d <= 128).then_some(match d {
             0..=32 => Kernel::ATTENTION_FLASH_32,
             33..=64 => Kernel::ATTENTION_FLASH_64,
@@ -191,6 +223,7 @@ impl Card {
             stride_k: k.stride as u64,
             stride_v: v.stride as u64,
             past: past.at(),
+            ends,
             out: out.at(),
             parts: parts.at(),
             type_k: k.ty.id() as i32,
@@ -200,11 +233,13 @@ impl Card {
             d: int(d)?,
             n_tokens: int(n_tokens)?,
             n_seq: int(n_per_seq)?,
-            causal: causal.into(),
+            causal: matches!(sees, Sees::Causal).into(),
             n_splits: int(n_splits)?,
+            n_windows: int(n_windows)?,
+            padding: 0,
         };
         if let Some(kernel) = flash {
-            let grid = [(n_per_seq * group).div_ceil(64) as u32, n_head_kv as u32, n_seq as u32];
+            let grid = [(longest * group).div_ceil(64) as u32, n_head_kv as u32, int(n_seq * n_windows)? as u32];
             // SAFETY: every length was checked above.
             return unsafe { self.launch(kernel, grid, 128, args![raw]) };
         }

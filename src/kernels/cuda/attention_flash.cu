@@ -25,11 +25,16 @@ template <int D> __device__ __forceinline__ void attention_flash(const Attention
     __shared__ uint32_t v_parts[2][D * LD_V];
     const int tid = threadIdx.x, lane = tid % WARP, g = lane / 4, t = lane % 4;
     const int group = a.n_head / a.n_head_kv, ih_kv = blockIdx.y, d = a.d, past = *a.past;
-    const int total = a.n_seq * group, first = blockIdx.x * FLASH_ROWS, row0 = first + tid / WARP * 16 + g;
-    const size_t token0 = size_t(blockIdx.z) * a.n_seq;
-    const uint64_t kv_row = uint64_t(blockIdx.z) * a.n_head_kv + ih_kv;
-    const uint8_t *keys = a.k + kv_row * a.stride_k, *values = a.v + kv_row * a.stride_v;
+    const int seq = blockIdx.z / a.n_windows;
+    const Window window = window_of(a, blockIdx.z % a.n_windows);
+    const int total = (window.end - window.begin) * group, first = blockIdx.x * FLASH_ROWS, row0 = first + tid / WARP * 16 + g;
+    // Blocks are there for the longest window.
+    if (first >= total) return;
+    const size_t token0 = size_t(seq) * a.n_seq + window.begin;
+    const uint64_t kv_row = uint64_t(seq) * a.n_head_kv + ih_kv;
     const int row_k = cache_row_bytes(a.type_k, d), row_v = cache_row_bytes(a.type_v, d);
+    const uint8_t *keys = a.k + kv_row * a.stride_k + size_t(window.begin) * row_k;
+    const uint8_t *values = a.v + kv_row * a.stride_v + size_t(window.begin) * row_v;
     const float scale = score_scale(d);
 
     // This lane's two rows: where their queries are, and how many keys they see. Rows behind the last do as the last does.
@@ -39,10 +44,10 @@ template <int D> __device__ __forceinline__ void attention_flash(const Attention
     for (int r = 0; r < 2; r++) {
         const int row = row0 + 8 * r < total ? row0 + 8 * r : total - 1;
         at[r] = ((token0 + row / group) * a.n_head + ih_kv * group + row % group) * d;
-        seen[r] = n_seen(a, past, row / group);
+        seen[r] = n_seen(a, past, row / group, window);
     }
     const int last_row = first + FLASH_ROWS <= total ? first + FLASH_ROWS - 1 : total - 1;
-    const int n_keys = n_seen(a, past, last_row / group);
+    const int n_keys = n_seen(a, past, last_row / group, window);
 
     uint32_t q[2][D / 16][4];
 #pragma unroll

@@ -15,9 +15,11 @@ template <int TYPE_K, int TYPE_V, int HEADS, int PER_LANE> __device__ __forceinl
     const int n_heads = group - first < HEADS ? group - first : HEADS, head0 = ih_kv * group + first;
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, d = a.d;
     const uint64_t kv_row = uint64_t(it / a.n_seq * a.n_head_kv + ih_kv);
-    const uint8_t *keys = a.k + kv_row * a.stride_k, *values = a.v + kv_row * a.stride_v;
     const int row_k = cache_row_bytes(a.type_k, d), row_v = cache_row_bytes(a.type_v, d);
-    const int seen = n_seen(a, *a.past, it % a.n_seq);
+    const Window window = window_at(a, it % a.n_seq);
+    const uint8_t *keys = a.k + kv_row * a.stride_k + size_t(window.begin) * row_k;
+    const uint8_t *values = a.v + kv_row * a.stride_v + size_t(window.begin) * row_v;
+    const int seen = n_seen(a, *a.past, it % a.n_seq, window);
     // Ranges are whole warps of keys.
     const int per_split = ((seen + a.n_splits - 1) / a.n_splits + WARP - 1) / WARP * WARP;
     const int begin = blockIdx.x * per_split, end = begin + per_split < seen ? begin + per_split : seen;

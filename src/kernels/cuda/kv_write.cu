@@ -2,18 +2,19 @@
 // src/kernels/kv_write.rs; and the same bias and rotation for queries.
 #include "encode.cuh"
 
-// Cosines and sines: (n_table, 2, n_turning), a row for each token; token `it` uses row it % n_table. Pairs (i, i + d/2) from
-// n_turning on are not touched.
+// Cosines and sines: (n_table, 2, n_turning), a row for each token; token `it` uses row it % n_table. Pairs are (i, i + n_pair);
+// those from n_turning on, and elements behind the pairs, are not touched.
 struct Rotation {
     const float *table;
-    int n_table, n_turning;
+    int n_table, n_turning, n_pair, padding;
 };
 
 // Element `i` of a head, with its bias and rotated.
-__device__ __forceinline__ float finished(const float *head, const float *bias, const Rotation &rotation, int it, int i, int d) {
-    const int half = d / 2, pair = i < half ? i : i - half;
+__device__ __forceinline__ float finished(const float *head, const float *bias, const Rotation &rotation, int it, int i) {
+    const int half = rotation.n_pair, pair = i < half ? i : i - half;
     float x = head[i];
     if (bias) x = __fadd_rn(x, bias[i]);
+    // Also where there is no partner.
     if (pair >= rotation.n_turning) return x;
     const int other = i < half ? i + half : i - half;
     float y = head[other];
@@ -53,7 +54,7 @@ extern "C" __global__ void kv_write(KvWrite w) {
     bool fits = true;
     for (int first = 0; first < w.d; first += WARP) {
         const int i = first + lane;
-        const float x = i < w.d ? finished(head, bias, w.rotation, it, i, w.d) : 0.0f;
+        const float x = i < w.d ? finished(head, bias, w.rotation, it, i) : 0.0f;
         uint8_t *block = to + first / 32 * block_bytes;
         if (w.type == Q8_0) {
             fits &= encode_q8_0(x, lane, block);
@@ -74,15 +75,16 @@ extern "C" __global__ void kv_write(KvWrite w) {
 }
 EXPORT(kv_write);
 
-// rows: (n_tokens, n_head * d), in place; bias: (n_head * d,) or null. One thread per pair.
+// rows: (n_tokens, n_head * d), in place; bias: (n_head * d,) or null. One thread per pair, and per two elements behind them.
 extern "C" __global__ void rotate_rows(float *rows, const float *bias, Rotation rotation, int n_head, int d, uint64_t n_pairs) {
     const size_t task = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (task >= n_pairs) return;
     const int half = d / 2, i = int(task % half), ih = int(task / half % n_head), it = int(task / half / n_head);
     float *head = rows + (size_t(it) * n_head + ih) * d;
     if (bias) bias += ih * d;
-    const float low = finished(head, bias, rotation, it, i, d), high = finished(head, bias, rotation, it, i + half, d);
-    head[i] = low;
-    head[i + half] = high;
+    const int n_pair = rotation.n_pair, first = i < n_pair ? i : 2 * i, second = i < n_pair ? i + n_pair : 2 * i + 1;
+    const float low = finished(head, bias, rotation, it, first), high = finished(head, bias, rotation, it, second);
+    head[first] = low;
+    head[second] = high;
 }
 EXPORT(rotate_rows);

@@ -20,7 +20,7 @@ mod product;
 mod staging;
 mod stream;
 
-pub use attention::{KvMem, Sequences};
+pub use attention::{KvMem, Sees, Sequences, WindowMem};
 pub use delta::{DeltaMem, DeltaRowsMem};
 pub use driver::{CardInfo, cards};
 pub use memory::{Card, Copy2d, Mem, MemId};

@@ -133,6 +133,66 @@ impl Card {
         }
     }
 
+    /// Where `rows` (n_tokens, n_head, 2, d) hold a query and a gate for each head: the queries, to `to` (n_tokens, n_head, d).
+    ///
+    /// # Errors
+    /// What the card says.
+    pub fn take_queries(&self, rows: &Mem, (n_heads, d): (usize, usize), to: &Mem) -> Result<()> {
+        self.query_and_gate(Kernel::TAKE_QUERIES, rows, (n_heads, d), to)
+    }
+
+    /// `x` (n_tokens, n_head, d) *= sigmoid(gate), with the gates of the same rows.
+    ///
+    /// # Errors
+    /// What the card says.
+    pub fn gate_heads(&self, rows: &Mem, (n_heads, d): (usize, usize), x: &Mem) -> Result<()> {
+        self.query_and_gate(Kernel::GATE_HEADS, rows, (n_heads, d), x)
+    }
+
+    fn query_and_gate(&self, kernel: Kernel, rows: &Mem, (n_heads, d): (usize, usize), x: &Mem) -> Result<()> {
+        want(kernel.name(), &[(rows, 2 * n_heads * d), (x, n_heads * d)]);
+        let grid = [blocks_for(n_heads * d)?, 1, 1];
+        let (rows, x, d, count) = (rows.at(), x.at(), int(d)?, (n_heads * d) as u64);
+        // SAFETY: lengths were checked above.
+        unsafe { self.launch(kernel, grid, THREADS, args![rows, x, d, count]) }
+    }
+
+    /// Row `i` of `rows` (n, width) goes to row `to[i % n_per_seq]` of the sequence of `n_per_seq` rows of `out` that it
+    /// belongs to. The caller checked that `to`, i32, stays within a sequence.
+    ///
+    /// # Errors
+    /// What the card says.
+    pub fn reorder_rows(&self, rows: &Mem, (n, width): (usize, usize), to: (&Mem, usize), out: &Mem) -> Result<()> {
+        let (to, n_per_seq) = to;
+        want("reorder_rows", &[(rows, n * width), (to, n_per_seq), (out, n * width)]);
+        assert!(n.is_multiple_of(n_per_seq), "{n} rows in sequences of {n_per_seq}");
+        let (rows, to, out, grid) = (rows.at(), to.at(), out.at(), [int(n)? as u32, 1, 1]);
+        let (width, n_per_seq) = (int(width)?, int(n_per_seq)?);
+        // SAFETY: lengths were checked above.
+        unsafe { self.launch(Kernel::REORDER_ROWS, grid, 128, args![rows, to, out, width, n_per_seq]) }
+    }
+
+    /// Adds to every row of `x` (n, width) what a square `table` (side * side, width) of learned positions has at the row's
+    /// place on a grid of `h` x `w`, interpolated with aligned corners. `places`: (n_per_seq, 2) i32, row and column.
+    ///
+    /// # Errors
+    /// What the card says.
+    pub fn add_positions(
+        &self,
+        x: &Mem,
+        (n, width): (usize, usize),
+        places: (&Mem, usize),
+        (h, w): (usize, usize),
+        (table, side): (&Mem, usize),
+    ) -> Result<()> {
+        let (places, n_per_seq) = places;
+        want("add_positions", &[(x, n * width), (places, 2 * n_per_seq), (table, side * side * width)]);
+        let (x, places, table, grid) = (x.at(), places.at(), table.at(), [int(n)? as u32, 1, 1]);
+        let (width, n_per_seq, h, w, side) = (int(width)?, int(n_per_seq)?, int(h)?, int(w)?, int(side)?);
+        // SAFETY: lengths were checked above; the kernel keeps to the table.
+        unsafe { self.launch(Kernel::ADD_POSITIONS, grid, 128, args![x, places, table, width, n_per_seq, h, w, side]) }
+    }
+
     /// Rows of `table` as floats: those that the `n` i32 of `tokens` name, which the caller checked, or the first `n`; out:
     /// (n, n_cols).
     ///
@@ -221,12 +281,13 @@ impl TopMem {
     }
 }
 
-/// Cosines and sines of the turning pairs of each token: (n_tokens, 2, n_turning).
+/// Cosines and sines of the turning pairs of each token: (n_tokens, 2, n_turning). Pairs are (i, i + n_pair).
 #[derive(Clone)]
 pub struct Rotation {
     pub table: Mem,
     pub n_tokens: usize,
     pub n_turning: usize,
+    pub n_pair: usize,
 }
 
 /// [`Rotation`] as kernels take it; without one, no pair turns.
@@ -236,19 +297,27 @@ pub(super) struct RawRotation {
     table: u64,
     n_table: i32,
     n_turning: i32,
+    n_pair: i32,
+    padding: i32,
 }
 
 impl RawRotation {
     /// # Panics
     /// When the table is too short, or more pairs turn than a head of `d` has.
     pub(super) fn new(rotation: Option<&Rotation>, d: usize) -> Result<RawRotation> {
-        let Some(rotation) = rotation else { return Ok(RawRotation { table: 0, n_table: 1, n_turning: 0 }) };
+        let Some(rotation) = rotation else {
+            let n_pair = int(d / 2)?;
+            return Ok(RawRotation { table: 0, n_table: 1, n_turning: 0, n_pair, padding: 0 });
+        };
         want("rotation", &[(&rotation.table, 2 * rotation.n_tokens * rotation.n_turning)]);
-        assert!(rotation.n_turning <= d / 2 && rotation.n_tokens > 0, "a rotation of heads of {d}");
+        let Rotation { n_turning, n_pair, .. } = *rotation;
+        assert!(n_turning <= n_pair && n_pair <= d / 2 && rotation.n_tokens > 0, "a rotation of heads of {d}");
         Ok(RawRotation {
             table: rotation.table.at(),
             n_table: int(rotation.n_tokens)?,
-            n_turning: int(rotation.n_turning)?,
+            n_turning: int(n_turning)?,
+            n_pair: int(n_pair)?,
+            padding: 0,
         })
     }
 }

@@ -126,6 +126,7 @@ pub struct EpilogueMem<'a> {
     pub add: bool,
     pub quick_gelu: bool,
     pub gelu_erf: bool,
+    pub gelu_tanh: bool,
 }
 
 /// `Product` of product.cuh.
@@ -200,7 +201,10 @@ impl<'a> Input<'a> {
             n_rows: int(w.n_rows)?,
             n_cols: int(w.n_cols)?,
             n_tokens: int(n_tokens)?,
-            flags: flag(epilogue.add, 1) | flag(epilogue.quick_gelu, 2) | flag(epilogue.gelu_erf, 4),
+            flags: flag(epilogue.add, 1)
+                | flag(epilogue.quick_gelu, 2)
+                | flag(epilogue.gelu_erf, 4)
+                | flag(epilogue.gelu_tanh, 8),
         };
         let kernels = w.kernels;
         let (kernel, grid, block) = if n_tokens <= FEW {

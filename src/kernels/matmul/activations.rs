@@ -33,20 +33,32 @@ pub struct Activations<'a> {
     forms: Box<Forms>,
 }
 
+/// One of two matrices that [`Activations::matmul_gated`] multiplies, with its bias.
+pub type Gated<'a> = (MatView<'a>, Option<&'a [f32]>);
+
 /// What becomes of the sums of a product before they reach the output.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
     /// One number per weight row, added.
     pub bias: Option<&'a [f32]>,
-    /// Then x becomes x * sigmoid(1.702 x).
-    pub quick_gelu: bool,
+    /// Applied then.
+    pub gelu: Option<Gelu>,
     /// Add to the output instead of replacing it.
     pub add: bool,
 }
 
+/// The activation functions of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// See [`Kernels::quick_gelu`].
+    Quick,
+    /// See [`Kernels::gelu_tanh`].
+    Tanh,
+}
+
 impl Epilogue<'_> {
     /// Onto the output, with nothing else.
-    pub const ADD: Epilogue<'static> = Epilogue { bias: None, quick_gelu: false, add: true };
+    pub const ADD: Epilogue<'static> = Epilogue { bias: None, gelu: None, add: true };
 }
 
 /// Where in the output the sums of some rows and a token belong.
@@ -125,22 +137,31 @@ impl<'a> Activations<'a> {
             if let Some(bias) = epilogue.bias {
                 sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
             }
-            if epilogue.quick_gelu {
-                (kernels.quick_gelu)(sums);
+            match epilogue.gelu {
+                Some(Gelu::Quick) => (kernels.quick_gelu)(sums),
+                Some(Gelu::Tanh) => (kernels.gelu_tanh)(sums),
+                None => (),
             }
             out.put(sums, epilogue.add);
         });
     }
 
-    /// out(n_tokens, n_rows) = silu(x · gateᵀ) * (x · upᵀ).
+    /// out(n_tokens, n_rows) = silu(x · gateᵀ + bias) * (x · upᵀ + bias), where each may have a bias.
     ///
     /// # Panics
     /// When the lengths disagree.
-    pub fn matmul_gated(&mut self, gate: MatView<'_>, up: MatView<'_>, out: &mut [f32]) {
+    pub fn matmul_gated(&mut self, gate: Gated<'_>, up: Gated<'_>, out: &mut [f32]) {
+        let ((gate, of_gate), (up, of_up)) = (gate, up);
         assert!(gate.n_cols() == self.n_cols && up.n_cols() == self.n_cols, "matmul operands disagree");
         assert!(gate.n_rows() == up.n_rows() && out.len() == self.n_tokens * up.n_rows(), "matmul operands disagree");
+        assert!([of_gate, of_up].iter().flatten().all(|bias| bias.len() == up.n_rows()), "one bias per row");
         let kernels = self.kernels;
-        self.run(&[gate, up], out, |_, [up, gate], out| {
+        self.run(&[gate, up], out, |row, [up, gate], out| {
+            for (sums, bias) in [(&mut *gate, of_gate), (&mut *up, of_up)] {
+                if let Some(bias) = bias {
+                    sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
+                }
+            }
             (kernels.silu_mul)(gate, up);
             out.put(gate, false);
         });

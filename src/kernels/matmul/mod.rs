@@ -16,7 +16,7 @@ pub(super) mod panel;
 pub(super) mod tile;
 pub(super) mod tile_codes;
 
-pub use activations::{Activations, Epilogue};
+pub use activations::{Activations, Epilogue, Gelu};
 pub use codes::{CHUNK, Chunk};
 pub use dot::{DotRows, RowChunk};
 pub use float::FloatRows;

@@ -46,7 +46,7 @@ impl DeviceLayers {
             let part = shape.of_layers(&run.layers);
             let (k, v) = part.part_bytes()?;
             let cache = (k + v + part.state_bytes()?) as u64;
-            let working = RunScratch::n_bytes(hp, n_batch, run.head.is_some());
+            let working = RunScratch::n_bytes(hp, n_batch, run);
             all.weights += run.n_bytes() as u64;
             all.cache += cache;
             all.working += working as u64;
@@ -149,7 +149,7 @@ impl DeviceLayers {
     /// # Errors
     /// Memory that a card does not have.
     pub fn scratch(&self, hp: &HParams, n_batch: usize) -> Result<DeviceScratch> {
-        let new = |(i, run): (usize, &Run)| RunScratch::new(&run.card, i, hp, n_batch, run.head.is_some());
+        let new = |(i, run): (usize, &Run)| RunScratch::new(run, i, hp, n_batch);
         Ok(DeviceScratch(self.runs.iter().enumerate().map(new).collect::<Result<_>>()?))
     }
 }
@@ -161,7 +161,7 @@ impl Run {
         // A tied matrix is there once.
         let embd = self.embd.as_ref().filter(|embd| head.is_none_or(|head| !embd.is(head)));
         let ends = [head, embd].into_iter().flatten().map(DevMat::n_bytes).sum::<usize>();
-        let layers = self.weights.iter().flat_map(Layer::linears).map(|linear| linear.weight.n_bytes());
+        let layers = self.weights.iter().flat_map(|layer| layer.linears()).map(|linear| linear.weight.n_bytes());
         layers.sum::<usize>() + ends
     }
 }

@@ -13,12 +13,14 @@ pub(super) use layers::{DeviceLayers, DeviceScratch};
 use rows::CardRows;
 pub(super) use tower::DeviceTower;
 
-use super::device::{Device, Finish, From, Heads, Linear, Norm, Product, Then, To};
+use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Then, To, WindowEnds};
 use super::weights::Mat;
 use super::{TextModel, VisionTower};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
-use crate::kernels::cuda::{Card, DevMat, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sequences};
+use crate::kernels::cuda::{
+    Card, DevMat, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sees, Sequences, WindowMem,
+};
 use crate::{Error, Result};
 
 /// A stream of a card, with the memory that operations need besides their operands.
@@ -84,6 +86,7 @@ impl Device for Cuda {
     type Input = Mem;
     type Angles = Rotation;
     type Fresh = FreshMem;
+    type Ids = Mem;
     type Home = Card;
 
     fn mat(home: &Card, mat: &Mat, what: &str) -> Result<DevMat> {
@@ -110,10 +113,45 @@ impl Device for Cuda {
         }
     }
 
-    fn product_of(&self, n: usize, (input, first): From<'_, Mem>, w: &DevMat, (x, of_x): To<'_, Mem>) -> Result<()> {
+    fn product_of(
+        &self,
+        n: usize,
+        (input, first): From<'_, Mem>,
+        Linear { weight: w, bias }: &Linear<Cuda>,
+        (x, of_x): To<'_, Mem>,
+    ) -> Result<()> {
         let input = part(input, first, n, w.n_cols());
         let input = Input::new(&self.card, &input, &self.quantized, (n, w.n_cols()));
-        input.product(w, EpilogueMem::default(), &part(x, of_x, n, w.n_rows()))
+        let epilogue = EpilogueMem { bias: bias.as_ref(), ..EpilogueMem::default() };
+        input.product(w, epilogue, &part(x, of_x, n, w.n_rows()))
+    }
+
+    fn add_input(
+        &self,
+        (n, width): (usize, usize),
+        (input, first): From<'_, Mem>,
+        (x, of_x): To<'_, Mem>,
+    ) -> Result<()> {
+        self.card.add(&part(x, of_x, n, width), &part(input, first, n, width), n * width)
+    }
+
+    fn take_queries(&self, n: usize, (n_head, d): (usize, usize), rows: &Mem, out: &mut Mem) -> Result<()> {
+        self.card.take_queries(rows, (n * n_head, d), out)
+    }
+
+    fn gate_heads(&self, n: usize, (n_head, d): (usize, usize), rows: &Mem, x: &mut Mem) -> Result<()> {
+        self.card.gate_heads(rows, (n * n_head, d), x)
+    }
+
+    fn arrange(&self, rows: Range<usize>, width: usize, x: &Mem, pairs: &Pairs<Cuda>, out: &mut Mem) -> Result<()> {
+        let Some(order) = &pairs.order else { unreachable!("rows have another order") };
+        assert!(rows.start == 0, "cards take a batch whole");
+        self.card.reorder_rows(x, (rows.len(), width), (order, pairs.n()), out)
+    }
+
+    fn add_positions(&self, n: usize, pairs: &Pairs<Cuda>, (table, side): (&Mem, usize), x: &mut Mem) -> Result<()> {
+        let width = table.len() / size_of::<f32>() / (side * side);
+        self.card.add_positions(x, (n, width), (&pairs.places, pairs.n()), pairs.grid, (table, side))
     }
 
     fn products<const N: usize>(
@@ -127,8 +165,13 @@ impl Device for Cuda {
         let x = part(x, first, n, n_cols);
         let input = Input::new(&self.card, &x, &self.quantized, (n, n_cols));
         for Product { w, bias, then, out: (out, first) } in products {
-            let (add, quick_gelu, gelu_erf) = (then == Then::Add, then == Then::QuickGelu, then == Then::GeluErf);
-            let epilogue = EpilogueMem { bias, add, quick_gelu, gelu_erf };
+            let epilogue = EpilogueMem {
+                bias,
+                add: then == Then::Add,
+                quick_gelu: then == Then::QuickGelu,
+                gelu_erf: then == Then::GeluErf,
+                gelu_tanh: then == Then::GeluTanh,
+            };
             input.product(w, epilogue, &part(out, first, n, w.n_rows()))?;
         }
         Ok(())
@@ -155,9 +198,9 @@ impl Device for Cuda {
         angle: usize,
         x: &mut Mem,
     ) -> Result<()> {
-        let Some(Rotation { table, n_turning, .. }) = angles else { unreachable!("queries turn") };
+        let Some(Rotation { table, n_turning, n_pair, .. }) = angles else { unreachable!("queries turn") };
         let table = part(table, angle, n, 2 * n_turning);
-        let rotation = Rotation { table, n_tokens: n, n_turning: *n_turning };
+        let rotation = Rotation { table, n_tokens: n, n_turning: *n_turning, n_pair: *n_pair };
         self.card.rotate_rows(x, bias, &rotation, n, heads)
     }
 
@@ -188,7 +231,7 @@ impl Device for Cuda {
         let (keys, values) = self.kv(cache, il);
         let past = if rows.start == 0 { &self.past } else { &self.past_last };
         let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past, n_past: cache.len() + rows.start };
-        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), true, out, &self.parts)
+        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), Sees::Causal, out, &self.parts)
     }
 
     fn store_within(
@@ -211,7 +254,7 @@ impl Device for Cuda {
     fn attend_within(
         &self,
         rows: Range<usize>,
-        n_per_seq: usize,
+        (n_per_seq, windows): (usize, Option<&WindowEnds<Cuda>>),
         Heads { n_head, n_head_kv, d, .. }: Heads,
         (q, Finish { bias, angles }): (&mut Mem, Finish<'_, Cuda>),
         fresh: &FreshMem,
@@ -219,10 +262,13 @@ impl Device for Cuda {
     ) -> Result<()> {
         let (keys, values) = fresh.kv(n_per_seq, d);
         let seqs = self.sequences(&rows, n_per_seq);
+        let sees = windows.map_or(Sees::All, |WindowEnds { ends, n, longest }| {
+            Sees::Windows(WindowMem { ends, n: *n, longest: *longest })
+        });
         if let Some(rotation) = angles {
             self.card.rotate_rows(q, bias, rotation, rows.len(), (n_head, d))?;
         }
-        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), false, out, &self.parts)
+        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), sees, out, &self.parts)
     }
 
     fn read(&self, x: &Mem, start: usize, n: usize) -> Result<Vec<f32>> {

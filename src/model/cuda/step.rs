@@ -30,6 +30,8 @@ const BROKEN_LOGITS: i32 = 2;
 pub(super) struct RunScratch {
     device: Cuda,
     rows: Rows<Cuda>,
+    /// (n_taps, n_tokens, n_embd), where layers are here behind which rows of taps are added.
+    deep: Mem,
     /// ([`HEAD_ROWS`], n_vocab), where the head is.
     logits: Mem,
     /// What changes from step to step: [`INPUT_HEAD`] words and (n_tokens, 2, pairs) cosines and sines.
@@ -66,13 +68,14 @@ struct Recorded {
 }
 
 /// Bytes of each buffer of [`RunScratch`], in the order in which it makes them.
-fn scratch_sizes(hp: &HParams, n_batch: usize, has_head: bool) -> [usize; 12] {
+fn scratch_sizes(hp: &HParams, n_batch: usize, run: &Run) -> [usize; 14] {
     let floats = |n: usize| n * size_of::<f32>();
-    let [x, xb, q, attn, k, v, hidden] = Rows::<Cuda>::sizes(hp, n_batch).map(floats);
+    let [x, xb, q, attn, k, v, hidden, gated] = Rows::<Cuda>::sizes(hp, n_batch).map(floats);
     let parts = floats(Card::attention_parts(n_batch, hp.n_head, hp.n_embd_head));
-    let logits = if has_head { floats(HEAD_ROWS * hp.n_vocab) } else { 0 };
+    let logits = if run.head.is_some() { floats(HEAD_ROWS * hp.n_vocab) } else { 0 };
     let inputs = INPUT_HEAD * size_of::<u32>() + floats(n_batch * hp.n_embd_head);
-    [x, xb, q, attn, k, v, hidden, hidden, parts, logits, inputs, RESULTS * size_of::<u32>()]
+    let deep = run.n_taps(hp) * x;
+    [x, xb, q, attn, k, v, hidden, gated, hidden, deep, parts, logits, inputs, RESULTS * size_of::<u32>()]
 }
 
 /// Words of hidden states or logits that are on their way at once.
@@ -89,10 +92,11 @@ impl RunScratch {
     ///
     /// # Errors
     /// Memory that the card does not have.
-    pub fn new(card: &Card, place: usize, hp: &HParams, n_batch: usize, has_head: bool) -> Result<RunScratch> {
+    pub fn new(run: &Run, place: usize, hp: &HParams, n_batch: usize) -> Result<RunScratch> {
+        let (card, has_head) = (&run.card, run.head.is_some());
         let what = format!("batches of {n_batch} tokens");
-        let [x, xb, q, attn, k, v, hidden, up, parts, logits, inputs, results] =
-            card.alloc_parts(scratch_sizes(hp, n_batch, has_head), &what)?;
+        let [x, xb, q, attn, k, v, hidden, gated, up, deep, parts, logits, inputs, results] =
+            card.alloc_parts(scratch_sizes(hp, n_batch, run), &what)?;
         let quantized = QuantizedMem::new(card, n_batch * widest(hp))?;
         let (ids, values) = (results.floats(RESULT_HEAD, MAX_TOP), results.floats(RESULT_HEAD + MAX_TOP, MAX_TOP));
         let top = has_head.then(|| TopMem::new(card, (1, hp.n_vocab), MAX_TOP, values, ids)).transpose()?;
@@ -100,14 +104,14 @@ impl RunScratch {
         let host = HostMem::new(card, RESULTS + n_inputs + host_rows(hp, n_batch, has_head))?;
         let [flags, past, past_last] = [results.floats(0, 1), inputs.floats(0, 1), inputs.floats(2, 1)];
         let device = Cuda { card: card.clone(), quantized, parts, up: Some(up), flags, past, past_last, place };
-        let rows = Rows::of([x, xb, q, attn, k, v, hidden]);
-        Ok(RunScratch { device, rows, logits, inputs, results, top, host, recorded: Recorded::default() })
+        let rows = Rows::of([x, xb, q, attn, k, v, hidden, gated]);
+        Ok(RunScratch { device, rows, deep, logits, inputs, results, top, host, recorded: Recorded::default() })
     }
 
     /// Bytes of it on the card.
-    pub(super) fn n_bytes(hp: &HParams, n_batch: usize, has_head: bool) -> usize {
-        let top = if has_head { TopMem::n_bytes(1, hp.n_vocab, MAX_TOP) } else { 0 };
-        let sizes = scratch_sizes(hp, n_batch, has_head);
+    pub(super) fn n_bytes(hp: &HParams, n_batch: usize, run: &Run) -> usize {
+        let top = if run.head.is_some() { TopMem::n_bytes(1, hp.n_vocab, MAX_TOP) } else { 0 };
+        let sizes = scratch_sizes(hp, n_batch, run);
         sizes.iter().sum::<usize>() + QuantizedMem::n_bytes(n_batch * widest(hp)) + top
     }
 
@@ -192,6 +196,9 @@ impl DeviceLayers {
         for (i, (run, s)) in self.runs.iter().zip(&mut scratch.0).enumerate() {
             let takes_token = i == 0 && batch.token.is_some();
             s.send(batch, cache.len(), (!takes_token).then_some(&*out.x))?;
+            if run.n_taps(batch.hp) > 0 {
+                s.deep.write(batch.deep)?;
+            }
             run.work(batch, s, cache, takes_token, out.trace.as_deref_mut())?;
             let n_top = if run.head.is_some() { batch.n_top } else { 0 };
             let flags = s.receive(n_top)?;
@@ -220,6 +227,11 @@ impl DeviceLayers {
 }
 
 impl Run {
+    /// Taps whose rows are needed here.
+    fn n_taps(&self, hp: &HParams) -> usize {
+        if self.layers.start < hp.n_deepstack { hp.n_deepstack } else { 0 }
+    }
+
     /// Asks the card for all that a batch takes. A single token's launches are recorded and replayed.
     fn work(
         &self,
@@ -232,7 +244,11 @@ impl Run {
         // Taken out, so that the launches can borrow the rest.
         let mut recorded = std::mem::take(&mut s.recorded);
         let mut work = Work { run: self, batch, s, cache, takes_token };
-        let done = if batch.n == 1 && trace.is_none() { work.step(&mut recorded) } else { work.launch(trace) };
+        let done = if batch.n == 1 && batch.deep.is_empty() && trace.is_none() {
+            work.step(&mut recorded)
+        } else {
+            work.launch(trace)
+        };
         s.recorded = recorded;
         done
     }
@@ -321,8 +337,10 @@ impl Work<'_> {
             card.embed(embd, Some(&s.token()), n, &s.rows.x)?;
         }
         let table = s.inputs.floats(INPUT_HEAD, angles.rows().len());
-        let angles = Rotation { table, n_tokens: n, n_turning: angles.n_turning() };
-        let pass = Pass { device: &s.device, hp, n, last: batch.last.clone(), angles: &angles };
+        let angles = Rotation { table, n_tokens: n, n_turning: angles.n_turning(), n_pair: angles.n_pair() };
+        let n_taps = batch.deep.len() / (n * hp.n_embd);
+        let deep = (&s.deep, n_taps.min(run.n_taps(hp)));
+        let pass = Pass { device: &s.device, hp, n, last: batch.last.clone(), angles: &angles, deep };
         pass.layers(&run.weights, run.layers.start, &mut s.rows, cache, trace.as_deref_mut())?;
         let Some(head) = &run.head else { return Ok(()) };
         if n_logits == 0 && trace.is_none() {

@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::{Cuda, FreshMem, broken};
 use crate::Result;
 use crate::kernels::cuda::{Card, Event, Mem, QuantizedMem, Rotation, Stream};
+use crate::model::device::{Pairs, WindowEnds};
+use crate::model::family::VitMlp;
 use crate::model::host::Host;
 use crate::model::vit::{Pass, Rows, Tower};
 use crate::model::{Trace, VisionHParams};
@@ -29,6 +31,10 @@ struct Buffers {
     /// Those that are copied, besides the tokens: pixels, cosines and sines.
     input: Mem,
     angles: Mem,
+    /// Numbers of rows and places: see [`Pairs`].
+    places: Mem,
+    order: Mem,
+    ends: Mem,
     device: Cuda,
     rows: Rows<Cuda>,
     fresh: FreshMem,
@@ -39,27 +45,41 @@ struct Buffers {
 
 /// Bytes of each of the [`Buffers`] that are copied, of the others, in their order, and activations that are quantized at
 /// once at most.
-fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 4], [usize; 10], usize) {
+fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 7], [usize; 11], usize) {
     let floats = |n: usize| n * size_of::<f32>();
     let d = hp.n_embd / hp.n_head;
     let [x, xb, q, k, v, hidden, out] = Rows::<Cuda>::sizes(hp, n, n).map(floats);
     let parts = floats(Card::attention_parts(n, hp.n_head, d));
-    let copied = [floats(n * hp.n_patch_values()), floats(n * d), out, 4];
-    (copied, [x, xb, q, k, v, hidden, k, v, parts, 4], n * hp.n_embd.max(hp.n_ff))
+    let up = if hp.spec.mlp == VitMlp::SwiGlu { hidden } else { 0 };
+    let copied = [floats(n * hp.n_patch_values()), floats(n * d), 8 * n, 4 * n, 4 * n, out, 4];
+    (copied, [x, xb, q, k, v, hidden, up, k, v, parts, 4], n * hp.n_embd.max(hp.n_ff))
 }
 
 impl Buffers {
     fn new(card: &Card, copies: &Card, hp: &VisionHParams, n: usize) -> Result<Buffers> {
         let what = format!("{n} patches in the vision tower");
         let (copied, others, n_quantized) = sizes(hp, n);
-        let [input, angles, out, flags] = copies.alloc_parts(copied, &what)?;
-        let [x, xb, q, k, v, hidden, keys, values, parts, past] = card.alloc_parts(others, &what)?;
+        let [input, angles, places, order, ends, out, flags] = copies.alloc_parts(copied, &what)?;
+        let [x, xb, q, k, v, hidden, up, keys, values, parts, past] = card.alloc_parts(others, &what)?;
         let quantized = QuantizedMem::new(card, n_quantized)?;
         let (sent, done) = (Event::new(card)?, Event::new(card)?);
         let past_last = past.clone();
-        let device = Cuda { card: card.clone(), quantized, parts, up: None, flags, past, past_last, place: 0 };
+        let up = Some(up);
+        let device = Cuda { card: card.clone(), quantized, parts, up, flags, past, past_last, place: 0 };
         let rows = Rows::of([x, xb, q, k, v, hidden, out]);
-        Ok(Buffers { n, input, angles, device, rows, fresh: FreshMem { keys, values }, sent, done })
+        Ok(Buffers {
+            n,
+            input,
+            angles,
+            places,
+            order,
+            ends,
+            device,
+            rows,
+            fresh: FreshMem { keys, values },
+            sent,
+            done,
+        })
     }
 }
 
@@ -100,8 +120,8 @@ impl DeviceTower {
         Ok(())
     }
 
-    /// Encodes frame pairs of `per_pair` patches each, with the rotation of one pair's patches: (n, n_patch_values) in,
-    /// (n / merge², n_embd_out) out, which may hold numbers that are not finite.
+    /// Encodes frame pairs whose patches lie as `pairs` says, with the rotation of one pair's patches: (n, n_patch_values) in,
+    /// (1 + n_taps, n / merge², n_embd_out) out, in the tower's order, which may hold numbers that are not finite.
     ///
     /// # Errors
     /// Keys or values that are not finite; memory that the card does not have.
@@ -109,7 +129,7 @@ impl DeviceTower {
         &self,
         hp: &VisionHParams,
         pixels: &[f32],
-        per_pair: usize,
+        pairs: &Pairs<Host>,
         angles: &RotaryTable,
         trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>> {
@@ -117,12 +137,12 @@ impl DeviceTower {
         self.reserve(hp, n)?;
         let mut buffers = self.buffers();
         if let Some(b) = buffers.as_mut().filter(|_| !self.is_busy.load(Ordering::Acquire)) {
-            self.launch(hp, b, pixels, per_pair, angles, trace)?;
+            self.launch(hp, b, pixels, pairs, angles, trace)?;
             return self.fetch(hp, b, n);
         }
         // Others' tokens are in the buffers.
         let mut own = Buffers::new(&self.card, &self.copies, hp, n)?;
-        self.launch(hp, &mut own, pixels, per_pair, angles, trace)?;
+        self.launch(hp, &mut own, pixels, pairs, angles, trace)?;
         self.fetch(hp, &own, n)
     }
 
@@ -131,11 +151,11 @@ impl DeviceTower {
     ///
     /// # Errors
     /// Memory that the card does not have; what the card says.
-    pub fn begin(&self, hp: &VisionHParams, pixels: &[f32], per_pair: usize, angles: &RotaryTable) -> Result<bool> {
+    pub fn begin(&self, hp: &VisionHParams, pixels: &[f32], pairs: &Pairs<Host>, angles: &RotaryTable) -> Result<bool> {
         self.reserve(hp, pixels.len() / hp.n_patch_values())?;
         let mut buffers = self.buffers();
         let Some(b) = buffers.as_mut().filter(|_| !self.is_busy.load(Ordering::Acquire)) else { return Ok(false) };
-        self.launch(hp, b, pixels, per_pair, angles, None)?;
+        self.launch(hp, b, pixels, pairs, angles, None)?;
         self.is_busy.store(true, Ordering::Release);
         Ok(true)
     }
@@ -166,7 +186,7 @@ impl DeviceTower {
             b.device.flags.write(&[0i32])?;
             return Err(broken("of a patch "));
         }
-        let mut tokens = vec![0f32; n / (hp.merge * hp.merge) * hp.n_embd_out];
+        let mut tokens = vec![0f32; n / (hp.merge * hp.merge) * hp.n_out_values()];
         b.rows.out.read(&mut tokens)?;
         Ok(tokens)
     }
@@ -177,7 +197,7 @@ impl DeviceTower {
         hp: &VisionHParams,
         b: &mut Buffers,
         pixels: &[f32],
-        n_per_pair: usize,
+        pairs: &Pairs<Host>,
         angles: &RotaryTable,
         trace: Option<&mut Trace>,
     ) -> Result<()> {
@@ -185,11 +205,27 @@ impl DeviceTower {
         b.done.wait(&self.copies)?;
         b.input.write(pixels)?;
         b.angles.write(angles.rows())?;
+        b.places.write(&pairs.places)?;
+        if let Some(order) = &pairs.order {
+            b.order.write(order)?;
+        }
+        if let Some(windows) = &pairs.windows {
+            b.ends.write(&windows.ends)?;
+        }
         b.sent.record(&self.copies)?;
         b.sent.wait(&self.card)?;
-        let rotation = Rotation { table: b.angles.clone(), n_tokens: n_per_pair, n_turning: angles.n_turning() };
+        let (n_turning, n_pair) = (angles.n_turning(), angles.n_pair());
+        let rotation = Rotation { table: b.angles.clone(), n_tokens: pairs.n(), n_turning, n_pair };
+        let ends =
+            |windows: &WindowEnds<Host>| WindowEnds { ends: b.ends.clone(), n: windows.n, longest: windows.longest };
+        let pairs = Pairs {
+            grid: pairs.grid,
+            places: b.places.clone(),
+            order: pairs.order.as_ref().map(|_| b.order.clone()),
+            windows: pairs.windows.as_ref().map(ends),
+        };
         let n = pixels.len() / hp.n_patch_values();
-        let pass = Pass { device: &b.device, hp, n, n_per_pair, n_part: n, angles: &rotation, exact: true };
+        let pass = Pass { device: &b.device, hp, n, pairs: &pairs, n_part: n, angles: &rotation, exact: true };
         pass.encode(&self.tower, &b.input, &mut b.rows, &mut b.fresh, trace, &mut |_, _| Ok(()))?;
         b.done.record(&self.card)
     }

@@ -52,6 +52,8 @@ pub struct TextSpec {
     pub explicit_sections: bool,
     /// The tensor of the norm between attention and MLP.
     pub ffn_norm: &'static str,
+    /// First layers behind which rows of the projector's taps are added (DeepStack), unless the file says how many.
+    pub n_deepstack: usize,
     /// Some layers keep a recurrent state (Gated DeltaNet) and not keys and values: all but every so many-th, unless the file
     /// lists them.
     pub full_attention_interval: Option<usize>,
@@ -149,6 +151,11 @@ pub fn family_of_projector(projector: &str) -> Result<&'static Family> {
     })
 }
 
+/// Whether there is a family with this `architecture` and this `projector`.
+pub fn belong_together(architecture: &str, projector: &str) -> bool {
+    FAMILIES.iter().any(|family| (family.architecture, family.projector) == (architecture, projector))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +176,8 @@ mod tests {
         assert_eq!(error.matches("qwen2vl-hopex").count(), 1, "{error}");
         let error = architecture_of(&QWEN3_VL, Layout::Tad).unwrap_err().to_string();
         assert!(error.contains("Qwen3-VL") && error.contains("`tad`"), "{error}");
+        assert!(belong_together("qwen35", "qwen3vl_merger") && belong_together("qwen2vl", "qwen2.5vl_merger"));
+        assert!(!belong_together("qwen2vl", "qwen3vl_merger"));
         let error = family_of_projector("ldp").unwrap_err().to_string();
         assert!(error.contains("`ldp`") && error.contains("`qwen2.5vl_merger`"), "{error}");
     }

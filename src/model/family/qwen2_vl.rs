@@ -23,6 +23,7 @@ pub static QWEN2_VL: Family = Family {
         partial_rotary: false,
         explicit_sections: false,
         ffn_norm: "ffn_norm",
+        n_deepstack: 0,
         full_attention_interval: None,
     },
     projector: "qwen2vl_merger",

@@ -17,6 +17,7 @@ pub static QWEN3_5: Family = Family {
         partial_rotary: true,
         explicit_sections: true,
         ffn_norm: "post_attention_norm",
+        n_deepstack: 0,
         full_attention_interval: Some(4),
     },
     projector: "qwen3vl_merger",

@@ -17,6 +17,7 @@ pub static QWEN3_VL: Family = Family {
         partial_rotary: false,
         explicit_sections: true,
         ffn_norm: "ffn_norm",
+        n_deepstack: 3,
         full_attention_interval: None,
     },
     projector: "qwen3vl_merger",

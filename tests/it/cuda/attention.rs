@@ -1,7 +1,7 @@
 //! The cache write, byte for byte, and attention over what it wrote.
 
 use longtake::gguf::GgmlType;
-use longtake::kernels::cuda::{Card, KvMem, Mem, Rotation, Sequences};
+use longtake::kernels::cuda::{Card, KvMem, Mem, Rotation, Sees, Sequences, WindowMem};
 use longtake::kernels::{AttentionShape, CacheRows, KvView, attention, kv_write, rotate_rows};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
@@ -10,17 +10,18 @@ use super::{Rng, card, down, nmse, scalar, up};
 use longtake::cache::CACHE_TYPES as TYPES;
 
 /// A table of random positions whose last pairs stand still, on both sides.
-fn rotation(card: &Card, d: usize, n: usize, rng: &mut Rng) -> (RotaryTable, Rotation) {
-    let n_pair = d / 2;
+fn rotation(card: &Card, n_rot: usize, n: usize, rng: &mut Rng) -> (RotaryTable, Rotation) {
+    let n_pair = n_rot / 2;
     let n_time = n_pair / 4;
     let sections = [n_time, (n_pair - n_time) / 2, n_pair - n_time - (n_pair - n_time) / 2];
-    let rotary = Rotary::new(Layout::Hope, d, 1e6, sections).unwrap();
+    let rotary = Rotary::new(Layout::Hope, n_rot, 1e6, sections).unwrap();
     let mut at = || f64::from(rng.normal()) * 3000.0;
     let pos: Vec<Pos> = (0..n).map(|_| Pos { t: at(), h: at(), w: at() }).collect();
     let mut table = RotaryTable::default();
     rotary.fill(&pos, &mut table);
-    assert!(rotary.n_turning() < n_pair, "HoPE leaves pairs of heads of {d} alone");
-    let dev = Rotation { table: up(card, table.rows()), n_tokens: n, n_turning: rotary.n_turning() };
+    assert!(rotary.n_turning() < n_pair, "HoPE leaves pairs of {n_rot} alone");
+    let dev =
+        Rotation { table: up(card, table.rows()), n_tokens: n, n_turning: rotary.n_turning(), n_pair: rotary.n_pair() };
     (table, dev)
 }
 
@@ -44,7 +45,8 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
                 rows[heads * d..][..32].fill(1e-44);
             }
             let bias: Vec<f32> = rng.vec(heads * d).iter().map(|b| if seed == 0 { 0.0 } else { *b }).collect();
-            let (table, rotation) = rotation(&card, d, n, &mut rng);
+            // Heads rotate as a whole, or a part of them does.
+            let (table, rotation) = rotation(&card, if seed == 2 { d } else { d / 2 }, n, &mut rng);
             for turned in [false, true] {
                 let mut want = vec![7u8; heads * n_ctx * row];
                 let to = CacheRows { ty, data: &mut want, stride: n_ctx * row, slot: n_past };
@@ -87,6 +89,57 @@ fn a_row_that_is_not_finite_raises_the_flag() {
             broken.read(&mut flag).unwrap();
             assert_eq!(flag, [want], "{ty} {value}");
         }
+    }
+}
+
+/// Attention within windows of any lengths is that of each window for itself.
+#[test]
+fn windows_are_sequences_of_their_own() {
+    let card = card();
+    for (seed, (n_seq, ends, n_head, d)) in [
+        (1, vec![4, 8], 1, 8),
+        (2, vec![16, 32, 40, 44], 2, 20),
+        (1, vec![64, 128, 160, 176], 2, 72),
+        (3, vec![3, 70, 71], 1, 80),
+        (1, vec![90], 2, 32),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut rng = Rng(seed as u64 + 900);
+        let n = *ends.last().unwrap();
+        let c = Case { n_seq, n, n_past: 0, n_head, n_head_kv: n_head, d, causal: false };
+        let ((host_k, k), (host_v, v)) =
+            (store(&card, &c, GgmlType::F32, &mut rng), store(&card, &c, GgmlType::F32, &mut rng));
+        let (width, row) = (n_head * d, d * size_of::<f32>());
+        let q: Vec<f32> = rng.vec(n_seq * n * width).iter().map(|x| 3.0 * x).collect();
+        let mut want = vec![0f32; q.len()];
+        for is in 0..n_seq {
+            for (i, end) in ends.iter().enumerate() {
+                let begin = if i > 0 { ends[i - 1] } else { 0 };
+                let rows = (is * n + begin) * width..(is * n + end) * width;
+                let view = KvView {
+                    type_k: GgmlType::F32,
+                    type_v: GgmlType::F32,
+                    k: &host_k[is][begin * row..],
+                    v: &host_v[is][begin * row..],
+                    stride_k: k.stride,
+                    stride_v: v.stride,
+                };
+                let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact: true };
+                attention(scalar(), shape, view, &q[rows.clone()], &mut want[rows]);
+            }
+        }
+        let out = up(&card, &vec![f32::NAN; q.len()]);
+        let parts = card.alloc(4 * Card::attention_parts(n_seq * n, n_head, d), "test").unwrap();
+        let past = int(&card, 0);
+        let seqs = Sequences { n_seq, n_per_seq: n, past: &past, n_past: 0 };
+        let list: Vec<i32> = ends.iter().map(|end| *end as i32).collect();
+        let longest = (0..ends.len()).map(|i| ends[i] - if i > 0 { ends[i - 1] } else { 0 }).max().unwrap();
+        let sees = Sees::Windows(WindowMem { ends: &card.upload(&list, "test").unwrap(), n: ends.len(), longest });
+        card.attention(&up(&card, &q), (&k, &v), seqs, (n_head, n_head, d), sees, &out, &parts).unwrap();
+        let error = nmse(&down(&out), &want);
+        assert!(error <= 1e-9, "seed {seed}: NMSE {error:.1e}");
     }
 }
 
@@ -139,8 +192,9 @@ fn check(card: &Card, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u6
     let out = up(card, &vec![f32::NAN; q.len()]);
     let parts = card.alloc(4 * Card::attention_parts(c.n_seq * c.n, c.n_head, c.d), "test").unwrap();
     let past = int(card, c.n_past);
+    let sees = if c.causal { Sees::Causal } else { Sees::All };
     let seqs = Sequences { n_seq: c.n_seq, n_per_seq: c.n, past: &past, n_past: c.n_past };
-    card.attention(&up(card, &q), (&k, &v), seqs, (c.n_head, c.n_head_kv, c.d), c.causal, &out, &parts).unwrap();
+    card.attention(&up(card, &q), (&k, &v), seqs, (c.n_head, c.n_head_kv, c.d), sees, &out, &parts).unwrap();
     let error = nmse(&down(&out), &want);
     let Case { n_seq, n, n_past, n_head, n_head_kv, d, causal } = c;
     assert!(

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use longtake::cache::{CacheShape, KvCache};
+use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels::cuda::Card;
 use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
@@ -12,21 +12,38 @@ use longtake::stream::Engine;
 use longtake::text::SamplerOptions;
 
 use super::{Rng, card, cards_in_any_order, is_emulated, nmse};
+use crate::golden_families::check_family;
 use crate::model::check_on_cards;
 use crate::stream::{answer_with, engine, prompt, session};
 
-#[test]
-fn all_on_a_card_gives_the_reference_numbers() {
-    let card = card();
-    check_on_cards(&[4096], &|text, tower| {
+/// Puts all of a model and of a tower on a card.
+fn all_on(card: &Card) -> impl Fn(Option<&mut TextModel>, Option<&mut VisionTower>) {
+    |text, tower| {
         if let Some(text) = text {
-            text.offload(std::slice::from_ref(&card), usize::MAX).unwrap();
+            text.offload(std::slice::from_ref(card), usize::MAX).unwrap();
             assert_eq!(text.n_host_layers(), 0);
         }
         if let Some(tower) = tower {
-            tower.offload(&card).unwrap();
+            tower.offload(card).unwrap();
         }
-    });
+    }
+}
+
+#[test]
+fn all_on_a_card_gives_the_reference_numbers() {
+    check_on_cards(&[4096], &all_on(&card()));
+}
+
+#[test]
+fn the_families_on_a_card_give_the_reference_numbers() {
+    for family in ["qwen2_5_vl", "qwen3_vl"] {
+        check_family(family, &[4096], &all_on(&card()));
+    }
+}
+
+#[test]
+fn switches_on_a_card_are_plain_arithmetic() {
+    crate::spec_switches::check_on_cards(&all_on(&card()), 1e-3);
 }
 
 pub fn demo(name: &str) -> Arc<Gguf> {
@@ -242,7 +259,7 @@ fn an_answer_from_a_card_is_that_of_the_cpu() {
         answer_with(&mut session(engine, 200, 32), &mut prompt, options.clone())
     };
     let want = answer(&engine, &greedy);
-    engine.offload(&[card()], usize::MAX).unwrap();
+    Arc::get_mut(&mut engine).expect("sessions are over").offload(&[card()], usize::MAX).unwrap();
     assert_eq!(answer(&engine, &greedy), want);
     // A penalty too small to change anything takes all logits.
     for options in [greedy, SamplerOptions { seed: 11, ..SamplerOptions::default() }] {

@@ -99,6 +99,7 @@ fn epilogues_do_what_they_say() {
                 (EpilogueMem { bias, ..Default::default() }, with_bias.clone()),
                 (EpilogueMem { bias, quick_gelu: true, ..Default::default() }, applied(&|x| (k.quick_gelu)(x))),
                 (EpilogueMem { bias, gelu_erf: true, ..Default::default() }, applied(&gelu_erf)),
+                (EpilogueMem { bias, gelu_tanh: true, ..Default::default() }, applied(&|x| (k.gelu_tanh)(x))),
                 (
                     EpilogueMem { bias, add: true, ..Default::default() },
                     applied(&|x| x.iter_mut().zip(&before).for_each(|(x, b)| *x += b)),

@@ -51,6 +51,56 @@ fn row_operations_agree_with_scalar() {
     }
 }
 
+/// Queries and gates of rows that hold both, rows in another order, learned positions: as plain loops do it.
+#[test]
+fn rows_are_arranged_as_they_should() {
+    let card = card();
+    for (seed, (n, n_head, d)) in [(1, 1, 2), (5, 3, 20), (7, 2, 256)].into_iter().enumerate() {
+        let mut rng = Rng(seed as u64 + 60);
+        let (rows, x) = (rng.vec(n * n_head * 2 * d), rng.vec(n * n_head * d));
+        let (dev_rows, queries, gated) = (up(&card, &rows), up(&card, &x), up(&card, &x));
+        card.take_queries(&dev_rows, (n * n_head, d), &queries).unwrap();
+        card.gate_heads(&dev_rows, (n * n_head, d), &gated).unwrap();
+        let at = |i: usize| i / d * 2 * d + i % d;
+        assert_eq!(down(&queries), (0..x.len()).map(|i| rows[at(i)]).collect::<Vec<_>>());
+        for (i, got) in down(&gated).iter().enumerate() {
+            let want = f64::from(x[i]) / (1.0 + f64::from(-rows[at(i) + d]).exp());
+            assert!((f64::from(*got) - want).abs() < 1e-6, "gate {i}: {got} for {want}");
+        }
+    }
+    let mut rng = Rng(70);
+    let (n_seq, n_per_seq, width) = (2, 6, 5);
+    let (rows, to) = (rng.vec(n_seq * n_per_seq * width), [3i32, 0, 5, 1, 4, 2]);
+    let out = up(&card, &vec![f32::NAN; rows.len()]);
+    let ids = card.upload(&to, "test").unwrap();
+    card.reorder_rows(&up(&card, &rows), (n_seq * n_per_seq, width), (&ids, n_per_seq), &out).unwrap();
+    let got = down(&out);
+    for it in 0..n_seq * n_per_seq {
+        let place = it / n_per_seq * n_per_seq + to[it % n_per_seq] as usize;
+        assert_eq!(got[place * width..][..width], rows[it * width..][..width], "row {it}");
+    }
+    for (h, w, side) in [(2, 3, 5), (6, 1, 4), (1, 6, 1), (3, 2, 2)] {
+        let (table, x) = (rng.vec(side * side * width), rng.vec(n_seq * h * w * width));
+        let places: Vec<i32> = (0..h * w).flat_map(|i| [(i / w) as i32, (i % w) as i32]).collect();
+        let (places, dev) = (card.upload(&places, "test").unwrap(), up(&card, &x));
+        card.add_positions(&dev, (n_seq * h * w, width), (&places, h * w), (h, w), (&up(&card, &table), side)).unwrap();
+        let got = down(&dev);
+        let spot = |at: usize, n: usize| {
+            let x = if n > 1 { (at * (side - 1)) as f64 / (n - 1) as f64 } else { 0.0 };
+            (x as usize, (x as usize + 1).min(side - 1), x.fract())
+        };
+        for (i, got) in got.iter().enumerate() {
+            let (it, e) = (i / width % (h * w), i % width);
+            let ((y0, y1, fy), (x0, x1, fx)) = (spot(it / w, h), spot(it % w, w));
+            let of = |y: usize, x: usize| f64::from(table[(y * side + x) * width + e]);
+            let above = of(y0, x0) * (1.0 - fx) + of(y0, x1) * fx;
+            let below = of(y1, x0) * (1.0 - fx) + of(y1, x1) * fx;
+            let want = f64::from(x[i]) + above * (1.0 - fy) + below * fy;
+            assert!((f64::from(*got) - want).abs() < 1e-5, "{h}x{w} on {side}: {got} for {want}");
+        }
+    }
+}
+
 /// Weights become the same floats as on the host, to the last bit.
 #[test]
 fn embedding_rows_are_those_of_the_host() {
