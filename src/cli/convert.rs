@@ -31,9 +31,9 @@ pub struct Args {
     /// The projector's file type: f32, f16, bf16 or q8_0 [default: as the text model, but 16 bits where that is quantized]
     #[arg(long, value_name = "TYPE")]
     mmproj_outtype: Option<String>,
-    /// The position layout the checkpoint was trained with: mrope (every published Qwen2-VL), hope, videorope, rope, tad,
-    /// hopex
-    #[arg(long, value_name = "LAYOUT", default_value = "mrope")]
+    /// The position layout the checkpoint was trained with: mrope (that of the published models), hope, and for Qwen2-VL
+    /// and Qwen2.5-VL also videorope, rope, tad, hopex
+    #[arg(long, visible_alias = "layout", value_name = "LAYOUT", default_value = "mrope")]
     rope: String,
     /// The temporal scale that readers use unless told otherwise: a number, `understanding` or `retrieval` [default: 1 for
     /// hope and hopex, 2 for videorope]

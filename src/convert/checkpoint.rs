@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::files::Folder;
-use super::preprocessor::{PREPROCESSOR, PROCESSOR, ProcessorFiles, VIDEO_PREPROCESSOR};
+use super::preprocessor::{PREPROCESSOR, PROCESSOR, ProcessorFiles, Processors, VIDEO_PREPROCESSOR};
 use super::safetensors::{self, MAX_HEADER, StoredTensor};
 use super::values::Configs;
 use crate::error::Context;
@@ -58,8 +58,9 @@ impl Checkpoint {
             preprocessor: optional(PREPROCESSOR)?,
             video: optional(VIDEO_PREPROCESSOR)?,
         };
-        let (preprocessor, notes) = files.choose()?;
-        let configs = Configs { config: json(&folder, "config.json", MAX_CONFIG_BYTES)?, preprocessor };
+        let Processors { image, video, notes } = files.choose()?;
+        let config = json(&folder, "config.json", MAX_CONFIG_BYTES)?;
+        let configs = Configs { config, preprocessor: image, video_preprocessor: video };
         for name in TOKENIZER_FILES.iter().filter(|name| folder.has(name)) {
             folder.file(name)?;
         }

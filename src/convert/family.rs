@@ -1,18 +1,24 @@
 //! A checkpoint family as data: which checkpoints it describes, where its hyper-parameters stand, what its tensors are
 //! called and how they are shaped. The files live in `converters/`; `docs/converters.md` explains every field.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
 
+use super::derive::Derive;
 use super::expr::Expr;
 use super::files::read_text;
 use crate::error::Context;
 use crate::{Error, Result};
 
 /// The families that are compiled in, by the name of their file.
-const BUILT_IN: &[(&str, &str)] = &[("converters/qwen2_vl.toml", include_str!("../../converters/qwen2_vl.toml"))];
+const BUILT_IN: &[(&str, &str)] = &[
+    ("converters/qwen2_vl.toml", include_str!("../../converters/qwen2_vl.toml")),
+    ("converters/qwen2_5_vl.toml", include_str!("../../converters/qwen2_5_vl.toml")),
+    ("converters/qwen3_vl.toml", include_str!("../../converters/qwen3_vl.toml")),
+    ("converters/qwen3_5.toml", include_str!("../../converters/qwen3_5.toml")),
+];
 
 /// Largest family file that is read.
 const MAX_FAMILY_BYTES: u64 = 1 << 20;
@@ -55,13 +61,17 @@ pub(crate) struct ValueRule {
     #[serde(default)]
     pub from: Vec<String>,
     #[serde(default)]
-    pub derive: Option<Expr>,
+    pub derive: Option<Derive>,
     #[serde(default, rename = "type")]
     pub ty: KeyType,
     pub min: Option<f64>,
     pub max: Option<f64>,
     /// Number of entries that an array must have.
     pub len: Option<usize>,
+    /// The value that says how many entries an array must have.
+    pub len_of: Option<String>,
+    /// What false and true are called in an array of strings that becomes one of bools.
+    pub words: Option<[String; 2]>,
     /// Number of entries that it is filled up to with zeros when written.
     pub pad: Option<usize>,
     pub default: Option<toml::Value>,
@@ -81,6 +91,8 @@ pub(crate) enum JsonFile {
     Config,
     #[serde(rename = "preprocessor_config.json")]
     Preprocessor,
+    #[serde(rename = "video_preprocessor_config.json")]
+    VideoPreprocessor,
 }
 
 /// The type of a value and of the key it is written to.
@@ -99,6 +111,8 @@ pub(crate) enum KeyType {
     I32s,
     #[serde(rename = "f32[]")]
     F32s,
+    #[serde(rename = "bool[]")]
+    Bools,
 }
 
 /// A configuration value without which the tensors would mean something else.
@@ -125,6 +139,9 @@ pub(crate) struct Group {
     /// Tensors that are left out on purpose.
     #[serde(default)]
     pub ignore: Vec<String>,
+    /// How the names of whole parts begin that are left out on purpose.
+    #[serde(default)]
+    pub ignore_parts: Vec<String>,
     #[serde(default, rename = "constant")]
     pub constants: Vec<Constant>,
     #[serde(rename = "tensor")]
@@ -151,6 +168,17 @@ pub(crate) struct TensorRule {
     pub shape: Vec<Expr>,
     #[serde(default)]
     pub reshape: Reshape,
+    /// What becomes of each value.
+    #[serde(default)]
+    pub value: Map,
+    /// An order of heads that the file has otherwise.
+    pub tile: Option<TileRule>,
+    /// The `i32[]` value whose places `{}` runs over in `hf`, and whose entries stand in `gguf` instead.
+    pub numbers: Option<String>,
+    /// The `bool[]` value that says which blocks have this tensor.
+    pub only: Option<String>,
+    /// The `bool[]` value that says which blocks do not have this tensor.
+    pub except: Option<String>,
     /// Prefixes of this tensor alone, instead of the group's.
     pub prefixes: Option<Vec<String>>,
     /// The name of a bool value; when it is true the tensor is neither needed nor used.
@@ -181,10 +209,46 @@ pub(crate) enum Reshape {
     /// As it is.
     #[default]
     Keep,
+    /// `(n, 1, k)` becomes `(n, k)`.
+    Squeeze,
     /// Three equal parts along the first dimension: query, key, value.
     SplitQkv,
     /// `(n, channels, 2, y, x)` becomes two tensors `(n, channels, y, x)`, one per frame of a pair.
     SplitTemporal,
+}
+
+/// What becomes of each value of a tensor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum Map {
+    #[default]
+    #[serde(rename = "w")]
+    Keep,
+    /// The norm multiplies by one plus the stored weight.
+    #[serde(rename = "w + 1")]
+    PlusOne,
+    /// A logarithm of a decay becomes the decay's exponent.
+    #[serde(rename = "-exp(w)")]
+    NegExp,
+}
+
+/// Heads that stand in groups in the checkpoint (`g0h0 g0h1 g1h0 g1h1`) and side by side in the file (`g0h0 g1h0 g0h1 g1h1`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TileRule {
+    pub along: Along,
+    /// Where on that dimension the heads begin; they go on to its end.
+    pub from: Expr,
+    pub groups: Expr,
+    /// Places of one head.
+    pub size: Expr,
+}
+
+/// A dimension of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Along {
+    Rows,
+    Columns,
 }
 
 impl<'de> Deserialize<'de> for Expr {
@@ -228,6 +292,11 @@ impl Family {
         )))
     }
 
+    /// Whether it has keys for what the video processor is set to.
+    pub(crate) fn reads_video_processor(&self) -> bool {
+        self.values.iter().any(|rule| rule.file == JsonFile::VideoPreprocessor && rule.mmproj.is_some())
+    }
+
     /// Whether a checkpoint with this `model_type` and these `architectures` belongs to it.
     pub(crate) fn describes(&self, model_type: Option<&str>, architectures: &[&str]) -> bool {
         let by_type = model_type.is_some_and(|ty| self.matches.model_type.iter().any(|known| known == ty));
@@ -244,15 +313,15 @@ impl Family {
 
     /// Everything that can be known to be wrong without a checkpoint.
     fn check(&self) -> Result<()> {
-        let mut known = BTreeSet::new();
+        let mut known = BTreeMap::new();
         for rule in &self.values {
             rule.check(&known).at(|| format!("value `{}`", rule.name))?;
-            if !known.insert(rule.name.as_str()) {
+            if known.insert(rule.name.as_str(), rule.ty).is_some() {
                 return Err(Error::format("is defined twice").at(format!("value `{}`", rule.name)));
             }
         }
         for name in NEEDED_VALUES {
-            if !known.contains(name) {
+            if !known.contains_key(name) {
                 return Err(Error::format(format!("no `value` is named `{name}`, which the converter needs")));
             }
         }
@@ -267,21 +336,29 @@ impl Family {
 }
 
 impl ValueRule {
-    fn check(&self, earlier: &BTreeSet<&str>) -> Result<()> {
+    fn check(&self, earlier: &BTreeMap<&str, KeyType>) -> Result<()> {
         match &self.derive {
             None if self.from.is_empty() => return Err(Error::format("neither `from` nor `derive` is given")),
             Some(_) if !self.from.is_empty() => return Err(Error::format("`from` and `derive` exclude each other")),
-            Some(_) if self.ty != KeyType::U32 => return Err(Error::format("`derive` gives a `u32` only")),
-            Some(expr) => {
-                if let Some(name) = expr.names().find(|name| !earlier.contains(name)) {
+            Some(derive) => {
+                if let Some(name) = derive.names().into_iter().find(|name| !earlier.contains_key(name)) {
                     return Err(Error::format(format!("`derive` uses `{name}`, which no earlier value defines")));
+                }
+                if derive.ty(|name| earlier.get(name).copied()) != Some(self.ty) {
+                    return Err(Error::format(format!("`{}` does not give the `type` of the value", derive.text())));
                 }
             }
             None => {}
         }
-        let is_array = matches!(self.ty, KeyType::I32s | KeyType::F32s);
-        if (self.len.is_some() || self.pad.is_some()) && !is_array {
-            return Err(Error::format("`len` and `pad` are for arrays"));
+        let is_array = matches!(self.ty, KeyType::I32s | KeyType::F32s | KeyType::Bools);
+        if (self.len.is_some() || self.len_of.is_some() || self.pad.is_some()) && !is_array {
+            return Err(Error::format("`len`, `len_of` and `pad` are for arrays"));
+        }
+        if let Some(name) = self.len_of.as_deref().filter(|name| earlier.get(name) != Some(&KeyType::U32)) {
+            return Err(Error::format(format!("len_of: `{name}` is not an earlier `u32` value")));
+        }
+        if self.words.is_some() && self.ty != KeyType::Bools {
+            return Err(Error::format("`words` are for `bool[]`"));
         }
         if self.pad.is_some_and(|pad| pad > 64) {
             return Err(Error::limit("`pad` must be at most 64"));
@@ -295,6 +372,9 @@ impl Group {
         let ty_of = |name: &str| values.iter().find(|rule| rule.name == name).map(|rule| rule.ty);
         if ty_of(&self.blocks) != Some(KeyType::U32) {
             return Err(Error::format(format!("blocks: `{}` is not a `u32` value", self.blocks)));
+        }
+        if let Some(part) = self.ignore_parts.iter().find(|part| part.is_empty()) {
+            return Err(Error::format(format!("ignore_parts: `{part}` is how every name begins")));
         }
         let mut names = BTreeSet::new();
         for rule in &self.tensors {
@@ -318,6 +398,7 @@ impl TensorRule {
         }
         let (n_names, n_dims) = match self.reshape {
             Reshape::Keep => (1, 1..=4),
+            Reshape::Squeeze => (1, 3..=3),
             Reshape::SplitQkv => (3, 1..=4),
             Reshape::SplitTemporal => (2, 5..=5),
         };
@@ -331,10 +412,32 @@ impl TensorRule {
         if !n_dims.contains(&self.shape.len()) {
             return Err(Error::format(format!("`{:?}` cannot take {} dimensions", self.reshape, self.shape.len())));
         }
-        for name in self.shape.iter().flat_map(Expr::names) {
+        let tile = self.tile.iter().flat_map(|tile| [&tile.from, &tile.groups, &tile.size]);
+        for name in self.shape.iter().chain(tile).flat_map(Expr::names) {
             if ty_of(name) != Some(KeyType::U32) {
-                return Err(Error::format(format!("shape: `{name}` is not a `u32` value")));
+                return Err(Error::format(format!("shape or tile: `{name}` is not a `u32` value")));
             }
+        }
+        match &self.tile {
+            Some(_) if !matches!(self.reshape, Reshape::Keep | Reshape::Squeeze) => {
+                return Err(Error::format(format!("`{:?}` and `tile` exclude each other", self.reshape)));
+            }
+            Some(tile) if tile.along == Along::Columns && (self.shape.len() != 2 || self.reshape != Reshape::Keep) => {
+                return Err(Error::format("`tile` along columns is for matrices"));
+            }
+            _ => {}
+        }
+        for (field, name) in [("only", &self.only), ("except", &self.except)] {
+            if let Some(name) = name.as_deref().filter(|name| ty_of(name) != Some(KeyType::Bools)) {
+                return Err(Error::format(format!("{field}: `{name}` is not a `bool[]` value")));
+            }
+        }
+        if let Some(name) = self.numbers.as_deref().filter(|name| ty_of(name) != Some(KeyType::I32s)) {
+            return Err(Error::format(format!("numbers: `{name}` is not an `i32[]` value")));
+        }
+        let is_counted = self.numbers.is_some() || self.only.is_some() || self.except.is_some();
+        if is_counted && holes(&self.hf) == 0 {
+            return Err(Error::format("`numbers`, `only` and `except` are for names with `{}`"));
         }
         match &self.unless {
             Some(name) if ty_of(name) != Some(KeyType::Bool) => {

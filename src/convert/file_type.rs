@@ -111,10 +111,10 @@ impl ModelFacts {
 }
 
 /// Whether a tensor may be stored in another type than it came in: matrices called `...weight`, no norms, no tables of
-/// positions, no patch kernels.
+/// positions, no patch kernels, no short convolutions.
 pub(crate) fn is_quantizable(name: &str, ne: &[usize]) -> bool {
     let is_matrix = ne.iter().skip(1).any(|n| *n > 1);
-    let kept = ["_norm.weight", "position_embd", "patch_embd", "ffn_gate_inp.weight"];
+    let kept = ["_norm.weight", "position_embd", "patch_embd", "ffn_gate_inp.weight", "ssm_conv1d"];
     name.ends_with("weight") && is_matrix && !kept.iter().any(|part| name.contains(part))
 }
 

@@ -6,7 +6,7 @@ use safetensors::Dtype;
 
 use super::checkpoint::Checkpoint;
 use super::encode::{CHUNK, decode, encode};
-use super::family::{Family, Group};
+use super::family::{Along, Family, Group, Map};
 use super::file_type::{FileType, ModelFacts, fit, is_quantizable, recipe};
 use super::hf_tokenizer::set_tokenizer_keys;
 use super::names::{file_name, mmproj_beside, size_label};
@@ -18,6 +18,7 @@ use super::values::{Values, set_constants};
 use crate::error::Context;
 use crate::files::atomic::{ends_as_folder, folder_of};
 use crate::gguf::{GgmlType, Metadata};
+use crate::model::family::{FAMILIES, architecture_of};
 use crate::position::{Layout, scale_warning};
 use crate::{Error, Result};
 
@@ -36,7 +37,8 @@ pub struct ConvertOptions {
     /// The projector's file type: F32, F16, BF16 or Q8_0. `None` follows `outtype`, but with 16 bits where that is
     /// quantized.
     pub mmproj_outtype: Option<FileType>,
-    /// The position layout that the checkpoint was trained with. Anything but M-RoPE gets its own architecture name.
+    /// The position layout that the checkpoint was trained with; M-RoPE stands for the one that its family was published
+    /// with. Any other gets its own architecture name.
     pub layout: Layout,
     /// Default temporal scale to record, for layouts that have one.
     pub temporal_scale: Option<f64>,
@@ -96,9 +98,12 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
     let family = choose_family(options, &checkpoint)?;
     let note = check_not_packed(&checkpoint).at(place)?;
     let mut values = Values::read(&family, &checkpoint.configs).at(place)?;
-    values.adopt_layout(options.layout)?;
+    let (layout, text_arch) = layout_and_architecture(options, &family.text.architecture)?;
+    values.adopt_layout(layout)?;
     let plan = Plan::new(&family, &values, &checkpoint).at(place)?;
-    checkpoint.notes.iter().chain(&note).chain(&plan.notes).for_each(|note| progress.note(note));
+    let video_note = checkpoint.configs.video_note(family.reads_video_processor());
+    let notes = checkpoint.notes.iter().chain(&video_note).chain(&note).chain(&plan.notes);
+    notes.for_each(|note| progress.note(note));
 
     let model_name = match &options.model_name {
         Some(name) => name.clone(),
@@ -109,13 +114,11 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
     let mmproj =
         Output::new(&plan.mmproj, mmproj_type, &ModelFacts { arch: "clip".to_string(), ..ModelFacts::default() });
 
-    let text_arch = match options.layout {
-        Layout::Mrope => family.text.architecture.clone(),
-        layout => format!("{}-{layout}", family.text.architecture),
-    };
     let mut text_meta = general_keys(&family.text, &text_arch, &model_name, &text)?;
     values.set_keys(&family, &text_arch, |rule| rule.text.as_ref(), &mut text_meta);
-    set_layout_keys(options, &text_arch, &mut text_meta, progress);
+    if text_arch != family.text.architecture {
+        set_layout_keys(layout, options.temporal_scale, &text_arch, &mut text_meta, progress);
+    }
     set_tokenizer_keys(&options.input, values.uint("n_vocab")?, &mut text_meta)?;
     let arch = &family.mmproj.architecture;
     let mut mmproj_meta = general_keys(&family.mmproj, arch, &model_name, &mmproj)?;
@@ -145,7 +148,34 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn Progress) -> Result<
 }
 
 fn check_options(options: &ConvertOptions) -> Result<()> {
-    let layout = options.layout;
+    match options.mmproj_outtype {
+        Some(ty) if !["F32", "F16", "BF16", "Q8_0"].contains(&ty.name()) => Err(Error::bad_input(format!(
+            "projector type `{ty}`, expected F32, F16, BF16 or Q8_0; `quantize` makes smaller ones"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The layout that is meant, and the architecture that stands for it. M-RoPE, the default, is whatever the family was
+/// published with, and `hope` is its own form of HoPE.
+///
+/// # Errors
+/// `Unsupported` where the family has no such layout; `BadInput` for a temporal scale that it does not have or that is none.
+fn layout_and_architecture(options: &ConvertOptions, architecture: &str) -> Result<(Layout, String)> {
+    let asked = options.layout;
+    let (layout, full) = match FAMILIES.iter().find(|family| family.architecture == architecture) {
+        Some(family) => {
+            let (published, _) = family.layouts[0];
+            let named = |(layout, suffix): &&(Layout, &str)| *layout == asked || *suffix == asked.name();
+            let layout = match asked {
+                Layout::Mrope => published,
+                asked => family.layouts.iter().find(named).map_or(asked, |(layout, _)| *layout),
+            };
+            (layout, architecture_of(family, layout)?)
+        }
+        None if asked == Layout::Mrope => (asked, architecture.to_string()),
+        None => (asked, format!("{architecture}-{asked}")),
+    };
     if let Some(scale) = options.temporal_scale {
         if !layout.uses_temporal_scale() {
             return Err(Error::bad_input(format!("layout `{layout}` has no temporal scale, but `{scale}` is given")));
@@ -154,12 +184,7 @@ fn check_options(options: &ConvertOptions) -> Result<()> {
             return Err(Error::bad_input(format!("temporal scale `{scale}` must be a positive finite number")));
         }
     }
-    match options.mmproj_outtype {
-        Some(ty) if !["F32", "F16", "BF16", "Q8_0"].contains(&ty.name()) => Err(Error::bad_input(format!(
-            "projector type `{ty}`, expected F32, F16, BF16 or Q8_0; `quantize` makes smaller ones"
-        ))),
-        _ => Ok(()),
-    }
+    Ok((layout, full))
 }
 
 fn choose_family(options: &ConvertOptions, checkpoint: &Checkpoint) -> Result<Family> {
@@ -263,14 +288,10 @@ fn general_keys(group: &Group, arch: &str, model_name: &str, output: &Output) ->
 }
 
 /// The keys that only this program's own architectures have; see `docs/gguf-keys.md`.
-fn set_layout_keys(options: &ConvertOptions, arch: &str, meta: &mut Metadata, progress: &mut dyn Progress) {
-    let layout = options.layout;
-    if layout == Layout::Mrope {
-        return;
-    }
+fn set_layout_keys(layout: Layout, scale: Option<f64>, arch: &str, meta: &mut Metadata, progress: &mut dyn Progress) {
     meta.set(format!("{arch}.rope.layout"), layout.name());
     if layout.uses_temporal_scale() {
-        let scale = options.temporal_scale.unwrap_or(layout.default_temporal_scale());
+        let scale = scale.unwrap_or(layout.default_temporal_scale());
         meta.set(format!("{arch}.rope.temporal_scale"), scale as f32);
         if let Some(warning) = scale_warning(scale).filter(|_| layout != Layout::VideoRope) {
             progress.note(&warning);
@@ -322,15 +343,37 @@ fn fill(
     };
     let row_bytes = row_len * stored.block_bytes();
     let n_rows = (CHUNK / row_len).max(1);
-    let (mut raw, mut values) = (Vec::new(), Vec::new());
+    let rows_tile = planned.tile.filter(|(along, _)| *along == Along::Rows).map(|(_, tile)| tile);
+    let columns_tile = planned.tile.filter(|(along, _)| *along == Along::Columns).map(|(_, tile)| tile);
+    let (mut raw, mut values, mut row) = (Vec::new(), Vec::new(), Vec::new());
     let mut done = 0;
     for at in (0..n).step_by(n_rows) {
         let rows = n_rows.min(n - at);
         raw.resize(rows * row_bytes, 0);
         let place = || format!("`{}`", planned.source);
-        checkpoint.read(&planned.source, ((first + at) * row_bytes) as u64, &mut raw).at(place)?;
+        // Rows that follow one another in the checkpoint are read at once.
+        let source = |i: usize| first + rows_tile.map_or(at + i, |tile| tile.source(at + i));
+        let mut from = 0;
+        while from < rows {
+            let run = (from + 1..rows).take_while(|i| source(*i) == source(from) + i - from).count() + 1;
+            let buf = &mut raw[from * row_bytes..][..run * row_bytes];
+            checkpoint.read(&planned.source, (source(from) * row_bytes) as u64, buf).at(place)?;
+            from += run;
+        }
         values.resize(rows * row_len, 0.0);
         decode(stored, &raw, 1, &mut values)?;
+        if let Some(tile) = columns_tile {
+            for to in values.chunks_exact_mut(row_len) {
+                row.clear();
+                row.extend_from_slice(to);
+                to.iter_mut().enumerate().for_each(|(i, x)| *x = row[tile.source(i)]);
+            }
+        }
+        match planned.map {
+            Map::Keep => {}
+            Map::PlusOne => values.iter_mut().for_each(|x| *x += 1.0),
+            Map::NegExp => values.iter_mut().for_each(|x| *x = -f64::from(*x).exp() as f32),
+        }
         if let Part::Frame { frame, area, .. } = planned.part {
             values = pick_frame(&values, frame, area);
         }

@@ -51,7 +51,7 @@ pub(crate) fn header_seeds() -> Vec<Vec<u8>> {
 pub(crate) fn family(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let Ok(family) = Family::parse(text) else { return };
-    let configs = Configs { config: golden_config().clone(), preprocessor: None };
+    let configs = Configs { config: golden_config().clone(), preprocessor: None, video_preprocessor: None };
     if let Ok(values) = Values::read(&family, &configs) {
         for group in [&family.text, &family.mmproj] {
             for expr in group.tensors.iter().flat_map(|rule| &rule.shape) {
@@ -62,7 +62,10 @@ pub(crate) fn family(input: &[u8]) {
 }
 
 pub(crate) fn family_seeds() -> Vec<Vec<u8>> {
-    vec![include_bytes!("../../converters/qwen2_vl.toml").to_vec()]
+    vec![
+        include_bytes!("../../converters/qwen2_vl.toml").to_vec(),
+        include_bytes!("../../converters/qwen3_5.toml").to_vec(),
+    ]
 }
 
 fn golden_config() -> &'static serde_json::Value {
@@ -81,8 +84,10 @@ pub(crate) fn config(input: &[u8]) {
         serde_json::Value::Array(mut both) if both.len() == 2 => (both.remove(0), Some(both.remove(0))),
         config => (config, None),
     };
-    let Ok((preprocessor, _)) = ProcessorFiles { processor: None, preprocessor, video: None }.choose() else { return };
-    let Ok(values) = Values::read(&FAMILY, &Configs { config, preprocessor }) else { return };
+    let files = ProcessorFiles { processor: None, preprocessor, video: None };
+    let Ok(chosen) = files.choose() else { return };
+    let configs = Configs { config, preprocessor: chosen.image, video_preprocessor: chosen.video };
+    let Ok(values) = Values::read(&FAMILY, &configs) else { return };
     let (n_head, n_embd_head) = (values.uint("n_head"), values.uint("n_embd_head"));
     assert!(n_head.is_ok_and(|n| n > 0) && n_embd_head.is_ok_and(|n| n > 0 && n.is_multiple_of(2)));
 }
@@ -97,7 +102,7 @@ pub(crate) fn config_seeds() -> Vec<Vec<u8>> {
 pub(crate) fn tokenizer(input: &[u8]) {
     const N_VOCAB: usize = 1024;
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let Ok(file) = parse_tokenizer(text) else { return };
+    let Ok((file, _)) = parse_tokenizer(text) else { return };
     let Ok(vocabulary) = Vocabulary::new(&file, N_VOCAB) else { return };
     assert_eq!((vocabulary.tokens.len(), vocabulary.types.len()), (N_VOCAB, N_VOCAB));
     assert!(vocabulary.types.iter().all(|kind| (1..=5).contains(kind)));

@@ -15,9 +15,9 @@ use serde_json::{Map, Value};
 use crate::error::Context;
 use crate::files::input::decode_text;
 use crate::gguf::Metadata;
-use crate::text::QWEN2_SPLIT;
 use crate::text::tokenizer::{MAX_VOCAB, token_type};
 use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{QWEN2_SPLIT, QWEN35_SPLIT};
 use crate::{Error, Result};
 
 /// Longest `tokenizer.json`; Qwen2-VL's has 7 MB.
@@ -39,12 +39,12 @@ pub fn set_tokenizer_keys(dir: &Path, n_vocab: usize, meta: &mut Metadata) -> Re
     }
     let text = read(dir, FILE, MAX_TOKENIZER_BYTES)?
         .ok_or_else(|| Error::new(crate::ErrorKind::Io, "the file is missing").at(place(dir, FILE)))?;
-    let tokenizer = parse_tokenizer(&text).at(|| place(dir, FILE))?;
+    let (tokenizer, pre) = parse_tokenizer(&text).at(|| place(dir, FILE))?;
     let vocab = Vocabulary::new(&tokenizer, n_vocab).at(|| place(dir, FILE))?;
     let configs = Configs::read(dir)?;
 
     meta.set("tokenizer.ggml.model", "gpt2");
-    meta.set("tokenizer.ggml.pre", "qwen2");
+    meta.set("tokenizer.ggml.pre", pre);
     let ids = special_ids(dir, &configs, &vocab)?;
     meta.set("tokenizer.ggml.tokens", vocab.tokens);
     meta.set("tokenizer.ggml.token_type", vocab.types);
@@ -170,7 +170,8 @@ impl<'de> Deserialize<'de> for Merge {
     }
 }
 
-pub(super) fn parse_tokenizer(text: &str) -> Result<TokenizerFile> {
+/// The file, and what `tokenizer.ggml.pre` calls its way of cutting text into words.
+pub(super) fn parse_tokenizer(text: &str) -> Result<(TokenizerFile, &'static str)> {
     let outline: Outline = parse(text)?;
     match outline.model.kind.as_deref() {
         Some("BPE") => {}
@@ -195,14 +196,17 @@ pub(super) fn parse_tokenizer(text: &str) -> Result<TokenizerFile> {
             return Err(Error::unsupported(format!("`model.{name}` is set, which Qwen2 tokenizers do not do")));
         }
     }
-    check_pipeline(&file)?;
-    Ok(file)
+    let pre = check_pipeline(&file)?;
+    Ok((file, pre))
 }
 
-/// Refuses any text processing around the model but Qwen2's.
-fn check_pipeline(file: &TokenizerFile) -> Result<()> {
-    let wrong =
-        |step: &str, expected: &str| Err(Error::unsupported(format!("`{step}` is not Qwen2's, expected {expected}")));
+/// The name of the rule by which the text is cut; refuses any processing around the model but Qwen's.
+fn check_pipeline(file: &TokenizerFile) -> Result<&'static str> {
+    const SPLITS: [(&str, &str); 2] = [(QWEN2_SPLIT, "qwen2"), (QWEN35_SPLIT, "qwen35")];
+    let name_of = |regex: &Value| SPLITS.iter().find(|(split, _)| regex == split).map(|(_, name)| *name);
+    let wrong = |step: &str, expected: &str| {
+        Err::<&'static str, Error>(Error::unsupported(format!("`{step}` is not Qwen2's, expected {expected}")))
+    };
     let steps = |value: &Option<Value>, list: &str| match value {
         None => Vec::new(),
         Some(v) if v["type"] == "Sequence" => v[list].as_array().cloned().unwrap_or_default(),
@@ -212,24 +216,28 @@ fn check_pipeline(file: &TokenizerFile) -> Result<()> {
         [nfc] if nfc["type"] == "NFC" => {}
         _ => return wrong("normalizer", "NFC"),
     }
-    match &steps(&file.pre_tokenizer, "pretokenizers")[..] {
+    let pre = match &steps(&file.pre_tokenizer, "pretokenizers")[..] {
         [split, bytes]
             if split["type"] == "Split"
-                && split["pattern"]["Regex"] == QWEN2_SPLIT
+                && name_of(&split["pattern"]["Regex"]).is_some()
                 && split["behavior"] == "Isolated"
                 && split["invert"] != true
                 && bytes["type"] == "ByteLevel"
                 && bytes["add_prefix_space"] != true
-                && bytes["use_regex"] == false => {}
-        _ => return wrong("pre_tokenizer", "its Split and ByteLevel"),
-    }
+                && bytes["use_regex"] == false =>
+        {
+            name_of(&split["pattern"]["Regex"])
+        }
+        _ => None,
+    };
+    let Some(pre) = pre else { return wrong("pre_tokenizer", "its Split (or Qwen3.5's) and ByteLevel") };
     match &steps(&file.post_processor, "processors")[..] {
         [] => {}
         [bytes] if bytes["type"] == "ByteLevel" => {}
         _ => return wrong("post_processor", "ByteLevel"),
     }
     match &steps(&file.decoder, "decoders")[..] {
-        [bytes] if bytes["type"] == "ByteLevel" => Ok(()),
+        [bytes] if bytes["type"] == "ByteLevel" => Ok(pre),
         _ => wrong("decoder", "ByteLevel"),
     }
 }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod derive;
 mod encode;
 mod expr;
 mod family;

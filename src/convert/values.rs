@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::family::{Family, Group, JsonFile, KeyType, Require, ValueRule};
-use super::preprocessor::{PREPROCESSOR, Preprocessor};
+use super::preprocessor::{PREPROCESSOR, Preprocessor, VIDEO_PREPROCESSOR, video_note};
 use crate::gguf::{Metadata, Value};
 use crate::position::{Layout, default_sections, drivers};
 use crate::{Error, Result};
@@ -13,17 +13,31 @@ pub(crate) struct Configs {
     pub config: Json,
     /// `None` when the folder says nothing about its image processor.
     pub preprocessor: Option<Preprocessor>,
+    /// Likewise of its video processor.
+    pub video_preprocessor: Option<Preprocessor>,
 }
 
 impl Configs {
     fn file(&self, file: JsonFile) -> (&'static str, Option<&Json>) {
+        let processor = |found: &'_ Option<Preprocessor>, absent| match found {
+            Some(found) => found.place,
+            None => absent,
+        };
         match file {
             JsonFile::Config => ("config.json", Some(&self.config)),
-            JsonFile::Preprocessor => match &self.preprocessor {
-                Some(found) => (found.place, Some(&found.json)),
-                None => (PREPROCESSOR, None),
-            },
+            JsonFile::Preprocessor => {
+                (processor(&self.preprocessor, PREPROCESSOR), self.preprocessor.as_ref().map(|found| &found.json))
+            }
+            JsonFile::VideoPreprocessor => (
+                processor(&self.video_preprocessor, VIDEO_PREPROCESSOR),
+                self.video_preprocessor.as_ref().map(|found| &found.json),
+            ),
         }
+    }
+
+    /// What a user should know when the video processor is set otherwise than the image processor.
+    pub(crate) fn video_note(&self, has_limits: bool) -> Option<String> {
+        video_note(self.preprocessor.as_ref(), self.video_preprocessor.as_ref(), has_limits)
     }
 }
 
@@ -64,8 +78,8 @@ impl Values {
                 )));
             }
         }
-        drivers(Layout::Mrope, values.sections()?, values.uint("n_embd_head")?)
-            .map_err(|err| err.at("config.json: mrope_section"))?;
+        let n_rot = values.uint("n_rot").or_else(|_| values.uint("n_embd_head"))?;
+        drivers(Layout::Mrope, values.sections()?, n_rot).map_err(|err| err.at("config.json: mrope_section"))?;
         Ok(values)
     }
 
@@ -96,6 +110,25 @@ impl Values {
         matches!(self.get(name), Some(Value::Bool(true)))
     }
 
+    /// The entries of the `i32[]` value called `name`, none when it is absent.
+    pub(crate) fn indexes(&self, name: &str) -> Result<Vec<usize>> {
+        let ints = match self.get(name) {
+            None => Some(Vec::new()),
+            Some(Value::Array(array)) => array.to_ints(),
+            Some(_) => None,
+        };
+        let indexes = ints.and_then(|ints| ints.into_iter().map(|n| usize::try_from(n).ok()).collect());
+        indexes.ok_or_else(|| Error::format(format!("the family gives `{name}` no indexes")))
+    }
+
+    /// The entries of the `bool[]` value called `name`, which must be `n`.
+    pub(crate) fn flags(&self, name: &str, n: usize) -> Result<Vec<bool>> {
+        match self.get(name) {
+            Some(Value::Array(crate::gguf::Array::Bool(flags))) if flags.len() == n => Ok(flags.clone()),
+            _ => Err(Error::format(format!("the family gives `{name}` no `{n}` flags"))),
+        }
+    }
+
     fn sections(&self) -> Result<[usize; 3]> {
         let Some(Value::Array(array)) = self.get("rope_sections") else {
             return Err(Error::format("the family gives `rope_sections` no array"));
@@ -120,11 +153,16 @@ impl Values {
     }
 
     fn value_of(&self, rule: &ValueRule, configs: &Configs) -> Result<Option<Value>> {
-        if let Some(expr) = &rule.derive {
-            let n = expr.eval(|name| self.uint(name).ok().map(|n| n as u64));
-            let n = n.map_err(|err| err.at(format!("config.json: {}", rule.name)))?;
-            let n = u32::try_from(n).map_err(|_| Error::limit(format!("{} = `{n}` exceeds 2^32", rule.name)))?;
-            return Ok(Some(n.into()));
+        if let Some(derive) = &rule.derive {
+            let value =
+                derive.eval(|name| self.get(name)).map_err(|err| err.at(format!("config.json: {}", rule.name)))?;
+            let place = format!("config.json: {}", rule.name);
+            let missing = || Error::format(format!("{place}: `{}` has no value", derive.text()));
+            return match value {
+                Some(value) => self.checked(value, rule, &place).map(Some),
+                None if rule.optional => Ok(None),
+                None => Err(missing()),
+            };
         }
         let (file, json) = configs.file(rule.file);
         let (place, json) = match json.and_then(|json| look_up(json, &rule.from)) {
@@ -135,9 +173,24 @@ impl Values {
                 None => return Err(Error::format(format!("{file}: `{}` is missing", rule.from.join("` or `")))),
             },
         };
-        let value = convert(&json, rule.ty, &place)?;
-        check_range(&value, rule, &place)?;
-        Ok(Some(value))
+        let json = match &rule.words {
+            Some(words) => in_words(&json, words, &place)?,
+            None => json,
+        };
+        self.checked(convert(&json, rule.ty, &place)?, rule, &place).map(Some)
+    }
+
+    /// `value`, when range and length are those of the rule.
+    fn checked(&self, value: Value, rule: &ValueRule, place: &str) -> Result<Value> {
+        check_range(&value, rule, place)?;
+        match (&rule.len_of, &value) {
+            (Some(name), Value::Array(array)) if array.len() != self.uint(name)? => Err(Error::format(format!(
+                "{place} has `{}` entries, expected `{name}`, which is `{}`",
+                array.len(),
+                self.uint(name)?
+            ))),
+            _ => Ok(value),
+        }
     }
 }
 
@@ -174,11 +227,28 @@ fn convert(json: &Json, ty: KeyType, place: &str) -> Result<Value> {
             let items = list(json).and_then(|l| l.iter().map(|x| int(x).and_then(|n| i32::try_from(n).ok())).collect());
             Value::from(items.ok_or_else(|| wrong("an array of whole numbers")).map(|v: Vec<i32>| v)?)
         }
+        KeyType::Bools => {
+            let items = list(json).and_then(|l| l.iter().map(Json::as_bool).collect());
+            Value::from(items.ok_or_else(|| wrong("an array of true and false")).map(|v: Vec<bool>| v)?)
+        }
         KeyType::F32s => {
             let items = list(json).and_then(|l| l.iter().map(float).collect());
             Value::from(items.ok_or_else(|| wrong("an array of numbers")).map(|v: Vec<f32>| v)?)
         }
     })
+}
+
+/// An array of two words as one of bools.
+fn in_words(json: &Json, words: &[String; 2], place: &str) -> Result<Json> {
+    let Some(list) = json.as_array() else { return Ok(json.clone()) };
+    let one = |item: &Json| {
+        let found = words.iter().position(|word| item.as_str() == Some(word));
+        found.map(|at| Json::Bool(at == 1)).ok_or_else(|| {
+            let text: String = item.to_string().chars().take(80).collect();
+            Error::unsupported(format!("{place} holds `{text}`, supported: {}", words.join(", ")))
+        })
+    };
+    list.iter().map(one).collect::<Result<Vec<_>>>().map(Json::Array)
 }
 
 fn check_range(value: &Value, rule: &ValueRule, place: &str) -> Result<()> {

@@ -105,6 +105,8 @@ pub fn check_outputs_in(folder: &Path, names: &[&str]) -> Result<()> {
 
 /// Whether a folder takes a new file. Asked by doing: permissions, quotas and read-only file systems have the last word.
 fn check_folder(folder: &Path, name: &str) -> Result<()> {
+    // What a run left that was killed while it asked.
+    remove_stale(folder, &temp_prefix(name));
     Temp::create(folder, &temp_prefix(name)).map(drop).at(|| format!("no file can be made in `{}`", folder.display()))
 }
 

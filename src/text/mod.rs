@@ -22,7 +22,7 @@ mod stream;
 pub(crate) mod fuzz;
 
 #[cfg(feature = "convert")]
-pub(crate) use pretokenizer::QWEN2_SPLIT;
+pub(crate) use pretokenizer::{QWEN2_SPLIT, QWEN35_SPLIT};
 
 pub use message::{Content, MediaSource, Message, Part};
 pub use sampler::{Sampler, SamplerOptions};

@@ -1,6 +1,7 @@
 //! Tests of the room `convert`: here checkpoints that convert, in the modules those that must not, interrupted writes,
 //! and quantization.
 
+mod families;
 mod faults;
 mod interrupted;
 mod quantize;

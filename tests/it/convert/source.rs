@@ -336,3 +336,13 @@ fn tokenizer(text: &Gguf) -> (Json, Json) {
     });
     (tokenizer, config)
 }
+
+/// Copies the files of a folder.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        // The copy may be written to, whatever the original allows.
+        std::fs::write(to.join(path.file_name().unwrap()), std::fs::read(&path).unwrap()).unwrap();
+    }
+}
