@@ -3,6 +3,7 @@
 
 use crate::gguf::GgmlType;
 use crate::gguf::GgmlType::*;
+use crate::tensor::can_dequantize;
 use crate::{Error, Result};
 
 /// A recipe for a whole file: `general.file_type` and the type that most tensors get.
@@ -50,7 +51,11 @@ impl FileType {
         let full = alias.map_or(name, |(_, full)| full);
         TABLE.iter().position(|row| row.0.eq_ignore_ascii_case(full)).map(FileType).ok_or_else(|| {
             let known: Vec<&str> = TABLE.iter().map(|row| row.0).collect();
-            Error::bad_input(format!("file type `{name}` is not known, expected one of {}", known.join(", ")))
+            // `IQ2_M` and its kin are mixtures of types that are read.
+            let is_read =
+                GgmlType::from_name(name).is_some_and(can_dequantize) || name.to_ascii_uppercase().starts_with("IQ");
+            let what = if is_read { "is read, but not made here" } else { "is not known" };
+            Error::bad_input(format!("file type `{name}` {what}, expected one of {}", known.join(", ")))
         })
     }
 
@@ -98,11 +103,18 @@ pub(crate) struct ModelFacts {
     pub has_output: bool,
     /// Whether importances steer the quantization.
     pub has_imatrix: bool,
-    /// How many tensors are called `attn_v.weight`.
-    pub n_attn_v: usize,
+    /// The layers with a tensor called `attn_v.weight`, in order. Others are recurrent, and are not counted.
+    pub attn_v: Vec<usize>,
 }
 
 impl ModelFacts {
+    /// The layers of the tensors called `attn_v.weight` among these names.
+    pub(crate) fn layers_with_attn_v<'a>(names: impl Iterator<Item = &'a str>) -> Vec<usize> {
+        let mut layers: Vec<usize> = names.filter(|name| name.ends_with("attn_v.weight")).map(layer_of).collect();
+        layers.sort_unstable();
+        layers
+    }
+
     /// Whether this is a model with 80 layers of the families in which llama.cpp keeps `attn_v` at 5 bits or more,
     /// because many heads share it. It knows no size for `qwen2vl` and does not do it there.
     fn is_70b(&self) -> bool {
@@ -134,6 +146,10 @@ pub(crate) fn recipe(file_type: FileType, name: &str, ne: &[usize], model: &Mode
     }
     let il = layer_of(name);
     let is = |part: &str| name.contains(part);
+    // Small, and what they say is multiplied up over all tokens.
+    if is("ssm_alpha.weight") || is("ssm_beta.weight") {
+        return F32;
+    }
     if is("attn_v.weight") {
         attn_v(file_type, il, model)
     } else if is("ffn_down") {
@@ -157,8 +173,9 @@ pub(crate) fn recipe(file_type: FileType, name: &str, ne: &[usize], model: &Mode
     }
 }
 
-fn attn_v(file_type: FileType, il: usize, model: &ModelFacts) -> GgmlType {
+fn attn_v(file_type: FileType, layer: usize, model: &ModelFacts) -> GgmlType {
     let base = file_type.base();
+    let il = model.attn_v.iter().position(|known| *known == layer).unwrap_or(layer);
     let ty = match file_type.name() {
         "Q2_K" if model.n_gqa >= 4 => Q4_K,
         "Q2_K" => Q3_K,
@@ -166,7 +183,7 @@ fn attn_v(file_type: FileType, il: usize, model: &ModelFacts) -> GgmlType {
         "Q3_K_M" => Q4_K,
         "Q3_K_L" => Q5_K,
         "IQ4_NL" | "IQ4_XS" if model.n_gqa >= 4 => Q5_K,
-        "Q4_K_M" | "Q5_K_M" if wants_more_bits(il, model.n_attn_v) => Q6_K,
+        "Q4_K_M" | "Q5_K_M" if wants_more_bits(il, model.attn_v.len()) => Q6_K,
         "Q4_K_S" if il < 4 => Q5_K,
         _ => base,
     };

@@ -212,7 +212,7 @@ fn facts(family: &Family, values: &Values, plan: &Plan) -> Result<ModelFacts> {
         n_gqa: values.uint("n_gqa").unwrap_or(1),
         has_output: plan.text.iter().any(|t| t.name == "output.weight"),
         has_imatrix: false,
-        n_attn_v: plan.text.iter().filter(|t| t.name.ends_with("attn_v.weight")).count(),
+        attn_v: ModelFacts::layers_with_attn_v(plan.text.iter().map(|t| t.name.as_str())),
     })
 }
 

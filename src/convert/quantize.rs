@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::staged::{Declared, Staged, data_bytes};
 use crate::error::Context;
 use crate::gguf::{GgmlType, Gguf, Metadata, TensorInfo};
-use crate::tensor::can_quantize;
+use crate::tensor::{can_dequantize, can_quantize};
 use crate::{Error, Result};
 
 /// What to quantize, and how.
@@ -198,8 +198,7 @@ fn choose(
         if to != info.ty && info.ty.block_len() > 1 && !options.allow_requantize {
             requantized.push(format!("`{}` is {}", info.name, info.ty));
         }
-        // What has a decoder has an encoder.
-        if to != info.ty && !can_quantize(info.ty) {
+        if to != info.ty && !can_dequantize(info.ty) {
             unreadable.push(format!("`{}` is {}", info.name, info.ty));
         }
         choices.push(Choice { to, wanted: (to != ty).then_some(ty) });
@@ -237,7 +236,7 @@ fn patterns(options: &QuantizeOptions) -> Result<Vec<(SysRegex, GgmlType)>> {
     let all = named.chain(options.tensor_types.iter().map(|(_, ty)| *ty));
     for ty in all.chain([options.file_type.base()]) {
         if !can_quantize(ty) {
-            return Err(Error::bad_input(format!("tensors of type `{ty}` cannot be written")));
+            return Err(Error::bad_input(format!("tensors of type `{ty}` cannot be made here, only read")));
         }
     }
     let compile = |(pattern, ty): &(String, GgmlType)| match SysRegex::new(pattern) {
@@ -261,7 +260,7 @@ fn facts(gguf: &Gguf, has_imatrix: bool) -> Result<ModelFacts> {
         n_gqa: n_head.checked_div(n_head_kv).unwrap_or(1),
         has_output: gguf.tensor("output.weight").is_some(),
         has_imatrix,
-        n_attn_v: gguf.tensors().iter().filter(|t| t.name.ends_with("attn_v.weight")).count(),
+        attn_v: ModelFacts::layers_with_attn_v(gguf.tensors().iter().map(|t| t.name.as_str())),
         arch,
     })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::device::{Device, Linear, Norm};
 use super::host::Host;
 use crate::gguf::{GgmlType, Gguf, TensorInfo};
-use crate::tensor::{MatView, can_quantize, dequantize_row};
+use crate::tensor::{MatView, can_dequantize, dequantize_row};
 use crate::{Error, Result};
 
 /// A matrix, packed.
@@ -111,7 +111,7 @@ impl<'a> Loader<'a> {
             return None;
         }
         if !wanted(info.ty) {
-            if can_quantize(info.ty) {
+            if can_dequantize(info.ty) {
                 self.problems.push(format!("`{name}` has type {}, expected F32, F16 or BF16", info.ty));
             } else {
                 self.no_kernel.push(format!("`{name}` has type {}", info.ty));
@@ -123,7 +123,7 @@ impl<'a> Loader<'a> {
 
     /// A matrix of `n_rows` rows; `None` on a mismatch, with which `finish` fails.
     pub fn mat(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Mat> {
-        let info = self.find(name, &[n_cols, n_rows], can_quantize)?;
+        let info = self.find(name, &[n_cols, n_rows], can_dequantize)?;
         let data = Data::File(Arc::clone(self.file), info.clone());
         Some(Mat { data, ty: info.ty, n_cols, rows: 0..n_rows, n_rows_of_data: n_rows })
     }

@@ -7,5 +7,5 @@
 pub mod block;
 mod view;
 
-pub use block::{can_quantize, dequantize_row, quantize_row};
+pub use block::{can_dequantize, can_quantize, dequantize_row, quantize_row};
 pub use view::MatView;

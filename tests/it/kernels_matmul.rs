@@ -39,7 +39,7 @@ impl Rng {
 /// Every type, with the NMSE that its products may have against exact ones of the decoded weights: for quantized types,
 /// activations alone cost about 2.3e-5 with scales per 32 and 4.6e-5 with scales per 256; 16-bit integers cost about
 /// 6e-9 for activations and as much for weights.
-const TYPES: [(GgmlType, f64); 15] = [
+const TYPES: [(GgmlType, f64); 28] = [
     (GgmlType::F32, 1e-12),
     (GgmlType::F16, 2e-8),
     (GgmlType::BF16, 2e-8),
@@ -55,6 +55,19 @@ const TYPES: [(GgmlType, f64); 15] = [
     (GgmlType::Q6_K, 7.5e-5),
     (GgmlType::IQ4_NL, 1.2e-4),
     (GgmlType::IQ4_XS, 1.2e-4),
+    (GgmlType::IQ1_S, 5e-5),
+    (GgmlType::IQ1_M, 7.5e-5),
+    (GgmlType::IQ2_XXS, 5e-5),
+    (GgmlType::IQ2_XS, 7.5e-5),
+    (GgmlType::IQ2_S, 7.5e-5),
+    (GgmlType::IQ3_XXS, 5e-5),
+    (GgmlType::IQ3_S, 5e-5),
+    (GgmlType::TQ1_0, 5e-5),
+    (GgmlType::TQ2_0, 5e-5),
+    (GgmlType::Q1_0, 5e-5),
+    (GgmlType::Q2_0, 5e-5),
+    (GgmlType::MXFP4, 5e-5),
+    (GgmlType::NVFP4, 7.5e-5),
 ];
 
 /// The types that a few tokens meet in f32.
@@ -88,6 +101,7 @@ fn sizes(ty: GgmlType, rng: &mut Rng) -> (usize, usize, usize) {
     let blocks = match ty.block_len() {
         256 => 1 + rng.below(3),
         32 => 1 + rng.below(20),
+        64 | 128 => 1 + rng.below(8),
         _ => 1 + rng.below(700),
     };
     (1 + rng.below(39), ty.block_len() * blocks, 1 + rng.below(167))

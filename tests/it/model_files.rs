@@ -40,7 +40,7 @@ fn types_without_a_kernel_are_named_with_a_way_out() {
     use GgmlType::*;
     let (from, dir) = (tiny_c(), tempfile::tempdir().unwrap());
     let path = dir.path().join("in.gguf");
-    for ty in [IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0] {
+    for ty in [Q8_1, Q8_K] {
         copy(&from, from.meta().clone(), |t| if t.name.contains("ffn_down") { ty } else { t.ty }, &path);
         let err = load(&path).err().unwrap();
         assert_eq!(err.kind(), ErrorKind::Unsupported, "{err}");
@@ -63,6 +63,24 @@ fn types_without_a_kernel_are_named_with_a_way_out() {
     copy(&from, from.meta().clone(), |t| if t.name == "output_norm.weight" { Q8_0 } else { t.ty }, &path);
     let err = load(&path).err().unwrap().to_string();
     assert!(err.contains("`output_norm.weight` has type Q8_0, expected F32, F16 or BF16"), "{err}");
+}
+
+#[test]
+fn formats_that_are_not_made_here_load_and_become_others() {
+    use GgmlType::*;
+    let (from, dir) = (tiny_c(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("in.gguf");
+    for ty in [IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0, MXFP4, NVFP4, Q1_0, Q2_0] {
+        copy(&from, from.meta().clone(), |t| if t.name.contains("ffn_down") { ty } else { t.ty }, &path);
+        load(&path).unwrap_or_else(|err| panic!("{ty}: {err}"));
+        let out = dir.path().join("out.gguf");
+        let mut options = QuantizeOptions::new(&path, &out, FileType::from_name("q8_0").unwrap());
+        options.allow_requantize = true;
+        quantize(&options, &mut ()).unwrap_or_else(|err| panic!("{ty}: {err}"));
+        assert_eq!(Gguf::open(&out).unwrap().tensor("blk.0.ffn_down.weight").unwrap().ty, Q8_0);
+        let err = FileType::from_name(ty.name()).unwrap_err().to_string();
+        assert!(err.contains("read") && err.contains(ty.name()), "{err}");
+    }
 }
 
 /// tiny-c as `layout` with keys `rope.*` of its own.

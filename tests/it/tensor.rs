@@ -2,7 +2,7 @@
 
 use longtake::ErrorKind;
 use longtake::gguf::GgmlType::{self, *};
-use longtake::tensor::{MatView, can_quantize, dequantize_row, quantize_row};
+use longtake::tensor::{MatView, can_dequantize, can_quantize, dequantize_row, quantize_row};
 use proptest::prelude::*;
 
 use crate::common::{Arrays, golden_json};
@@ -221,7 +221,7 @@ fn types_without_a_codec_are_refused() {
     for ty in TYPES {
         assert!(can_quantize(ty), "{ty}");
     }
-    for ty in [Q8_1, Q8_K, IQ2_XXS, IQ1_M, TQ1_0, MXFP4, I8, I32, F64] {
+    for ty in [Q8_1, Q8_K, I8, I32, F64] {
         assert!(!can_quantize(ty), "{ty}");
         let (mut bytes, mut x) = (vec![0; ty.block_bytes()], vec![0.0; ty.block_len()]);
         assert_eq!(dequantize_row(ty, &bytes, &mut x).unwrap_err().kind(), ErrorKind::Unsupported);
@@ -367,4 +367,42 @@ proptest! {
             prop_assert!(decode(ty, &encode(ty, &x, 1), 1).iter().all(|x| x.is_finite()), "{ty}");
         }
     }
+}
+
+/// Formats that are read and not made here, with blocks that another implementation decoded (`tests/formats`).
+const READ_ONLY: [GgmlType; 13] = [
+    GgmlType::IQ1_S,
+    GgmlType::IQ1_M,
+    GgmlType::IQ2_XXS,
+    GgmlType::IQ2_XS,
+    GgmlType::IQ2_S,
+    GgmlType::IQ3_XXS,
+    GgmlType::IQ3_S,
+    GgmlType::TQ1_0,
+    GgmlType::TQ2_0,
+    GgmlType::Q1_0,
+    GgmlType::Q2_0,
+    GgmlType::MXFP4,
+    GgmlType::NVFP4,
+];
+
+#[test]
+fn formats_that_are_only_read_decode_bit_for_bit() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats/blocks.safetensors");
+    let arrays = Arrays::at(path.as_ref());
+    for ty in READ_ONLY {
+        let (packed, want) = (arrays.u8(&format!("{ty}.packed")), arrays.f32(&format!("{ty}.values")));
+        let mut got = vec![f32::NAN; want.len()];
+        dequantize_row(ty, &packed, &mut got).unwrap();
+        // A zero may have either sign: codes are integers here.
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!(got.to_bits() == want.to_bits() || (*got == 0.0 && *want == 0.0), "{ty} {i}: {got} for {want}");
+        }
+        assert!(can_dequantize(ty) && !can_quantize(ty));
+        let err = quantize_row(ty, &want[..ty.block_len()], &mut vec![0; ty.block_bytes()], None).unwrap_err();
+        assert!(err.to_string().contains(ty.name()) && err.to_string().contains("not made"), "{err}");
+    }
+    let others =
+        (0..64).filter_map(|id| GgmlType::from_id(id).ok()).filter(|ty| can_dequantize(*ty) && !can_quantize(*ty));
+    assert_eq!(others.count(), READ_ONLY.len());
 }

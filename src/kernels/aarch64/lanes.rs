@@ -73,6 +73,7 @@ impl Lanes for Pairs {
         fn f16s(bits: [u16; 8]) -> [float32x4_t; 2] {
             [fcvtl(vld1_u16(bits.as_ptr())), fcvtl(vld1_u16(bits.as_ptr().add(4)))]
         }
+        fn floats(src: &[f32; 8]) -> [float32x4_t; 2] { [vld1q_f32(src.as_ptr()), vld1q_f32(src[4..].as_ptr())] }
         fn from_u8(src: [u8; 8]) -> [float32x4_t; 2] {
             let wide = vmovl_u8(vld1_u8(src.as_ptr()));
             [vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide))), vcvtq_f32_u32(vmovl_high_u16(wide))]

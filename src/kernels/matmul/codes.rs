@@ -4,7 +4,8 @@
 
 use super::lanes::Lanes;
 use crate::tensor::block::{
-    Block, IQ4_NL, IQ4_VALUES, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    Block, Coded, IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL, IQ4_VALUES, IQ4_XS, MXFP4, NVFP4, Q1_0,
+    Q2_0, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, TQ1_0, TQ2_0,
 };
 
 /// Columns per chunk.
@@ -45,7 +46,8 @@ pub trait Codes: Block {
 macro_rules! with_codes {
     ($ty:expr, $F:ident => $body:expr) => {
         $crate::kernels::matmul::codes::with_codes!(@rows $ty, $F, $body,
-            Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS)
+            Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS
+            IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S TQ1_0 TQ2_0 Q1_0 Q2_0 MXFP4 NVFP4)
     };
     (@rows $ty:expr, $F:ident, $body:expr, $($name:ident)*) => {
         match $ty {
@@ -269,6 +271,38 @@ impl Codes for Q2_K {
         let (a, b) = (halves(packed & LOW, d), halves(packed >> 4 & LOW, -dmin));
         Chunk { codes: pairs_128::<L>(&block[16..80]), a, b }
     }
+}
+
+/// Formats that say what their codes and scales are. Where a scale holds for 32 columns, panels hold the codes themselves.
+macro_rules! coded {
+    ($($name:ident)*) => {$(
+        impl Codes for $name {
+            const MAX_CODE: u8 = if <$name as Coded>::WIDE { u8::MAX } else { 2 * <$name as Coded>::TOP };
+            const CENTERED: bool = <$name as Coded>::WIDE;
+            const WIDE: bool = <$name as Coded>::WIDE;
+            const GROUP: usize = 32;
+
+            #[inline(always)]
+            fn unpack<L: Lanes>(src: &[u8]) -> Chunk<L> {
+                expanded::<L, $name>(src)
+            }
+        }
+    )*};
+}
+coded!(IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S TQ1_0 TQ2_0 Q1_0 Q2_0 MXFP4 NVFP4);
+
+#[inline(always)]
+fn expanded<L: Lanes, C: Coded>(src: &[u8]) -> Chunk<L> {
+    let (mut codes, mut scales) = ([0i8; CHUNK], [0f32; CHUNK / SUB]);
+    let blocks = codes.chunks_exact_mut(C::LEN).zip(scales.chunks_exact_mut(C::LEN / SUB));
+    for (block, (codes, scales)) in src.chunks_exact(C::BYTES).zip(blocks) {
+        C::expand(block, codes, scales);
+    }
+    let offset = if C::WIDE { 128 } else { C::TOP };
+    let codes = codes.map(|code| (code as u8).wrapping_add(offset));
+    let bytes = codes.as_chunks::<32>().0;
+    let a = [L::floats(&scales.as_chunks().0[0]), L::floats(&scales.as_chunks().0[1])];
+    Chunk { codes: std::array::from_fn(|k| L::bytes(&bytes[k])), a, b: a.map(|a| L::mul(a, -f32::from(offset))) }
 }
 
 /// The blocks of 256 columns.

@@ -21,6 +21,7 @@ pub trait Lanes {
     /// What the table holds for each index below 16.
     fn lookup(v: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
 
+    fn floats(src: &[f32; 8]) -> Self::Floats;
     fn put_floats(v: Self::Floats, dst: &mut [f32; 8]);
     fn f16(bits: u16) -> f32;
     fn f16s(bits: [u16; 8]) -> Self::Floats;
@@ -101,6 +102,11 @@ impl Lanes for Plain {
     #[inline(always)]
     fn lookup(v: [u8; 32], table: &[u8; 16]) -> [u8; 32] {
         v.map(|v| table[(v & 15) as usize])
+    }
+
+    #[inline(always)]
+    fn floats(src: &[f32; 8]) -> [f32; 8] {
+        *src
     }
 
     #[inline(always)]

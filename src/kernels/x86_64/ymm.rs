@@ -38,6 +38,7 @@ impl Lanes for Ymm {
         }
         fn put_floats(v: __m256, dst: &mut [f32; 8]) { _mm256_storeu_ps(dst.as_mut_ptr(), v) }
         fn f16(bits: u16) -> f32 { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32))) }
+        fn floats(src: &[f32; 8]) -> __m256 { _mm256_loadu_ps(src.as_ptr()) }
         fn f16s(bits: [u16; 8]) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())) }
         fn from_u8(src: [u8; 8]) -> __m256 {
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(src))))

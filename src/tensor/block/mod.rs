@@ -4,11 +4,20 @@
 //! It becomes known to the program by one row in `with_block!`, the only place that turns a [`GgmlType`] into a Rust type.
 //! Decoders are plain loops over 16 or 32 elements without branches, so that they vectorize wherever they are inlined.
 //!
+//! Formats that are codes and scales, and that are read but not made here, say only these (`coded`).
+//!
 //! The simple formats are packed as everyone packs them, byte for byte. The others have a search each, which minimizes the
 //! squared error, weighted by importance where that is known: `affine` for formats with minima, `symmetric` for the rest.
 #![forbid(unsafe_code)]
 
 mod affine;
+mod coded;
+mod few_bits;
+mod fp4;
+mod grids;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4_nl;
 mod iq4_xs;
 mod lanes;
@@ -28,6 +37,12 @@ mod q8_0;
 mod scale;
 mod symmetric;
 
+pub use coded::{Coded, MAX_LEN, SUB};
+pub use few_bits::{Q1_0, Q2_0, TQ1_0, TQ2_0};
+pub use fp4::{MXFP4, NVFP4};
+pub use iq1::{IQ1_M, IQ1_S};
+pub use iq2::{IQ2_S, IQ2_XS, IQ2_XXS};
+pub use iq3::{IQ3_S, IQ3_XXS};
 pub use iq4_nl::{IQ4_NL, IQ4_VALUES};
 pub use iq4_xs::IQ4_XS;
 pub use plain_bf16::BF16;
@@ -58,6 +73,8 @@ pub trait Block {
     const BYTES: usize;
     /// The largest magnitude that a block can hold; larger values have no scale that fits the format.
     const MAX_ABS: f32;
+    /// Whether blocks are made here, and not only read.
+    const IS_MADE: bool = true;
 
     /// Decodes one block: `src` (BYTES,) into `dst` (LEN,).
     ///
@@ -69,8 +86,11 @@ pub trait Block {
     /// `importance` (LEN,) holds finite, non-negative weights of the squared error; formats without a search ignore it.
     ///
     /// # Panics
-    /// When a length is wrong.
-    fn encode(src: &[f32], dst: &mut [u8], importance: Option<&[f32]>);
+    /// When a length is wrong, and for a format that is not made here.
+    fn encode(src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        let _ = (src, dst, importance);
+        panic!("{} is not made here", Self::TYPE);
+    }
 }
 
 /// Evaluates `$body` with `$B` naming the [`Block`] type of `$ty`: `with_block!(ty, B => dot_row::<B>(x, y))`.
@@ -78,7 +98,8 @@ pub trait Block {
 macro_rules! with_block {
     ($ty:expr, $B:ident => $body:expr) => {
         $crate::tensor::block::with_block!(@rows $ty, $B, $body,
-            F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS)
+            F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS
+            IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S TQ1_0 TQ2_0 Q1_0 Q2_0 MXFP4 NVFP4)
     };
     (@rows $ty:expr, $B:ident, $body:expr, $($name:ident)*) => {
         match $ty {
@@ -141,11 +162,18 @@ pub fn quantize_row(ty: GgmlType, src: &[f32], dst: &mut [u8], importance: Optio
 
 /// Whether [`quantize_row`] knows `ty`.
 pub fn can_quantize(ty: GgmlType) -> bool {
-    fn known<B: Block>() {}
-    with_block!(ty, B => known::<B>()).is_ok()
+    with_block!(ty, B => B::IS_MADE).unwrap_or(false)
+}
+
+/// Whether [`dequantize_row`] knows `ty`.
+pub fn can_dequantize(ty: GgmlType) -> bool {
+    with_block!(ty, B => B::LEN > 0).is_ok()
 }
 
 fn quantize_blocks<B: Block>(src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) -> Result<()> {
+    if !B::IS_MADE {
+        return Err(Error::unsupported(format!("tensors of type `{}` are read, but not made", B::TYPE)));
+    }
     assert_eq!(B::TYPE.row_bytes(src.len()), Some(dst.len()), "bytes for {} elements of {}", src.len(), B::TYPE);
     let is_float = B::LEN == 1;
     // No range contains a NaN.

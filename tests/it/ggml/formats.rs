@@ -4,7 +4,7 @@ use longtake::gguf::GgmlType;
 use longtake::kernels::supported;
 use longtake::tensor::{dequantize_row, quantize_row};
 
-use super::{SEARCHED, SIMPLE, rmse, rows};
+use super::{READ, SEARCHED, SIMPLE, rmse, rows};
 use crate::kernels_matmul::Rng;
 
 fn packed(ty: GgmlType, x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
@@ -24,7 +24,7 @@ fn difference(ours: &[u8], theirs: &[u8], block: usize) -> Option<String> {
 
 #[test]
 fn the_tables_of_types_agree() {
-    for ty in SIMPLE.into_iter().chain(SEARCHED) {
+    for ty in SIMPLE.into_iter().chain(SEARCHED).chain(READ) {
         for n in [ty.block_len(), 256, 8960] {
             assert_eq!(ty.row_bytes(n), Some(ggml_sys::row_bytes(ty.id(), n)), "{ty}");
         }
@@ -125,7 +125,7 @@ fn assert_same_bits(ours: &[f32], theirs: &[f32], case: &str) {
 
 #[test]
 fn any_bytes_decode_bit_for_bit() {
-    for ty in SIMPLE.into_iter().chain(SEARCHED) {
+    for ty in SIMPLE.into_iter().chain(SEARCHED).chain(READ) {
         for seed in 0..16 {
             let mut rng = Rng(seed + 200);
             let n = ty.block_len().max(32) * (1 + rng.below(40));

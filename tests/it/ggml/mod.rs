@@ -2,6 +2,7 @@
 //! `cargo test --features ggml --test it -- ggml::`
 
 mod bench;
+mod families;
 mod formats;
 mod logits;
 mod products;
@@ -15,6 +16,10 @@ use crate::kernels_matmul::Rng;
 const SIMPLE: [GgmlType; 8] = [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0];
 /// Packed by a search: ours is another than ggml's, and may not find less.
 const SEARCHED: [GgmlType; 7] = [Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS];
+
+/// Read, and not made here.
+const READ: [GgmlType; 13] =
+    [IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0, Q1_0, Q2_0, MXFP4, NVFP4];
 
 /// Rows of `n` numbers of many kinds, each with its name, up to 60000 in magnitude, which every type but F16 can pass.
 fn rows(n: usize, rng: &mut Rng) -> Vec<(&'static str, Vec<f32>)> {
