@@ -273,7 +273,8 @@ impl Dialogue<'_> {
         let n_ctx = self.session.n_ctx();
         let used = self.session.n_past() + self.n_waiting() + self.args.sampling.room(n_ctx) + QUESTION;
         let free = n_ctx.saturating_sub(used);
-        let fits = medium.shape(self.engine.need_vision()?.hparams(), None)?.n_tokens <= free;
+        let fits =
+            medium.shape(self.engine.need_vision()?.hparams(), self.engine.stamp_cost()?, None)?.n_tokens <= free;
         let around = used + if fits { 0 } else { free / 2 };
         let options = self.session.options();
         let budget = Budget::new(self.engine, Limits { n_ctx: Some(n_ctx), ..Limits::default() }, options);

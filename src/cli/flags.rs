@@ -300,6 +300,12 @@ pub struct MediaFlags {
     /// Pixel budget of a whole video.
     #[arg(long)]
     pub total_pixels: Option<u64>,
+    /// Bound each frame, too, where a model's budget is one for the whole video (Qwen3-VL, Qwen3.5).
+    #[arg(long)]
+    pub cap_pixels_per_frame: bool,
+    /// Leave the vision markers around a video whose frame pairs are stamped (Qwen3-VL, Qwen3.5), as newer transformers do.
+    #[arg(long)]
+    pub keep_markers: bool,
     /// Temporal scale of HoPE or VideoRoPE: a number, `understanding` (1.5) or `retrieval` (0.75); default from the model.
     #[arg(long, value_name = "G", allow_hyphen_values = true)]
     pub temporal_scale: Option<String>,
@@ -341,9 +347,11 @@ impl MediaFlags {
             min_pixels: self.min_pixels,
             max_pixels: self.max_pixels,
             total_pixels: self.total_pixels,
+            cap_pixels_per_frame: self.cap_pixels_per_frame,
             ..SampleOptions::default()
         };
-        Ok(MediaOptions { sample, temporal_scale: None, safe_decoder: self.safe.decoder()? })
+        let (keep_markers, safe_decoder) = (self.keep_markers, self.safe.decoder()?);
+        Ok(MediaOptions { sample, temporal_scale: None, keep_markers, safe_decoder })
     }
 
     /// The temporal scale, with a word of warning where the model has no use for it or was not trained with it.

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// The experiments of the theory: expected numbers beside computed ones, and plots.
 #[derive(clap::Args)]
 pub struct TheoryArgs {
-    /// Run these experiments only (E1 to E8).
+    /// Run these experiments only (E1 to E9).
     #[arg(long, value_delimiter = ',', value_name = "E1,…")]
     only: Vec<String>,
     /// Seed of those that draw random vectors.

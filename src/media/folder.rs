@@ -4,7 +4,7 @@
 //! picture is a frame whatever it is called; and what is called a picture must be one, all of one size, or the folder is
 //! refused before anything is decoded, naming the entry. Anything else (notes, metadata, folders, pipes) is left out, and
 //! said to be; hidden files (a leading dot) and the two files that Windows hides in folders are left out without a word. The
-//! rate is nominal: two frames a second, as the reference assumes for lists.
+//! rate is nominal, two frames a second, as the reference assumes for lists, unless it is said.
 
 use std::cmp::Ordering;
 use std::io::Read;
@@ -121,6 +121,11 @@ impl FrameSource for FolderSource {
 
     fn is_frame_list(&self) -> bool {
         true
+    }
+
+    fn set_rate(&mut self, fps: f64) {
+        self.info.fps = fps;
+        self.info.duration = self.paths.len() as f64 / fps;
     }
 }
 

@@ -61,9 +61,14 @@ pub trait FrameSource: Send {
     }
 
     /// Whether this is a list of separate pictures rather than a film: such a list is used whole
-    /// ([`super::sample::SampleOptions::whole`]), and its `fps` is nominal.
+    /// ([`super::sample::SampleOptions::whole`]), and its `fps` is nominal until it is [set](FrameSource::set_rate).
     fn is_frame_list(&self) -> bool {
         false
+    }
+
+    /// Says at which rate the pictures of a list were taken; films know theirs.
+    fn set_rate(&mut self, fps: f64) {
+        let _ = fps;
     }
 
     /// Damaged packets skipped so far.

@@ -1,6 +1,6 @@
 //! Sizes and rules of the vision tower, read from metadata and checked before any weight is looked at.
 
-use super::family::{Family, VitMlp, VitSpec, family_of_projector};
+use super::family::{Family, VideoRules, VideoTime, VitMlp, VitSpec, family_of_projector};
 use super::hparams::{positive, sized};
 use crate::gguf::{Gguf, Metadata};
 use crate::{Error, Result};
@@ -29,8 +29,10 @@ pub struct VisionHParams {
     pub taps: Vec<usize>,
     /// Side of the square table of learned positions; 0 without one.
     pub n_pos_side: usize,
-    /// Time ids per second of video, where the file has them.
+    /// Time ids per second of video, where the family has them: the file's, or those of all published models.
     pub tokens_per_second: Option<f64>,
+    /// How videos are sampled, sized and told of.
+    pub video: VideoRules,
     pub image_mean: [f32; 3],
     pub image_std: [f32; 3],
     /// Bounds on the pixels of a still image, where the file states them.
@@ -132,7 +134,10 @@ impl VisionHParams {
         let n_pos_side = if spec.learned_positions { pos_side(file, n_embd, patch_size)? } else { 0 };
         let tokens_per_second = match meta.float("clip.vision.tokens_per_second")? {
             Some(rate) => Some(positive(rate, "clip.vision.tokens_per_second")?),
-            None => None,
+            None => match family.video.time {
+                VideoTime::Clock { ids_per_second } => Some(ids_per_second),
+                VideoTime::Index | VideoTime::Stamps => None,
+            },
         };
         Ok(VisionHParams {
             family,
@@ -148,6 +153,7 @@ impl VisionHParams {
             taps: taps(meta, spec, n_layer)?,
             n_pos_side,
             tokens_per_second,
+            video: VideoRules::from_metadata(meta, family.video)?,
             eps: positive(
                 meta.need_float("clip.vision.attention.layer_norm_epsilon")?,
                 "clip.vision.attention.layer_norm_epsilon",

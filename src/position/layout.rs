@@ -24,6 +24,16 @@ pub enum Layout {
     MropeI,
     /// As MRoPE-Interleaved, but what time drives does not rotate at all: HoPE for interleaved models.
     HopeI,
+    /// MRoPE-Interleaved whose rows and columns begin anew in every block (the same paper's spatial reset).
+    MropeIReset,
+    /// Sums and differences of rows and columns drive the pairs in turn (VRoPE, arXiv 2502.11664).
+    VRope,
+    /// One running index in which a block of visual tokens takes 16 steps (V2PE, arXiv 2412.09616).
+    V2pe,
+    /// Visual tokens on a circle that is as far from every word (Circle-RoPE, arXiv 2505.16416; its video is a stack of circles).
+    CircleRope,
+    /// Time, height and width in small groups over all frequencies, in steps of 4, 8 and 8 (MM-RoPE, arXiv 2507.08801).
+    MmRope,
 }
 
 use Layout::*;
@@ -35,14 +45,15 @@ const BLOCK: Rule = Rule {
     pairs: Pairs::Bands,
     block: Block::Video,
     time: Time::Index,
-    space: Space::Corner,
+    space: Space::Corner { h: 1.0, w: 1.0 },
     cursor: Cursor::AboveAll,
     numbered: false,
 };
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 8] = [Rope, Tad, Mrope, VideoRope, Hope, HopeX, MropeI, HopeI];
+    pub const ALL: [Layout; 13] =
+        [Rope, Tad, Mrope, VideoRope, Hope, HopeX, MropeI, HopeI, MropeIReset, VRope, V2pe, CircleRope, MmRope];
     /// Those of HoPE's paper, which its training code knows.
     pub const OF_HOPE: [Layout; 6] = [Rope, Tad, Mrope, VideoRope, Hope, HopeX];
 
@@ -83,6 +94,45 @@ impl Layout {
             HopeX => &const { Rule { name: "hopex", ..HOPE } },
             MropeI => &const { Rule { name: "mrope-i", ..INTERLEAVED } },
             HopeI => &const { Rule { name: "hope-i", pairs: Pairs::Interleaved(Driver::ZERO), ..INTERLEAVED } },
+            MropeIReset => &const { Rule { name: "mrope-i-reset", space: Space::Reset, ..INTERLEAVED } },
+            VRope => {
+                &const {
+                    Rule {
+                        name: "vrope",
+                        pairs: Pairs::Repeated(&CORNERS),
+                        time: Time::Sides,
+                        space: Space::Corners,
+                        cursor: Cursor::NextPair,
+                        ..BLOCK
+                    }
+                }
+            }
+            V2pe => {
+                &const {
+                    Rule {
+                        name: "v2pe",
+                        pairs: Pairs::All(Driver::T),
+                        time: Time::Step(16.0),
+                        space: Space::Stretched(16.0),
+                        cursor: Cursor::NextPair,
+                        ..BLOCK
+                    }
+                }
+            }
+            CircleRope => {
+                &const { Rule { name: "circle", space: Space::Circle { radius: 10.0, alpha: 0.5 }, ..BLOCK } }
+            }
+            MmRope => {
+                &const {
+                    Rule {
+                        name: "mm-rope",
+                        pairs: Pairs::Repeated(&META),
+                        time: Time::Step(4.0),
+                        space: Space::Corner { h: 8.0, w: 8.0 },
+                        ..BLOCK
+                    }
+                }
+            }
         }
     }
 
@@ -134,6 +184,13 @@ const HOPE: Rule = Rule {
 };
 
 const INTERLEAVED: Rule = Rule { pairs: Pairs::Interleaved(Driver::T), block: Block::Pair, ..BLOCK };
+
+/// With t the middle of a pair: y + x, y - x, x - y and -y - x from there, which for words are all their one id.
+const CORNERS: [Driver; 4] =
+    [Driver::sum([-1, 1, 1]), Driver::sum([1, 1, -1]), Driver::sum([1, -1, 1]), Driver::sum([3, -1, -1])];
+
+/// MM-RoPE's group of eight pairs.
+const META: [Driver; 8] = [Driver::T, Driver::T, Driver::H, Driver::W, Driver::H, Driver::W, Driver::H, Driver::W];
 
 impl std::fmt::Display for Layout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

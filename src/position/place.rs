@@ -3,6 +3,7 @@
 use super::scale::check_temporal_scale;
 use super::{Block, Clock, Cursor, Layout, Pace, Rule, Space, Time};
 use crate::{Error, Result};
+use std::f64::consts::{PI, TAU};
 
 /// The position of a token. HoPE's are fractional and may be negative. In f64 they are exact (or rounded once, for a temporal
 /// scale that is no binary fraction) for as long as any stream may last.
@@ -43,6 +44,8 @@ struct Open {
     w: usize,
     scale: f64,
     clock: Option<Clock>,
+    /// The least angle of a cell about the centre, and the range of all, for layouts on circles.
+    turn: [f64; 2],
     frames: usize,
 }
 
@@ -69,12 +72,46 @@ impl Open {
                 let [h, w] = match rule.space {
                     Space::Point => [0.0, 0.0],
                     Space::Raster => [h * self.w as f64 + w; 2],
-                    Space::Corner => [h, w],
+                    Space::Corner { h: step_h, w: step_w } => [h * step_h, w * step_w],
+                    Space::Reset => [h, w],
+                    Space::Stretched(stride) => [stride - 1.0; 2],
+                    Space::Corners => [h, w].map(|side| self.time(rule, n - 1.0) + side + (h + w - side) / 2.0),
+                    Space::Circle { radius, alpha } => [self.circle_extent(radius, alpha); 2],
                     Space::Diagonal => [h, w].map(|side| self.time(rule, n - 1.0) + (side / 2.0).ceil()),
                 };
-                self.time(rule, n - 1.0).max(h).max(w) + 1.0
+                let t = self.time(rule, n - 1.0);
+                match rule.space {
+                    // A circle goes along with time on all axes.
+                    Space::Circle { .. } => t + h + 1.0,
+                    _ => t.max(h).max(w) + 1.0,
+                }
             }
         }
+    }
+
+    /// Where a cell stands on the circle around the origin, as (t, h, w): its angle is a mixture of that of its place about the
+    /// centre, spread over the whole turn, and of its number.
+    fn on_circle(&self, radius: f64, alpha: f64, y: usize, x: usize) -> [f64; 3] {
+        let [least, range] = self.turn;
+        let by_place = self.angle(y, x);
+        let by_place = if range > 0.0 { (by_place - least) / range * TAU } else { by_place };
+        let by_number = (y * self.w + x) as f64 / (self.h * self.w) as f64 * TAU;
+        let (sin, cos) = (alpha * by_place + (1.0 - alpha) * by_number).sin_cos();
+        // Across (1, 1, 1): u = (-1, 1, 0) / sqrt 2 and v = (-1, -1, 2) / sqrt 6 in (w, h, t).
+        let (u, v) = (radius * cos / 2f64.sqrt(), radius * sin / 6f64.sqrt());
+        [2.0 * v, u - v, -u - v]
+    }
+
+    /// The angle of a cell about the centre.
+    fn angle(&self, y: usize, x: usize) -> f64 {
+        let from_centre = |i: usize, side: usize| i as f64 - (side - 1) as f64 / 2.0;
+        from_centre(y, self.h).atan2(from_centre(x, self.w))
+    }
+
+    /// The largest id of a circle around the origin.
+    fn circle_extent(&self, radius: f64, alpha: f64) -> f64 {
+        let ids = (0..self.h * self.w).flat_map(|cell| self.on_circle(radius, alpha, cell / self.w, cell % self.w));
+        ids.fold(f64::NEG_INFINITY, f64::max)
     }
 
     /// Where pair `f` starts, and its time. Pairs that are blocks of their own stand behind each other.
@@ -140,6 +177,13 @@ impl Placer {
         self.n_tokens += n;
     }
 
+    /// Goes past `n` text tokens: what follows stands where it would stand after them.
+    pub fn pass_text(&mut self, n: usize) {
+        self.end_visual();
+        self.cursor += n as f64;
+        self.n_tokens += n;
+    }
+
     /// Opens a visual segment of frames with `h` x `w` tokens. `pace` is its temporal scale or clock; what a layout does not
     /// know it ignores.
     ///
@@ -156,7 +200,13 @@ impl Placer {
         let scale = check_temporal_scale(pace.scale.unwrap_or(self.layout.default_temporal_scale()))?;
         let clock = pace.clock.map(Clock::checked).transpose()?;
         let (start, token) = (self.cursor, self.n_tokens as f64);
-        self.open = Some(Open { start, token, h, w, scale, clock, frames: 0 });
+        let mut open = Open { start, token, h, w, scale, clock, turn: [0.0; 2], frames: 0 };
+        if let Space::Circle { .. } = self.layout.rule().space {
+            let angles = (0..h * w).map(|cell| open.angle(cell / w, cell % w));
+            let (least, most) = angles.fold((PI, -PI), |(least, most), angle| (angle.min(least), angle.max(most)));
+            open.turn = [least, most - least];
+        }
+        self.open = Some(open);
         Ok(())
     }
 
@@ -179,7 +229,18 @@ impl Placer {
                     let mut pos = match rule.space {
                         Space::Point => Pos::all(t),
                         Space::Raster => Pos::all(t + cell),
-                        Space::Corner => Pos { t, h: start + y as f64, w: start + x as f64 },
+                        Space::Corner { h, w } => Pos { t, h: start + y as f64 * h, w: start + x as f64 * w },
+                        Space::Reset => Pos { t, h: y as f64, w: x as f64 },
+                        Space::Corners => {
+                            let exact = |side: usize, i: usize| i as f64 - (side - 1) as f64 / 2.0;
+                            let middle = t + (h + w - 2) as f64 / 2.0;
+                            Pos { t: middle, h: middle + exact(h, y), w: middle + exact(w, x) }
+                        }
+                        Space::Stretched(stride) => Pos::all(t - 1.0 + stride * (cell + 1.0) / (h * w) as f64),
+                        Space::Circle { radius, alpha } => {
+                            let [on_t, on_h, on_w] = open.on_circle(radius, alpha, y, x);
+                            Pos { t: t + on_t, h: t + on_h, w: t + on_w }
+                        }
                         Space::Diagonal => Pos { t, h: t + centre(h, y), w: t + centre(w, x) },
                     };
                     if rule.numbered {
@@ -212,6 +273,21 @@ impl Placer {
             }
             _ => Err(Error::limit(format!("`{n}` frames of {} tokens are beyond {MAX_TOKENS}", open.h * open.w))),
         }
+    }
+
+    /// Goes past `n` segments of one frame each, like the one that is open.
+    ///
+    /// # Errors
+    /// As [`Placer::pass_frames`].
+    ///
+    /// # Panics
+    /// When no segment is open.
+    pub fn pass_blocks(&mut self, n: usize) -> Result<()> {
+        let before = self.cursor;
+        self.pass_frames(n)?;
+        let open = self.open.take().expect("frames were passed");
+        self.cursor = before + n as f64 * open.advance(self.layout.rule(), 1.0);
+        Ok(())
     }
 
     /// Ends the open visual segment, if any; later tokens continue after it.

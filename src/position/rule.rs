@@ -65,10 +65,23 @@ pub enum Space {
     Point,
     /// One after the other from t on, on all axes.
     Raster,
-    /// h = s + y, w = s + x.
-    Corner,
+    /// h = s + y times a step of its own, w = s + x likewise.
+    Corner { h: f64, w: f64 },
+    /// h = y, w = x: rows and columns begin anew in every block.
+    Reset,
     /// h = t + y - floor((H - 1) / 2), w likewise.
     Diagonal,
+    /// The same about the exact centre, which stands (H + W - 2) / 2 behind t: sums of ids are then distances from all four
+    /// corners.
+    Corners,
+    /// One after the other on all axes, a pair stretched over this many ids: t - 1 + stride (k + 1) / (H W) for cell k.
+    Stretched(f64),
+    /// On a circle in the plane across (1, 1, 1), about s + t: every cell is as far from every word.
+    Circle {
+        radius: f64,
+        /// How much of a cell's angle is that of its place in the picture; the rest is its number.
+        alpha: f64,
+    },
 }
 
 /// Where the sequence goes on after n pairs of a block that starts at s.

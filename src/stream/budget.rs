@@ -208,7 +208,9 @@ impl Budget {
         let Conversation { units, media } = Conversation::open(&self.engine, messages, render, wanted)?;
         let n_text = units.iter().filter(|unit| matches!(unit, Unit::Token(_))).count();
         let (plans, cost) = self.fit(media, n_text.saturating_add(room))?;
-        Ok((Prompt::new(units, plans), cost))
+        let mut prompt = Prompt::new(units, plans);
+        prompt.tell_time(&self.engine.tokenizer)?;
+        Ok((prompt, cost))
     }
 
     /// Plans media together, as large as the limits and their own options allow; `around` slots of the context are for what is
@@ -225,8 +227,8 @@ impl Budget {
                 Some(excess) => Err(Error::limit(format!("the conversation does not fit: {excess}"))),
             };
         }
-        let hp = self.engine.need_vision()?.hparams();
-        let shapes = |share| media.iter().map(|medium| medium.shape(hp, share)).collect::<Result<Vec<_>>>();
+        let (hp, stamps) = (self.engine.need_vision()?.hparams(), self.engine.stamp_cost()?);
+        let shapes = |share| media.iter().map(|medium| medium.shape(hp, stamps, share)).collect::<Result<Vec<_>>>();
         let wishes = shapes(None)?;
         let (mut found, mut cost) = self.search(&media, &shapes, around, None)?;
         if self.limits.time.is_some() {
@@ -235,8 +237,12 @@ impl Budget {
         }
         let both = wishes.iter().zip(&found);
         cost.reduced = media.iter().zip(both).flat_map(|(medium, (wish, got))| reduced(medium, wish, got)).collect();
-        let plans = media.into_iter().zip(&found).map(|(medium, shape)| medium.plan(shape, hp));
-        Ok((plans.collect::<Result<_>>()?, cost))
+        let plan = |(medium, shape): (Medium, &Shape)| -> Result<MediaPlan> {
+            let mut plan = medium.plan(shape, hp)?;
+            plan.write_stamps(&self.engine.tokenizer)?;
+            Ok(plan)
+        };
+        Ok((media.into_iter().zip(&found).map(plan).collect::<Result<_>>()?, cost))
     }
 
     /// The largest shapes that fit, and what they cost.

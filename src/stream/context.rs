@@ -213,6 +213,13 @@ impl Context {
         Ok(())
     }
 
+    /// Goes past `n` tokens of text, which the cache holds already.
+    pub fn pass_tokens(&mut self, n: usize) {
+        self.placer.pass_text(n);
+        self.n_placed += n;
+        self.n_known -= n;
+    }
+
     /// Ends the picture or video.
     pub fn end_visual(&mut self) {
         self.placer.end_visual();

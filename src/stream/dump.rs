@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use super::{Engine, MediaKind, Probe, Prompt, Session, Unit};
+use super::{Engine, MediaKind, Probe, Prompt, Session};
 use crate::cache::KvCache;
 use crate::files::atomic::write_beside;
 use crate::media::Grid;
@@ -174,21 +174,7 @@ impl Probe for Dump {
 
     /// Takes what can be seen only between prompt and generation.
     fn after_prompt(&mut self, session: &Session, prompt: &Prompt) -> Result<()> {
-        let pad = |name: &str| {
-            let id = session.engine().tokenizer.token_id(name);
-            id.map(i64::from).ok_or_else(|| Error::mismatch(format!("the vocabulary has no `{name}`")))
-        };
-        let mut input_ids = Vec::new();
-        for unit in &prompt.units {
-            match unit {
-                Unit::Token(id) => input_ids.push(i64::from(*id)),
-                Unit::Media { kind, index } => {
-                    let id = pad(if *kind == MediaKind::Image { "<|image_pad|>" } else { "<|video_pad|>" })?;
-                    let n = prompt.plan(*kind, *index).map_or(0, |plan| plan.n_tokens);
-                    input_ids.extend(std::iter::repeat_n(id, n));
-                }
-            }
-        }
+        let input_ids: Vec<i64> = prompt.input_ids(&session.engine().tokenizer)?.into_iter().map(i64::from).collect();
         let hp = session.engine().text.hparams();
         let mut keys = Vec::new();
         for ih in 0..hp.first_attention().map_or(0, |_| hp.n_head_kv) {

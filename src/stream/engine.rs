@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fingerprint;
+use super::{StampCost, fingerprint};
 use crate::cache::CacheShape;
 use crate::gguf::{GgmlType, Gguf};
 use crate::model::family::belong_together;
@@ -149,6 +149,15 @@ impl Engine {
     /// The shape of a cache for this model.
     pub fn cache_shape(&self, n_ctx: usize, types: (GgmlType, GgmlType)) -> CacheShape {
         self.text.hparams().cache_shape(n_ctx, types)
+    }
+
+    /// What a stamp costs, where videos are stamped.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub fn stamp_cost(&self) -> Result<Option<StampCost>> {
+        let is_stamped = self.vision.as_ref().is_some_and(|tower| tower.hparams().video.is_stamped());
+        is_stamped.then(|| StampCost::of(&self.tokenizer)).transpose()
     }
 
     /// The vision tower.

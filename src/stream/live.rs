@@ -1,22 +1,29 @@
 //! A stream of unknown length: what is known before it is watched, and the take that it is kept in.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::decode::Pairs;
-use super::media_plan::patch_spec;
-use super::{Engine, Event, Events, IfExists, MediaOptions, MediaPlan, SessionOptions, TakeHeader, TakeWriter, Window};
+use super::media_plan::{Resizing, patch_spec, resizing};
+use super::stamps::{Markers, stamp};
+use super::{
+    Engine, Event, Events, IfExists, MediaOptions, MediaPlan, PairText, SessionOptions, StampCost, TakeHeader,
+    TakeWriter, Window,
+};
 use crate::cache::KvCache;
 use crate::error::Context;
+use crate::media::Grid;
 use crate::media::ffmpeg::Tools;
 use crate::media::live::{LiveInfo, LiveSource};
 use crate::media::patch::{PatchSpec, pixel_values};
-use crate::media::sample::{FPS, FPS_MAX_FRAMES, SampleOptions, frame_size};
-use crate::media::{Grid, resize};
+use crate::media::sample::{FRAME_FACTOR, SampleOptions, frame_size};
 use crate::model::VisionTower;
+use crate::position::Clock;
+use crate::text::Tokenizer;
 use crate::{Error, Result};
 
 /// What a stream will become: the size of its frames is known, their number is not.
@@ -30,11 +37,53 @@ pub struct LiveShape {
     pub width: usize,
     /// A frame pair in patches, before merging (`t` is 1).
     pub grid: Grid,
-    /// Tokens of a frame pair.
+    /// Visual tokens of a frame pair, and most tokens of the words around it, where time is told in words.
     pub per_pair: usize,
+    pub n_stamp: usize,
     pub temporal_scale: Option<f64>,
+    /// How its time goes by, for models that were trained with seconds.
+    pub clock: Option<Clock>,
+    pub(super) markers: Markers,
     /// Frames that came so far; the plan that is being watched counts on.
     n_came: Arc<AtomicU64>,
+    /// The words around the pairs that were read and not forgotten, where time is told in words; likewise.
+    pub(super) words: Arc<Mutex<LiveWords>>,
+}
+
+/// Words around the pairs of a stream.
+#[derive(Debug, Default)]
+pub(super) struct LiveWords {
+    /// Of each pair that is not forgotten, tokens before it; behind each of them `tail`.
+    pub lead: VecDeque<Vec<u32>>,
+    pub tail: Vec<u32>,
+    /// See [`PairText::n_taken`].
+    pub n_taken: usize,
+    /// Tokens around the pairs that are forgotten.
+    pub n_forgotten: usize,
+    /// The words before the stream.
+    before: Vec<u32>,
+}
+
+impl LiveWords {
+    /// Forgets the oldest `n` pairs, with `n_visual` visual tokens each, and returns how many tokens they were.
+    pub fn forget(&mut self, n: usize, n_visual: usize) -> usize {
+        let around: usize = self.lead.drain(..n.min(self.lead.len())).map(|lead| lead.len() + self.tail.len()).sum();
+        self.n_forgotten += around;
+        n * n_visual + around
+    }
+
+    /// Pairs of `n` visual tokens that `left` tokens hold whole, from the oldest on, and how many tokens are left then.
+    pub fn n_whole(&self, n: usize, mut left: usize) -> (usize, usize) {
+        if self.lead.is_empty() {
+            return (left / n, left % n);
+        }
+        let mut n_whole = 0;
+        for lead in &self.lead {
+            let Some(rest) = left.checked_sub(lead.len() + n + self.tail.len()) else { break };
+            (left, n_whole) = (rest, n_whole + 1);
+        }
+        (n_whole, left)
+    }
 }
 
 impl LiveShape {
@@ -50,7 +99,39 @@ impl LiveShape {
 
     /// Tokens per second of the stream.
     pub fn tokens_per_second(&self) -> f64 {
-        self.info.taken_fps() / 2.0 * self.per_pair as f64
+        self.info.taken_fps() / 2.0 * (self.per_pair + self.n_stamp) as f64
+    }
+
+    /// Whether time is told in words.
+    pub fn is_stamped(&self) -> bool {
+        self.markers != Markers::Plain
+    }
+
+    /// The stamp of pair `pair`, whose frames came when the source counted them.
+    pub(super) fn stamp(&self, pair: usize) -> String {
+        let seconds = |k: u64| self.index(k) as f64 / self.info.fps;
+        stamp(seconds(2 * pair as u64), seconds(2 * pair as u64 + 1))
+    }
+
+    /// The tokens before pair `pair`, of which the frames have come, and behind it, where time is told in words.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub(super) fn words_around(&self, tokenizer: &Tokenizer, pair: usize) -> Result<Option<(Vec<u32>, Vec<u32>)>> {
+        if !self.is_stamped() {
+            return Ok(None);
+        }
+        let stamp = self.stamp(pair);
+        let mut text = PairText::of(tokenizer, &[&stamp])?;
+        if pair == 0 && self.markers == Markers::Replaced {
+            text.join(tokenizer, &self.words().before, &stamp)?;
+        }
+        Ok(Some((text.lead.swap_remove(0), text.tail)))
+    }
+
+    /// The words around it so far. A thread that failed while it had them leaves them whole.
+    pub(super) fn words(&self) -> MutexGuard<'_, LiveWords> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the stream has become, as a video that questions can be asked about.
@@ -64,6 +145,7 @@ pub struct LivePlan {
     pub shape: LiveShape,
     source: LiveSource,
     spec: PatchSpec,
+    resize: Resizing,
     /// What broke after a frame that was still to be handed over.
     failure: Option<Error>,
 }
@@ -84,15 +166,69 @@ impl LivePlan {
     ) -> Result<LivePlan> {
         let sample = &options.sample;
         check(sample).at(|| label.to_string())?;
-        let source = LiveSource::open(reader, label, sample.fps.unwrap_or(FPS), tools, stopped)?;
-        let (hp, info, spec) = (tower.hparams(), source.info().clone(), patch_spec(tower.hparams()));
-        let (height, width) =
-            frame_size(FPS_MAX_FRAMES, info.height, info.width, hp.factor(), sample).at(|| label.to_string())?;
+        let (hp, spec) = (tower.hparams(), patch_spec(tower.hparams()));
+        let form = &hp.video.form;
+        let source = LiveSource::open(reader, label, sample.fps.unwrap_or(form.fps), tools, stopped)?;
+        let info = source.info().clone();
+        let (height, width) = frame_size(form.max_frames, (info.height, info.width), hp.factor(), sample, &hp.video)
+            .at(|| label.to_string())?;
         let grid = Grid::of(1, height, width, &spec);
+        let n_stamp = 0;
         let (label, per_pair) = (label.to_string(), grid.n_tokens(hp.merge));
         let temporal_scale = options.temporal_scale;
-        let shape = LiveShape { label, info, height, width, grid, per_pair, temporal_scale, n_came: Arc::default() };
-        Ok(LivePlan { shape, source, spec, failure: None })
+        let seconds_per_pair = FRAME_FACTOR as f64 / info.taken_fps();
+        let clock = hp.tokens_per_second.map(|ids_per_second| Clock { seconds_per_pair, ids_per_second });
+        let (n_came, markers) = (Arc::default(), Markers::of(&hp.video, options.keep_markers));
+        let shape = LiveShape {
+            label,
+            info,
+            height,
+            width,
+            grid,
+            per_pair,
+            n_stamp,
+            temporal_scale,
+            clock,
+            markers,
+            n_came,
+            words: Arc::default(),
+        };
+        Ok(LivePlan { shape, source, spec, resize: resizing(hp), failure: None })
+    }
+}
+
+impl LivePlan {
+    /// Learns what words cost, where time is told in them: plans made before count visual tokens only.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub fn tell_time(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        /// Digits before the point, for three years.
+        const DIGITS: usize = 8;
+        if self.shape.markers != Markers::Plain {
+            self.shape.n_stamp = StampCost::of(tokenizer)?.each + DIGITS;
+        }
+        Ok(())
+    }
+
+    /// Begins anew behind the words `before`; returns those of them that are read as they are.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub(super) fn begin<'b>(&mut self, tokenizer: &Tokenizer, before: &'b [u32]) -> Result<&'b [u32]> {
+        self.tell_time(tokenizer)?;
+        let mut words = LiveWords { before: before.to_vec(), ..LiveWords::default() };
+        let mut n_stay = before.len();
+        if self.shape.markers != Markers::Plain {
+            let mut text = PairText::new(tokenizer, &[0.0])?;
+            if self.shape.markers == Markers::Replaced {
+                // What a stamp takes in follows from how it begins, whatever it tells.
+                n_stay = text.join(tokenizer, before, &stamp(0.0, 0.0))?;
+            }
+            (words.tail, words.n_taken) = (text.tail, text.n_taken);
+        }
+        *self.shape.words() = words;
+        Ok(&before[..n_stay])
     }
 }
 
@@ -126,7 +262,7 @@ impl Pairs for LivePlan {
         let mut frame = || -> Result<_> {
             let Some(frame) = self.source.next(stopped)? else { return Ok(None) };
             self.shape.n_came.fetch_add(1, Ordering::Relaxed);
-            Ok(Some(resize::bicubic_film(&frame, height, width)))
+            Ok(Some((self.resize.film)(&frame, height, width)))
         };
         let Some(first) = frame()? else { return Ok(false) };
         // An odd last one is taken twice, also before a break, which the next call tells.
@@ -191,7 +327,8 @@ impl LiveTake {
 
     fn write(&self, engine: &Engine, video: &MediaPlan, cache: &KvCache) -> Result<usize> {
         let system_prompt = self.system_prompt.as_deref();
-        let header = TakeHeader::of(engine, video, &self.options, (&self.before, &[]), system_prompt)?;
+        let before = &self.before[..video.n_stay(&engine.tokenizer, &self.before)?];
+        let header = TakeHeader::of(engine, video, &self.options, (before, &[]), system_prompt)?;
         TakeWriter::write_whole(&self.path, &header, cache, self.started.elapsed())?;
         Ok(header.n_tokens())
     }

@@ -8,13 +8,17 @@ use sha2::{Digest, Sha256};
 
 use super::decode::Pairs;
 use super::medium::nameless;
+use super::stamps::{Markers, PairText, stamp};
 use super::{LiveShape, Medium, TakeHeader, Window};
 use crate::files::Scratch;
 use crate::media::image_file::Decoded;
 use crate::media::patch::PatchSpec;
 use crate::media::sample::SampleOptions;
 use crate::media::{Decoders, FrameSource, Grid, ImageFile, Rgb, SafeDecoder, Shown, VideoInfo, resize};
+use crate::model::family::Pixels;
 use crate::model::{VisionHParams, VisionTower};
+use crate::position::{Clock, Pace};
+use crate::text::Tokenizer;
 use crate::{Error, Result, error::Context};
 
 /// How media are sampled, sized and placed.
@@ -23,6 +27,9 @@ pub struct MediaOptions {
     pub sample: SampleOptions,
     /// Temporal scale of this segment; the session's or the model's otherwise.
     pub temporal_scale: Option<f64>,
+    /// A stamped video keeps the vision markers that the template puts around all of its pairs, as the files of some models ask
+    /// for anyway.
+    pub keep_markers: bool,
     /// Decodes H.264 in place of this process; makes no difference to the frames.
     pub safe_decoder: Option<SafeDecoder>,
 }
@@ -54,18 +61,28 @@ pub struct MediaPlan {
     pub width: usize,
     /// In patches, before merging.
     pub grid: Grid,
-    /// Tokens in the context.
+    /// Tokens in the context; those of stamps are among them as soon as they are known.
     pub n_tokens: usize,
-    /// Frames taken, as indices of the source (a still image: one). Of a stream, those that are still in the cache.
+    /// Frames taken, as indices of the source (a still image: one), two for each pair. Of a stream, those that
+    /// are still in the cache.
     pub frames: Vec<usize>,
     /// Frame pairs at the beginning of a stream that have left the cache.
     pub n_forgotten: usize,
+    /// Tokens that stood around those pairs.
+    pub n_forgotten_text: usize,
     /// What the source says of itself (videos).
     pub info: Option<VideoInfo>,
     pub temporal_scale: Option<f64>,
+    /// How its time goes by, for models that were trained with seconds.
+    pub clock: Option<Clock>,
+    /// Whether time is told in words, and what then becomes of the template's markers.
+    pub(super) markers: Markers,
+    /// What stands around its pairs, where time is told in words, as soon as that is known.
+    pub text: Option<PairText>,
     pub(super) source: Source,
     /// Tells sources apart: what [`fingerprint`](super::fingerprint) says of files and pixels, or a name.
     pub(super) source_id: String,
+    pub(super) resize: Resizing,
     /// What was found wrong with the file when it was decoded.
     pub(super) warning: Option<String>,
     /// Files that hold it and are there for it alone.
@@ -80,6 +97,24 @@ pub(super) enum Source {
     Video(Box<dyn FrameSource>, PatchSpec),
     /// A video that is in a take, of so many frames a second: what it became is known, its frames are not at hand.
     Watched(f64),
+}
+
+/// How pixels are resampled: those of pictures, of lists of frames, and of films.
+#[derive(Clone, Copy)]
+pub(super) struct Resizing {
+    pub picture: fn(&Rgb, usize, usize) -> Rgb,
+    pub film: fn(&Rgb, usize, usize) -> Rgb,
+}
+
+/// Of media whose frames are not at hand.
+const UNUSED: Resizing = Resizing { picture: resize::bicubic, film: resize::bicubic_film };
+
+/// The resampling of a projector's family.
+pub(super) fn resizing(hp: &VisionHParams) -> Resizing {
+    match hp.video.form.pixels {
+        Pixels::Utils => Resizing { picture: resize::bicubic, film: resize::bicubic_film },
+        Pixels::Processor => Resizing { picture: resize::bicubic_integer, film: resize::bicubic_integer },
+    }
 }
 
 /// What a vision tower expects of pixels.
@@ -139,7 +174,8 @@ impl MediaPlan {
             let message = "does not have the frames that were planned, or the projector cuts them otherwise";
             return Err(Error::mismatch(message).at(path.display().to_string()));
         }
-        Ok(MediaPlan { source: Source::Video(source, spec), ..plan })
+        let resize = resizing(tower.hparams());
+        Ok(MediaPlan { source: Source::Video(source, spec), resize, ..plan })
     }
 
     /// The video of a take.
@@ -154,8 +190,13 @@ impl MediaPlan {
             n_tokens: header.n_media(),
             frames: header.frames.iter().map(|i| *i as usize).collect(),
             n_forgotten: header.n_forgotten,
+            n_forgotten_text: header.n_forgotten_text,
             info: None,
             temporal_scale: Some(header.temporal_scale),
+            clock: header.clock,
+            markers: header.markers,
+            text: header.text.clone(),
+            resize: UNUSED,
             source: Source::Watched(header.fps),
             source_id: header.source_fingerprint.clone(),
             warning: None,
@@ -169,15 +210,22 @@ impl MediaPlan {
         let frames = 2 * n_forgotten as u64..2 * n_pairs as u64;
         let frames: Vec<usize> = frames.map(|k| live.index(k) as usize).collect();
         let n_frames = frames.last().map_or(0, |last| last + 1);
+        let (words, n_whole) = (live.words(), n_pairs - n_forgotten);
+        let text = (live.markers != Markers::Plain).then(|| PairText {
+            lead: words.lead.iter().take(n_whole).cloned().collect(),
+            tail: words.tail.clone(),
+            n_taken: words.n_taken,
+        });
         MediaPlan {
             kind: MediaKind::Video,
             label: live.label.clone(),
             height: live.height,
             width: live.width,
             grid: Grid { t: n_pairs, ..live.grid },
-            n_tokens: (n_pairs - n_forgotten) * live.per_pair,
+            n_tokens: n_whole * live.per_pair + text.as_ref().map_or(0, PairText::n_text),
             frames,
             n_forgotten,
+            n_forgotten_text: words.n_forgotten,
             info: Some(VideoInfo {
                 n_frames,
                 fps: source.fps,
@@ -187,6 +235,10 @@ impl MediaPlan {
                 decoder: source.decoder.clone(),
             }),
             temporal_scale: live.temporal_scale,
+            clock: live.clock,
+            markers: live.markers,
+            text,
+            resize: UNUSED,
             source: Source::Watched(source.fps),
             source_id: live.label.clone(),
             warning: None,
@@ -199,6 +251,88 @@ impl MediaPlan {
         self.grid.t
     }
 
+    /// Writes the stamps of a stamped video, if that is not done: the first by itself until it is joined to the words before.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub(super) fn write_stamps(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        if self.markers != Markers::Plain && self.text.is_none() && self.kind == MediaKind::Video {
+            let text = PairText::new(tokenizer, &self.seconds())?;
+            self.n_tokens += text.n_text();
+            self.text = Some(text);
+        }
+        Ok(())
+    }
+
+    /// Joins the first stamp to the tokens `before` of the words before the video, and returns how many of them stay: all where it
+    /// is not stamped, or its markers stay.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub(super) fn join(&mut self, tokenizer: &Tokenizer, before: &[u32]) -> Result<usize> {
+        self.write_stamps(tokenizer)?;
+        let seconds = if self.is_watched() { Vec::new() } else { self.seconds() };
+        let Some(text) = self.text.as_mut().filter(|_| self.markers == Markers::Replaced) else {
+            return Ok(before.len());
+        };
+        match seconds[..] {
+            // What was read stands as it is.
+            [] => text.n_stay(tokenizer, before),
+            [first, ..] => {
+                let n_text = text.n_text();
+                let n_stay = text.join(tokenizer, before, &stamp(first, seconds[1]))?;
+                self.n_tokens = self.n_tokens - n_text + text.n_text();
+                Ok(n_stay)
+            }
+        }
+    }
+
+    /// How many of the tokens `before` stay, as [`MediaPlan::join`] found.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub(super) fn n_stay(&self, tokenizer: &Tokenizer, before: &[u32]) -> Result<usize> {
+        match &self.text {
+            Some(text) if self.markers == Markers::Replaced => text.n_stay(tokenizer, before),
+            _ => Ok(before.len()),
+        }
+    }
+
+    /// Tokens of frame pair `pair`, with the words around it.
+    pub fn n_pair_tokens(&self, pair: usize) -> usize {
+        let n_text = self.text.as_ref().map_or(0, PairText::n_text);
+        let n = (self.n_tokens - n_text) / (self.n_pairs() - self.n_forgotten);
+        self.text.as_ref().map_or(n, |text| text.n_tokens(pair, n))
+    }
+
+    /// Pairs that `n` tokens hold whole, from the first on.
+    pub fn n_whole_pairs(&self, n: usize) -> usize {
+        let mut left = n;
+        let is_in = |pair: &usize| {
+            let rest = left.checked_sub(self.n_pair_tokens(*pair));
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        (0..self.n_pairs()).take_while(is_in).count()
+    }
+
+    /// How its time goes by, at this temporal scale.
+    pub fn pace(&self, scale: f64) -> Pace {
+        Pace { scale: Some(scale), clock: self.clock }
+    }
+
+    /// When the two frames of each pair are shown, in seconds. What a file of a constant rate says of a frame is its number
+    /// divided by that rate, as the reference computes it; of an irregular one, its own time.
+    pub fn seconds(&self) -> Vec<f64> {
+        let fps = self.info.as_ref().map_or(0.0, |info| info.fps);
+        let seconds = |(shown, index): (Shown, &usize)| {
+            let steady = *index as f64 / fps;
+            // Far below what a stamp tells, and above what containers round away.
+            if (shown.seconds - steady).abs() < 1e-3 { steady } else { shown.seconds }
+        };
+        self.shown().into_iter().zip(&self.frames).map(seconds).collect()
+    }
+
     /// Tells media apart that look the same in a prompt: SHA-256 of what identifies the source, of the frames taken, and of
     /// their size.
     pub(super) fn id(&self) -> [u8; 32] {
@@ -206,6 +340,12 @@ impl MediaPlan {
         let numbers = [self.height, self.width, self.n_forgotten].into_iter().chain(self.frames.iter().copied());
         numbers.for_each(|n| hash.update((n as u64).to_le_bytes()));
         hash.update([self.kind as u8]);
+        if let Some(text) = &self.text {
+            text.lead.iter().flatten().chain(&text.tail).for_each(|id| hash.update(id.to_le_bytes()));
+        }
+        if let Some(Clock { seconds_per_pair, ids_per_second }) = self.clock {
+            [seconds_per_pair, ids_per_second].into_iter().for_each(|n| hash.update(n.to_le_bytes()));
+        }
         hash.update(self.source_id.as_bytes());
         hash.finalize().into()
     }
@@ -250,7 +390,7 @@ impl MediaPlan {
                 Some(scratch) => nameless(err, scratch, &self.label),
                 None => err,
             })?;
-            self.source = Source::Image(resize::bicubic(&rgb, self.height, self.width), spec.clone());
+            self.source = Source::Image((self.resize.picture)(&rgb, self.height, self.width), spec.clone());
             self.warning = warning;
         }
         Ok(())
@@ -274,7 +414,7 @@ impl MediaPlan {
                 return Err(Error::mismatch(message).at(self.label.clone()));
             }
             Source::Video(source, spec) => {
-                let resize = if source.is_frame_list() { resize::bicubic } else { resize::bicubic_film };
+                let resize = if source.is_frame_list() { self.resize.picture } else { self.resize.film };
                 let mut frame = |i: usize| -> Result<Rgb> {
                     let rgb = source.frame(i).at(|| format!("{}: frame {i}", self.label))?;
                     if rgb.height == 0 || rgb.width == 0 {

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::media_plan::{Source, patch_spec};
-use super::{Known, MediaOptions, MediaPlan, Shape, fingerprint};
+use super::media_plan::{Source, patch_spec, resizing};
+use super::stamps::Markers;
+use super::{Known, MediaOptions, MediaPlan, Shape, StampCost, fingerprint};
 use crate::files::Scratch;
 use crate::media::folder::{FolderSource, frame_size};
-use crate::media::sample::{SampleOptions, Taken, frames_taken, spread};
+use crate::media::sample::{FRAME_FACTOR, SampleOptions, Taken, frames_taken, seconds_per_pair, spread};
 use crate::media::{Decoders, FrameSource, ImageFile, Rgb, VideoInfo};
 use crate::model::VisionHParams;
+use crate::position::Clock;
 use crate::{Error, Result, error::Context, text};
 
 /// A picture or video whose header was read, with the options that it was given.
@@ -120,8 +122,11 @@ impl Medium {
         Ok(Medium { source_id: ids.concat(), ..Medium::frames(source, format!("{} frames", paths.len()), options) })
     }
 
-    /// Any source of frames, which `label` names.
-    pub fn frames(source: Box<dyn FrameSource>, label: String, options: &MediaOptions) -> Medium {
+    /// Any source of frames, which `label` names. A list of frames has the rate that the options give.
+    pub fn frames(mut source: Box<dyn FrameSource>, label: String, options: &MediaOptions) -> Medium {
+        if let Some(fps) = options.sample.fps.filter(|_| source.is_frame_list()) {
+            source.set_rate(fps);
+        }
         let info = source.info().clone();
         let VideoInfo { n_frames, fps, height, width, .. } = info;
         let known = Known::Video { n_frames, fps, height, width, is_list: source.is_frame_list() };
@@ -133,12 +138,12 @@ impl Medium {
         Medium { label, known, options, info: None, path: None, frames, source_id, scratch: Vec::new() }
     }
 
-    /// What it becomes with a share of so many tokens, or without a bound.
+    /// What it becomes with a share of so many tokens, or without a bound; see [`Shape::of`].
     ///
     /// # Errors
     /// Those of [`Shape::of`], with its name.
-    pub fn shape(&self, hp: &VisionHParams, share: Option<usize>) -> Result<Shape> {
-        Shape::of(&self.known, &self.options, hp, share).at(|| self.label.clone())
+    pub fn shape(&self, hp: &VisionHParams, stamps: Option<StampCost>, share: Option<usize>) -> Result<Shape> {
+        Shape::of(&self.known, &self.options, hp, stamps, share).at(|| self.label.clone())
     }
 
     /// Bytes that decoding it to `shape` takes before the model sees anything: of pictures, which are read whole.
@@ -150,40 +155,49 @@ impl Medium {
         }
     }
 
-    /// The plan to turn it into `shape`, which is one of its own.
+    /// The plan to turn it into `shape`, which is one of its own. Its tokens are visual ones: stamps come with the words around it
+    /// ([`Prompt`](super::Prompt)).
     ///
     /// # Errors
     /// None for a shape of its own.
     pub fn plan(self, shape: &Shape, hp: &VisionHParams) -> Result<MediaPlan> {
-        let frames = match self.known {
-            Known::Picture { .. } => vec![0],
-            Known::Video { n_frames, fps, is_list, .. } => {
-                let sample = &self.options.sample;
-                let sample = SampleOptions { whole: sample.whole | is_list, ..sample.clone() };
-                let taken = frames_taken(n_frames, fps, &sample).at(|| self.label.clone())?;
-                spread(Taken { n: shape.n_frames, ..taken })
-            }
-        };
-        let spec = patch_spec(hp);
+        let (mut frames, mut clock) = (vec![0], None);
+        if let Known::Video { n_frames, fps, is_list, .. } = self.known {
+            let sample = &self.options.sample;
+            let sample = SampleOptions { whole: sample.whole | is_list, ..sample.clone() };
+            let taken = frames_taken(n_frames, fps, &sample, &hp.video).at(|| self.label.clone())?;
+            let taken = Taken { n: shape.n_frames, ..taken };
+            frames = spread(taken);
+            // An odd last frame makes a pair with itself.
+            let last = frames.last().copied().unwrap_or(0);
+            frames.resize(frames.len().next_multiple_of(FRAME_FACTOR), last);
+            clock = hp
+                .tokens_per_second
+                .map(|ids_per_second| Clock { seconds_per_pair: seconds_per_pair(&taken, fps), ids_per_second });
+        }
+        let (spec, resize) = (patch_spec(hp), resizing(hp));
         Ok(MediaPlan {
             kind: shape.kind,
             label: self.label,
             height: shape.height,
             width: shape.width,
             grid: shape.grid,
-            n_tokens: shape.n_tokens,
+            n_tokens: shape.grid.n_tokens(hp.merge),
             frames,
+            clock,
+            markers: Markers::of(&hp.video, self.options.keep_markers),
+            text: None,
             n_forgotten: 0,
+            n_forgotten_text: 0,
             info: self.info,
             temporal_scale: self.options.temporal_scale,
             source: match self.frames {
                 Frames::File(file) => Source::File(file, spec),
-                Frames::Picture(rgb) => {
-                    Source::Image(crate::media::resize::bicubic(&rgb, shape.height, shape.width), spec)
-                }
+                Frames::Picture(rgb) => Source::Image((resize.picture)(&rgb, shape.height, shape.width), spec),
                 Frames::Video(source) => Source::Video(source, spec),
             },
             source_id: self.source_id,
+            resize,
             warning: None,
             scratch: self.scratch,
         })
@@ -194,7 +208,7 @@ impl Medium {
     /// # Errors
     /// Those of [`Medium::shape`].
     pub fn whole(self, hp: &VisionHParams) -> Result<MediaPlan> {
-        let shape = self.shape(hp, None)?;
+        let shape = self.shape(hp, None, None)?;
         self.plan(&shape, hp)
     }
 }

@@ -22,6 +22,7 @@ mod reader;
 mod session;
 pub mod shape;
 mod speed;
+mod stamps;
 pub mod take;
 mod watch;
 
@@ -40,5 +41,6 @@ pub use session::{
     Finish, GenerateOptions, Generation, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window,
 };
 pub use shape::{Known, Shape};
+pub use stamps::{PairText, StampCost, stamp};
 pub use take::{IfExists, Take, TakeHeader, TakeWriter, WatchRequest};
 pub use watch::{Around, Watch, conversation, question};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan, Medium};
 use crate::text::template::{Piece, RenderOptions};
-use crate::text::{Content, MediaSource, Message, Part};
+use crate::text::{Content, MediaSource, Message, Part, Tokenizer};
 use crate::{Error, Result};
 
 /// One step of a sequence as the cache remembers it.
@@ -16,6 +16,17 @@ pub enum Unit {
         kind: MediaKind,
         index: usize,
     },
+}
+
+impl Unit {
+    /// The units of a piece of a rendered conversation.
+    pub fn of(piece: Piece) -> Vec<Unit> {
+        match piece {
+            Piece::Tokens(ids) => ids.into_iter().map(Unit::Token).collect(),
+            Piece::Image(index) => vec![Unit::Media { kind: MediaKind::Image, index }],
+            Piece::Video(index) => vec![Unit::Media { kind: MediaKind::Video, index }],
+        }
+    }
 }
 
 /// Units in order, and the media they name.
@@ -74,7 +85,39 @@ impl Prompt {
     ) -> Result<Prompt> {
         let Conversation { units, media } = Conversation::open(engine, messages, render, defaults)?;
         let plan = |medium: Medium| medium.whole(engine.need_vision()?.hparams());
-        Ok(Prompt::new(units, media.into_iter().map(plan).collect::<Result<_>>()?))
+        let mut prompt = Prompt::new(units, media.into_iter().map(plan).collect::<Result<_>>()?);
+        prompt.tell_time(&engine.tokenizer)?;
+        Ok(prompt)
+    }
+
+    /// Writes the stamps of all videos whose time is told in words, and takes away the markers that theirs replace. Done once for
+    /// units as the template gave them; a second time nothing happens.
+    ///
+    /// # Errors
+    /// A vocabulary without vision markers.
+    pub fn tell_time(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        let mut at = 0;
+        while at < self.units.len() {
+            if let Unit::Media { kind: MediaKind::Video, index } = self.units[at]
+                && let Some(plan) = self.videos.get_mut(index)
+            {
+                let ids = |units: &[Unit]| -> Vec<u32> {
+                    let id = |unit: &Unit| if let Unit::Token(id) = unit { Some(*id) } else { None };
+                    units.iter().rev().map_while(id).collect()
+                };
+                let mut before = ids(&self.units[..at]);
+                before.reverse();
+                let is_closed = matches!(self.units.get(at + 1), Some(Unit::Token(_)));
+                let n_stay = plan.join(tokenizer, &before)?;
+                if n_stay < before.len() && is_closed {
+                    let first = at - (before.len() - n_stay);
+                    self.units.splice(first..at + 2, [self.units[at]]);
+                    at = first;
+                }
+            }
+            at += 1;
+        }
+        Ok(())
     }
 
     /// A conversation with the plans of its media, in order.
@@ -88,15 +131,40 @@ impl Prompt {
     /// # Errors
     /// Template errors.
     pub fn units(engine: &Engine, messages: &[Message], render: RenderOptions) -> Result<Vec<Unit>> {
-        let mut units = Vec::new();
-        for piece in engine.template.tokenize(&engine.tokenizer, messages, render)? {
-            match piece {
-                Piece::Tokens(ids) => units.extend(ids.into_iter().map(Unit::Token)),
-                Piece::Image(index) => units.push(Unit::Media { kind: MediaKind::Image, index }),
-                Piece::Video(index) => units.push(Unit::Media { kind: MediaKind::Video, index }),
+        Ok(engine.template.tokenize(&engine.tokenizer, messages, render)?.into_iter().flat_map(Unit::of).collect())
+    }
+
+    /// The tokens as the reference writes them, with a pad for each visual one.
+    ///
+    /// # Errors
+    /// A medium that was not planned, a vocabulary without pads.
+    pub fn input_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let pad = |kind: MediaKind| {
+            let name = if kind == MediaKind::Image { "<|image_pad|>" } else { "<|video_pad|>" };
+            tokenizer.token_id(name).ok_or_else(|| Error::mismatch(format!("the vocabulary has no `{name}`")))
+        };
+        let mut ids = Vec::new();
+        for unit in &self.units {
+            match *unit {
+                Unit::Token(id) => ids.push(id),
+                Unit::Media { kind, index } => {
+                    let plan = self.plan(kind, index).ok_or_else(|| not_planned(kind, index))?;
+                    let pad = pad(kind)?;
+                    match &plan.text {
+                        None => ids.extend(std::iter::repeat_n(pad, plan.n_tokens)),
+                        Some(text) => {
+                            let n = (plan.n_tokens - text.n_text()) / text.lead.len();
+                            for lead in &text.lead {
+                                ids.extend(lead);
+                                ids.extend(std::iter::repeat_n(pad, n));
+                                ids.extend(&text.tail);
+                            }
+                        }
+                    }
+                }
             }
         }
-        Ok(units)
+        Ok(ids)
     }
 
     /// All media in the order of the conversation.
@@ -183,6 +251,7 @@ pub fn part_options(
     }
     for (key, value) in given {
         let wrong = || Error::bad_input(format!("media option `{key}` is `{value}`, expected a non-negative number"));
+        let no_switch = || Error::bad_input(format!("media option `{key}` is `{value}`, expected true or false"));
         let number = || value.as_f64().filter(|v| v.is_finite()).ok_or_else(wrong);
         // Pixel bounds are sometimes written as floats (`256*28*28.0`).
         let count = || number().and_then(|v| if (0.0..9e15).contains(&v) { Ok(v as u64) } else { Err(wrong()) });
@@ -198,6 +267,8 @@ pub fn part_options(
             "total_pixels" => sample.total_pixels = Some(count()?),
             "resized_height" => sample.resized_height = Some(count()? as usize),
             "resized_width" => sample.resized_width = Some(count()? as usize),
+            "cap_pixels_per_frame" => sample.cap_pixels_per_frame = value.as_bool().ok_or_else(no_switch)?,
+            "keep_markers" => options.keep_markers = value.as_bool().ok_or_else(no_switch)?,
             "temporal_scale" => {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
                 options.temporal_scale = Some(crate::position::parse_temporal_scale(&text)?);

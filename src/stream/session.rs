@@ -12,12 +12,15 @@ use std::sync::Arc;
 use super::context::{Context, Held};
 use super::decode::Stage;
 use super::reader::{self, Medium, ReadEnd};
-use super::{Engine, Event, Events, MediaKind, MediaPlan, Probe, Prompt, Take, TakeHeader, TakeWriter, Unit, decode};
+use super::{
+    Engine, Event, Events, MediaKind, MediaPlan, PairText, Probe, Prompt, Take, TakeHeader, TakeWriter, Unit, decode,
+};
 use crate::cache::KvCache;
 use crate::error::Context as _;
 use crate::gguf::GgmlType;
+use crate::media::Grid;
 use crate::model::{Trace, VisionTower};
-use crate::position::Pos;
+use crate::position::{Pace, Pos};
 use crate::{Error, Result};
 
 /// Patches that go through the vision tower together: enough to feed the matrix products, little enough to stay small.
@@ -63,7 +66,7 @@ impl Session {
     /// A take of another model; memory that the system refuses.
     pub fn from_take(engine: &Arc<Engine>, take: &Take) -> Result<Session> {
         take.check_model(engine)?;
-        let TakeHeader { shape, temporal_scale: scale, grid: [t, h, w], before, after, .. } = &take.header;
+        let TakeHeader { shape, temporal_scale: scale, before, after, .. } = &take.header;
         let options = SessionOptions {
             n_ctx: shape.n_ctx,
             n_batch: take.header.n_batch,
@@ -76,13 +79,7 @@ impl Session {
         // What is in the cache whole is marked; of the next unit a part may be there.
         let mut is_whole =
             before.iter().try_fold(true, |whole, id| Ok::<_, Error>(whole && context.place_token(*id)?))?;
-        is_whole = is_whole
-            && context.place(take.header.n_media(), video, |placer| {
-                placer.begin_visual(*h, *w, Some(*scale))?;
-                placer.pass_frames(*t)?;
-                placer.end_visual();
-                Ok(())
-            })?;
+        is_whole = is_whole && context.place(take.header.n_media(), video, |placer| take.header.place(placer))?;
         after.iter().try_fold(is_whole, |whole, id| Ok::<_, Error>(whole && context.place_token(*id)?))?;
         let part = (context.n_known() > 0).then_some(video);
         Ok(Session { options, context, reading: None, part, recorder: None })
@@ -219,6 +216,7 @@ impl Session {
     }
 
     fn feed_units(&mut self, prompt: &mut Prompt, events: &mut Events<'_>) -> Result<()> {
+        prompt.tell_time(&self.engine().tokenizer)?;
         let total = prompt.n_tokens()?;
         if total > self.options.n_ctx {
             let way =
@@ -276,18 +274,18 @@ impl Session {
         let (grid, merged) = (plan.grid, plan.grid.merged(tower.hparams().merge));
         let scale = self.scale(plan.temporal_scale);
         self.reading = Some(Held::Medium { id: plan.id(), scale });
-        self.context.begin_visual(merged.h, merged.w, Some(scale))?;
         let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
         decode::probe(tower, group, plan.n_pairs(), grid).at(|| plan.label.clone())?;
         tower.reserve(group.min(plan.n_pairs()) * grid.h * grid.w)?;
         // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
         // result is the same to the last bit.
-        let start = self.context.n_known() / per_pair / group * group;
-        self.context.pass_pairs(start, per_pair)?;
-        let id = plan.id();
-        let medium = Medium { item, kind, grid, per_pair, start, n_pairs: Some(plan.n_pairs()) };
+        let start = plan.n_whole_pairs(self.context.n_known()) / group * group;
+        let (id, text, n_pairs) = (plan.id(), plan.text.clone(), plan.n_pairs());
+        let block = Block { merged, pace: plan.pace(scale), text: text.as_ref() };
+        self.begin_blocks(block, start)?;
+        let medium = Medium { item, kind, grid, per_pair, start, n_pairs: Some(n_pairs) };
         decode::decode(plan, start, group, events.cancel(), |stage| {
-            self.read_medium(tower, medium, stage, total, events)
+            self.read_medium(tower, medium, block, stage, total, events)
         })?;
         self.context.end_visual();
         if let Some(probe) = events.probe() {
@@ -324,18 +322,47 @@ impl Session {
         own.or(self.options.temporal_scale).unwrap_or(self.engine().text.hparams().temporal_scale)
     }
 
+    /// Places the first `n` pairs, which the cache holds, and opens the block of the others where they share one.
+    fn begin_blocks(&mut self, Block { merged: Grid { h, w, .. }, pace, text }: Block<'_>, n: usize) -> Result<()> {
+        let Some(text) = text else {
+            self.context.begin_visual(h, w, pace)?;
+            return self.context.pass_pairs(n, h * w);
+        };
+        for lead in &text.lead[..n] {
+            self.context.pass_tokens(lead.len());
+            self.context.begin_visual(h, w, pace)?;
+            self.context.pass_pairs(1, h * w)?;
+            self.context.pass_tokens(text.tail.len());
+        }
+        Ok(())
+    }
+
+    /// Adds the visual rows of a pair, between the words `around` it where it is a block of its own.
+    fn push_pair(&mut self, rows: &[f32], block: Block<'_>, around: Option<(&[u32], &[u32])>) -> Result<()> {
+        let Some((lead, tail)) = around else {
+            self.context.push_pair(rows);
+            return Ok(());
+        };
+        self.context.push_tokens(lead)?;
+        self.context.begin_visual(block.merged.h, block.merged.w, block.pace)?;
+        self.context.push_pair(rows);
+        self.context.end_visual();
+        self.context.push_tokens(tail)
+    }
+
     /// Reads a medium out of `total` tokens.
     fn read_medium(
         &mut self,
         tower: &VisionTower,
         medium: Medium,
+        block: Block<'_>,
         stage: &mut Stage<'_>,
         total: usize,
         events: &mut Events<'_>,
     ) -> Result<()> {
         let n_total = medium.n_pairs.unwrap_or_default();
         let end = reader::read(tower, medium, stage, events, &mut |pair, rows, events| {
-            self.context.push_pair(rows);
+            self.push_pair(rows, block, block.text.map(|text| (&text.lead[pair][..], &text.tail[..])))?;
             events.send(Event::Encoded { item: medium.item, n_done: pair + 1, n_total });
             self.drain(total, false, events)?;
             Ok(ControlFlow::Continue(()))
@@ -350,6 +377,16 @@ impl Session {
     fn drain(&mut self, total: usize, all: bool, events: &mut Events<'_>) -> Result<()> {
         self.context.drain(all, &mut Feeding { events, recorder: self.recorder.as_mut(), total })
     }
+}
+
+/// How the pairs of a medium stand in a context.
+#[derive(Clone, Copy)]
+struct Block<'t> {
+    /// A pair in tokens.
+    merged: Grid,
+    pace: Pace,
+    /// What stands around each pair that is a block of its own; the pairs of other videos share theirs.
+    text: Option<&'t PairText>,
 }
 
 /// What a session does around the steps of its context.
@@ -390,7 +427,6 @@ mod tests {
 
     use super::*;
     use crate::gguf::Gguf;
-    use crate::media::Grid;
     use crate::stream::decode::Decoded;
 
     const GRID: Grid = Grid { t: 3, h: 4, w: 6 };
@@ -417,7 +453,9 @@ mod tests {
         drop(send);
         let mut stage = Stage::new(said_so, &cancel, Arc::default());
         let tower = engine.need_vision().unwrap();
-        let result = session.read_medium(tower, MEDIUM, &mut stage, 18, &mut events);
+        let pace = Pace { scale: Some(1.0), clock: None };
+        let block = Block { merged: Grid { t: 1, h: 2, w: 3 }, pace, text: None };
+        let result = session.read_medium(tower, MEDIUM, block, &mut stage, 18, &mut events);
         session.pull().unwrap();
         let cache = session.cache().to_memory().unwrap();
         (result, seen, cache)

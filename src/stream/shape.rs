@@ -11,13 +11,12 @@
 //! leaves is the others': a small picture stays whole beside a video of hours, and a large picture and a video get as much as
 //! each other.
 
-use super::{MediaKind, MediaOptions};
+use super::{MediaKind, MediaOptions, StampCost};
 use crate::Result;
+use crate::media::Grid;
 use crate::media::sample::{
-    FPS_MIN_FRAMES, FRAME_FACTOR, IMAGE_MAX_TOKENS, IMAGE_MIN_TOKENS, SampleOptions, Taken, check_options, frame_size,
-    frames_taken, pixel_bounds,
+    FRAME_FACTOR, SampleOptions, Taken, bounded_frame_size, check_options, frames_taken, rounding, sized, spread,
 };
-use crate::media::{Grid, smart_resize};
 use crate::model::VisionHParams;
 
 /// What is known of a medium before anything of it is decoded.
@@ -58,91 +57,96 @@ pub struct Shape {
     /// Frames taken (1 of a picture), and the last frame that the decoder comes to.
     pub n_frames: usize,
     pub last: usize,
-    /// Tokens in the context.
+    /// Tokens in the context, those of stamps among them.
     pub n_tokens: usize,
 }
-
-/// The least that a cap on pixels may be above the least pixels: sizes between the two are multiples of the factor (the
-/// reference's own margin).
-const MARGIN: f64 = 1.05;
 
 impl Shape {
     /// The shape of a medium that may take `share` tokens, or as many as its options allow. A share below the least that the
     /// options allow gives the least; frames become smaller, then fewer. Sizes and numbers of frames that were asked for
-    /// exactly (`resized_height`, `nframes`, a list of frames) stay.
+    /// exactly (`resized_height`, `nframes`, a list of frames) stay. `stamps` is what a stamp costs, where time is told in words.
     ///
     /// # Errors
     /// Options that contradict each other or the medium, extreme aspect ratios: the same for every share.
-    pub fn of(known: &Known, options: &MediaOptions, hp: &VisionHParams, share: Option<usize>) -> Result<Shape> {
+    pub fn of(
+        known: &Known,
+        options: &MediaOptions,
+        hp: &VisionHParams,
+        stamps: Option<StampCost>,
+        share: Option<usize>,
+    ) -> Result<Shape> {
         let sample = &options.sample;
         match *known {
             Known::Picture { height, width } => Shape::picture((height, width), sample, hp, share),
             Known::Video { n_frames, fps, height, width, is_list } => {
                 let sample = SampleOptions { whole: sample.whole | is_list, ..sample.clone() };
-                let taken = frames_taken(n_frames, fps, &sample)?;
-                Shape::video(taken, (height, width), &sample, hp, share)
+                let taken = frames_taken(n_frames, fps, &sample, &hp.video)?;
+                let stamps = stamps.filter(|_| hp.video.is_stamped()).map(|cost| (cost, fps));
+                Shape::video(taken, (height, width), &sample, hp, (stamps, share))
             }
         }
     }
 
     fn picture(
-        (h, w): (usize, usize),
+        size: (usize, usize),
         sample: &SampleOptions,
         hp: &VisionHParams,
         share: Option<usize>,
     ) -> Result<Shape> {
         check_options(sample)?;
         let unit = (hp.factor() * hp.factor()) as u64;
-        let min = sample.min_pixels.or(hp.image_min_pixels).unwrap_or(IMAGE_MIN_TOKENS * unit);
-        let max = sample.max_pixels.or(hp.image_max_pixels).unwrap_or(IMAGE_MAX_TOKENS * unit).max(min);
-        let bounds = (min as f64, max as f64);
+        let (least, most) = hp.video.form.picture_tokens;
+        let min = sample.min_pixels.or(hp.image_min_pixels).unwrap_or(least * unit);
+        let max = sample.max_pixels.or(hp.image_max_pixels).unwrap_or(most * unit).max(min);
+        let (bounds, rounding) = ((min as f64, max as f64), rounding(&hp.video));
+        let cap = share.map_or(f64::INFINITY, |n| n as f64 * unit as f64);
         let (height, width) = match (sample.resized_height, sample.resized_width) {
-            (Some(h), Some(w)) => sized((h, w), hp.factor(), bounds, None)?,
-            _ => sized((h, w), hp.factor(), bounds, share.map(|n| n as f64 * unit as f64))?,
+            (Some(h), Some(w)) => sized((h, w), hp.factor(), bounds, f64::INFINITY, rounding)?,
+            _ => sized(size, hp.factor(), bounds, cap, rounding)?,
         };
-        Ok(Shape::new(MediaKind::Image, (height, width), (1, 0), hp))
+        Ok(Shape::new(MediaKind::Image, (height, width), (1, 0), 0, hp))
     }
 
     fn video(
         taken: Taken,
-        (h, w): (usize, usize),
+        size: (usize, usize),
         sample: &SampleOptions,
         hp: &VisionHParams,
-        share: Option<usize>,
+        (stamps, share): (Option<(StampCost, f64)>, Option<usize>),
     ) -> Result<Shape> {
         let unit = (hp.factor() * hp.factor()) as f64;
-        let of = |n: usize, share: Option<f64>| -> Result<Shape> {
-            let (height, width) = match share {
-                // Two frames share their tokens.
-                Some(share) if sample.resized_height.is_none() => {
-                    let cap = share * unit * FRAME_FACTOR as f64 / n as f64;
-                    sized((h, w), hp.factor(), pixel_bounds(n, hp.factor(), sample)?, Some(cap))?
-                }
-                _ => frame_size(n, h, w, hp.factor(), sample)?,
-            };
-            Ok(Shape::new(MediaKind::Video, (height, width), (n, taken.last), hp))
+        let of = |n: usize, share: Option<usize>| -> Result<Shape> {
+            let n_text = stamps.map_or(0, |(cost, fps)| cost.n_tokens(&spread(Taken { n, ..taken }), fps));
+            // Two frames share their tokens.
+            let cap = share.map_or(f64::INFINITY, |share| {
+                share.saturating_sub(n_text) as f64 * unit * FRAME_FACTOR as f64 / n as f64
+            });
+            let (height, width) = bounded_frame_size(n, size, hp.factor(), sample, &hp.video, cap)?;
+            Ok(Shape::new(MediaKind::Video, (height, width), (n, taken.last), n_text, hp))
         };
         let Some(share) = share else { return of(taken.n, None) };
-        let shape = of(taken.n, Some(share as f64))?;
+        let shape = of(taken.n, Some(share))?;
         if shape.n_tokens <= share || sample.nframes.is_some() || sample.whole {
             return Ok(shape);
         }
         // Frames have their least size: fewer, then.
-        let least = sample.min_frames.unwrap_or(FPS_MIN_FRAMES).min(taken.n).next_multiple_of(FRAME_FACTOR);
-        let per_pair = shape.n_tokens / shape.grid.t;
+        let least = sample.min_frames.unwrap_or(hp.video.form.min_frames).min(taken.n);
+        let least = least.next_multiple_of(FRAME_FACTOR).min(taken.n);
+        let per_pair = shape.n_tokens.div_ceil(shape.grid.t);
         let n = (share / per_pair.max(1) * FRAME_FACTOR).clamp(least, taken.n);
-        of(n, Some(0.0))
+        of(n, Some(0))
     }
 
     fn new(
         kind: MediaKind,
         (height, width): (usize, usize),
         (n_frames, last): (usize, usize),
+        n_text: usize,
         hp: &VisionHParams,
     ) -> Shape {
         let t = n_frames.div_ceil(FRAME_FACTOR);
         let grid = Grid { t, h: height / hp.patch_size, w: width / hp.patch_size };
-        Shape { kind, height, width, grid, n_frames, last, n_tokens: grid.n_tokens(hp.merge) }
+        Shape { kind, height, width, grid, n_frames, last, n_tokens: grid.n_tokens(hp.merge) + n_text }
     }
 
     /// Frame pairs (1 for a still image).
@@ -154,15 +158,6 @@ impl Shape {
     pub fn per_pair(&self) -> usize {
         self.grid.h * self.grid.w
     }
-}
-
-/// The (height, width) of a picture of (h, w) with an area between the bounds and, as far as a size exists there, below `cap`.
-fn sized((h, w): (usize, usize), factor: usize, (min, max): (f64, f64), cap: Option<f64>) -> Result<(usize, usize)> {
-    let side = factor as f64;
-    // A shrunk picture keeps its shape, so its shorter side is the first to reach the least that there is.
-    let aspect = h.max(w) as f64 / h.min(w).max(1) as f64;
-    let least = (min * MARGIN).floor().max(side * side * aspect * (1.0 + 1e-6));
-    smart_resize(h, w, factor, min, cap.map_or(max, |cap| max.min(cap.max(least))))
 }
 
 /// The highest level that `fits`, from `top` down to 0: a coarse ladder finds the place, then every level above it is asked.

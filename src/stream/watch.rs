@@ -64,6 +64,25 @@ impl Around {
     pub fn n_tokens(&self) -> usize {
         self.before.len() + self.after.len()
     }
+
+    /// The prompt of the video alone, with what is around it, which is less where stamps replace the template's markers.
+    fn join(self, engine: &Engine, plan: MediaPlan) -> Result<(Around, Prompt)> {
+        let mut prompt = self.around(plan);
+        prompt.tell_time(&engine.tokenizer)?;
+        let at = prompt.units.iter().position(|unit| matches!(unit, Unit::Media { .. })).unwrap_or(0);
+        let ids = |units: &[Unit]| -> Vec<u32> {
+            units.iter().filter_map(|unit| if let Unit::Token(id) = unit { Some(*id) } else { None }).collect()
+        };
+        Ok((Around { before: ids(&prompt.units[..at]), after: ids(&prompt.units[at..]) }, prompt))
+    }
+
+    /// The same of words as they are.
+    fn around(&self, plan: MediaPlan) -> Prompt {
+        let tokens = |ids: &[u32]| ids.iter().map(|id| Unit::Token(*id)).collect::<Vec<_>>();
+        let video = Unit::Media { kind: MediaKind::Video, index: 0 };
+        let units = [tokens(&self.before), vec![video], tokens(&self.after)].concat();
+        Prompt { units, images: Vec::new(), videos: vec![plan] }
+    }
 }
 
 /// The conversation in which a question about a watched video is asked.
@@ -91,7 +110,9 @@ fn question_units(
 /// Template errors.
 pub fn question(engine: &Engine, header: &TakeHeader, question: &str, special: bool) -> Result<Prompt> {
     let units = question_units(engine, header.system_prompt.as_deref(), &header.source, question, special)?;
-    Ok(Prompt { units, images: Vec::new(), videos: vec![MediaPlan::watched(header)] })
+    let mut prompt = Prompt { units, images: Vec::new(), videos: vec![MediaPlan::watched(header)] };
+    prompt.tell_time(&engine.tokenizer)?;
+    Ok(prompt)
 }
 
 impl Watch {
@@ -108,16 +129,18 @@ impl Watch {
         let stamp = stamp(request.video);
         let (source_fingerprint, source_bytes) = fingerprint::content(request.video)?;
         let options = SessionOptions { n_ctx, ..request.options };
+        let (around, prompt) = around.join(engine, plan)?;
+        let plan = &prompt.videos[0];
         let header = TakeHeader {
             source: request.video.display().to_string(),
             source_bytes,
             source_fingerprint,
-            asked: Some(request.asked()),
-            ..TakeHeader::of(engine, &plan, &options, (&around.before, &around.after), request.system_prompt)?
+            asked: Some(request.asked(&engine.need_vision()?.hparams().video.form)),
+            ..TakeHeader::of(engine, plan, &options, (&around.before, &around.after), request.system_prompt)?
         };
         let mut session = Session::new(engine, options)?;
         session.record(TakeWriter::create(take, &header, if_exists)?);
-        Ok(Watch::new(session, &header, plan, (request.video, stamp)))
+        Ok(Watch::new(session, &header, prompt, (request.video, stamp)))
     }
 
     /// Goes on with an incomplete take, as it was planned.
@@ -135,14 +158,11 @@ impl Watch {
         }
         let mut session = Session::from_take(engine, &take)?;
         session.record(TakeWriter::resume(take)?);
-        Ok(Watch::new(session, &header, plan, (request.video, stamp)))
+        let prompt = Around { before: header.before.clone(), after: header.after.clone() }.around(plan);
+        Ok(Watch::new(session, &header, prompt, (request.video, stamp)))
     }
 
-    fn new(session: Session, header: &TakeHeader, plan: MediaPlan, (file, stamp): (&Path, Option<Stamp>)) -> Watch {
-        let tokens = |ids: &[u32]| ids.iter().map(|id| Unit::Token(*id)).collect::<Vec<_>>();
-        let video = Unit::Media { kind: MediaKind::Video, index: 0 };
-        let units = [tokens(&header.before), vec![video], tokens(&header.after)].concat();
-        let prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };
+    fn new(session: Session, header: &TakeHeader, prompt: Prompt, (file, stamp): (&Path, Option<Stamp>)) -> Watch {
         Watch { session, prompt, n_total: header.n_tokens(), video: file.to_path_buf(), stamp }
     }
 

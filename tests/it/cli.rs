@@ -15,13 +15,13 @@ fn longtake(args: &[&str]) -> Output {
 }
 
 /// Runs and expects success; returns stdout.
-fn ok(args: &[&str]) -> String {
+pub fn ok(args: &[&str]) -> String {
     let out = longtake(args);
     assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -40,7 +40,7 @@ fn save_png(path: &Path, h: usize, w: usize, rgb: &[u8]) {
 }
 
 /// Writes the media of a golden case as pictures and returns its messages with their paths filled in.
-fn messages_of(dir: &Path, name: &str, entry: &Value, inputs: &Arrays) -> Value {
+pub fn messages_of(dir: &Path, name: &str, entry: &Value, inputs: &Arrays) -> Value {
     let mut messages = entry["messages"].clone();
     let mut item = 0;
     for message in messages.as_array_mut().unwrap() {
@@ -158,7 +158,13 @@ fn an_mp4_gives_what_its_frames_give() {
     let video = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/media/high_b.mp4");
     let mut source = longtake::media::open_video(&video).unwrap();
     let info = source.info().clone();
-    let frames = longtake::media::sample::frame_indices(info.n_frames, info.fps, &Default::default()).unwrap();
+    let frames = longtake::media::sample::frame_indices(
+        info.n_frames,
+        info.fps,
+        &Default::default(),
+        &longtake::model::family::VideoRules::of(longtake::model::family::QWEN2_VL.video),
+    )
+    .unwrap();
     let folder = dir.path().join("frames");
     std::fs::create_dir(&folder).unwrap();
     for (i, index) in frames.iter().enumerate() {

@@ -18,6 +18,7 @@ mod ggml;
 #[cfg(not(feature = "ggml"))]
 mod ggml_absent;
 mod eval;
+mod families_run;
 mod gguf;
 mod golden_families;
 mod kernels;
@@ -38,6 +39,7 @@ mod random;
 mod shape;
 mod spec_switches;
 mod reliability;
+mod stamps;
 mod stream;
 mod take;
 mod tensor;

@@ -235,3 +235,98 @@ fn clocks_that_do_not_run_are_refused() {
         assert!(Placer::new(Layout::Mrope).begin_visual(1, 1, pace).is_err());
     }
 }
+
+/// What a pair is driven by at a position, over its frequency.
+fn driven(layout: Layout, pair: usize, pos: Pos) -> f64 {
+    let [t, h, w] = drivers(layout, longtake::position::default_sections(layout, 128), 128).unwrap()[pair]
+        .weights()
+        .unwrap()
+        .map(f64::from);
+    t * pos.t + h * pos.h + w * pos.w
+}
+
+/// The positions of text, a video of T x H x W, and where text goes on.
+fn around(layout: Layout, n: usize, [t, h, w]: [usize; 3]) -> (Vec<Pos>, f64) {
+    let (pos, placer) = place_all(layout, &[Segment::Text(n), Segment::Video { t, h, w }], &[]).unwrap();
+    (pos[n..].to_vec(), placer.next_pos())
+}
+
+/// VRoPE: sums and differences of rows and columns, each from its own corner.
+#[test]
+fn vrope_is_its_formula() {
+    let (s, [n_t, n_h, n_w]) = (5, [2, 3, 4]);
+    let (pos, next) = around(Layout::VRope, s, [n_t, n_h, n_w]);
+    for (i, pos) in pos.iter().enumerate() {
+        let (f, y, x) = (i / (n_h * n_w), i / n_w % n_h, i % n_w);
+        let base = (s + f * (n_h + n_w - 1)) as f64;
+        let want = [y + x, y + (n_w - 1 - x), (n_h - 1 - y) + x, (n_h - 1 - y) + (n_w - 1 - x)];
+        for pair in 0..64 {
+            assert_eq!(driven(Layout::VRope, pair, *pos), base + want[pair % 4] as f64, "pair {pair} of ({f},{y},{x})");
+        }
+    }
+    assert_eq!(next, (s + n_t * (n_h + n_w - 1)) as f64);
+    assert!((0..64).all(|pair| driven(Layout::VRope, pair, Pos::all(17.0)) == 17.0), "words have one id");
+}
+
+/// V2PE: a block of n visual tokens takes 16 steps, ids are last + 16 (j + 1) / n.
+#[test]
+fn v2pe_is_its_formula() {
+    let (pos, next) = around(Layout::V2pe, 5, [3, 2, 4]);
+    for (i, pos) in pos.iter().enumerate() {
+        let last = (5 - 1 + i / 8 * 16) as f64;
+        assert_eq!(*pos, Pos::all(last + 16.0 * (i % 8 + 1) as f64 / 8.0), "token {i}");
+    }
+    assert_eq!(next, (5 - 1 + 3 * 16 + 1) as f64);
+}
+
+/// MM-RoPE: T, T, H, W, H, W, H, W, in steps of 4, 8 and 8.
+#[test]
+fn mm_rope_is_its_formula() {
+    let (pos, next) = around(Layout::MmRope, 2, [3, 2, 4]);
+    for (i, pos) in pos.iter().enumerate() {
+        let (f, y, x) = ((i / 8) as f64, (i / 4 % 2) as f64, (i % 4) as f64);
+        assert_eq!(*pos, Pos { t: 2.0 + 4.0 * f, h: 2.0 + 8.0 * y, w: 2.0 + 8.0 * x });
+    }
+    assert_eq!(next, 2.0 + 24.0 + 1.0);
+    let names: String = drivers(Layout::MmRope, [16, 24, 24], 128).unwrap().into_iter().map(Driver::name).collect();
+    assert_eq!(names, "tthwhwhw".repeat(8));
+}
+
+/// MRoPE-I with spatial reset: rows and columns from 0; the word behind a block stands at s + max(T, H, W).
+#[test]
+fn spatial_reset_is_its_formula() {
+    let (pos, next) = around(Layout::MropeIReset, 7, [2, 2, 3]);
+    for (i, pos) in pos.iter().enumerate() {
+        let (f, y, x) = (i / 6, i / 3 % 2, i % 3);
+        assert_eq!(*pos, Pos { t: (7 + 3 * f) as f64, h: y as f64, w: x as f64 });
+    }
+    assert_eq!(next, 13.0);
+}
+
+/// Circle-RoPE: every visual token is on a circle of radius 10 in the plane across (1, 1, 1), about its block's start.
+#[test]
+fn circle_rope_is_its_formula() {
+    use std::f64::consts::TAU;
+    let (s, [n_t, n_h, n_w]) = (4, [2, 2, 3]);
+    let (pos, next) = around(Layout::CircleRope, s, [n_t, n_h, n_w]);
+    let angle = |y: usize, x: usize| (y as f64 - 0.5).atan2(x as f64 - 1.0);
+    let all: Vec<f64> = (0..6).map(|cell| angle(cell / 3, cell % 3)).collect();
+    let (least, most) = all.iter().fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+    let mut largest = f64::MIN;
+    for (i, pos) in pos.iter().enumerate() {
+        let (f, cell) = (i / 6, i % 6);
+        let phi = 0.5 * (all[cell] - least) / (most - least) * TAU + 0.5 * cell as f64 / 6.0 * TAU;
+        let (x, y) = (10.0 * phi.cos(), 10.0 * phi.sin());
+        let (u, v) = ([-1.0, 1.0, 0.0].map(|c: f64| c / 2f64.sqrt()), [-1.0, -1.0, 2.0].map(|c: f64| c / 6f64.sqrt()));
+        let base = (s + f) as f64;
+        for (axis, got) in [(0, pos.w), (1, pos.h), (2, pos.t)] {
+            let want = base + x * u[axis] + y * v[axis];
+            assert!((got - want).abs() < 1e-12, "token {i}, axis {axis}: {got} instead of {want}");
+            largest = largest.max(want);
+        }
+        // As far from a word before it, whatever its place.
+        let (dt, dh, dw) = (pos.t - base, pos.h - base, pos.w - base);
+        assert!((dt * dt + dh * dh + dw * dw - 100.0).abs() < 1e-9 && (dt + dh + dw).abs() < 1e-9);
+    }
+    assert!((next - (largest + 1.0)).abs() < 1e-12);
+}

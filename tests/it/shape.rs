@@ -22,6 +22,7 @@ fn hparams(patch_size: usize, merge: usize) -> VisionHParams {
         windows: None,
         taps: Vec::new(),
         n_pos_side: 0,
+        video: longtake::model::family::VideoRules::of(QWEN2_VL.video),
         tokens_per_second: None,
         image_mean: [0.5; 3],
         image_std: [0.5; 3],
@@ -77,16 +78,16 @@ proptest! {
     #[test]
     fn a_share_bounds_what_a_medium_takes(known in known(), options in options(), merge in 1usize..3, shares in prop::collection::vec(0usize..70_000, 6)) {
         let hp = hparams(14, merge);
-        let Ok(wish) = Shape::of(&known, &options, &hp, None) else {
+        let Ok(wish) = Shape::of(&known, &options, &hp, None, None) else {
             for share in shares {
-                prop_assert!(Shape::of(&known, &options, &hp, Some(share)).is_err());
+                prop_assert!(Shape::of(&known, &options, &hp, None, Some(share)).is_err());
             }
             return Ok(());
         };
         let mut shares = shares;
         shares.extend([0, wish.n_tokens / 2, wish.n_tokens]);
         shares.sort_unstable();
-        let of = |share| Shape::of(&known, &options, &hp, Some(share));
+        let of = |share| Shape::of(&known, &options, &hp, None, Some(share));
         let least = of(0).unwrap();
         let mut before = least.n_tokens;
         for share in shares {
@@ -127,7 +128,7 @@ proptest! {
 fn a_level_is_fair() {
     let hp = hparams(14, 2);
     let options = MediaOptions::default();
-    let of = |known: &Known, share| Shape::of(known, &options, &hp, share).unwrap().n_tokens;
+    let of = |known: &Known, share| Shape::of(known, &options, &hp, None, share).unwrap().n_tokens;
     let photo = Known::Picture { height: 3024, width: 4032 };
     let icon = Known::Picture { height: 224, width: 224 };
     let film = Known::Video { n_frames: 90_000, fps: 25.0, height: 1080, width: 1920, is_list: false };

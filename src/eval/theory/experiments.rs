@@ -3,13 +3,13 @@
 use std::f64::consts::{FRAC_PI_2, PI};
 
 use super::{BASE, N_ROT, Part, diagonal, in_time, monte_carlo, needle, preference, rotary, scan, share_negative};
-use crate::position::{Layout, Pos, Rotary, Segment, place_all};
+use crate::position::{Driver, Layout, Pos, Rotary, Segment, place_all};
 use crate::{Error, Result};
 
 /// One experiment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Experiment {
-    /// E1 to E8.
+    /// E1 to E9.
     pub id: &'static str,
     pub title: &'static str,
     pub rows: Vec<Row>,
@@ -69,7 +69,7 @@ impl Row {
 }
 
 type Run = fn(u64) -> Result<Experiment>;
-const ALL: [(&str, Run); 8] = [
+const ALL: [(&str, Run); 9] = [
     ("E1", |_| neighbours()),
     ("E2", monte_carlo::gap),
     ("E3", |_| critical_lengths()),
@@ -78,6 +78,7 @@ const ALL: [(&str, Run); 8] = [
     ("E6", |_| implemented()),
     ("E7", |_| temporal_scale()),
     ("E8", needle::proxy),
+    ("E9", |_| families()),
 ];
 
 /// The names of all experiments, in order.
@@ -278,6 +279,48 @@ fn temporal_scale() -> Result<Experiment> {
     Ok(Experiment { id: "E7", title: "the temporal scale over 3000 frames", rows })
 }
 
+/// E9: the families with interleaved pairs. What a head does not rotate counts as pairs that stand still.
+fn families() -> Result<Experiment> {
+    let mut rows = Vec::new();
+    // Name, layout, sections, rotated dimensions, base, pairs of the head beyond them.
+    type Family = (&'static str, Layout, [usize; 3], usize, f64, usize, Option<u64>, &'static str);
+    let all: [Family; 4] = [
+        ("Qwen3-VL", Layout::MropeI, [24, 20, 20], 128, 5e6, 0, Some(82_999), "-8.96"),
+        ("Qwen3-VL with hope-i", Layout::HopeI, [24, 20, 20], 128, 5e6, 0, None, "12.61"),
+        ("Qwen3-VL's sections as hope", Layout::Hope, [24, 20, 20], 128, 5e6, 0, None, "7.19"),
+        ("Qwen3.5", Layout::MropeI, [11, 11, 10], 64, 1e7, 96, None, "87.75"),
+    ];
+    for (name, layout, sections, n_rot, base, n_still, first, least) in all {
+        let rotary = Rotary::new(layout, n_rot, base, sections)?;
+        // S below 0 is a sum over the pairs that turn below minus the number of those that do not.
+        let found = scan(&rotary, Part::Whole, diagonal(1.0), DIAGONAL);
+        let n_zero = rotary.drivers().iter().filter(|driver| **driver == Driver::ZERO).count() + n_still;
+        let n_all = rotary.n_pair() + n_still;
+        rows.push(Row::info(format!("pairs that stand still, {name}"), "", format!("{n_zero} of {n_all}")));
+        let negative = if n_still == 0 { found.first_negative } else { first_below(&rotary, -(n_still as f64)) };
+        rows.push(Row::first(format!("first S below 0, {name}"), first, negative));
+        rows.push(Row::digits(format!("least S, {name}"), least, found.min + n_still as f64));
+        // However far: the pairs that turn cannot take more than their number.
+        let bound = 2.0 * n_zero as f64 - n_all as f64;
+        let (is_proof, holds) = (bound > 0.0, if bound > 0.0 { "at any distance" } else { "as far as was looked" });
+        if first.is_none() {
+            let expected = if name == "Qwen3.5" { "at any distance" } else { "as far as was looked" };
+            let ok = is_proof == (name == "Qwen3.5");
+            rows.push(Row::holds(format!("S stays above 0, {name}"), expected, holds.to_string(), ok));
+        }
+    }
+    Ok(Experiment { id: "E9", title: "the families with interleaved pairs, all ids together", rows })
+}
+
+/// The first distance at which the pairs that turn sum to less than `bound`.
+fn first_below(rotary: &Rotary, bound: f64) -> Option<u64> {
+    // Their sum is never below minus their number.
+    if bound < -(rotary.n_pair() as f64) {
+        return None;
+    }
+    (0..DIAGONAL).find(|distance| preference(rotary, Part::Whole, diagonal(*distance as f64)) < bound)
+}
+
 pub(super) fn yes(holds: bool) -> String {
     if holds { "yes" } else { "no" }.to_string()
 }
@@ -295,6 +338,6 @@ mod tests {
             assert!(wrong.is_empty(), "{} with seed {seed}: {wrong:#?}", experiment.id);
             assert!(!experiment.rows.is_empty());
         }
-        assert!(experiments(&["E9".to_string()], 0).unwrap_err().to_string().contains("`E9`"));
+        assert!(experiments(&["E10".to_string()], 0).unwrap_err().to_string().contains("`E10`"));
     }
 }

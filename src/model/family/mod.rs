@@ -10,11 +10,13 @@ mod qwen2_5_vl;
 mod qwen2_vl;
 mod qwen3_5;
 mod qwen3_vl;
+mod video_form;
 
 pub use qwen2_5_vl::QWEN2_5_VL;
 pub use qwen2_vl::QWEN2_VL;
 pub use qwen3_5::QWEN3_5;
 pub use qwen3_vl::QWEN3_VL;
+pub use video_form::{FrameBudget, Pixels, Sampling, VideoForm, VideoRules, VideoTime};
 
 use crate::position::Layout;
 use crate::{Error, Result};
@@ -33,6 +35,7 @@ pub struct Family {
     /// llama.cpp's `clip.projector_type`.
     pub projector: &'static str,
     pub vit: VitSpec,
+    pub video: VideoForm,
 }
 
 /// What the layers of a language model have. All have RMSNorm before attention and before the gated MLP.
@@ -187,7 +190,7 @@ mod tests {
         for a in FAMILIES {
             for b in FAMILIES {
                 assert!(a.architecture != b.architecture || (a.text, a.layouts) == (b.text, b.layouts));
-                assert!(a.projector != b.projector || a.vit == b.vit);
+                assert!(a.projector != b.projector || (a.vit, a.video) == (b.vit, b.video));
             }
         }
     }

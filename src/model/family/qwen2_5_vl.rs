@@ -1,7 +1,7 @@
 //! Qwen2.5-VL (arXiv 2502.13923): Qwen2-VL's language model, which llama.cpp gives the same architecture; a tower with RMSNorm,
 //! SwiGLU and windows. What else differs, time by seconds, comes with the projector as well.
 
-use super::{Family, QWEN2_VL, VitMlp, VitNorm, VitSpec, WindowSpec};
+use super::{Family, Pixels, QWEN2_VL, Sampling, VideoForm, VideoTime, VitMlp, VitNorm, VitSpec, WindowSpec};
 
 /// Qwen2.5-VL.
 pub static QWEN2_5_VL: Family = Family {
@@ -17,5 +17,12 @@ pub static QWEN2_5_VL: Family = Family {
         learned_positions: false,
         windows: Some(WindowSpec { size: 112, pattern: 8 }),
         taps: false,
+    },
+    video: VideoForm {
+        // Every published model says 2 in its config.json, where the class that reads it would have 4.
+        time: VideoTime::Clock { ids_per_second: 2.0 },
+        sampling: Sampling::EvenStep,
+        pixels: Pixels::Processor,
+        ..QWEN2_VL.video
     },
 };

@@ -1,6 +1,6 @@
 //! Qwen2-VL (arXiv 2409.12191): biases of q, k, v; positions in three contiguous bands of pairs; a plain tower.
 
-use super::{Family, TextSpec, VitMlp, VitNorm, VitSpec};
+use super::{Family, FrameBudget, Pixels, Sampling, TextSpec, VideoForm, VideoTime, VitMlp, VitNorm, VitSpec};
 use crate::position::Layout;
 
 /// Qwen2-VL, and what was trained from it with other positions.
@@ -34,5 +34,15 @@ pub static QWEN2_VL: Family = Family {
         learned_positions: false,
         windows: None,
         taps: false,
+    },
+    video: VideoForm {
+        time: VideoTime::Index,
+        sampling: Sampling::EvenSpread,
+        budget: FrameBudget::Frame { min_tokens: 128, max_tokens: 768 },
+        pixels: Pixels::Utils,
+        picture_tokens: (4, 16_384),
+        fps: 2.0,
+        min_frames: 4,
+        max_frames: 768,
     },
 };

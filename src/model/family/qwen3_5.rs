@@ -22,4 +22,5 @@ pub static QWEN3_5: Family = Family {
     },
     projector: "qwen3vl_merger",
     vit: QWEN3_VL.vit,
+    video: QWEN3_VL.video,
 };

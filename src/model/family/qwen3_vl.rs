@@ -1,7 +1,7 @@
 //! Qwen3-VL, dense (arXiv 2511.21631): norms of queries and keys, heads of a size of their own, interleaved axes; a tower with
 //! learned positions and taps (DeepStack).
 
-use super::{Family, TextSpec, VitMlp, VitNorm, VitSpec};
+use super::{Family, FrameBudget, Pixels, Sampling, TextSpec, VideoForm, VideoTime, VitMlp, VitNorm, VitSpec};
 use crate::position::Layout;
 
 /// Qwen3-VL without experts.
@@ -28,5 +28,16 @@ pub static QWEN3_VL: Family = Family {
         learned_positions: true,
         windows: None,
         taps: true,
+    },
+    // A token covers two frames of 32 x 32 pixels: at most 12,288 of them in a video of any length.
+    video: VideoForm {
+        time: VideoTime::Stamps,
+        sampling: Sampling::Spread,
+        budget: FrameBudget::Volume { shortest: 4096, longest: 25_165_824 },
+        pixels: Pixels::Processor,
+        picture_tokens: (64, 16_384),
+        fps: 2.0,
+        min_frames: 4,
+        max_frames: 768,
     },
 };

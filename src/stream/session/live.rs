@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Session;
+use super::{Block, Session};
 use crate::cache::KvCache;
 use crate::error::Context;
 use crate::media::Grid;
 use crate::model::VisionTower;
+use crate::position::Pace;
 use crate::stream::context::Held;
 use crate::stream::decode;
 use crate::stream::reader::{self, Medium, ReadEnd};
@@ -66,12 +67,19 @@ struct Live<'a> {
     grid: Grid,
     merged: Grid,
     per_pair: usize,
+    shape: LiveShape,
     scale: f64,
     n_before: usize,
     /// Slots that may be filled.
     limit: usize,
     /// Pairs that are forgotten at once, if any are.
     at_once: Option<usize>,
+}
+
+impl Live<'_> {
+    fn block(&self) -> Block<'static> {
+        Block { merged: self.merged, pace: Pace { scale: Some(self.scale), clock: self.shape.clock }, text: None }
+    }
 }
 
 /// What a caller does with the cache and the window of whole pairs in it after every step.
@@ -94,6 +102,7 @@ impl Session {
         keep: &mut Keep<'_>,
     ) -> Result<(Window, LiveEnd)> {
         let engine = Arc::clone(self.engine());
+        let before = plan.begin(&engine.tokenizer, before)?;
         let live = self.live(engine.need_vision()?, before.len(), &plan.shape, options)?;
         let (cancel, mut events) = (events.cancel(), events.unstoppable());
         events.send(Event::PromptStart { n_tokens: live.limit, cached: 0 });
@@ -122,7 +131,8 @@ impl Session {
         shape: &LiveShape,
         options: LiveOptions,
     ) -> Result<Live<'t>> {
-        let LiveShape { grid, per_pair, temporal_scale, .. } = *shape;
+        let LiveShape { grid, per_pair: n_visual, n_stamp, temporal_scale, .. } = *shape;
+        let per_pair = n_visual + n_stamp;
         let limit = self.options.n_ctx.saturating_sub(options.reserve);
         let at_once = match options.when_full {
             WhenFull::Stop => None,
@@ -139,7 +149,8 @@ impl Session {
             return Err(Error::limit(message));
         }
         let (merged, scale) = (grid.merged(tower.hparams().merge), self.scale(temporal_scale));
-        Ok(Live { tower, grid, merged, per_pair, scale, n_before, limit, at_once })
+        let shape = shape.clone();
+        Ok(Live { tower, grid, merged, per_pair: n_visual, shape, scale, n_before, limit, at_once })
     }
 
     /// Reads everything; the rows of the last step, too.
@@ -155,11 +166,13 @@ impl Session {
         for id in before {
             self.feed_token(*id, live.limit, events)?;
         }
-        self.context.begin_visual(live.merged.h, live.merged.w, Some(live.scale))?;
+        if !live.shape.is_stamped() {
+            self.context.begin_visual(live.merged.h, live.merged.w, live.block().pace)?;
+        }
         let group = Session::pairs_at_once(live.grid.h, live.grid.w);
         decode::probe(live.tower, group, usize::MAX, live.grid).at(|| plan.shape.label.clone())?;
         live.tower.reserve(group * live.grid.h * live.grid.w)?;
-        let Live { tower, grid, per_pair, .. } = *live;
+        let &Live { tower, grid, per_pair, .. } = live;
         let medium = Medium { item: 0, kind: MediaKind::Video, grid, per_pair, start: 0, n_pairs: None };
         let end = decode::decode(plan, 0, group, cancel, |stage| {
             reader::read(tower, medium, stage, events, &mut |_, rows, events| {
@@ -185,11 +198,15 @@ impl Session {
         events: &mut Events<'_>,
         keep: &mut Keep<'_>,
     ) -> Result<ControlFlow<()>> {
-        if self.context.n_tokens() + live.per_pair > live.limit {
+        let words = live.shape.words_around(&self.engine().tokenizer, window.n_pairs)?;
+        let n = live.per_pair + words.as_ref().map_or(0, |(lead, tail)| lead.len() + tail.len());
+        if self.context.n_tokens() + n > live.limit {
             let Some(at_once) = live.at_once else { return Ok(ControlFlow::Break(())) };
             // Whole pairs that are in the cache; the limit was checked to leave some.
-            let n = at_once.min((self.n_past() - live.n_before) / live.per_pair);
-            let forgotten = self.context.forget(live.n_before..live.n_before + n * live.per_pair)?;
+            let (n_whole, _) = live.shape.words().n_whole(live.per_pair, self.n_past() - live.n_before);
+            let n = at_once.min(n_whole);
+            let slots = live.shape.words().forget(n, live.per_pair);
+            let forgotten = self.context.forget(live.n_before..live.n_before + slots)?;
             if window.n_forgotten == 0 && forgotten.n_recurrent > 0 {
                 let message = format!(
                     "{} of the model's layers are recurrent: what they took in from frames that are forgotten stays in \
@@ -200,7 +217,10 @@ impl Session {
             }
             window.n_forgotten += n;
         }
-        self.context.push_pair(rows);
+        self.push_pair(rows, live.block(), words.as_ref().map(|(lead, tail)| (&lead[..], &tail[..])))?;
+        if let Some((lead, _)) = words {
+            live.shape.words().lead.push_back(lead);
+        }
         window.n_pairs += 1;
         events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten });
         // States are kept with whole pairs or not at all, so a step ends with every group of them.
@@ -209,7 +229,7 @@ impl Session {
         let before = self.n_past();
         self.drain(live.limit, all, events)?;
         let n_read = self.n_past().saturating_sub(live.n_before);
-        let (n_whole, n_more) = (n_read / live.per_pair, n_read % live.per_pair);
+        let (n_whole, n_more) = live.shape.words().n_whole(live.per_pair, n_read);
         if self.n_past() > before && n_whole > 0 && (n_more == 0 || !is_recurrent) {
             self.context.pull()?;
             keep(self.cache(), Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::cache::{CacheShape, KvCache};
 use crate::fuzzing::Sparse;
 use crate::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
+use crate::position::Clock;
 
 /// A whole take. Hashes would let no changed file through, so they are made to fit first.
 pub(crate) fn take(input: &[u8]) {
@@ -125,6 +126,10 @@ fn seed((type_k, type_v): (GgmlType, GgmlType), n_forgotten: usize) -> Result<Ve
         width: 28,
         frames: vec![0, 1, 2, 3],
         fps: 25.0,
+        clock: (n_forgotten == 2).then_some(Clock { seconds_per_pair: 0.5, ids_per_second: 2.0 }),
+        markers: Default::default(),
+        text: None,
+        n_forgotten_text: 0,
         system_prompt: (n_forgotten == 1).then(|| "Be brief.".to_string()),
         source: "v.mp4".to_string(),
         source_bytes: 1234,

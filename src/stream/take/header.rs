@@ -3,8 +3,9 @@
 use crate::cache::{CacheShape, LayerSet, Recurrent};
 use crate::gguf::{Array, GgmlType, Metadata, Value};
 use crate::kernels::DeltaShape;
-use crate::position::{Layout, Placer};
-use crate::stream::{Engine, MediaPlan, Session, SessionOptions};
+use crate::position::{Clock, Layout, Pace, Placer};
+use crate::stream::stamps::Markers;
+use crate::stream::{Engine, MediaPlan, PairText, Session, SessionOptions};
 use crate::{Error, Result};
 
 /// What the cache of a take is of. Keys: `docs/gguf-keys.md`.
@@ -34,6 +35,13 @@ pub struct TakeHeader {
     /// Frames in the cache, as indices of the source, at so many per second.
     pub frames: Vec<u32>,
     pub fps: f64,
+    /// Seconds between pairs and ids per second, for models that were trained with them.
+    pub clock: Option<Clock>,
+    /// Whether time is told in words, and the token ids around each pair then.
+    pub markers: Markers,
+    pub text: Option<PairText>,
+    /// Tokens that stood around the pairs that are in the cache no more.
+    pub n_forgotten_text: usize,
     pub system_prompt: Option<String>,
     /// Where the video was, how large, and its hash.
     pub source: String,
@@ -50,6 +58,14 @@ const ARCH: &str = "general.architecture";
 const ASKED: &str = "take.asked";
 const RECURRENT_LAYERS: &str = "take.cache.recurrent_layers";
 const RECURRENT_STATE: &str = "take.cache.recurrent_state";
+const SECONDS_PER_PAIR: &str = "take.video.seconds_per_pair";
+const IDS_PER_SECOND: &str = "take.video.ids_per_second";
+const LEAD: &str = "take.video.lead";
+const LEAD_LENGTHS: &str = "take.video.lead_lengths";
+const TAIL: &str = "take.video.tail";
+const TAKEN: &str = "take.video.n_taken";
+const FORGOTTEN_TEXT: &str = "take.video.n_forgotten_text";
+const KEEP_MARKERS: &str = "take.video.keep_markers";
 
 /// Most tokens of a take: keeps every product below well inside 64 bits.
 const MAX_TOKENS: usize = 1 << 28;
@@ -63,7 +79,30 @@ impl TakeHeader {
     /// Tokens of the video.
     pub fn n_media(&self) -> usize {
         let [t, h, w] = self.grid;
-        t.saturating_sub(self.n_forgotten) * h * w
+        t.saturating_sub(self.n_forgotten) * h * w + self.text.as_ref().map_or(0, PairText::n_text)
+    }
+
+    /// Places the video: what stands behind it stands where it stood when it was watched.
+    ///
+    /// # Errors
+    /// Those of [`Placer::begin_visual`].
+    pub fn place(&self, placer: &mut Placer) -> Result<()> {
+        let [t, h, w] = self.grid;
+        if let Some(text) = &self.text {
+            placer.pass_text(self.n_forgotten_text + text.n_text());
+        }
+        placer.begin_visual(h, w, self.pace())?;
+        match self.text {
+            Some(_) => placer.pass_blocks(t)?,
+            None => placer.pass_frames(t)?,
+        }
+        placer.end_visual();
+        Ok(())
+    }
+
+    /// How time goes by in the video.
+    pub fn pace(&self) -> Pace {
+        Pace { scale: Some(self.temporal_scale), clock: self.clock }
     }
 
     /// What it says of a video that was planned, without the source's own identity.
@@ -98,6 +137,10 @@ impl TakeHeader {
             width: plan.width,
             frames: plan.frames.iter().map(index).collect::<Result<_>>()?,
             fps: plan.info.as_ref().map_or(0.0, |info| info.fps),
+            clock: plan.clock,
+            markers: plan.markers,
+            text: plan.text.clone(),
+            n_forgotten_text: plan.n_forgotten_text,
             system_prompt: system_prompt.map(str::to_string),
             source: plan.label.clone(),
             source_bytes: 0,
@@ -112,7 +155,9 @@ impl TakeHeader {
         let wrong = |what: String| Err(Error::format(what));
         let [t, h, w] = self.grid;
         let pairs = t.checked_sub(self.n_forgotten).filter(|n| *n > 0);
-        let media = pairs.and_then(|n| n.checked_mul(h)?.checked_mul(w));
+        // Keys hold at most as many ids as there is memory for.
+        let n_text = self.text.as_ref().map_or(0, PairText::n_text);
+        let media = pairs.and_then(|n| n.checked_mul(h)?.checked_mul(w)?.checked_add(n_text));
         let total = media.and_then(|n| n.checked_add(self.before.len())?.checked_add(self.after.len()));
         match total {
             Some(n) if n <= self.shape.n_ctx && n <= MAX_TOKENS && !self.grid.contains(&0) => {}
@@ -124,10 +169,16 @@ impl TakeHeader {
         if pairs.is_none_or(|n| self.frames.len() != 2 * n) || u32::try_from(t).is_err() {
             return wrong(format!("`{}` frames do not make {t} pairs less {}", self.frames.len(), self.n_forgotten));
         }
+        if self.text.is_some() != (self.markers != Markers::Plain) {
+            return wrong("words around pairs that are not stamped, or none around pairs that are".to_string());
+        }
+        if let Some(text) = &self.text
+            && pairs != Some(text.lead.len())
+        {
+            return wrong(format!("words before `{}` pairs of {t} less {}", text.lead.len(), self.n_forgotten));
+        }
         // Whatever passes here can be placed.
-        let mut placer = Placer::new(Layout::Mrope);
-        placer.begin_visual(h, w, Some(self.temporal_scale))?;
-        placer.pass_frames(t)?;
+        self.place(&mut Placer::new(Layout::Mrope))?;
         self.shape.n_bytes().map(drop)
     }
 
@@ -203,6 +254,28 @@ impl TakeHeader {
             width: size("take.video.width")?,
             frames: list("take.video.frames")?,
             fps: meta.need_float("take.video.fps")?,
+            clock: match meta.float(SECONDS_PER_PAIR)? {
+                None => None,
+                Some(seconds_per_pair) => {
+                    let clock = Clock { seconds_per_pair, ids_per_second: meta.need_float(IDS_PER_SECOND)? };
+                    Some(clock.checked()?)
+                }
+            },
+            markers: match meta.bool(KEEP_MARKERS)? {
+                None => Markers::Plain,
+                Some(false) => Markers::Replaced,
+                Some(true) => Markers::Kept,
+            },
+            text: match meta.ints(LEAD_LENGTHS)? {
+                None => None,
+                Some(_) => Some(PairText {
+                    lead: parts(&list(LEAD)?, &list(LEAD_LENGTHS)?)
+                        .ok_or_else(|| Error::format(format!("keys `{LEAD}` and `{LEAD_LENGTHS}` do not agree")))?,
+                    tail: list(TAIL)?,
+                    n_taken: size(TAKEN)?,
+                }),
+            },
+            n_forgotten_text: meta.uint(FORGOTTEN_TEXT)?.map_or(Ok(0), |_| size(FORGOTTEN_TEXT))?,
             system_prompt: meta.str("take.system_prompt")?.map(str::to_string),
             source: text("take.source.name")?,
             source_bytes: meta.need_uint("take.source.n_bytes")?,
@@ -224,8 +297,9 @@ impl TakeHeader {
         meta.set(ARCH, super::ARCHITECTURE);
         meta.set("general.name", self.source.as_str());
         let shape = &self.shape;
-        // Who knows nothing of states can read all takes that have none.
-        meta.set("take.version", super::VERSION as u32 - u32::from(shape.recurrent.is_none()));
+        // Who knows nothing of states, clocks and stamps can read all takes that have none.
+        let is_plain = shape.recurrent.is_none() && self.clock.is_none() && self.text.is_none();
+        meta.set("take.version", super::VERSION as u32 - u32::from(is_plain));
         meta.set("take.model.name", self.model_name.as_str());
         meta.set("take.model.fingerprint", self.model_fingerprint.as_str());
         meta.set("take.mmproj.fingerprint", self.mmproj_fingerprint.as_str());
@@ -258,6 +332,18 @@ impl TakeHeader {
         meta.set("take.tokens_after", ids(&self.after));
         meta.set("take.video.frames", ids(&self.frames));
         meta.set("take.video.fps", self.fps);
+        if let Some(Clock { seconds_per_pair, ids_per_second }) = self.clock {
+            meta.set(SECONDS_PER_PAIR, seconds_per_pair);
+            meta.set(IDS_PER_SECOND, ids_per_second);
+        }
+        if let Some(PairText { lead, tail, n_taken }) = &self.text {
+            meta.set(TAKEN, *n_taken as u64);
+            meta.set(FORGOTTEN_TEXT, self.n_forgotten_text as u64);
+            meta.set(LEAD, ids(&lead.concat()));
+            meta.set(LEAD_LENGTHS, ids(&lead.iter().map(|ids| ids.len() as u32).collect::<Vec<_>>()));
+            meta.set(TAIL, ids(tail));
+            meta.set(KEEP_MARKERS, self.markers == Markers::Kept);
+        }
         if let Some(text) = &self.system_prompt {
             meta.set("take.system_prompt", text.as_str());
         }
@@ -270,4 +356,16 @@ impl TakeHeader {
         }
         meta
     }
+}
+
+/// A list cut into parts of these lengths, if they are all of it.
+fn parts(list: &[u32], lengths: &[u32]) -> Option<Vec<Vec<u32>>> {
+    let mut rest = list;
+    let part = |n: &u32| {
+        let (part, after) = rest.split_at_checked(*n as usize)?;
+        rest = after;
+        Some(part.to_vec())
+    };
+    let parts = lengths.iter().map(part).collect::<Option<_>>()?;
+    rest.is_empty().then_some(parts)
 }

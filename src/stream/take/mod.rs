@@ -33,8 +33,8 @@ use crate::{Error, Result};
 
 /// `general.architecture` of a take.
 pub const ARCHITECTURE: &str = "longtake-take";
-/// The newest version that is known here; those before it are read. It is written where there are recurrent states, and the one
-/// before it elsewhere.
+/// The newest version that is known here; those before it are read. It is written where there are recurrent states, or where time
+/// goes by the clock or is told in words, and the one before it elsewhere.
 pub const VERSION: u64 = 3;
 
 const CHECKPOINTS: &str = "take.checkpoints";

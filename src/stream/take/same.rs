@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Take, TakeHeader};
 use crate::gguf::GgmlType;
-use crate::media::sample::{FPS, FPS_MAX_FRAMES, FPS_MIN_FRAMES};
+use crate::model::family::VideoForm;
 use crate::stream::{Engine, Limits, MediaOptions, SessionOptions, fingerprint};
 use crate::{Error, Result};
 
@@ -22,16 +22,17 @@ pub struct WatchRequest<'a> {
 }
 
 impl WatchRequest<'_> {
-    /// The flags that the plan of the video follows from, each with its value, the defaults filled in. What says itself what it
-    /// is (model, types, scale, prompt, the video) is not among them.
-    pub fn asked(&self) -> Vec<(String, String)> {
+    /// The flags that the plan of the video follows from, each with its value, the defaults of `form` filled in. What says itself
+    /// what it is (model, types, scale, prompt, the video) is not among them.
+    pub fn asked(&self, form: &VideoForm) -> Vec<(String, String)> {
         let sample = &self.media.sample;
-        let rate = sample.fps.or(sample.nframes.is_none().then_some(FPS));
+        let rate = sample.fps.or(sample.nframes.is_none().then_some(form.fps));
+        let switch = |on: bool| on.then(|| "on".to_string());
         let all = [
             ("fps", rate.map(|n| n.to_string())),
             ("nframes", sample.nframes.map(|n| n.to_string())),
-            ("min-frames", Some(sample.min_frames.unwrap_or(FPS_MIN_FRAMES).to_string())),
-            ("max-frames", Some(sample.max_frames.unwrap_or(FPS_MAX_FRAMES).to_string())),
+            ("min-frames", Some(sample.min_frames.unwrap_or(form.min_frames).to_string())),
+            ("max-frames", Some(sample.max_frames.unwrap_or(form.max_frames).to_string())),
             ("start", sample.video_start.map(|n| n.to_string())),
             ("end", sample.video_end.map(|n| n.to_string())),
             ("min-pixels", sample.min_pixels.map(|n| n.to_string())),
@@ -39,6 +40,8 @@ impl WatchRequest<'_> {
             ("total-pixels", sample.total_pixels.map(|n| n.to_string())),
             ("resized-height", sample.resized_height.map(|n| n.to_string())),
             ("resized-width", sample.resized_width.map(|n| n.to_string())),
+            ("cap-pixels-per-frame", switch(sample.cap_pixels_per_frame)),
+            ("keep-markers", switch(self.media.keep_markers)),
             ("ctx-size", self.limits.n_ctx.map(|n| n.to_string())),
             ("max-memory", self.limits.memory.map(|n| n.to_string())),
             ("max-time", self.limits.time.map(|time| time.as_secs_f64().to_string())),
@@ -99,7 +102,7 @@ impl Take {
         differ.say("system prompt", prompt(header.system_prompt.as_deref()), prompt(request.system_prompt));
         match &header.asked {
             None => differ.0.push("unknown flags: it is of version 1, which did not note them".to_string()),
-            Some(before) => differ.flags(before, &request.asked()),
+            Some(before) => differ.flags(before, &request.asked(&engine.need_vision()?.hparams().video.form)),
         }
         if differ.0.is_empty() {
             return Ok(());

@@ -274,7 +274,13 @@ fn strange_timestamps_keep_the_frames() {
 fn one_frame_makes_a_pair() {
     let mut source = open("one_frame.mp4").unwrap();
     let info = source.info().clone();
-    let indices = frame_indices(info.n_frames, info.fps, &SampleOptions::default()).unwrap();
+    let indices = frame_indices(
+        info.n_frames,
+        info.fps,
+        &SampleOptions::default(),
+        &longtake::model::family::VideoRules::of(longtake::model::family::QWEN2_VL.video),
+    )
+    .unwrap();
     assert_eq!(indices, [0, 0]);
     let frames: Vec<Rgb> = indices.iter().map(|&i| source.frame(i).unwrap()).collect();
     assert!(frames[0] == frames[1]);
@@ -340,7 +346,13 @@ fn a_folder_of_images_is_a_list_of_frames() {
     assert!(source.is_frame_list());
     assert_eq!((info.n_frames, info.height, info.width, info.fps), (11, 6, 8, 2.0));
     let options = SampleOptions { whole: true, ..Default::default() };
-    let indices = frame_indices(info.n_frames, info.fps, &options).unwrap();
+    let indices = frame_indices(
+        info.n_frames,
+        info.fps,
+        &options,
+        &longtake::model::family::VideoRules::of(longtake::model::family::QWEN2_VL.video),
+    )
+    .unwrap();
     let levels: Vec<u8> = indices.iter().map(|&i| source.frame(i).unwrap().data[0]).collect();
     assert_eq!(levels, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 110], "counted like people do, padded to even");
     assert!(source.frame(11).is_err());

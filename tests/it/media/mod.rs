@@ -7,6 +7,7 @@ mod pictures;
 mod preprocess;
 mod containers;
 mod faults;
+mod families;
 mod ffmpeg;
 mod mp4;
 mod mp4_cost;

@@ -5,6 +5,7 @@ use longtake::media::patch::{Grid, PatchSpec, image_rows, pixel_values};
 use longtake::media::resize::{bicubic, bicubic_film, smart_resize, smart_resize_strict};
 use longtake::media::sample::{SampleOptions, check_options, frame_indices, frame_size, pixel_bounds};
 use longtake::media::{FrameSource, Rgb, VideoInfo};
+use longtake::model::family::{QWEN2_VL, VideoRules};
 use serde_json::Value;
 
 use super::image_file::{hex, media_json};
@@ -18,6 +19,8 @@ pub fn qwen_spec() -> PatchSpec {
         std: [0.26862954, 0.261_302_6, 0.275_777_1],
     }
 }
+
+const RULES: VideoRules = VideoRules::of(QWEN2_VL.video);
 
 fn number(row: &Value, key: &str) -> usize {
     row[key].as_u64().unwrap_or_else(|| panic!("{key} of {row}")) as usize
@@ -110,8 +113,8 @@ fn videos_agree_byte_for_byte() {
             max_pixels: item["max_pixels"].as_u64(),
             ..Default::default()
         };
-        let indices = frame_indices(n, 2.0, &options).unwrap();
-        let (new_h, new_w) = frame_size(indices.len(), h, w, 28, &options).unwrap();
+        let indices = frame_indices(n, 2.0, &options, &RULES).unwrap();
+        let (new_h, new_w) = frame_size(indices.len(), (h, w), 28, &options, &RULES).unwrap();
         assert_eq!((new_h, new_w), pair(&item["resized"]), "{item}");
         let source = arrays.u8("rgb");
         let frames: Vec<Rgb> =
@@ -175,7 +178,7 @@ fn frame_sampling_agrees_on_every_index() {
     assert!(rows.len() >= 60);
     for row in rows {
         let total = number(row, "total_frames");
-        let got = frame_indices(total, row["video_fps"].as_f64().unwrap(), &options_of(row));
+        let got = frame_indices(total, row["video_fps"].as_f64().unwrap(), &options_of(row), &RULES);
         let what = format!("{total} frames, {}", row["options"]);
         if row["uniform_rounded"].is_null() {
             assert_eq!(got.expect_err(&what).kind(), ErrorKind::BadInput, "{what}");
@@ -197,10 +200,10 @@ fn frame_budgets_agree() {
     for row in rows {
         let (n, h, w) = (number(row, "frames"), number(row, "height"), number(row, "width"));
         let options = options_of(row);
-        let bounds = pixel_bounds(n, 28, &options).unwrap();
+        let bounds = pixel_bounds(n, 28, &options, &RULES).unwrap();
         let want = (row["min_pixels"].as_f64().unwrap(), row["max_pixels"].as_f64().unwrap());
         assert_eq!(bounds, want, "{row}");
-        check_size(row, &row["resized"], frame_size(n, h, w, 28, &options));
+        check_size(row, &row["resized"], frame_size(n, (h, w), 28, &options, &RULES));
     }
 }
 
@@ -248,7 +251,11 @@ fn senseless_sampling_options_are_bad_input() {
     ];
     for options in rows {
         assert_eq!(check_options(&options).expect_err("refused").kind(), ErrorKind::BadInput, "{options:?}");
-        assert_eq!(frame_indices(100, 25.0, &options).expect_err("refused").kind(), ErrorKind::BadInput, "{options:?}");
+        assert_eq!(
+            frame_indices(100, 25.0, &options, &RULES).expect_err("refused").kind(),
+            ErrorKind::BadInput,
+            "{options:?}"
+        );
     }
     // These depend on the video.
     let late = [
@@ -261,15 +268,15 @@ fn senseless_sampling_options_are_bad_input() {
         SampleOptions { max_frames: Some(0), ..base() },
     ];
     for options in late {
-        let err = frame_indices(100, 25.0, &options).expect_err("refused");
+        let err = frame_indices(100, 25.0, &options, &RULES).expect_err("refused");
         assert_eq!(err.kind(), ErrorKind::BadInput, "{options:?}");
     }
     for fps in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(frame_indices(100, fps, &base()).is_err(), "video at {fps}");
+        assert!(frame_indices(100, fps, &base(), &RULES).is_err(), "video at {fps}");
     }
-    assert_eq!(frame_indices(0, 25.0, &base()).unwrap_err().kind(), ErrorKind::BadInput);
-    assert_eq!(frame_indices(usize::MAX, 25.0, &base()).unwrap_err().kind(), ErrorKind::Limit);
-    assert_eq!(frame_size(0, 50, 50, 28, &base()).unwrap_err().kind(), ErrorKind::BadInput);
+    assert_eq!(frame_indices(0, 25.0, &base(), &RULES).unwrap_err().kind(), ErrorKind::BadInput);
+    assert_eq!(frame_indices(usize::MAX, 25.0, &base(), &RULES).unwrap_err().kind(), ErrorKind::Limit);
+    assert_eq!(frame_size(0, (50, 50), 28, &base(), &RULES).unwrap_err().kind(), ErrorKind::BadInput);
 }
 
 /// Whatever is asked for, indices are in order, in range, and even in number.
@@ -285,7 +292,7 @@ fn indices_are_in_order_and_in_range() {
             video_start: (n % 5 == 0).then_some(start),
             ..Default::default()
         };
-        if let Ok(indices) = frame_indices(total, video_fps, &options) {
+        if let Ok(indices) = frame_indices(total, video_fps, &options, &RULES) {
             prop_assert!(indices.len() % 2 == 0 && !indices.is_empty());
             prop_assert!(indices.is_sorted() && *indices.last().unwrap() < total);
         }
