@@ -338,6 +338,7 @@ mod tests {
             taps: Vec::new(),
             n_pos_side: 0,
             tokens_per_second: None,
+            video: crate::model::family::VideoRules::of(crate::model::family::QWEN2_VL.video),
             image_mean: [0.5; 3],
             image_std: [0.5; 3],
             image_min_pixels: None,

@@ -627,7 +627,9 @@ impl Desk {
     /// Tells requests for the same take: by the video's content and everything that the take depends on.
     fn key(&self, wanted: &Wanted) -> Result<String> {
         let (content, _) = fingerprint::content(&wanted.video).map_err(|err| Fault::from_error(&err))?;
-        let what = (wanted.watch_request().asked(), wanted.options, &wanted.request.system_prompt);
+        let tower = self.engine.need_vision().map_err(|err| Fault::from_error(&err))?;
+        let asked = wanted.watch_request().asked(&tower.hparams().video.form);
+        let what = (asked, wanted.options, &wanted.request.system_prompt);
         let scale = wanted.watch_request().temporal_scale(&self.engine);
         let words =
             format!("{content} {} {:?} {what:?} {scale}", self.engine.fingerprint(), self.engine.mmproj_fingerprint());
