@@ -183,6 +183,7 @@ mod linux {
     }
 
     /// Nanoseconds that a thread has run.
+    #[allow(clippy::unnecessary_cast)] // some machines count in 32 bits
     fn time_of(thread: pid_t) -> Option<i64> {
         // The clock of a thread, as the kernel numbers them: 2 is its running time, 4 says that it is one thread's.
         let clock = (!thread << 3) | 6;

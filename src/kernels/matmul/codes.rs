@@ -3,6 +3,7 @@
 //! is one function here, written with the few vector operations of [`Lanes`].
 
 use super::lanes::Lanes;
+use super::ops::MAX_CODE;
 use crate::tensor::block::{
     Block, Coded, IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL, IQ4_VALUES, IQ4_XS, MXFP4, NVFP4, Q1_0,
     Q2_0, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, TQ1_0, TQ2_0,
@@ -24,6 +25,8 @@ pub struct Chunk<L: Lanes> {
 pub trait Codes: Block {
     /// The largest code; the smallest is 0.
     const MAX_CODE: u8;
+    /// Codes are small enough to be multiplied as they are.
+    const NARROW: bool = Self::MAX_CODE <= MAX_CODE;
     /// The code of the weight 0, where all groups have the same: `b` is `-ZERO * a`.
     const ZERO: Option<u8> = None;
     /// Codes are signed bytes plus 128: kernels that multiply signed bytes may leave `b` out.

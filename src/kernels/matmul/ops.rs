@@ -320,7 +320,7 @@ fn panel_of_codes(ty: GgmlType) -> Option<Panel> {
     use super::codes::{Codes, with_codes};
     with_codes!(ty, F => {
         let number = Number::Codes { max: F::MAX_CODE, affine: F::ZERO.is_none() };
-        (F::MAX_CODE <= MAX_CODE).then_some(Panel { number, group: if F::WIDE { 32 } else { 16 } })
+        F::NARROW.then_some(Panel { number, group: if F::WIDE { 32 } else { 16 } })
     })?
 }
 

@@ -15,7 +15,7 @@
 use super::codes::{CHUNK, Chunk, Codes, SUB, with_codes};
 use super::dot::{STEP, unpack_chunk, whole_chunk};
 use super::lanes::{Lanes, ROUND, inverse_of, ratio};
-use super::ops::{Int8Isa, MAX_CODE, Number, PackRows, QuantizeTile, Word};
+use super::ops::{Int8Isa, Number, PackRows, QuantizeTile, Word};
 use crate::gguf::GgmlType;
 use crate::kernels::prefetch;
 
@@ -50,10 +50,8 @@ pub fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales
         Number::F32 => pack_floats::<I>(p, words),
         Number::Int16 => pack_16::<I>(ty, p, words, scales),
         Number::Int8 => with_codes!(ty, F => pack_8::<I, F>(p, words, scales)).expect("the type has a group"),
-        Number::Codes { .. } => {
-            with_codes!(ty, F => if I::CODES && F::MAX_CODE <= MAX_CODE { pack_codes::<I, F>(p, words, scales) })
-                .expect("the type has codes")
-        }
+        Number::Codes { .. } => with_codes!(ty, F => if I::CODES && F::NARROW { pack_codes::<I, F>(p, words, scales) })
+            .expect("the type has codes"),
     }
 }
 

@@ -1,21 +1,40 @@
-//! Attention and cache writes with AVX2, FMA and F16C: eight lanes.
+//! Attention and cache writes with AVX2, FMA and F16C, with and without AVX-VNNI: eight lanes.
 
 use std::arch::x86_64::*;
 
 use crate::kernels::attention::simd::{Simd, attention_ops};
 use crate::kernels::vector_fns::vector_fns;
 
-attention_ops!(avx2: Avx2, "avx2,fma,f16c");
+attention_ops!(plain: Avx2<false>, "avx2,fma,f16c");
+attention_ops!(vnni: Avx2<true>, "avxvnni,avx2,fma,f16c");
 
-/// Vectors of 256 bits.
+/// acc + the sum of both products of 16-bit pairs. Not the intrinsic: the compiler takes that apart into a product and a
+/// sum where it believes latency to matter.
+#[inline]
+#[target_feature(enable = "avxvnni,avx2")]
+fn dpwssd(mut acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: registers only, and the instruction belongs to the features of this function.
+    unsafe {
+        std::arch::asm!(
+            "{{vex}} vpdpwssd {acc}, {a}, {b}",
+            acc = inout(ymm_reg) acc,
+            a = in(ymm_reg) a,
+            b = in(ymm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
+}
+
+/// Vectors of 256 bits; VNNI says whether there are integer dot products.
 #[derive(Clone, Copy)]
-pub struct Avx2;
+pub struct Avx2<const VNNI: bool>;
 
 #[allow(clippy::needless_range_loop)]
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const L: usize = 8;
     const REGISTERS: usize = 16;
-    const DOT_I8: bool = false;
+    const DOT_I8: bool = VNNI;
     type F = __m256;
     type I = __m256i;
 
@@ -94,7 +113,33 @@ impl Simd for Avx2 {
                 _mm256_storeu_si256(to.add(8).cast(), _mm256_mulhrs_epi16(high, fraction));
             }
         }
-        fn dot_i16(acc: __m256i, a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
+        fn dot_i16(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+            if VNNI { dpwssd(acc, a, b) } else { _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)) }
+        }
+        fn dot_i8(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+            if VNNI { _mm256_dpbusd_avx_epi32(acc, a, b) } else { unreachable!("DOT_I8 is false") }
+        }
+        fn columns(rows: *const u8, stride: usize) -> [__m256i; 4] {
+            // Four bytes of four rows in each half of a vector, then 4 by 4 within halves.
+            let mut r = [_mm256_setzero_si256(); 4];
+            for i in 0..4 {
+                let row = |half: usize| _mm_loadu_si128(rows.add((4 * half + i) * stride).cast());
+                r[i] = _mm256_set_m128i(row(1), row(0));
+            }
+            let (a, b) = (_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpacklo_epi32(r[2], r[3]));
+            let (c, d) = (_mm256_unpackhi_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[2], r[3]));
+            [
+                _mm256_unpacklo_epi64(a, b),
+                _mm256_unpackhi_epi64(a, b),
+                _mm256_unpacklo_epi64(c, d),
+                _mm256_unpackhi_epi64(c, d),
+            ]
+        }
+        fn add8(a: __m256i, b: u8) -> __m256i { _mm256_add_epi8(a, _mm256_set1_epi8(b as i8)) }
+        fn nibbles(a: __m256i) -> [__m256i; 2] {
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(a, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(a), mask)]
+        }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
             let mut r = [_mm256_setzero_ps(); 8];
             for i in 0..8 {

@@ -3,11 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::attention_avx2::Avx2 as V;
-use super::avx2;
 use super::ymm::Ymm;
+use super::{attention_avx2, avx2};
 use crate::gguf::GgmlType;
 use crate::kernels::Kernels;
-use crate::kernels::matmul::tile::{self, Dot, Floats, Integers, Pairs};
+use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
 use crate::kernels::matmul::tile_codes::{self, Narrow};
 use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
 use crate::kernels::vector_fns::vector_fns;
@@ -61,13 +61,13 @@ impl Int8Isa for Avx2 {
     #[inline(always)]
     fn transpose(rows: &[u32], len: usize, out: &mut [u32]) {
         // SAFETY: only code compiled for AVX2 inlines this.
-        unsafe { tile::transpose::<V>(rows, len, out) }
+        unsafe { tile::transpose::<V<false>>(rows, len, out) }
     }
 
     #[inline(always)]
     fn dot_floats(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
         // SAFETY: only code compiled for AVX2, FMA and F16C inlines this.
-        unsafe { float::dot::<V>(ty, d, out) }
+        unsafe { float::dot::<V<false>>(ty, d, out) }
     }
 
     #[inline(always)]
@@ -76,9 +76,9 @@ impl Int8Isa for Avx2 {
         // SAFETY: checked for these products; only code compiled for AVX2 and FMA inlines this.
         unsafe {
             match t.panel.number {
-                Number::F32 => tile::tile::<V, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
-                Number::Codes { .. } => tile_codes::tile::<V, { TOKENS / 2 }, 1>(t, n, out),
-                _ => tile::tile::<V, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::F32 => tile::tile::<V<false>, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Codes { .. } => tile_codes::tile::<V<false>, { TOKENS / 2 }, 1>(t, n, out),
+                _ => tile::tile::<V<false>, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
             }
         }
     }
@@ -121,64 +121,20 @@ impl Int8Isa for AvxVnni {
         // SAFETY: checked for these products; only code compiled for AVX-VNNI, AVX2 and FMA inlines this.
         unsafe {
             match t.panel.number {
-                Number::F32 => tile::tile::<V, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
-                Number::Int16 => tile::tile::<V, Integers<VnniPairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
-                Number::Int8 => tile::tile::<V, Integers<VnniBytes>, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::F32 => tile::tile::<V<true>, Floats, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Int16 => tile::tile::<V<true>, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
+                Number::Int8 => tile::tile::<V<true>, Integers<Bytes>, TOKENS, { TOKENS / 2 }>(t, n, out),
                 Number::Codes { .. } => unreachable!("not in this layout"),
             }
         }
     }
 }
 
-impl Narrow for V {
+impl Narrow for V<false> {
     vector_fns! { unsafe;
         fn products(w: __m256i, x: __m256i) -> __m256i { _mm256_maddubs_epi16(w, x) }
         fn add16(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi16(a, b) }
     }
-}
-
-/// `vpdpbusd`.
-struct VnniBytes;
-
-/// `vpdpwssd`.
-struct VnniPairs;
-
-impl Dot<V> for VnniBytes {
-    const COLS: usize = 4;
-
-    #[inline(always)]
-    unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // SAFETY: as the caller promises.
-        unsafe { _mm256_dpbusd_avx_epi32(acc, w, x) }
-    }
-}
-
-impl Dot<V> for VnniPairs {
-    const COLS: usize = 2;
-
-    #[inline(always)]
-    unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-        // SAFETY: as the caller promises.
-        unsafe { dpwssd(acc, w, x) }
-    }
-}
-
-/// acc + the sum of both products of 16-bit pairs. Not the intrinsic: the compiler takes that apart into a product and a
-/// sum where it believes latency to matter.
-#[inline]
-#[target_feature(enable = "avxvnni,avx2")]
-fn dpwssd(mut acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-    // SAFETY: registers only, and the instruction belongs to the features of this function.
-    unsafe {
-        std::arch::asm!(
-            "{{vex}} vpdpwssd {acc}, {w}, {x}",
-            acc = inout(ymm_reg) acc,
-            w = in(ymm_reg) w,
-            x = in(ymm_reg) x,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    acc
 }
 
 /// acc += chunk · x, with `products` for the sums of four neighbouring products of 32 columns.
@@ -225,7 +181,11 @@ pub unsafe fn sum(v: __m256) -> f32 {
     }
 }
 
-int8_ops!(Avx2, "avx2,fma,f16c");
+pub mod plain {
+    use super::*;
+
+    int8_ops!(Avx2, "avx2,fma,f16c");
+}
 
 /// The AVX2 table with AVX-VNNI products.
 pub mod vnni {
@@ -233,5 +193,6 @@ pub mod vnni {
 
     int8_ops!(AvxVnni, "avxvnni,avx2,fma,f16c");
 
-    pub static TABLE: Kernels = Kernels { name: "avxvnni", int8: INT8, ..avx2::TABLE };
+    pub static TABLE: Kernels =
+        Kernels { name: "avxvnni", int8: INT8, attend: attention_avx2::vnni::OPS, ..avx2::TABLE };
 }
