@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{Activations, Kernels, Number, Panel, supported, threads};
+use longtake::random::Rng;
 use longtake::tensor::MatView;
 use rayon::prelude::*;
 
@@ -269,11 +270,8 @@ impl Weights {
         let float = Panel::of(ty).is_some_and(|panel| panel.number != Number::Int8);
         let element = if float { ty.row_bytes(1).expect("one element") } else { usize::MAX };
         data.par_chunks_mut(row_bytes).enumerate().for_each(|(i, row)| {
-            let mut state = i as u64 + 1;
-            for byte in row.iter_mut() {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                *byte = (state >> 40) as u8 & 0x3b;
-            }
+            let mut rng = Rng::new(i as u64);
+            row.iter_mut().for_each(|byte| *byte = rng.next_u64() as u8 & 0x3b);
             row.chunks_exact_mut(element).for_each(|float| float[element - 1] |= 0x38);
         });
         Weights { ty, n_cols, n_rows, row_bytes, copies, data }

@@ -1,4 +1,4 @@
-//! `--n-gpu-layers` and `longtake inspect --cards`. A build without the feature `cuda` says that it has none.
+//! `--n-gpu-layers` and `longtake inspect --gpus`. A build without the feature `cuda` says that it has none.
 #![forbid(unsafe_code)]
 
 use crate::stream::Engine;

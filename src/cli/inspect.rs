@@ -13,6 +13,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::out::stdout;
 use crate::error::Context;
 use crate::gguf::{Array, GgmlType, Gguf, TensorInfo, Value};
+use crate::kernels::threads::in_rayon;
 use crate::stream::take::{self, Take};
 use crate::tensor::dequantize_row;
 use crate::{Error, Result};
@@ -21,7 +22,7 @@ use crate::{Error, Result};
 #[derive(clap::Args)]
 pub struct Args {
     /// The GGUF file; of a split model, the first part
-    #[arg(required_unless_present_any = ["cpu", "cards"])]
+    #[arg(required_unless_present_any = ["cpu", "gpus"])]
     file: Option<PathBuf>,
     /// Print one JSON object, for a file with all arrays in full; numbers that are not finite appear as strings
     #[arg(long)]
@@ -33,8 +34,8 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["file", "check"])]
     cpu: bool,
     /// Show instead the GPUs of this machine and whether this binary can use them
-    #[arg(long, conflicts_with_all = ["file", "check", "cpu"])]
-    cards: bool,
+    #[arg(long, alias = "cards", conflicts_with_all = ["file", "check", "cpu"])]
+    gpus: bool,
 }
 
 /// Runs the command.
@@ -42,7 +43,7 @@ pub struct Args {
 /// # Errors
 /// What [`Gguf::open`] says, and `Format` when `--check` found a number that is not finite; for `--cpu`, see `cpu.rs`.
 pub fn run(args: Args) -> Result<()> {
-    if args.cards {
+    if args.gpus {
         return super::cards::list(args.json);
     }
     let Some(file) = args.file else { return super::cpu::run(args.json) };
@@ -150,7 +151,7 @@ fn check_tensor(ty: GgmlType, data: &[u8], bar: &ProgressBar) -> Result<Option<(
         }
         (a, b) => a.or(b),
     };
-    data.par_chunks(chunk_bytes).enumerate().map(scan).try_reduce(|| None, |a, b| Ok(first_of(a, b)))
+    in_rayon(|| data.par_chunks(chunk_bytes).enumerate().map(scan).try_reduce(|| None, |a, b| Ok(first_of(a, b))))?
 }
 
 /// Sums over the tensor table.

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::gguf::GgmlType;
+use crate::kernels::threads::in_rayon;
 use crate::tensor::{dequantize_row, quantize_row};
 use crate::{Error, Result};
 
@@ -69,13 +70,14 @@ pub(crate) fn encode(
     out.resize(start + n_rows * row_bytes, 0);
     let rows = TASK.div_ceil(n_cols);
     let tasks = out[start..].par_chunks_mut(rows * row_bytes).zip(src.par_chunks(rows * n_cols));
-    tasks.try_for_each(|(dst, src)| match importance {
+    let quantize = |(dst, src): (&mut [u8], &[f32])| match importance {
         None => quantize_row(ty, src, dst, None),
         Some(_) => {
             let mut rows = dst.chunks_exact_mut(row_bytes).zip(src.chunks_exact(n_cols));
             rows.try_for_each(|(dst, src)| quantize_row(ty, src, dst, importance))
         }
-    })
+    };
+    in_rayon(|| tasks.try_for_each(quantize))?
 }
 
 /// Decodes rows of `n_cols` values of type `ty` into `out`, in parallel.
@@ -83,7 +85,7 @@ pub(crate) fn decode(ty: GgmlType, src: &[u8], n_cols: usize, out: &mut [f32]) -
     let row_bytes = ty.row_bytes(n_cols).expect("a row is a whole number of blocks");
     let rows = TASK.div_ceil(n_cols);
     let tasks = out.par_chunks_mut(rows * n_cols).zip(src.par_chunks(rows * row_bytes));
-    tasks.try_for_each(|(dst, src)| dequantize_row(ty, src, dst))
+    in_rayon(|| tasks.try_for_each(|(dst, src)| dequantize_row(ty, src, dst)))?
 }
 
 /// Compares `values` with their encoding; the sums do not depend on the number of threads.
@@ -92,17 +94,16 @@ pub(crate) fn measure(values: &[f32], encoded: &[u8], n_cols: usize, ty: GgmlTyp
     let row_bytes = ty.row_bytes(n_cols).expect("the type was chosen to fit the row");
     let rows = TASK.div_ceil(n_cols);
     let tasks = values.par_chunks(rows * n_cols).zip(encoded.par_chunks(rows * row_bytes));
-    let parts: Vec<ErrorSums> = tasks
-        .map(|(values, encoded)| {
-            let mut back = vec![0.0; values.len()];
-            dequantize_row(ty, encoded, &mut back)?;
-            Ok(values.iter().zip(&back).fold(ErrorSums::default(), |mut sums, (a, b)| {
-                let (a, b) = (f64::from(*a), f64::from(*b));
-                sums.add(ErrorSums { n: 1, diff2: (a - b) * (a - b), value2: a * a, max_abs: (a - b).abs() });
-                sums
-            }))
-        })
-        .collect::<Result<_>>()?;
+    let part = |(values, encoded): (&[f32], &[u8])| {
+        let mut back = vec![0.0; values.len()];
+        dequantize_row(ty, encoded, &mut back)?;
+        Ok(values.iter().zip(&back).fold(ErrorSums::default(), |mut sums, (a, b)| {
+            let (a, b) = (f64::from(*a), f64::from(*b));
+            sums.add(ErrorSums { n: 1, diff2: (a - b) * (a - b), value2: a * a, max_abs: (a - b).abs() });
+            sums
+        }))
+    };
+    let parts: Vec<ErrorSums> = in_rayon(|| tasks.map(part).collect::<Result<_>>())??;
     Ok(parts.into_iter().fold(ErrorSums::default(), |mut sums, part| {
         sums.add(part);
         sums
@@ -122,7 +123,7 @@ fn limit(ty: GgmlType) -> f32 {
 fn check_values(src: &[f32], first: usize, ty: GgmlType) -> Result<()> {
     let limit = limit(ty);
     let fits = |x: &f32| x.abs() < limit;
-    let Some(at) = src.par_iter().position_first(|x| !fits(x)) else { return Ok(()) };
+    let Some(at) = in_rayon(|| src.par_iter().position_first(|x| !fits(x)))? else { return Ok(()) };
     let (x, at) = (src[at], first + at);
     Err(match x.is_finite() {
         true => Error::limit(format!("value `{x}` at index {at} is too large for {ty}; BF16 and F32 hold it")),

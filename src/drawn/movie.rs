@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::symbols::{DrawnVideo, FPS};
 use crate::files::atomic::write_beside_in_place;
+use crate::kernels::threads::in_rayon;
 use crate::{Error, ErrorKind, Result};
 
 /// Frames drawn at once, on all threads, before they are encoded in order.
@@ -50,7 +51,7 @@ pub fn write_mp4(video: &DrawnVideo, path: &Path, on_frames: &mut dyn FnMut(usiz
         let mut has_track = false;
         for start in (0..video.n_frames()).step_by(AT_ONCE) {
             let end = video.n_frames().min(start + AT_ONCE);
-            let frames: Vec<Vec<u8>> = (start..end).into_par_iter().map(|i| video.frame(i)).collect();
+            let frames: Vec<Vec<u8>> = in_rayon(|| (start..end).into_par_iter().map(|i| video.frame(i)).collect())?;
             for (i, rgb) in (start..end).zip(&frames) {
                 let yuv = YUVBuffer::from_rgb8_source(RgbSliceU8::new(rgb, (video.width, video.height)));
                 let stream = encoder.encode(&yuv).map_err(encoded)?;

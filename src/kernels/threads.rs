@@ -36,14 +36,29 @@ pub fn start(n: usize) -> Result<()> {
         return Err(Error::bad_input(format!("`{n}` threads are more than {MAX_THREADS}")));
     }
     let n = if n == 0 { available() } else { n };
-    // Conversion and scans run on rayon. A second call finds both pools running, which is what it asked for.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .num_threads(n)
-        .stack_size(STACK_BYTES)
-        .thread_name(|i| format!("longtake-rayon-{i}"))
-        .build_global();
     POOL.get_or_init(|| Pool::start(n));
     Ok(())
+}
+
+/// Runs `work` where rayon's parallel iterators are split over as many threads as there are here. They are for long and uneven
+/// work (conversion, scans, drawing), are started when that first comes, and are nobody else's: rayon's global pool belongs to
+/// the program that this library is part of.
+///
+/// # Errors
+/// An operating system that gives no threads.
+pub fn in_rayon<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
+    static POOL: OnceLock<rayon::ThreadPool> = OnceLock::new();
+    let pool = match POOL.get() {
+        Some(pool) => pool,
+        None => {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(count()).stack_size(STACK_BYTES);
+            let built = builder.thread_name(|i| format!("longtake-rayon-{i}")).build();
+            let built = built.map_err(|err| Error::limit(format!("cannot start {} threads: {err}", count())))?;
+            // Of two that were started at once, one ends with its threads.
+            POOL.get_or_init(|| built)
+        }
+    };
+    Ok(pool.install(work))
 }
 
 /// Stack of every thread that is started here: what the standard library gives, whatever `RUST_MIN_STACK` says.

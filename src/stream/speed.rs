@@ -11,6 +11,7 @@ use crate::cache::KvCache;
 use crate::kernels::{kv_write, select};
 use crate::media::{Decoders, Grid, SafeDecoder};
 use crate::model::VisionTower;
+use crate::random::Rng;
 
 /// How fast this machine is at the stages.
 #[derive(Debug, Clone, Copy, Default)]
@@ -132,12 +133,8 @@ pub(super) fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
     const CHUNK: usize = 256;
     let crate::cache::CacheShape { n_layer, n_head_kv, d, recurrent, .. } = *cache.shape();
     let kernels = select()?;
-    let mut state = 1u64;
-    let mut noise = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    let rows: Vec<f32> = (0..CHUNK * n_head_kv * d).map(|_| noise()).collect();
+    let mut rng = Rng::new(1);
+    let rows: Vec<f32> = (0..CHUNK * n_head_kv * d).map(|_| rng.signed()).collect();
     while cache.len() < depth {
         let n = CHUNK.min(depth - cache.len());
         for il in (0..n_layer).filter(|il| recurrent.is_none_or(|recurrent| !recurrent.layers.contains(*il))) {

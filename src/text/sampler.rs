@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use crate::random::Rng;
 use crate::{Error, Result};
 
 /// Longest memory for the penalties, in tokens.
@@ -96,7 +97,7 @@ impl SamplerOptions {
 /// later tokens ask for no memory. The same options, tokens and logits give the same choices on every machine.
 pub struct Sampler {
     options: SamplerOptions,
-    rng: SplitMix64,
+    rng: Rng,
     recent: Recent,
     /// What is left to choose from: best first once sorted.
     candidates: Vec<Candidate>,
@@ -116,7 +117,7 @@ impl Sampler {
     pub fn new(options: SamplerOptions) -> Result<Sampler> {
         options.check()?;
         let n = if options.has_penalties() { options.repeat_last_n } else { 0 };
-        let rng = SplitMix64(options.seed);
+        let rng = Rng::new(options.seed);
         Ok(Sampler { options, rng, recent: Recent::new(n), candidates: Vec::new(), weights: Vec::new() })
     }
 
@@ -240,7 +241,7 @@ impl Sampler {
     /// Draws one candidate with its probability at the temperature.
     fn draw(&mut self) -> u32 {
         let total = self.weigh(f64::from(self.options.temp));
-        let wanted = self.rng.next_unit() * total;
+        let wanted = self.rng.unit() * total;
         let mut sum = 0.0;
         let hit = self.weights.iter().position(|w| {
             sum += w;
@@ -297,24 +298,6 @@ impl Recent {
             }
         }
         *self.counts.entry(id).or_insert(0) += 1;
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014): a counter that is stepped by an
-/// odd constant and scrambled. Every seed is good, and the sequence is the same everywhere.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number from 0 (included) to 1 (excluded), from the upper 53 bits.
-    fn next_unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
@@ -454,9 +437,6 @@ mod tests {
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
-        // The first outputs of SplitMix64 for seed 0, as published with the generator.
-        let mut rng = SplitMix64(0);
-        assert_eq!([rng.next(), rng.next()], [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
     }
 
     #[test]

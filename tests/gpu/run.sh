@@ -28,7 +28,7 @@ fi
 
 here=$(cd "$(dirname "$0")" && pwd)
 [ -x "$here/longtake" ] || { echo "this folder holds no binary: make one with \`tests/gpu/run.sh pack DIR\`"; exit 2; }
-if ! "$here/longtake" inspect --cards; then
+if ! "$here/longtake" inspect --gpus; then
   echo "NO GPU: nothing was tested"
   exit 3
 fi

@@ -561,7 +561,8 @@ fn inspect_cpu_tells_what_the_variable_decides() {
 #[test]
 fn layers_on_a_gpu_that_is_not_there_are_computed_by_the_cpu() {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model/demo.gguf");
-    let listed = longtake(&["inspect", "--cards"]);
+    let listed = longtake(&["inspect", "--gpus"]);
+    assert_eq!(longtake(&["inspect", "--cards"]), listed, "the flag's name before this one");
     if listed.status.success() {
         eprintln!("skipped: this machine has a card");
         return;

@@ -6,24 +6,8 @@ use longtake::gguf::GgmlType;
 use longtake::kernels::{
     AttentionShape, CacheRows, Kernels, KvView, Number, Panel, attention, candidates, kv_write, matmul, supported,
 };
+use longtake::random::Rng;
 use longtake::tensor::{MatView, can_quantize, dequantize_row, quantize_row};
-
-/// A small generator (splitmix64): seeds appear in every message.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.next()).collect()
-    }
-}
 
 /// Compares with an f64 result: `scale` is the sum of the absolute terms.
 fn close(got: f32, want: f64, scale: f64, case: &str) {

@@ -8,33 +8,7 @@ use longtake::kernels::{
 };
 use longtake::tensor::{MatView, quantize_row};
 
-use crate::random::Weights;
-
-/// A small generator (splitmix64) of roughly normal numbers: seeds appear in every message.
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn uniform(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-
-    /// Variance 1: the sum of twelve numbers of variance 1/3, halved.
-    pub fn normal(&mut self) -> f32 {
-        (0..12).map(|_| self.uniform()).sum::<f32>() / 2.0
-    }
-
-    pub fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.normal()).collect()
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        ((self.uniform() + 1.0) / 2.0 * n as f32) as usize % n
-    }
-}
+use crate::random::{Rng, Weights};
 
 /// Every type, with the NMSE that its products may have against exact ones of the decoded weights: for quantized types,
 /// activations alone cost about 2.3e-5 with scales per 32 and 4.6e-5 with scales per 256; 16-bit integers cost about

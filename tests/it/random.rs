@@ -1,43 +1,14 @@
-//! Random numbers and packed matrices for the tests of kernels.
+//! Packed matrices for the tests of kernels.
 
 use longtake::gguf::GgmlType;
+pub use longtake::random::Rng;
 use longtake::tensor::{MatView, can_quantize, dequantize_row, quantize_row};
 
-/// A small generator (splitmix64): seeds appear in every message.
-pub struct Rng(pub u64);
-
-impl Rng {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    /// Roughly normal, of variance 1.
-    pub fn normal(&mut self) -> f32 {
-        let z = self.bits();
-        (0..4).map(|i| ((z >> (16 * i)) & 0xffff) as f32 / 65536.0 - 0.5).sum::<f32>() * 1.732
-    }
-
-    pub fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.normal()).collect()
-    }
-}
-
-/// Packed weights of one matrix, and what they decode to.
 /// Blocks of a format that is only read: bytes at random, from the bits of `values`, under scales of about 0.01.
 fn any_blocks(ty: GgmlType, values: &[f32], packed: &mut [u8]) {
-    let mut state = values.iter().fold(1u64, |hash, x| (hash ^ u64::from(x.to_bits())).wrapping_mul(0x100_0000_01b3));
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
+    let seed = values.iter().fold(1u64, |hash, x| (hash ^ u64::from(x.to_bits())).wrapping_mul(0x100_0000_01b3));
+    let mut rng = Rng(seed);
+    let mut next = || rng.below(256) as u8;
     packed.fill_with(&mut next);
     for block in packed.chunks_exact_mut(ty.block_bytes()) {
         let d = half::f16::from_f32(0.01 + f32::from(next()) * 1e-4).to_bits();
@@ -56,6 +27,7 @@ fn any_blocks(ty: GgmlType, values: &[f32], packed: &mut [u8]) {
     }
 }
 
+/// Packed weights of one matrix, and what they decode to.
 pub struct Weights {
     pub ty: GgmlType,
     pub n_cols: usize,

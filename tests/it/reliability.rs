@@ -53,20 +53,6 @@ fn count(variable: &str, share: usize) -> usize {
     std::env::var(variable).map_or(share, |text| text.parse().expect("a number"))
 }
 
-/// A small generator, so that a seed is a case.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) as usize) % n.max(1)
-    }
-
-    fn share(&mut self) -> f64 {
-        self.below(1 << 24) as f64 / f64::from(1 << 24)
-    }
-}
-
 /// Bytes of a stream of `n` frames for standard input, in a file.
 fn stream(dir: &Path, n: usize) -> PathBuf {
     let path = dir.join("tmp").join("stream.y4m");

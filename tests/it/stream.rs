@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::media::{FrameSource, Rgb, VideoInfo};
+use longtake::random::Rng;
 use longtake::stream::{
     Engine, Event, Events, Finish, GenerateOptions, MediaOptions, MediaPlan, Prompt, Session, SessionOptions,
 };
@@ -281,14 +282,13 @@ fn interrupted_a_thousand_times() {
     let engine = engine();
     let mut one = session(&engine, 300, 16);
     let memory = || memory_stats::memory_stats().map_or(0, |stats| stats.physical_mem);
-    let mut state = 42u64;
+    let mut random = Rng(42);
     let (mut stopped, mut before) = (0, 0);
     for round in 0..1000 {
         if round == 100 {
             before = memory();
         }
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let stop_after = (state >> 60) as usize;
+        let stop_after = random.below(16);
         let cancel = AtomicBool::new(stop_after == 0);
         let mut seen = 0;
         let mut sink = |_| {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use longtake::ErrorKind;
 use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Gguf};
+use longtake::random::Rng;
 use longtake::stream::{
     Around, Engine, Event, Events, GenerateOptions, IfExists, Limits, MediaOptions, MediaPlan, Session, SessionOptions,
     Take, TakeHeader, Watch, WatchRequest, question,
@@ -468,12 +469,12 @@ fn a_hundred_kills_lose_nothing() {
     drop(take);
     let want_answer = ask(dir.path(), &whole);
 
-    let (mut kills, mut takes, mut resumed, mut seed) = (0, 0, 0, 1u64);
+    let (mut kills, mut takes, mut resumed, mut random) = (0, 0, 0, Rng(1));
     while kills < KILLS {
         let path = dir.path().join(format!("{takes}.take"));
         loop {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let moment = whole_time.mul_f64((seed >> 40) as f64 / (1u64 << 24) as f64);
+            let share = random.unit();
+            let moment = whole_time.mul_f64(share);
             let had_begun = path.exists();
             let mut child = watch_command(dir.path(), &path, "0").spawn().unwrap();
             std::thread::sleep(moment);
@@ -486,7 +487,7 @@ fn a_hundred_kills_lose_nothing() {
             }
             let out = child.wait_with_output().unwrap();
             let message = String::from_utf8_lossy(&out.stderr);
-            assert!(out.status.success(), "after {kills} kills, seed {seed}: {message}");
+            assert!(out.status.success(), "after {kills} kills, the last at {share}: {message}");
             break;
         }
         let take = Take::open(&path, true).unwrap();

@@ -141,7 +141,7 @@ fn critical_lengths() -> Result<Experiment> {
         [(1e6, 16, 486_910, 1_265_814, "1265814.95"), (1e4, 5, 4_537, 13_603, "13603.54")]
     {
         let first = |layout, part| -> Result<Option<u64>> {
-            Ok(scan(&rotary(layout, base)?, part, step, SCANNED).first_negative)
+            Ok(scan(&rotary(layout, base)?, part, step, SCANNED)?.first_negative)
         };
         let name = |of: &str| format!("first temporal part below 0, {of}, base {base:e}");
         rows.push(Row::first(name("mrope"), Some(mrope), first(Layout::Mrope, Part::Temporal)?));
@@ -172,7 +172,7 @@ fn critical_lengths() -> Result<Experiment> {
         }
     }
     for (layout, negative, min) in [(Layout::Mrope, "50.0", "-12.15"), (Layout::VideoRope, "60.5", "-5.50")] {
-        let found = scan(&rotary(layout, BASE)?, Part::Temporal, step, SCANNED);
+        let found = scan(&rotary(layout, BASE)?, Part::Temporal, step, SCANNED)?;
         let percent = 100.0 * found.n_negative as f64 / found.n as f64;
         rows.push(Row::digits(format!("% negative below 4e6, {layout}"), negative, percent));
         rows.push(Row::digits(format!("least temporal part below 4e6, {layout}"), min, found.min));
@@ -217,7 +217,7 @@ fn implemented() -> Result<Experiment> {
         (Layout::HopeX, 1e4, None, "16.07", None),
     ];
     for (layout, base, first, min, at) in expected {
-        let found = scan(&rotary(layout, base)?, Part::Whole, diagonal(1.0), DIAGONAL + 1);
+        let found = scan(&rotary(layout, base)?, Part::Whole, diagonal(1.0), DIAGONAL + 1)?;
         rows.push(Row::first(format!("first S below 0, {layout}, base {base:e}"), first, found.first_negative));
         rows.push(Row::digits(format!("least S, {layout}, base {base:e}"), min, found.min));
         if let Some(at) = at {
@@ -255,16 +255,16 @@ fn temporal_scale() -> Result<Experiment> {
     let mut rows = Vec::new();
     let over = |rotary: &Rotary, step: Pos| scan(rotary, Part::Whole, step, FRAMES + 1);
     for (layout, min, mean) in [(Layout::Mrope, "40.57", "48.00"), (Layout::VideoRope, "9.24", "25.19")] {
-        let found = over(&rotary(layout, BASE)?, frame_step(layout, layout.default_temporal_scale()));
+        let found = over(&rotary(layout, BASE)?, frame_step(layout, layout.default_temporal_scale()))?;
         rows.push(Row::digits(format!("least S, {layout}"), min, found.min));
         rows.push(Row::digits(format!("mean S, {layout}"), mean, found.mean));
     }
-    let videorope = over(&rotary(Layout::VideoRope, BASE)?, diagonal(2.0));
+    let videorope = over(&rotary(Layout::VideoRope, BASE)?, diagonal(2.0))?;
     let hope = rotary(Layout::Hope, BASE)?;
     let expected = [("19.27", "31.60"), ("16.97", "29.70"), ("15.72", "28.45"), ("13.97", "27.43"), ("12.97", "26.52")];
     let mut found = Vec::new();
     for (scale, (min, mean)) in SCALES.into_iter().zip(expected) {
-        let one = over(&hope, diagonal(scale));
+        let one = over(&hope, diagonal(scale))?;
         rows.push(Row::digits(format!("least S, hope, scale {scale}"), min, one.min));
         rows.push(Row::digits(format!("mean S, hope, scale {scale}"), mean, one.mean));
         found.push(one);
@@ -274,7 +274,7 @@ fn temporal_scale() -> Result<Experiment> {
     let above = found.iter().all(|one| one.min > videorope.min && one.mean > videorope.mean);
     rows.push(Row::holds("every scale is above videorope", "yes", yes(above), above));
     // E6 in frames: 33649 is 67298 frames away at scale 0.5, and the half step before it is below 0 already.
-    let first = scan(&hope, Part::Whole, diagonal(0.5), 70_000).first_negative;
+    let first = scan(&hope, Part::Whole, diagonal(0.5), 70_000)?.first_negative;
     rows.push(Row::first("first frame with S below 0, hope, scale 0.5", Some(67_297), first));
     Ok(Experiment { id: "E7", title: "the temporal scale over 3000 frames", rows })
 }

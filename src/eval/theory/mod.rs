@@ -16,6 +16,7 @@ pub use experiments::{Experiment, Row, experiments, names};
 pub use plots::{Plot, plots};
 
 use crate::Result;
+use crate::kernels::threads::in_rayon;
 use crate::position::{Driver, Layout, Pos, Rotary, default_sections};
 
 /// The head dimension of all Qwen2-VL models, and their rope base.
@@ -85,9 +86,12 @@ const EXACT_EVERY: u64 = 1024;
 
 /// S at `n` displacements: 0, `step`, 2 `step` and so on. Millions of them take less than a second.
 ///
+/// # Errors
+/// An operating system that gives no threads.
+///
 /// # Panics
 /// When `n` is 0.
-pub fn scan(rotary: &Rotary, part: Part, step: Pos, n: u64) -> Scan {
+pub fn scan(rotary: &Rotary, part: Part, step: Pos, n: u64) -> Result<Scan> {
     assert!(n > 0, "a scan needs a displacement");
     // Angle per step of each pair.
     let theta: Vec<f64> = pairs(rotary, part).into_iter().map(|i| rotary.angle(i, step)).collect();
@@ -114,7 +118,7 @@ pub fn scan(rotary: &Rotary, part: Part, step: Pos, n: u64) -> Scan {
         }
         found
     };
-    let found: Vec<Scan> = (0..n.div_ceil(EXACT_EVERY)).into_par_iter().map(chunk).collect();
+    let found: Vec<Scan> = in_rayon(|| (0..n.div_ceil(EXACT_EVERY)).into_par_iter().map(chunk).collect())?;
     // In order, so that the sum does not depend on the number of threads.
     let mut all = found[0];
     for next in &found[1..] {
@@ -125,7 +129,7 @@ pub fn scan(rotary: &Rotary, part: Part, step: Pos, n: u64) -> Scan {
         }
         all.mean += next.mean;
     }
-    Scan { n, mean: all.mean / n as f64, ..all }
+    Ok(Scan { n, mean: all.mean / n as f64, ..all })
 }
 
 /// The share of the displacements 0 to `n` - 1 at which the cosine of a pair of frequency `theta` is negative (lemma A.1).
@@ -145,7 +149,7 @@ mod tests {
             let n = 3000;
             let at = |i: u64| Pos { t: step.t * i as f64, h: step.h * i as f64, w: step.w * i as f64 };
             let all: Vec<f64> = (0..n).map(|i| preference(&rotary, Part::Whole, at(i))).collect();
-            let got = scan(&rotary, Part::Whole, step, n);
+            let got = scan(&rotary, Part::Whole, step, n).unwrap();
             let min = all.iter().copied().fold(f64::INFINITY, f64::min);
             assert!((got.min - min).abs() < 1e-9, "{layout}: {} against {min}", got.min);
             assert!((all[got.at_min as usize] - min).abs() < 1e-9, "{layout}");

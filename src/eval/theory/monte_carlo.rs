@@ -69,9 +69,9 @@ fn draw(rng: &mut Rng, turns: &[Turn], n: usize, mean: f64, sigma: f64) -> Vec<G
     let mut gaps = vec![Gap::default(); turns.len()];
     let (mut q, mut k, mut similar) = ([0.0; N_ROT], [0.0; N_ROT], [0.0; N_ROT]);
     for _ in 0..n {
-        rng.normal(&mut q, mean, sigma);
-        rng.normal(&mut k, mean, sigma);
-        rng.normal(&mut similar, 0.0, 0.5);
+        rng.fill_normal(&mut q, mean, sigma);
+        rng.fill_normal(&mut k, mean, sigma);
+        rng.fill_normal(&mut similar, 0.0, 0.5);
         similar.iter_mut().zip(&q).for_each(|(s, q)| *s += q);
         // The score is linear in the key.
         let difference: [f64; N_ROT] = std::array::from_fn(|i| similar[i] - k[i]);
@@ -233,8 +233,8 @@ mod tests {
         for layout in Layout::ALL {
             let rotary = rotary(layout, BASE).unwrap();
             let (mut q, mut k) = ([0.0; N_ROT], [0.0; N_ROT]);
-            rng.normal(&mut q, 0.25, 1.0);
-            rng.normal(&mut k, 0.25, 1.0);
+            rng.fill_normal(&mut q, 0.25, 1.0);
+            rng.fill_normal(&mut k, 0.25, 1.0);
             let (at_q, at_k) = (Pos { t: 100.5, h: -3.0, w: 7.0 }, Pos { t: 12.0, h: 4.0, w: -5.25 });
             let turn = Turn::new(&rotary, Pos { t: 88.5, h: -7.0, w: 12.25 });
             let fast = turn.score(&Products::new(&q, &k));

@@ -56,8 +56,8 @@ pub(super) fn proxy(seed: u64) -> Result<Experiment> {
     let draws: Vec<_> = (0..N_DRAWS)
         .map(|_| {
             let (mut q, mut k) = ([0.0; N_ROT], [0.0; N_ROT]);
-            rng.normal(&mut q, 0.0, 1.0);
-            rng.normal(&mut k, 0.0, 0.5);
+            rng.fill_normal(&mut q, 0.0, 1.0);
+            rng.fill_normal(&mut k, 0.0, 0.5);
             k.iter_mut().zip(&q).for_each(|(k, q)| *k += q);
             (q, k)
         })

@@ -107,7 +107,7 @@ fn length_chart() -> Result<Chart> {
     let line = |layout: Layout, part: Part, name: &str| -> Result<Series> {
         let mut points = Vec::new();
         for base in BASES {
-            if let Some(first) = scan(&rotary(layout, base)?, part, in_time(1.0), 1_500_000).first_negative {
+            if let Some(first) = scan(&rotary(layout, base)?, part, in_time(1.0), 1_500_000)?.first_negative {
                 points.push((base, first as f64));
             }
         }

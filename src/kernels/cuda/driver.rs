@@ -41,9 +41,9 @@ pub fn cards() -> Result<Vec<CardInfo>> {
     check(unsafe { sys::cuInit(0) }, "start the NVIDIA driver")?;
     let mut n = 0;
     // SAFETY: writes one integer.
-    check(unsafe { sys::cuDeviceGetCount(&mut n) }, "count the cards")?;
+    check(unsafe { sys::cuDeviceGetCount(&mut n) }, "count the GPUs")?;
     if n == 0 {
-        return Err(Error::unsupported("the NVIDIA driver finds no card"));
+        return Err(Error::unsupported("the NVIDIA driver finds no GPU"));
     }
     (0..n).map(info).collect()
 }
@@ -51,7 +51,7 @@ pub fn cards() -> Result<Vec<CardInfo>> {
 fn device(index: c_int) -> Result<sys::CUdevice> {
     let mut device = 0;
     // SAFETY: writes one integer.
-    check(unsafe { sys::cuDeviceGet(&mut device, index) }, "find a card")?;
+    check(unsafe { sys::cuDeviceGet(&mut device, index) }, "find a GPU")?;
     Ok(device)
 }
 
@@ -59,18 +59,18 @@ fn info(index: c_int) -> Result<CardInfo> {
     let device = device(index)?;
     let mut name = [0; 256];
     // SAFETY: writes at most 256 bytes, the last of them 0.
-    check(unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), 256, device) }, "name a card")?;
+    check(unsafe { sys::cuDeviceGetName(name.as_mut_ptr(), 256, device) }, "name a GPU")?;
     // SAFETY: the name ends within the array.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
     let attribute = |attribute| -> Result<u32> {
         let mut value = 0;
         // SAFETY: writes one integer.
-        check(unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) }, "ask a card")?;
+        check(unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) }, "ask a GPU")?;
         Ok(value as u32)
     };
     let mut memory = 0;
     // SAFETY: writes one number.
-    check(unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) }, "measure a card")?;
+    check(unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) }, "measure a GPU")?;
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     Ok(CardInfo { index: index as usize, name, capability: (major, minor), memory: memory as u64 })
@@ -137,9 +137,9 @@ impl Real {
         let device = device(info.index as c_int)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: writes a handle, which lives as long as the process.
-        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, "open the card")?;
+        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, "open the GPU")?;
         // SAFETY: the handle is valid.
-        check(unsafe { sys::cuCtxSetCurrent(context) }, "use the card")?;
+        check(unsafe { sys::cuCtxSetCurrent(context) }, "use the GPU")?;
         let mut streams = [std::ptr::null_mut(); Stream::COUNT];
         for stream in &mut streams {
             // SAFETY: writes a handle; the context is current. Streams that do not wait for the default one.
@@ -158,7 +158,7 @@ impl Real {
 
     fn enter(&self) -> Result<()> {
         // SAFETY: the handle is valid for the whole process.
-        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "use the card")
+        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "use the GPU")
     }
 
     fn stream(&self, stream: Stream) -> sys::CUstream {
@@ -197,7 +197,7 @@ impl Driver for Real {
         self.enter()?;
         let (mut free, mut total) = (0, 0);
         // SAFETY: writes two numbers.
-        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "measure the card's memory")?;
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "measure the GPU's memory")?;
         Ok((free as u64, total as u64))
     }
 
@@ -209,10 +209,10 @@ impl Driver for Real {
         if code == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
             return Ok(None);
         }
-        check(code, "reserve memory of the card")?;
+        check(code, "reserve memory of the GPU")?;
         let stream = self.stream(Stream::Copy);
         // SAFETY: `bytes` bytes from `at` on are this process's.
-        check(unsafe { sys::cuMemsetD8Async(at, 0, bytes, stream) }, "clear memory of the card")?;
+        check(unsafe { sys::cuMemsetD8Async(at, 0, bytes, stream) }, "clear memory of the GPU")?;
         // Any stream may use it next.
         self.sync(Stream::Copy)?;
         Ok(Some(at))
@@ -286,7 +286,7 @@ impl Driver for Real {
             // SAFETY: the caller's promise.
             unsafe { sys::cuMemcpy2DAsync_v2(&plan, stream) }
         };
-        check(code, "copy to or from the card")
+        check(code, "copy to or from the GPU")
     }
 
     unsafe fn launch(&self, stream: Stream, kernel: Kernel, grid: [u32; 3], block: u32, args: Args<'_>) -> Result<()> {
@@ -301,7 +301,7 @@ impl Driver for Real {
     fn sync(&self, stream: Stream) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream lives as long as this.
-        check(unsafe { sys::cuStreamSynchronize(self.stream(stream)) }, "finish work on the card")
+        check(unsafe { sys::cuStreamSynchronize(self.stream(stream)) }, "finish work on the GPU")
     }
 
     fn new_event(&self) -> Result<u64> {
@@ -336,7 +336,7 @@ impl Driver for Real {
     fn sync_event(&self, event: u64) -> Result<()> {
         self.enter()?;
         // SAFETY: a handle of this context.
-        check(unsafe { sys::cuEventSynchronize(event as sys::CUevent) }, "finish work on the card")
+        check(unsafe { sys::cuEventSynchronize(event as sys::CUevent) }, "finish work on the GPU")
     }
 
     fn begin_capture(&self, stream: Stream) -> Result<()> {

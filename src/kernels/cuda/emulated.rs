@@ -113,7 +113,7 @@ impl Launch {
             0 => Ok(()),
             1 => Err(Error::unsupported(format!("there is no kernel `{}`", self.kernel.name()))),
             _ => Err(Error::limit(format!(
-                "no card runs `{}` on {:?} blocks of {} threads",
+                "no GPU runs `{}` on {:?} blocks of {} threads",
                 self.kernel.name(),
                 self.grid,
                 self.block
@@ -207,7 +207,7 @@ impl Emulated {
 
 impl Driver for Emulated {
     fn name(&self) -> &str {
-        "emulated card"
+        "emulated GPU"
     }
 
     fn memory(&self) -> Result<(u64, u64)> {
@@ -323,7 +323,7 @@ impl Driver for Emulated {
 
     fn begin_capture(&self, stream: Stream) -> Result<()> {
         if !self.captures {
-            return Err(Error::unsupported("cannot record launches: not on this card"));
+            return Err(Error::unsupported("cannot record launches: not on this GPU"));
         }
         self.state().captured[stream as usize] = Some(Vec::new());
         Ok(())

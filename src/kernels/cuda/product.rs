@@ -32,7 +32,7 @@ impl DevMat {
     /// A type without kernels; memory that the card does not have.
     pub fn upload(card: &Card, mat: MatView<'_>, what: &str) -> Result<DevMat> {
         let Some(kernels) = of_type(mat.ty()) else {
-            return Err(Error::unsupported(format!("{what}: type `{}` has no kernels for cards", mat.ty())));
+            return Err(Error::unsupported(format!("{what}: type `{}` has no kernels for GPUs", mat.ty())));
         };
         let mem = card.upload(mat.data(), what)?;
         Ok(DevMat {

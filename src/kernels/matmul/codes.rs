@@ -424,6 +424,7 @@ mod tests {
     use super::*;
     use crate::gguf::GgmlType;
     use crate::kernels::matmul::lanes::Plain;
+    use crate::random::Rng;
     use crate::tensor::block::dequantize_row;
 
     /// Any bytes are a block; what the common form says must be what the decoder says, bit for bit.
@@ -432,13 +433,8 @@ mod tests {
         fn check<F: Codes>(ty: GgmlType) {
             for seed in 0..40u64 {
                 let n_bytes = ty.row_bytes(CHUNK).unwrap();
-                let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-                let bytes: Vec<u8> = (0..n_bytes)
-                    .map(|_| {
-                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                        (state >> 56) as u8
-                    })
-                    .collect();
+                let mut rng = Rng::new(seed);
+                let bytes: Vec<u8> = (0..n_bytes).map(|_| rng.below(256) as u8).collect();
                 let mut want = [0f32; CHUNK];
                 let chunk = F::unpack::<Plain>(&bytes);
                 let mut codes = chunk.codes.concat();

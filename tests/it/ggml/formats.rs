@@ -5,7 +5,7 @@ use longtake::kernels::supported;
 use longtake::tensor::{dequantize_row, quantize_row};
 
 use super::{READ, SEARCHED, SIMPLE, rmse, rows};
-use crate::kernels_matmul::Rng;
+use crate::random::Rng;
 
 fn packed(ty: GgmlType, x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0; ty.row_bytes(x.len()).unwrap()];

@@ -14,7 +14,7 @@ use longtake::model::{Batch, Scratch, TextModel};
 use longtake::position::Placer;
 
 use crate::common::{Arrays, golden, golden_json, max_abs_diff};
-use crate::kernels_matmul::Rng;
+use crate::random::Rng;
 
 fn load(path: &Path) -> TextModel {
     TextModel::load(&Arc::new(Gguf::open(path).unwrap())).unwrap().0

@@ -10,7 +10,7 @@ mod state;
 
 use longtake::gguf::GgmlType::{self, *};
 
-use crate::kernels_matmul::Rng;
+use crate::random::Rng;
 
 /// Packed alike by everyone, byte for byte.
 const SIMPLE: [GgmlType; 8] = [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0];

@@ -5,7 +5,7 @@ use longtake::kernels::{matmul, supported};
 use longtake::tensor::MatView;
 
 use super::{SEARCHED, SIMPLE};
-use crate::kernels_matmul::Rng;
+use crate::random::Rng;
 
 const N_ROWS: usize = 48;
 

@@ -10,9 +10,10 @@ use image::{DynamicImage, ImageFormat, Rgba, RgbaImage};
 use longtake::media::limits::{MAX_ANIMATION_FRAMES, MAX_ANIMATION_PIXELS};
 use longtake::media::video::open_video_with;
 use longtake::media::{FrameSource, Rgb, load_image};
+use longtake::random::Rng;
 use longtake::{ErrorKind, Result};
 
-use super::faults::{Dice, Room, exhaust};
+use super::faults::{Room, exhaust};
 use super::image_file::media_bytes;
 use super::video::distance_of;
 
@@ -205,27 +206,27 @@ fn composed(height: u32, width: u32, cels: &[Cel]) -> Vec<Vec<u8>> {
 }
 
 /// Frames of any place, size, opacity and disposal.
-fn random_cels(dice: &mut Dice, height: u32, width: u32, n: usize, whole_alpha: bool, disposals: usize) -> Vec<Cel> {
+fn random_cels(dice: &mut Rng, height: u32, width: u32, n: usize, whole_alpha: bool, disposals: usize) -> Vec<Cel> {
     let mut cel = || {
-        let is_whole = dice.roll(3) == 0;
+        let is_whole = dice.below(3) == 0;
         let mut side = |n: u32| match is_whole {
             true => (0, n),
             false => {
-                let at = dice.roll(n as usize - 2) as u32 / 2 * 2;
-                (at, 1 + dice.roll((n - at) as usize) as u32)
+                let at = dice.below(n as usize - 2) as u32 / 2 * 2;
+                (at, 1 + dice.below((n - at) as usize) as u32)
             }
         };
         let ((left, w), (top, h)) = (side(width), side(height));
-        let over = dice.roll(2) == 0;
+        let over = dice.below(2) == 0;
         let picture = RgbaImage::from_fn(w, h, |_, _| {
             let alpha = match (whole_alpha, over) {
-                (true, true) => [0, 255][dice.roll(2)],
+                (true, true) => [0, 255][dice.below(2)],
                 (true, false) => 255,
-                (false, _) => [0, 77, 128, 254, 255][dice.roll(5)],
+                (false, _) => [0, 77, 128, 254, 255][dice.below(5)],
             };
-            Rgba([dice.roll(4) as u8 * 85, dice.roll(4) as u8 * 85, dice.roll(4) as u8 * 85, alpha])
+            Rgba([dice.below(4) as u8 * 85, dice.below(4) as u8 * 85, dice.below(4) as u8 * 85, alpha])
         });
-        Cel { left, top, picture, millis: 100, over, disposal: dice.roll(disposals) as u8 }
+        Cel { left, top, picture, millis: 100, over, disposal: dice.below(disposals) as u8 }
     };
     (0..n).map(|_| cel()).collect()
 }
@@ -254,8 +255,8 @@ fn assert_shows(path: &Path, want: &[Vec<u8>], tolerance: u8, what: &str) {
 fn frames_are_composed_as_browsers_do() {
     let room = Room::new();
     for seed in 0..12 {
-        let mut dice = Dice(seed);
-        let (height, width) = (3 + dice.roll(20) as u32, 3 + dice.roll(30) as u32);
+        let mut dice = Rng(seed);
+        let (height, width) = (3 + dice.below(20) as u32, 3 + dice.below(30) as u32);
         let cels = random_cels(&mut dice, height, width, 24, true, 3);
         let want = composed(height, width, &cels);
         assert_shows(&room.file("a.gif", &gif(height, width, &cels)), &want, 0, &format!("gif {seed}"));
@@ -389,7 +390,7 @@ fn odd_rectangles_do_no_harm() {
 }
 
 fn samples() -> [(&'static str, Vec<u8>); 4] {
-    let mut dice = Dice(7);
+    let mut dice = Rng(7);
     let hard = random_cels(&mut dice, 20, 30, 8, true, 3);
     let soft = random_cels(&mut dice, 20, 30, 8, false, 2);
     [
@@ -420,11 +421,11 @@ fn flipped_bytes_never_panic() {
     let room = Room::new();
     for (name, bytes) in samples() {
         for seed in 0..200 {
-            let mut dice = Dice(seed);
+            let mut dice = Rng(seed);
             let mut hurt = bytes.clone();
-            for _ in 0..=dice.roll(6) {
-                let at = dice.roll(hurt.len());
-                hurt[at] = [0, 0xFF, hurt[at] ^ 1 << dice.roll(8), dice.roll(256) as u8][dice.roll(4)];
+            for _ in 0..=dice.below(6) {
+                let at = dice.below(hurt.len());
+                hurt[at] = [0, 0xFF, hurt[at] ^ 1 << dice.below(8), dice.below(256) as u8][dice.below(4)];
             }
             let path = room.file("hurt", &hurt);
             std::panic::catch_unwind(|| exhaust(&path).map(|_| ()).ok())

@@ -8,6 +8,7 @@ use longtake::media::limits::{MAX_ANIMATION_FRAMES, MAX_PIXELS};
 use longtake::media::sample::{SampleOptions, frame_indices};
 use longtake::media::video::open_video_with;
 use longtake::media::{FrameSource, Rgb};
+use longtake::random::Rng;
 use longtake::{ErrorKind, Result};
 
 use super::image_file::{assert_clean, media_bytes, media_dir};
@@ -50,16 +51,6 @@ pub fn exhaust(path: &Path) -> Result<(Vec<Rgb>, usize)> {
     }
     assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
     result
-}
-
-/// A small generator, so that a failure can be repeated from its seed.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % n
-    }
 }
 
 const VIDEOS: [&str; 8] = [
@@ -177,15 +168,15 @@ fn flipped_bytes_never_panic() {
         let n_rounds = if name.ends_with("gif") || name.ends_with("y4m") { 150 } else { 250 };
         let seed0 = std::env::var("LONGTAKE_FUZZ_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0u64);
         for seed in seed0..seed0 + n_rounds {
-            let mut dice = Dice(seed);
+            let mut dice = Rng(seed);
             let mut hurt = bytes.clone();
-            for _ in 0..=dice.roll(6) {
-                let at = dice.roll(hurt.len());
-                match dice.roll(4) {
+            for _ in 0..=dice.below(6) {
+                let at = dice.below(hurt.len());
+                match dice.below(4) {
                     0 => hurt[at] = 0,
                     1 => hurt[at] = 0xFF,
-                    2 => hurt[at] ^= 1 << dice.roll(8),
-                    _ => hurt[at] = dice.roll(256) as u8,
+                    2 => hurt[at] ^= 1 << dice.below(8),
+                    _ => hurt[at] = dice.below(256) as u8,
                 }
             }
             let path = room.file("hurt", &hurt);

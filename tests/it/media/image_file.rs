@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use longtake::media::image_file::{decode_image, image_size};
 use longtake::media::limits::MAX_PIXELS;
 use longtake::media::load_image;
+use longtake::random::Rng;
 use longtake::{Error, ErrorKind};
 
 /// These files belong to the repository, whichever golden data the other tests use.
@@ -141,13 +142,12 @@ fn damaged_pictures_never_panic() {
                 assert_clean(&err);
             }
         }
-        let mut state = 0x9E37_79B9u32;
+        let mut random = Rng(1);
         for _ in 0..300 {
             let mut hurt = bytes.clone();
-            for _ in 0..1 + state % 4 {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let at = (state >> 8) as usize % hurt.len();
-                hurt[at] ^= (state & 0xFF) as u8 | 1;
+            for _ in 0..=random.below(4) {
+                let at = random.below(hurt.len());
+                hurt[at] ^= random.below(256) as u8 | 1;
             }
             if let Err(err) = decode_image(&hurt) {
                 assert_clean(&err);

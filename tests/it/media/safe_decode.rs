@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use longtake::media::{Decoders, FrameSource, Rgb, SafeDecoder};
+use longtake::random::Rng;
 use longtake::{Error, ErrorKind};
 
 use super::image_file::{media_bytes, media_dir};
@@ -52,11 +53,7 @@ fn every_file_gives_the_same_both_ways() {
 fn damaged_files_give_the_same_both_ways() {
     let dir = tempfile::tempdir().unwrap();
     let child = longtake();
-    let (mut n_damaged, mut state) = (0, 7u64);
-    let mut random = |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % n
-    };
+    let (mut n_damaged, mut random) = (0, Rng(7));
     for name in ["high_b.mp4", "open_gop.mp4", "baseline.mp4", "moving.mov", "fragments.mp4", "two_sizes.mp4"] {
         let whole = media_bytes(name);
         let data = whole.windows(4).position(|w| w == b"mdat").unwrap() + 4;
@@ -65,9 +62,9 @@ fn damaged_files_give_the_same_both_ways() {
         for kind in 0..6 {
             let mut bytes = whole.clone();
             for _ in 0..1 << kind {
-                let at = data + random(n);
+                let at = data + random.below(n);
                 match kind {
-                    0..4 => bytes[at] ^= 1 << random(8),
+                    0..4 => bytes[at] ^= 1 << random.below(8),
                     4 => bytes[at] = 0,
                     _ => bytes[at..whole.len().min(at + 40).min(data + n)].fill(0xFF),
                 }

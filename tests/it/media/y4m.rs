@@ -7,9 +7,10 @@ use std::process::Command;
 use longtake::media::live::LiveSource;
 use longtake::media::video::open_video_with;
 use longtake::media::{FrameSource, Rgb};
+use longtake::random::Rng;
 use longtake::{ErrorKind, Result};
 
-use super::faults::{Dice, Room};
+use super::faults::Room;
 use super::video::distance_of;
 
 fn open(path: &Path) -> Result<Box<dyn FrameSource>> {
@@ -57,9 +58,9 @@ fn frames_of(bytes: &[u8], n: usize) -> Vec<Rgb> {
 fn deep_samples_are_rounded_to_eight_bits() {
     let (height, width) = (5, 7);
     for layout in ["420", "422", "444", "mono"] {
-        let mut dice = Dice(3);
+        let mut dice = Rng(3);
         let len = frame_len(layout, height, width);
-        let shallow: Vec<Vec<u8>> = (0..3).map(|_| (0..len).map(|_| dice.roll(256) as u8).collect()).collect();
+        let shallow: Vec<Vec<u8>> = (0..3).map(|_| (0..len).map(|_| dice.below(256) as u8).collect()).collect();
         let want = frames_of(&file(&format!("W7 H5 F25:1 C{layout}"), &shallow), 3);
         for bits in [9u32, 10, 12, 14, 16] {
             let unit = 1usize << (bits - 8);
@@ -68,7 +69,7 @@ fn deep_samples_are_rounded_to_eight_bits() {
                 .map(|frame| {
                     let wide = frame.iter().flat_map(|&sample| {
                         // From half a level below (included) to half a level above (not).
-                        let off = dice.roll(unit);
+                        let off = dice.below(unit);
                         ((usize::from(sample) * unit + off).saturating_sub(unit / 2) as u16).to_le_bytes()
                     });
                     wide.collect()
@@ -87,8 +88,8 @@ fn deep_samples_are_rounded_to_eight_bits() {
 
 #[test]
 fn legal_headers_of_any_kind_are_read() {
-    let mut dice = Dice(5);
-    let frame: Vec<u8> = (0..frame_len("420", 4, 8)).map(|_| dice.roll(256) as u8).collect();
+    let mut dice = Rng(5);
+    let frame: Vec<u8> = (0..frame_len("420", 4, 8)).map(|_| dice.below(256) as u8).collect();
     let want = frames_of(&file("W8 H4 F25:1 C420jpeg", std::slice::from_ref(&frame)), 1);
     for fields in [
         "W8 H4",

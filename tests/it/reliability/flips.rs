@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use longtake::gguf::Gguf;
+use longtake::random::Rng;
 use longtake::stream::{Engine, Events, GenerateOptions, Session, Take, question};
 use longtake::text::{Sampler, SamplerOptions};
 
-use super::{Random, SMALL, asset, count, said, stream, with_model};
+use super::{SMALL, asset, count, said, stream, with_model};
 
 /// A take and what it holds.
 struct Case {
@@ -100,7 +101,7 @@ fn cases(dir: &Path, engine: &Arc<Engine>) -> Vec<Case> {
 fn a_flipped_bit_is_refused_or_changes_nothing() {
     let (n, dir, engine) = (count("LONGTAKE_FLIPS", 2000), tempfile::tempdir().unwrap(), engine());
     let cases = cases(dir.path(), &engine);
-    let mut random = Random(7);
+    let mut random = Rng(7);
     let mut tally: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for i in 0..n {
         let case = &cases[i % cases.len()];

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use longtake::random::Rng;
 use longtake::stream::Take;
 
-use super::{Random, SMALL, asset, count, longtake, names, said, stream, with_model};
+use super::{SMALL, asset, count, longtake, names, said, stream, with_model};
 
 /// A command that writes `output` in its folder, and how what it wrote is looked at.
 struct Writer {
@@ -139,7 +140,7 @@ const WRITERS: [Writer; 8] = [
 #[test]
 fn killed_at_any_moment_every_writer_ends_with_what_a_run_in_peace_gives() {
     let n_each = count("LONGTAKE_KILLS", 24).div_ceil(WRITERS.len());
-    let mut random = Random(3);
+    let mut random = Rng(3);
     let mut total = 0;
     for Writer { name, command, output, content, grows } in &WRITERS {
         let dir = tempfile::tempdir().unwrap();
@@ -157,7 +158,7 @@ fn killed_at_any_moment_every_writer_ends_with_what_a_run_in_peace_gives() {
         let (mut kills, mut finished, mut left) = (0, 0, 0);
         while kills < n_each {
             let mut child = command(&room).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(whole_time.mul_f64(random.share()));
+            std::thread::sleep(whole_time.mul_f64(random.unit()));
             let was_running = child.try_wait().unwrap().is_none();
             if was_running {
                 child.kill().unwrap();
