@@ -418,23 +418,24 @@ mod peaks {
                 peaks.push((name, (ops_per_step * STEPS * threads::count()) as f64 / secs / 1e9));
             }
         };
-        let (avx2, fma) = (is_x86_feature_detected!("avx2"), is_x86_feature_detected!("fma"));
-        let (avx512, vnni) = (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx512vnni"));
-        // SAFETY: each is called where the features it is compiled with were found.
-        measure("f32 fma ymm", avx2 && fma, 12 * 8 * 2, || unsafe { fma_ymm() });
-        measure("f32 fma zmm", avx512, 24 * 16 * 2, || unsafe { fma_zmm() });
-        measure("vpmaddwd ymm", avx2, 12 * 16 * 2, || unsafe { maddwd_ymm() });
-        measure("vpmaddwd zmm", avx512 && is_x86_feature_detected!("avx512bw"), 12 * 32 * 2, || unsafe {
-            maddwd_zmm()
-        });
-        measure("vpmaddubsw ymm", avx2, 12 * 32 * 2, || unsafe { maddubsw_ymm() });
-        measure("vpmaddubsw zmm", avx512 && is_x86_feature_detected!("avx512bw"), 12 * 64 * 2, || unsafe {
-            maddubsw_zmm()
-        });
-        measure("vpdpbusd ymm", is_x86_feature_detected!("avxvnni"), 12 * 32 * 2, || unsafe { dpbusd_ymm() });
-        measure("vpdpbusd zmm", avx512 && vnni, 24 * 64 * 2, || unsafe { dpbusd_zmm() });
-        measure("vpdpwssd ymm", is_x86_feature_detected!("avxvnni"), 12 * 16 * 2, || unsafe { dpwssd_ymm() });
-        measure("vpdpwssd zmm", avx512 && vnni, 24 * 32 * 2, || unsafe { dpwssd_zmm() });
+        macro_rules! measure {
+            ($name:literal, $($feature:literal)&&+, $ops:expr, $peak_loop:ident) => {
+                measure($name, true $(&& is_x86_feature_detected!($feature))+, $ops, || {
+                    // SAFETY: called only where the features that it is compiled with were found.
+                    unsafe { $peak_loop() }
+                })
+            };
+        }
+        measure!("f32 fma ymm", "avx2" && "fma", 12 * 8 * 2, fma_ymm);
+        measure!("f32 fma zmm", "avx512f", 24 * 16 * 2, fma_zmm);
+        measure!("vpmaddwd ymm", "avx2", 12 * 16 * 2, maddwd_ymm);
+        measure!("vpmaddwd zmm", "avx512f" && "avx512bw", 12 * 32 * 2, maddwd_zmm);
+        measure!("vpmaddubsw ymm", "avx2", 12 * 32 * 2, maddubsw_ymm);
+        measure!("vpmaddubsw zmm", "avx512f" && "avx512bw", 12 * 64 * 2, maddubsw_zmm);
+        measure!("vpdpbusd ymm", "avxvnni", 12 * 32 * 2, dpbusd_ymm);
+        measure!("vpdpbusd zmm", "avx512f" && "avx512vnni", 24 * 64 * 2, dpbusd_zmm);
+        measure!("vpdpwssd ymm", "avxvnni", 12 * 16 * 2, dpwssd_ymm);
+        measure!("vpdpwssd zmm", "avx512f" && "avx512vnni", 24 * 32 * 2, dpwssd_zmm);
         peaks
     }
 

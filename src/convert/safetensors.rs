@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
+use byteorder::{LE, ReadBytesExt};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -40,13 +41,11 @@ pub(crate) struct StoredTensor {
 /// not JSON, a repeated name, an unknown type, offsets with holes, overlaps or wrong lengths, bytes after the last tensor.
 pub(crate) fn read_header(file: &mut (impl Read + Seek)) -> Result<Vec<StoredTensor>> {
     let n_file = file.seek(SeekFrom::End(0))?;
-    let mut length = [0; 8];
     if n_file < 8 {
         return Err(Error::format(format!("a safetensors file of `{n_file}` bytes, expected at least 8")));
     }
     file.seek(SeekFrom::Start(0))?;
-    file.read_exact(&mut length)?;
-    let n_header = u64::from_le_bytes(length);
+    let n_header = file.read_u64::<LE>()?;
     if n_header > MAX_HEADER {
         return Err(Error::limit(format!("header length `{n_header}` exceeds {MAX_HEADER} bytes")));
     }

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use byteorder::{ByteOrder, LE};
+
 use crate::{Error, Result};
 
 /// How a kind of file begins, and what to do with one.
@@ -66,7 +68,7 @@ pub(super) fn what_is(bytes: &[u8]) -> Option<&'static str> {
     if let Some(kind) = found {
         return Some(kind.what);
     }
-    let header = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
+    let header = bytes.get(..8).map(LE::read_u64);
     if header.is_some_and(|n| n < bytes.len() as u64) && bytes.get(8) == Some(&b'{') {
         return Some(
             "a safetensors file; convert the folder that it lies in with `longtake convert FOLDER -o models/`",

@@ -11,6 +11,8 @@
 
 use std::collections::HashSet;
 
+use byteorder::{ByteOrder, LE, ReadBytesExt};
+
 use super::foreign::what_is;
 use super::limits::*;
 use super::{Array, GgmlType, Metadata, TensorInfo, Value, ValueType};
@@ -194,18 +196,12 @@ impl<'a> Cursor<'a> {
         (self.bytes.len() - self.at) as u64
     }
 
-    /// The next `N` bytes.
-    fn fixed<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let bytes = self.take(N as u64, what)?;
-        Ok(bytes.try_into().expect("take returns as many bytes as asked"))
-    }
-
     fn u32(&mut self, what: &str) -> Result<u32> {
-        self.fixed(what).map(u32::from_le_bytes)
+        self.take(4, what).map(LE::read_u32)
     }
 
     fn u64(&mut self, what: &str) -> Result<u64> {
-        self.fixed(what).map(u64::from_le_bytes)
+        self.take(8, what).map(LE::read_u64)
     }
 
     /// Checks a count of things that take at least `min_bytes` each, before anything is reserved for them.
@@ -278,17 +274,17 @@ impl<'a> Cursor<'a> {
     fn value(&mut self, ty: ValueType) -> Result<Value> {
         const WHAT: &str = "a value";
         Ok(match ty {
-            ValueType::U8 => Value::U8(u8::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::I8 => Value::I8(i8::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::U16 => Value::U16(u16::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::I16 => Value::I16(i16::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::U32 => Value::U32(u32::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::I32 => Value::I32(i32::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::F32 => Value::F32(f32::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::U64 => Value::U64(u64::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::I64 => Value::I64(i64::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::F64 => Value::F64(f64::from_le_bytes(self.fixed(WHAT)?)),
-            ValueType::Bool => Value::Bool(bool_of(self.fixed::<1>(WHAT)?[0])?),
+            ValueType::U8 => Value::U8(self.take(1, WHAT)?[0]),
+            ValueType::I8 => Value::I8(self.take(1, WHAT)?[0].cast_signed()),
+            ValueType::U16 => Value::U16(LE::read_u16(self.take(2, WHAT)?)),
+            ValueType::I16 => Value::I16(LE::read_i16(self.take(2, WHAT)?)),
+            ValueType::U32 => Value::U32(LE::read_u32(self.take(4, WHAT)?)),
+            ValueType::I32 => Value::I32(LE::read_i32(self.take(4, WHAT)?)),
+            ValueType::F32 => Value::F32(LE::read_f32(self.take(4, WHAT)?)),
+            ValueType::U64 => Value::U64(LE::read_u64(self.take(8, WHAT)?)),
+            ValueType::I64 => Value::I64(LE::read_i64(self.take(8, WHAT)?)),
+            ValueType::F64 => Value::F64(LE::read_f64(self.take(8, WHAT)?)),
+            ValueType::Bool => Value::Bool(bool_of(self.take(1, WHAT)?[0])?),
             ValueType::String => Value::String(self.string(MAX_STRING, "a string")?.to_string()),
             ValueType::Array => Value::Array(self.array()?),
         })
@@ -298,18 +294,20 @@ impl<'a> Cursor<'a> {
         let ty = ValueType::from_id(self.u32("an element type")?)?;
         let n = self.u64("an element count")?;
         Ok(match ty {
-            ValueType::U8 => Array::U8(self.plain(n, u8::from_le_bytes)?),
-            ValueType::I8 => Array::I8(self.plain(n, i8::from_le_bytes)?),
-            ValueType::U16 => Array::U16(self.plain(n, u16::from_le_bytes)?),
-            ValueType::I16 => Array::I16(self.plain(n, i16::from_le_bytes)?),
-            ValueType::U32 => Array::U32(self.plain(n, u32::from_le_bytes)?),
-            ValueType::I32 => Array::I32(self.plain(n, i32::from_le_bytes)?),
-            ValueType::F32 => Array::F32(self.plain(n, f32::from_le_bytes)?),
-            ValueType::U64 => Array::U64(self.plain(n, u64::from_le_bytes)?),
-            ValueType::I64 => Array::I64(self.plain(n, i64::from_le_bytes)?),
-            ValueType::F64 => Array::F64(self.plain(n, f64::from_le_bytes)?),
+            ValueType::U8 => Array::U8(self.plain(n, |bytes, values| values.copy_from_slice(bytes))?),
+            ValueType::I8 => Array::I8(
+                self.plain(n, |mut bytes, values| bytes.read_i8_into(values).expect("as many bytes as values"))?,
+            ),
+            ValueType::U16 => Array::U16(self.plain(n, LE::read_u16_into)?),
+            ValueType::I16 => Array::I16(self.plain(n, LE::read_i16_into)?),
+            ValueType::U32 => Array::U32(self.plain(n, LE::read_u32_into)?),
+            ValueType::I32 => Array::I32(self.plain(n, LE::read_i32_into)?),
+            ValueType::F32 => Array::F32(self.plain(n, LE::read_f32_into)?),
+            ValueType::U64 => Array::U64(self.plain(n, LE::read_u64_into)?),
+            ValueType::I64 => Array::I64(self.plain(n, LE::read_i64_into)?),
+            ValueType::F64 => Array::F64(self.plain(n, LE::read_f64_into)?),
             ValueType::Bool => {
-                let bytes = self.plain(n, u8::from_le_bytes)?;
+                let bytes = self.plain(n, |bytes, values: &mut [u8]| values.copy_from_slice(bytes))?;
                 Array::Bool(bytes.into_iter().map(bool_of).collect::<Result<_>>()?)
             }
             ValueType::String => {
@@ -326,11 +324,12 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// An array of `n` elements of `N` bytes.
-    fn plain<T, const N: usize>(&mut self, n: u64, read: fn([u8; N]) -> T) -> Result<Vec<T>> {
-        let n = self.count(n, MAX_ARRAY, N as u64, "array elements")?;
-        let bytes = self.take((n * N) as u64, "an array")?;
-        Ok(bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect())
+    /// An array of `n` plain values.
+    fn plain<T: Copy + Default>(&mut self, n: u64, read: fn(&[u8], &mut [T])) -> Result<Vec<T>> {
+        let n = self.count(n, MAX_ARRAY, size_of::<T>() as u64, "array elements")?;
+        let mut values = vec![T::default(); n];
+        read(self.take(size_of_val(&*values) as u64, "an array")?, &mut values);
+        Ok(values)
     }
 
     fn tensor_table(&mut self, n_tensors: usize) -> Result<Vec<TensorInfo>> {

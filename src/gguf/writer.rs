@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use byteorder::{ByteOrder, LE};
+
 use super::parse::{MAGIC, alignment_of, check_name, pad, parse_front, shown, tensor_bytes};
 use super::{Array, GgmlType, Metadata, TensorInfo, Value};
 use crate::error::Context;
@@ -110,20 +112,19 @@ impl GgufWriter {
         let alignment = alignment_of(&self.meta)?;
         let mut out = Vec::new();
         out.extend(MAGIC);
-        out.extend(3u32.to_le_bytes());
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.meta.len() as u64).to_le_bytes());
+        put(&mut out, &[3], LE::write_u32_into);
+        put(&mut out, &[self.tensors.len() as u64, self.meta.len() as u64], LE::write_u64_into);
         for (key, value) in self.meta.iter() {
             put_string(&mut out, key);
-            out.extend(value.value_type().id().to_le_bytes());
+            put(&mut out, &[value.value_type().id()], LE::write_u32_into);
             put_value(&mut out, value);
         }
         for tensor in &self.tensors {
             put_string(&mut out, &tensor.name);
-            out.extend((tensor.ne.len() as u32).to_le_bytes());
-            out.extend(tensor.ne.iter().flat_map(|n| (*n as u64).to_le_bytes()));
-            out.extend(tensor.ty.id().to_le_bytes());
-            out.extend(tensor.offset.to_le_bytes());
+            put(&mut out, &[tensor.ne.len() as u32], LE::write_u32_into);
+            tensor.ne.iter().for_each(|n| put(&mut out, &[*n as u64], LE::write_u64_into));
+            put(&mut out, &[tensor.ty.id()], LE::write_u32_into);
+            put(&mut out, &[tensor.offset], LE::write_u64_into);
         }
         let overflow = || Error::format("file size overflows");
         let data_start = pad(out.len() as u64, alignment).ok_or_else(overflow)?;
@@ -167,44 +168,51 @@ impl GgufWriter {
     }
 }
 
+/// Appends `values` in the byte order of `write`.
+fn put<T>(out: &mut Vec<u8>, values: &[T], write: fn(&[T], &mut [u8])) {
+    let start = out.len();
+    out.resize(start + size_of_val(values), 0);
+    write(values, &mut out[start..]);
+}
+
 fn put_string(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
+    put(out, &[text.len() as u64], LE::write_u64_into);
     out.extend(text.as_bytes());
 }
 
 fn put_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::U8(v) => out.push(*v),
-        Value::I8(v) => out.extend(v.to_le_bytes()),
-        Value::U16(v) => out.extend(v.to_le_bytes()),
-        Value::I16(v) => out.extend(v.to_le_bytes()),
-        Value::U32(v) => out.extend(v.to_le_bytes()),
-        Value::I32(v) => out.extend(v.to_le_bytes()),
-        Value::F32(v) => out.extend(v.to_le_bytes()),
+        Value::I8(v) => out.push(v.cast_unsigned()),
+        Value::U16(v) => put(out, &[*v], LE::write_u16_into),
+        Value::I16(v) => put(out, &[*v], LE::write_i16_into),
+        Value::U32(v) => put(out, &[*v], LE::write_u32_into),
+        Value::I32(v) => put(out, &[*v], LE::write_i32_into),
+        Value::F32(v) => put(out, &[*v], LE::write_f32_into),
         Value::Bool(v) => out.push(u8::from(*v)),
         Value::String(v) => put_string(out, v),
         Value::Array(v) => put_array(out, v),
-        Value::U64(v) => out.extend(v.to_le_bytes()),
-        Value::I64(v) => out.extend(v.to_le_bytes()),
-        Value::F64(v) => out.extend(v.to_le_bytes()),
+        Value::U64(v) => put(out, &[*v], LE::write_u64_into),
+        Value::I64(v) => put(out, &[*v], LE::write_i64_into),
+        Value::F64(v) => put(out, &[*v], LE::write_f64_into),
     }
 }
 
 fn put_array(out: &mut Vec<u8>, array: &Array) {
-    out.extend(array.value_type().id().to_le_bytes());
-    out.extend((array.len() as u64).to_le_bytes());
+    put(out, &[array.value_type().id()], LE::write_u32_into);
+    put(out, &[array.len() as u64], LE::write_u64_into);
     match array {
         Array::U8(v) => out.extend(v),
-        Array::I8(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Array::U16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Array::I16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Array::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Array::I32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Array::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::I8(v) => out.extend(v.iter().map(|x| x.cast_unsigned())),
+        Array::U16(v) => put(out, v, LE::write_u16_into),
+        Array::I16(v) => put(out, v, LE::write_i16_into),
+        Array::U32(v) => put(out, v, LE::write_u32_into),
+        Array::I32(v) => put(out, v, LE::write_i32_into),
+        Array::F32(v) => put(out, v, LE::write_f32_into),
         Array::Bool(v) => out.extend(v.iter().map(|x| u8::from(*x))),
         Array::String(v) => v.iter().for_each(|x| put_string(out, x)),
-        Array::U64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Array::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        Array::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        Array::U64(v) => put(out, v, LE::write_u64_into),
+        Array::I64(v) => put(out, v, LE::write_i64_into),
+        Array::F64(v) => put(out, v, LE::write_f64_into),
     }
 }

@@ -10,8 +10,10 @@ use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
+
+use crossbeam::sync::{Parker, Unparker};
+use crossbeam::utils::CachePadded;
 
 use super::disjoint::SharedSlice;
 use super::seat::Seat;
@@ -105,6 +107,8 @@ pub fn for_chunks<T: Send>(data: &mut [T], len: usize, work: impl Fn(usize, &mut
 
 thread_local! {
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    /// Where a caller sleeps that waits for workers.
+    static PARKER: Parker = Parker::new();
 }
 
 static POOL: OnceLock<Pool> = OnceLock::new();
@@ -122,22 +126,23 @@ struct Pool {
 }
 
 struct Worker {
-    thread: Thread,
-    asleep: &'static AtomicBool,
+    unparker: Unparker,
+    asleep: &'static CachePadded<AtomicBool>,
     seat: &'static Seat,
 }
 
 #[derive(Default)]
 struct Shared {
+    // What everybody looks at, what changes with every worker, and what changes with every task have cache lines of their own.
     /// Twice the number of the job, plus 1 while workers may join it.
-    job: AtomicUsize,
+    job: CachePadded<AtomicUsize>,
     /// Workers that have joined, or are about to find out that they may not.
-    inside: AtomicUsize,
+    inside: CachePadded<AtomicUsize>,
     /// The next task.
-    next: AtomicUsize,
+    next: CachePadded<AtomicUsize>,
     call: UnsafeCell<Option<Call>>,
     /// The caller, where it sleeps until nobody is inside.
-    sleeper: Mutex<Option<Thread>>,
+    sleeper: Mutex<Option<Unparker>>,
     sleeping: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// The caller's, as long as it takes tasks.
@@ -160,12 +165,16 @@ impl Pool {
         let shared: &'static Shared = Box::leak(Box::default());
         let mut workers = Vec::with_capacity(n - 1);
         for i in 1..n {
-            let asleep: &'static AtomicBool = Box::leak(Box::default());
+            let asleep: &'static CachePadded<AtomicBool> = Box::leak(Box::default());
             let seat: &'static Seat = Box::leak(Box::default());
-            let spawned = builder(&format!("longtake-{i}")).spawn(move || shared.serve(asleep, seat));
+            let parker = Parker::new();
+            let unparker = parker.unparker().clone();
+            let spawned = builder(&format!("longtake-{i}")).spawn(move || shared.serve(asleep, &parker, seat));
             // With fewer threads than wished everything works, only slower.
-            let Ok(handle) = spawned else { break };
-            workers.push(Worker { thread: handle.thread().clone(), asleep, seat });
+            if spawned.is_err() {
+                break;
+            }
+            workers.push(Worker { unparker, asleep, seat });
         }
         Pool { workers, shared, turn: Mutex::new(()) }
     }
@@ -183,7 +192,7 @@ impl Pool {
         shared.job.fetch_add(1, Ordering::SeqCst);
         for worker in &self.workers[..self.workers.len().min(n - 1)] {
             if worker.asleep.load(Ordering::SeqCst) {
-                worker.thread.unpark();
+                worker.unparker.unpark();
             }
         }
         shared.caller.take(None);
@@ -203,10 +212,10 @@ impl Pool {
 
 impl Shared {
     /// What a worker does all its life.
-    fn serve(&self, asleep: &AtomicBool, seat: &Seat) {
+    fn serve(&self, asleep: &AtomicBool, parker: &Parker, seat: &Seat) {
         let mut seen = 0;
         loop {
-            let job = self.wait(seen, asleep);
+            let job = self.wait(seen, asleep, parker);
             seen = job;
             self.inside.fetch_add(1, Ordering::SeqCst);
             if self.job.load(Ordering::SeqCst) == job {
@@ -217,7 +226,7 @@ impl Shared {
                 }
             }
             if self.inside.fetch_sub(1, Ordering::SeqCst) == 1 && self.sleeping.load(Ordering::SeqCst) {
-                locked(&self.sleeper).iter().for_each(Thread::unpark);
+                locked(&self.sleeper).iter().for_each(Unparker::unpark);
             }
             // After the caller knows: on its own core this thread may have to wait for its turn.
             seat.leave(false);
@@ -225,7 +234,7 @@ impl Shared {
     }
 
     /// Waits for a job that may be joined and is not the one `seen`.
-    fn wait(&self, seen: usize, asleep: &AtomicBool) -> usize {
+    fn wait(&self, seen: usize, asleep: &AtomicBool, parker: &Parker) -> usize {
         let open = || Some(self.job.load(Ordering::SeqCst)).filter(|job| job % 2 == 1 && *job != seen);
         let since = Instant::now();
         loop {
@@ -246,9 +255,9 @@ impl Shared {
                             if self.caller.is_stuck() {
                                 self.caller.lend(true);
                             }
-                            std::thread::park_timeout(CHECK);
+                            parker.park_timeout(CHECK);
                         }
-                        None => std::thread::park(),
+                        None => parker.park(),
                     }
                 };
                 asleep.store(false, Ordering::SeqCst);
@@ -261,21 +270,24 @@ impl Shared {
     fn wait_for_workers(&self, workers: &[Worker]) {
         const SPINS: usize = 500;
         let done = || self.inside.load(Ordering::SeqCst) == 0;
+        // Not a backoff, neither here nor where workers wait: its pauses grow, and jobs are a few microseconds apart.
         for _ in 0..SPINS {
             if done() {
                 return;
             }
             std::hint::spin_loop();
         }
-        *locked(&self.sleeper) = Some(std::thread::current());
-        self.sleeping.store(true, Ordering::SeqCst);
-        while !done() {
-            if let Some(worker) = workers.iter().find(|worker| worker.seat.is_stuck()) {
-                worker.seat.lend(false);
+        PARKER.with(|parker| {
+            *locked(&self.sleeper) = Some(parker.unparker().clone());
+            self.sleeping.store(true, Ordering::SeqCst);
+            while !done() {
+                if let Some(worker) = workers.iter().find(|worker| worker.seat.is_stuck()) {
+                    worker.seat.lend(false);
+                }
+                parker.park_timeout(CHECK);
             }
-            std::thread::park_timeout(CHECK);
-        }
-        self.sleeping.store(false, Ordering::SeqCst);
+            self.sleeping.store(false, Ordering::SeqCst);
+        });
     }
 
     /// Takes tasks until there are none.

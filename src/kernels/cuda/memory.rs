@@ -106,7 +106,7 @@ impl Drop for Shared {
     }
 }
 
-/// Rows of `width` bytes, `rows` of them, at `host` bytes in host memory and `card` bytes in a [`Mem`]; `pitch` bytes from
+/// Rows of `width` bytes, `rows` of them, which begin `at` bytes into a [`Mem`] and into the host's memory; `pitch` bytes from
 /// row to row on both sides.
 #[derive(Debug, Clone, Copy)]
 pub struct Copy2d {

@@ -10,6 +10,8 @@
 
 use std::io::Read;
 
+use byteorder::{ByteOrder, LE, ReadBytesExt};
+
 use super::annexb::Picture;
 use super::sps::MAX_MACROBLOCKS;
 use crate::media::limits::{MAX_PACKET_BYTES, MAX_SIDE};
@@ -168,17 +170,15 @@ fn flag(is_set: bool, flag: u32) -> u32 {
 }
 
 fn put<const N: usize>(fields: [u32; N], out: &mut Vec<u8>) {
-    out.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
+    let start = out.len();
+    out.resize(start + size_of_val(&fields), 0);
+    LE::write_u32_into(&fields, &mut out[start..]);
 }
 
 /// The fields of a message; nothing at the end.
 fn fields<const N: usize>(from: &mut impl Read) -> Option<[u32; N]> {
     let mut fields = [0; N];
-    for field in &mut fields {
-        let mut bytes = [0; 4];
-        from.read_exact(&mut bytes).ok()?;
-        *field = u32::from_le_bytes(bytes);
-    }
+    from.read_u32_into::<LE>(&mut fields).ok()?;
     Some(fields)
 }
 

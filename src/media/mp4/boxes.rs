@@ -3,6 +3,8 @@
 //! Every function looks at the bytes it is given and at nothing else, a constant number of times: what it costs is bounded by
 //! their length.
 
+use byteorder::{BE, ByteOrder};
+
 /// Name, bytes of the head, and bytes of the whole box; `left` is how much there is from here on.
 pub(super) fn box_head(data: &[u8], left: u64) -> Option<([u8; 4], u64, u64)> {
     let size = u64::from(u32_at(data, 0)?);
@@ -34,15 +36,15 @@ pub(super) fn path<'a>(data: &'a [u8], names: &[&[u8; 4]]) -> Option<&'a [u8]> {
 }
 
 pub(super) fn u16_at(data: &[u8], at: usize) -> Option<u16> {
-    data.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+    data.get(at..)?.get(..2).map(BE::read_u16)
 }
 
 pub(super) fn u32_at(data: &[u8], at: usize) -> Option<u32> {
-    data.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
+    data.get(at..)?.get(..4).map(BE::read_u32)
 }
 
 pub(super) fn u64_at(data: &[u8], at: usize) -> Option<u64> {
-    data.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
+    data.get(at..)?.get(..8).map(BE::read_u64)
 }
 
 /// Ticks per second of an `mvhd` or `mdhd` box.

@@ -1,5 +1,7 @@
 //! Takes from bytes, for `crate::fuzzing`.
 
+use byteorder::{ByteOrder, LE};
+
 use super::record::{self, BYTES, Record, WORDS, chain_start, hash_of_nothing, hash_slots};
 use super::{CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
 use crate::Result;
@@ -39,7 +41,7 @@ fn sealed(gguf: &Gguf, header: &TakeHeader, mut bytes: Vec<u8>) -> Option<Vec<u8
     let (mut chain, mut from) = (chain_start(gguf.fronts().next()?), 0);
     let start = usize::try_from(gguf.file_offset(table)).ok()?;
     for slot in bytes.get_mut(start..start + table.n_bytes)?.as_chunks_mut::<BYTES>().0 {
-        let word = |i: usize| u64::from_le_bytes(*slot[8 * i..].first_chunk().expect("8 bytes"));
+        let word = |i: usize| LE::read_u64(&slot[8 * i..]);
         if slot.iter().all(|b| *b == 0) {
             break;
         }
@@ -61,7 +63,7 @@ pub(crate) fn records(input: &[u8]) {
     if n_tokens % 2 == 1 {
         let mut chain = START;
         for slot in table.as_chunks_mut::<BYTES>().0.iter_mut().take_while(|slot| slot.iter().any(|b| *b != 0)) {
-            let word = |i: usize| u64::from_le_bytes(*slot[8 * i..].first_chunk().expect("8 bytes"));
+            let word = |i: usize| LE::read_u64(&slot[8 * i..]);
             let record = Record::after(chain, word(0), (word(1), word(4)), word(2), word(3));
             chain = record.chain;
             *slot = record.to_bytes();

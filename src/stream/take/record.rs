@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use byteorder::{ByteOrder, LE};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::cache::KvCache;
@@ -46,15 +47,13 @@ impl Record {
     pub fn to_bytes(self) -> [u8; BYTES] {
         let words = [self.n_tokens, self.rows, self.milliseconds, self.written, self.states, 0, 0, self.chain];
         let mut bytes = [0; BYTES];
-        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
+        LE::write_u64_into(&words, &mut bytes);
         bytes
     }
 
     /// The record in `bytes`, if it continues `before`.
     fn read(bytes: &[u8; BYTES], before: u64) -> Option<Record> {
-        let word = |i: usize| u64::from_le_bytes(bytes[8 * i..][..8].try_into().expect("8 bytes"));
+        let word = |i: usize| LE::read_u64(&bytes[8 * i..]);
         let record = Record::after(before, word(0), (word(1), word(4)), word(2), word(3));
         (record.to_bytes() == *bytes).then_some(record)
     }
