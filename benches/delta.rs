@@ -11,6 +11,7 @@ use longtake::gguf::GgmlType;
 use longtake::kernels::{
     self, Activations, DeltaRows, DeltaShape, DeltaState, DeltaWeights, Epilogue, Kernels, delta, threads,
 };
+use longtake::random::Rng;
 use longtake::tensor::MatView;
 
 /// Name, n_embd, heads of keys and of values; all heads have 128 elements.
@@ -106,16 +107,7 @@ fn cpu_seconds() -> Option<f64> {
     Some(sum / 1e9)
 }
 
-/// Roughly normal numbers of variance 1 (splitmix64, sums of four).
+/// Roughly normal numbers of variance 1.
 fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut next = || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    };
-    let parts = |z: u64| (0..4).map(|i| ((z >> (16 * i)) & 0xffff) as f32 / 65536.0 - 0.5).sum::<f32>();
-    (0..n).map(|_| parts(next()) * 1.732).collect()
+    Rng::new(seed).vec(n)
 }

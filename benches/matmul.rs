@@ -419,7 +419,7 @@ mod peaks {
             }
         };
         macro_rules! measure {
-            ($name:literal, $($feature:literal)&&+, $ops:expr, $peak_loop:ident) => {
+            ($name:literal, $($feature:tt)&&+, $ops:expr, $peak_loop:ident) => {
                 measure($name, true $(&& is_x86_feature_detected!($feature))+, $ops, || {
                     // SAFETY: called only where the features that it is compiled with were found.
                     unsafe { $peak_loop() }

@@ -293,7 +293,7 @@ fn families() -> Result<Experiment> {
     for (name, layout, sections, n_rot, base, n_still, first, least) in all {
         let rotary = Rotary::new(layout, n_rot, base, sections)?;
         // S below 0 is a sum over the pairs that turn below minus the number of those that do not.
-        let found = scan(&rotary, Part::Whole, diagonal(1.0), DIAGONAL);
+        let found = scan(&rotary, Part::Whole, diagonal(1.0), DIAGONAL)?;
         let n_zero = rotary.drivers().iter().filter(|driver| **driver == Driver::ZERO).count() + n_still;
         let n_all = rotary.n_pair() + n_still;
         rows.push(Row::info(format!("pairs that stand still, {name}"), "", format!("{n_zero} of {n_all}")));
