@@ -77,7 +77,10 @@ pub fn open(engine: &Engine, media: &MediaFlags) -> Result<LivePlan> {
     }
     let cancel = catch_interrupt()?;
     let stopped = || cancel.load(Ordering::Relaxed);
-    LivePlan::open(std::io::stdin(), LABEL, &media.options()?, engine.need_vision()?, Tools::on_path(), &stopped)
+    let (options, tower) = (media.options()?, engine.need_vision()?);
+    let mut plan = LivePlan::open(std::io::stdin(), LABEL, &options, tower, Tools::on_path(), &stopped)?;
+    plan.tell_time(&engine.tokenizer)?;
+    Ok(plan)
 }
 
 /// Watches a stream that is part of `messages`, then answers their last turn, as [`super::run::answer`] does for files.
@@ -171,7 +174,12 @@ pub fn print_stream(live: &LiveShape, cost: &Cost, when_full: Option<WhenFull>) 
     let info = &live.info;
     eprintln!("stream:  {}x{} at {:.4} fps ({})", info.width, info.height, info.fps, info.decoder);
     let every = 1.0 / info.taken_fps();
-    eprintln!("frames:  of {}x{}, one every {every:.2} s, {} tokens a pair", live.width, live.height, live.per_pair);
+    eprintln!(
+        "frames:  of {}x{}, one every {every:.2} s, {} tokens a pair",
+        live.width,
+        live.height,
+        live.n_pair_tokens()
+    );
     let then = match when_full {
         None => "",
         Some(WhenFull::Stop) => ", then reading stops",
@@ -189,7 +197,7 @@ pub fn print_stream(live: &LiveShape, cost: &Cost, when_full: Option<WhenFull>) 
 
 /// Seconds of the stream that fit into `n_tokens`.
 fn seconds_until_full(live: &LiveShape, n_tokens: usize) -> f64 {
-    2.0 * (n_tokens / live.per_pair) as f64 / live.info.taken_fps()
+    2.0 * (n_tokens / live.n_pair_tokens()) as f64 / live.info.taken_fps()
 }
 
 /// The plan of a stream for people, or as one JSON object on stdout.
@@ -200,7 +208,7 @@ pub fn show_plan(live: &LiveShape, cost: &Cost, as_json: bool) -> Result<()> {
     }
     let value = json!({
         "source": live.label, "width": live.width, "height": live.height, "fps": live.info.taken_fps(),
-        "tokens_per_pair": live.per_pair, "tokens_per_second": live.tokens_per_second(),
+        "tokens_per_pair": live.n_pair_tokens(), "tokens_per_second": live.tokens_per_second(),
         "n_tokens": cost.n_tokens, "n_ctx": cost.n_ctx, "seconds_until_full": seconds_until_full(live, cost.n_tokens),
         "memory": super::budget::memory_json(cost), "reduced": cost.reduced,
     });

@@ -312,8 +312,8 @@ impl Budget {
             let middle = low + (high - low).div_ceil(2);
             if fits(middle)? { low = middle } else { high = middle - 1 }
         }
-        if low < live.per_pair {
-            let excess = self.excess(&self.cost(&work(live.per_pair), None)?).unwrap_or_default();
+        if low < live.n_pair_tokens() {
+            let excess = self.excess(&self.cost(&work(live.n_pair_tokens()), None)?).unwrap_or_default();
             let (w, h) = (live.width, live.height);
             return Err(Error::limit(format!("not even one frame pair of {w}x{h} fits: {excess}")).at(&*live.label));
         }

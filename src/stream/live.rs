@@ -97,9 +97,14 @@ impl LiveShape {
         (2 * window.n_pairs as u64).min(self.n_came.load(Ordering::Relaxed))
     }
 
-    /// Tokens per second of the stream.
+    /// Most tokens of a frame pair, with the words around it.
+    pub fn n_pair_tokens(&self) -> usize {
+        self.per_pair + self.n_stamp
+    }
+
+    /// Tokens per second of the stream, at most.
     pub fn tokens_per_second(&self) -> f64 {
-        self.info.taken_fps() / 2.0 * (self.per_pair + self.n_stamp) as f64
+        self.info.taken_fps() / 2.0 * self.n_pair_tokens() as f64
     }
 
     /// Whether time is told in words.

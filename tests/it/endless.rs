@@ -92,7 +92,7 @@ fn file(engine: &Arc<Engine>, dir: &Path, bytes: &[u8], fps: f64) -> MediaPlan {
     MediaPlan::video(&path, &media(fps), engine.need_vision().unwrap()).unwrap()
 }
 
-fn prompt(engine: &Arc<Engine>, plan: MediaPlan) -> Prompt {
+pub fn prompt(engine: &Arc<Engine>, plan: MediaPlan) -> Prompt {
     let video = Part::Video { source: MediaSource::Path("-".into()), options: Default::default() };
     let content = Content::Parts(vec![video, Part::Text(QUESTION.to_string())]);
     let messages = [Message::new("user", content)];
@@ -101,13 +101,13 @@ fn prompt(engine: &Arc<Engine>, plan: MediaPlan) -> Prompt {
     Prompt { units, images: Vec::new(), videos: vec![plan] }
 }
 
-fn options(n_ctx: usize, n_batch: usize) -> SessionOptions {
+pub fn options(n_ctx: usize, n_batch: usize) -> SessionOptions {
     let ty = GgmlType::F32;
     SessionOptions { n_ctx, n_batch, type_k: ty, type_v: ty, temporal_scale: Some(0.75) }
 }
 
 /// Feeds and generates eight greedy tokens.
-fn answer(session: &mut Session, prompt: &mut Prompt) -> Vec<u32> {
+pub fn answer(session: &mut Session, prompt: &mut Prompt) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
     session.feed(prompt, &mut events).unwrap();
@@ -118,7 +118,7 @@ fn answer(session: &mut Session, prompt: &mut Prompt) -> Vec<u32> {
 }
 
 /// Watches a stream to its end.
-fn watch(
+pub fn watch(
     session: &mut Session,
     plan: &mut LivePlan,
     (when_full, reserve): (WhenFull, usize),

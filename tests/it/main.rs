@@ -39,6 +39,7 @@ mod random;
 mod shape;
 mod spec_switches;
 mod reliability;
+mod stamped_streams;
 mod stamps;
 mod stream;
 mod take;
