@@ -184,16 +184,14 @@ impl States {
 }
 
 impl KvCache {
-    /// What recurrent layer `il` remembers, to be brought up to date with a step's tokens before [`KvCache::advance`] counts them.
-    /// `None` for a layer with rows.
-    ///
-    /// # Errors
-    /// States that a failed step has left behind, with [`KvCache::check_states`].
-    pub fn state_mut(&mut self, il: usize) -> Option<DeltaState<'_>> {
+    /// What recurrent layer `il` remembers, with its sizes, to be brought up to date with a step's tokens before
+    /// [`KvCache::advance`] counts them; `None` for a layer with rows. Until then the states are of no use: see
+    /// [`KvCache::check_states`].
+    pub fn state_mut(&mut self, il: usize) -> Option<(DeltaShape, DeltaState<'_>)> {
         let states = self.states.as_mut().filter(|states| states.recurrent.layers.contains(il))?;
         states.whole = false;
         let shape = states.recurrent.state;
-        Some(DeltaState::of(&shape, states.of_mut(&(il..il + 1))))
+        Some((shape, DeltaState::of(&shape, states.of_mut(&(il..il + 1)))))
     }
 
     /// Says that states on devices are about to take in tokens.
@@ -284,7 +282,7 @@ mod tests {
     fn fill(cache: &mut KvCache, n: usize) {
         let end = (cache.len() + n) as f32;
         for il in 0..5 {
-            if let Some(state) = cache.state_mut(il) {
+            if let Some((_, state)) = cache.state_mut(il) {
                 state.conv.fill(end);
                 state.matrix.fill(end + il as f32);
             }
@@ -359,7 +357,7 @@ mod tests {
         fill(&mut cache, 3);
         cache.keep_states().unwrap();
         fill(&mut cache, 3);
-        cache.state_mut(2).unwrap().matrix.fill(f32::NAN);
+        cache.state_mut(2).unwrap().1.matrix.fill(f32::NAN);
         let error = cache.check_states().unwrap_err().to_string();
         assert!(error.contains("failed") && error.contains("go back"), "{error}");
         assert!(cache.states().is_err() && cache.keep_states().is_err() && cache.truncate(6).is_err());

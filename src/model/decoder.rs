@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::device::{Device, Finish, Heads, Linear, Norm, Product, Then};
+use super::device::{Device, Finish, Heads, Linear, Norm, Product, Projected, Then};
 use super::host::Host;
-use super::mixer::{Attention, Mixer};
+use super::mixer::{Attention, DeltaNet, Mixer};
 use super::weights::Loader;
 use super::{HParams, Trace};
 use crate::cache::KvCache;
-use crate::{Error, Result, error::Context};
+use crate::{Result, error::Context};
 
 /// One transformer block. Matrices are (rows, columns) = (outputs, inputs).
 pub(super) struct Layer<D: Device> {
@@ -34,15 +34,15 @@ pub(super) struct Rows<D: Device> {
     /// (n_tokens, n_embd)
     pub x: D::Rows,
     pub xb: D::Rows,
-    /// (n_tokens, n_head * d)
+    /// (n_tokens, n_head * d); of a recurrent layer the gates of the output and the output, (n_tokens, value_dim)
     pub q: D::Rows,
     pub attn: D::Rows,
-    /// (n_tokens, n_head_kv * d)
+    /// (n_tokens, n_head_kv * d); of a recurrent layer how much is written and kept, (n_tokens, n_head_v)
     pub k: D::Rows,
     pub v: D::Rows,
     /// (n_tokens, n_ff), and keys on their way through a norm.
     pub hidden: D::Rows,
-    /// (n_tokens, n_head, 2, d), where queries come with gates.
+    /// (n_tokens, n_head, 2, d), where queries come with gates; of a recurrent layer (n_tokens, conv_dim)
     pub gated: D::Rows,
 }
 
@@ -52,7 +52,11 @@ impl<D: Device> Rows<D> {
         let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
         let hidden = if hp.spec.qk_norm { hp.n_ff.max(kv) } else { hp.n_ff };
         let gated = if hp.spec.output_gate { 2 * q } else { 0 };
-        [hp.n_embd, hp.n_embd, q, q, kv, kv, hidden, gated].map(|width| width * n_batch)
+        // Recurrent layers have their gates and outputs, betas and alphas, and all that is convolved in the same places.
+        let [value, per_head, conv] =
+            hp.recurrent.map_or([0; 3], |shape| [shape.value_dim(), shape.n_head_v, shape.conv_dim()]);
+        let (q, kv) = (q.max(value), kv.max(per_head));
+        [hp.n_embd, hp.n_embd, q, q, kv, kv, hidden, gated.max(conv)].map(|width| width * n_batch)
     }
 
     /// Of memory of these sizes.
@@ -143,9 +147,7 @@ impl<D: Device> Pass<'_, D> {
                     let trace = trace.as_deref_mut().filter(|_| Some(il) == hp.first_attention());
                     self.attention(attention, il, rows.clone(), s, cache, trace).at(place)?;
                 }
-                Mixer::Recurrent(_) => {
-                    return Err(Error::unsupported("recurrent layers are not computed yet").at(place()));
-                }
+                Mixer::Recurrent(net) => self.recurrence(net, il, rows.clone(), s, cache).at(place)?,
             }
             if rows.is_empty() {
                 break;
@@ -219,6 +221,28 @@ impl<D: Device> Pass<'_, D> {
             device.gate_heads(rows.len(), (n_head, d), &s.gated, out)?;
         }
         device.products(rows.len(), (out, 0), [Product::of(output, Then::Add, (&mut s.x, rows.start))])
+    }
+
+    /// What all tokens leave in the state, and what these rows have of it.
+    fn recurrence(
+        &self,
+        net: &DeltaNet<D>,
+        il: usize,
+        rows: Range<usize>,
+        s: &mut Rows<D>,
+        cache: &mut KvCache,
+    ) -> Result<()> {
+        let Pass { device, hp, n, .. } = *self;
+        let Rows { x, xb, q: z, attn: out, k: beta, v: alpha, gated: qkv, .. } = s;
+        let products =
+            [(&net.qkv, &mut *qkv), (&net.gate, &mut *z), (&net.beta, &mut *beta), (&net.alpha, &mut *alpha)];
+        device.products(n, (xb, 0), products.map(|(w, out)| Product::raw(w, out)))?;
+        device.recur(n, (net, hp.f_norm_rms_eps), Projected { qkv, z, beta, alpha }, (cache, il), out)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let onto = (x, rows.start);
+        device.products(rows.len(), (out, rows.start), [Product::of(&net.out, Then::Add, onto)])
     }
 
     fn ffn(&self, layer: &Layer<D>, rows: Range<usize>, s: &mut Rows<D>) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::mixer::DeltaNet;
 use super::weights::Mat;
 use super::{HParams, Trace};
 use crate::Result;
@@ -138,6 +139,17 @@ pub(super) trait Device: Sized {
         out: &mut Self::Rows,
     ) -> Result<()>;
 
+    /// What a recurrent layer gives of `n` rows of projections, which it takes into its state: out = norm(o) * silu(z), (n,
+    /// value_dim). See [`delta`](crate::kernels::delta()).
+    fn recur(
+        &self,
+        n: usize,
+        net: (&DeltaNet<Self>, f32),
+        rows: Projected<'_, Self::Rows>,
+        of: (&mut KvCache, usize),
+        out: &mut Self::Rows,
+    ) -> Result<()>;
+
     /// Keeps keys and values of `rows` of a batch, the first of which is the first of `k` and `v`, until all rows of their
     /// sequence attend to them. Sequences have `n_per_seq` rows each; angles are those of one.
     fn store_within(
@@ -212,6 +224,14 @@ pub(super) struct WindowEnds<D: Device> {
     pub n: usize,
     /// Patches of the longest.
     pub longest: usize,
+}
+
+/// What goes into a recurrence: see [`DeltaRows`](crate::kernels::DeltaRows). All but `z` are changed on the way.
+pub(super) struct Projected<'a, R> {
+    pub qkv: &'a mut R,
+    pub z: &'a R,
+    pub beta: &'a mut R,
+    pub alpha: &'a mut R,
 }
 
 /// A matrix with its bias.

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Then, To, WindowEnds};
+use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Then, To, WindowEnds};
+use super::mixer::DeltaNet;
 use super::weights::Mat;
 use crate::Result;
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::{
-    self, Activations, AttentionShape, CacheRows, Epilogue, Gelu, Kernels, KvView, attention, kv_write, matmul_with,
-    rotate_rows,
+    self, Activations, AttentionShape, CacheRows, DeltaRows, DeltaWeights, Epilogue, Gelu, Kernels, KvView, attention,
+    kv_write, matmul_with, rotate_rows,
 };
 use crate::position::RotaryTable;
 
@@ -250,6 +251,23 @@ impl Device for Host {
         let n = rows.len() * n_head * d;
         attention(self.0, shape, cache.view(il), &q[..n], &mut out[..n]);
         Ok(())
+    }
+
+    fn recur(
+        &self,
+        n: usize,
+        (net, norm_eps): (&DeltaNet<Host>, f32),
+        Projected { qkv, z, beta, alpha }: Projected<'_, Vec<f32>>,
+        (cache, il): (&mut KvCache, usize),
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let DeltaNet { conv, a, dt: dt_bias, norm, .. } = net;
+        let (shape, state) = cache.state_mut(il).expect("a cache of this model");
+        let (channels, values, heads) = (n * shape.conv_dim(), n * shape.value_dim(), n * shape.n_head_v);
+        let rows =
+            DeltaRows { qkv: &mut qkv[..channels], z: &z[..values], beta: &beta[..heads], alpha: &alpha[..heads] };
+        let weights = DeltaWeights { conv, a, dt_bias, norm, norm_eps };
+        kernels::delta(self.0, &shape, weights, state, rows, &mut out[..values])
     }
 
     fn store_within(

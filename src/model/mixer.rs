@@ -34,7 +34,7 @@ pub(super) struct DeltaNet<D: Device> {
     pub qkv: Linear<D>,
     /// What gates the output: (value_dim, n_embd).
     pub gate: Linear<D>,
-    /// (conv_dim, [`CONV_KERNEL`]), the oldest token first.
+    /// (CONV_KERNEL, conv_dim), the factors of the oldest token first: transposed, so that channels are side by side.
     pub conv: D::Vec,
     /// How fast the state fades, (n_head_v): below 0, times a step that `alpha` and `dt` give.
     pub a: D::Vec,
@@ -118,7 +118,9 @@ impl DeltaNet<Host> {
         let name = |part: &str| format!("blk.{il}.{part}");
         let qkv = load.matrix(&name("attn_qkv"), n_embd, sizes.conv_dim());
         let gate = load.matrix(&name("attn_gate"), n_embd, sizes.value_dim());
-        let conv = load.array(&name("ssm_conv1d.weight"), &[CONV_KERNEL, sizes.conv_dim()]);
+        let taps = load.array(&name("ssm_conv1d.weight"), &[CONV_KERNEL, sizes.conv_dim()]);
+        let tap = |t: usize| taps.iter().skip(t).step_by(CONV_KERNEL).copied();
+        let conv = (0..CONV_KERNEL).flat_map(tap).collect();
         let (a, dt) = (load.vec(&name("ssm_a"), n_v), load.vec(&name("ssm_dt.bias"), n_v));
         let beta = load.matrix(&name("ssm_beta"), n_embd, n_v);
         let alpha = load.matrix(&name("ssm_alpha"), n_embd, n_v);

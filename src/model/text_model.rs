@@ -87,7 +87,7 @@ impl Scratch {
 
     /// Bytes that batches of up to `n_batch` tokens take, with what their quantized forms take besides.
     pub fn n_bytes(hp: &HParams, n_batch: usize) -> usize {
-        let q = hp.n_head * hp.n_embd_head;
+        let q = (hp.n_head * hp.n_embd_head).max(hp.recurrent.map_or(0, |shape| shape.value_dim()));
         let rows: usize = Rows::<Host>::sizes(hp, n_batch).iter().sum();
         let floats = rows + n_batch * hp.n_ff + hp.n_vocab;
         floats * size_of::<f32>() + n_batch * (hp.n_embd + q + hp.n_ff) * 2
@@ -114,9 +114,6 @@ impl TextModel {
     /// As [`TextModel::load`].
     pub fn with(hp: HParams, file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
         let place = || file.path().display().to_string();
-        if hp.recurrent.is_some() {
-            return Err(Error::unsupported("recurrent layers are not computed yet").at(place()));
-        }
         let rotary = Rotary::new(hp.layout, hp.n_rot, hp.rope_freq_base, hp.rope_sections)
             .and_then(|rotary| rotary.stretched(&hp.rope_stretch))
             .at(place)?;
@@ -261,6 +258,7 @@ impl TextModel {
         if n == 0 {
             return Ok(());
         }
+        cache.check_states()?;
         self.prepare(cache, s)?;
         self.rotary.fill(pos, &mut s.rotary);
         // A device that has the embedding looks a token up itself.

@@ -420,6 +420,10 @@ impl Context {
     /// Forgets marks that are not in the cache whole, and rows that wait, but no slot: those behind the last whole mark are a
     /// part of what stands there, and are known when it is pushed again ([`Context::n_known`]).
     pub(super) fn rewind_to_part(&mut self) {
+        if self.cache.check_states().is_err() {
+            // A step that failed half way has taken the states of recurrent layers with it.
+            return self.truncate(self.n_whole());
+        }
         let (n_whole, n_filled) = (self.n_whole(), self.cache.len());
         self.embd.clear();
         self.deep.clear();

@@ -7,6 +7,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use super::{Engine, MediaKind, Probe, Prompt, Session};
 use crate::cache::KvCache;
 use crate::files::atomic::write_beside;
+use crate::kernels::{CONV_KERNEL, DeltaShape};
 use crate::media::Grid;
 use crate::model::Trace;
 use crate::model::family::QWEN2_VL;
@@ -44,6 +45,8 @@ struct PromptArrays {
     logits_last4: Vec<f32>,
     /// Of the first layer with attention, (n_head_kv, n_tokens, d).
     keys: Vec<f32>,
+    /// Of the first recurrent layer, where there is one: inputs of the convolution, matrices.
+    state: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 impl Dump {
@@ -114,6 +117,10 @@ impl Dump {
         let [queries, keys] = if is_first_family { ["layer0_q_last", "layer0_k"] } else { ["attn_q_last", "attn_k"] };
         arrays.f32(queries, vec![hp.n_head, hp.n_embd_head], &self.trace.attn_q_last);
         arrays.f32(keys, vec![hp.n_head_kv, n, hp.n_embd_head], &prompt.keys);
+        if let (Some(shape), Some((conv, matrices))) = (hp.recurrent, &prompt.state) {
+            arrays.f32("gdn_conv_state", vec![shape.conv_dim(), CONV_KERNEL - 1], conv);
+            arrays.f32("gdn_state", vec![shape.n_head_v, shape.d_k, shape.d_v], matrices);
+        }
         arrays.i64("generated", vec![self.generated.len()], &self.generated);
         arrays.f32("generated_positions", vec![self.generated.len()], &self.generated_positions);
         arrays.f32("generated_margins", vec![self.generated.len()], &self.generated_margins);
@@ -180,13 +187,29 @@ impl Probe for Dump {
         for ih in 0..hp.first_attention().map_or(0, |_| hp.n_head_kv) {
             keys.extend(session.cache().keys_f32(hp.first_attention().unwrap_or(0), ih, input_ids.len())?);
         }
-        self.prompt = Some(PromptArrays { input_ids, logits_last4: session.context().logits().to_vec(), keys });
+        let state =
+            hp.recurrent.map(|shape| Ok::<_, Error>(as_trained(&shape, &session.cache().states()?[..shape.n_state()])));
+        let state = state.transpose()?;
+        let logits_last4 = session.context().logits().to_vec();
+        self.prompt = Some(PromptArrays { input_ids, logits_last4, keys, state });
         Ok(())
     }
 
     fn end(&mut self, logits: &[f32]) {
         self.logits_after_generated = logits.to_vec();
     }
+}
+
+/// A state in the order of the model's authors, in which the value heads of a key head stand side by side and not in turns: inputs
+/// of the convolution (channels, 3), oldest first, and matrices (heads, d_k, d_v).
+fn as_trained(shape: &DeltaShape, state: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let (inputs, matrices) = state.split_at(shape.n_inputs());
+    let (per_key, n_matrix, n_channels) = (shape.n_head_v / shape.n_head_k, shape.d_k * shape.d_v, shape.conv_dim());
+    let heads = || (0..shape.n_head_v).map(|head| head % per_key * shape.n_head_k + head / per_key);
+    let of_values = |head: usize| (0..shape.d_v).map(move |c| 2 * shape.key_dim() + head * shape.d_v + c);
+    let channels = (0..2 * shape.key_dim()).chain(heads().flat_map(of_values));
+    let conv = channels.flat_map(|c| inputs.iter().skip(c).step_by(n_channels)).copied().collect();
+    (conv, heads().flat_map(|head| &matrices[head * n_matrix..][..n_matrix]).copied().collect())
 }
 
 /// Named arrays as bytes.

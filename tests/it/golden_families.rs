@@ -16,6 +16,8 @@ use crate::common::{Arrays, families_json, family_models, golden_families, max_a
 
 /// Logits and hidden states, as the goldens' description suggests for f32 arithmetic.
 const TOLERANCE: f32 = 2e-3;
+/// Recurrent states.
+const STATE_TOLERANCE: f32 = 1e-4;
 
 /// What is done to a model or a tower before it is used.
 pub type Place<'a> = &'a dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>);
@@ -276,6 +278,11 @@ impl Case {
         if want.has("attn_k") {
             close("attn_k", &keys, TOLERANCE);
         }
+        if want.has("gdn_state") {
+            let (conv, matrices) = first_state(model, &cache);
+            close("gdn_conv_state", &conv, TOLERANCE);
+            close("gdn_state", &matrices, STATE_TOLERANCE);
+        }
         close("attn_q_last", &last.attn_q_last, TOLERANCE);
         close("hidden_last", &last.hidden_last, TOLERANCE);
         if visual.is_some() {
@@ -297,6 +304,19 @@ impl Case {
             close("logits_after_generated", &logits, TOLERANCE);
         }
     }
+}
+
+/// What the first recurrent layer remembers, as the reference has it: inputs of the convolution (channels, 3), matrices (heads, d_k,
+/// d_v), value heads of a key head side by side, while ours take turns.
+fn first_state(model: &TextModel, cache: &KvCache) -> (Vec<f32>, Vec<f32>) {
+    let shape = model.hparams().recurrent.unwrap();
+    let (inputs, matrices) = cache.states().unwrap()[..shape.n_state()].split_at(shape.n_inputs());
+    let (n_v, per_key, n_matrix) = (shape.n_head_v, shape.n_head_v / shape.n_head_k, shape.d_k * shape.d_v);
+    let ours = |head: usize| head % per_key * shape.n_head_k + head / per_key;
+    let values = |head: usize| (0..shape.d_v).map(move |c| 2 * shape.key_dim() + ours(head) * shape.d_v + c);
+    let channels = (0..2 * shape.key_dim()).chain((0..n_v).flat_map(values));
+    let conv = channels.flat_map(|c| (0..3).map(move |t| inputs[t * shape.conv_dim() + c])).collect();
+    (conv, (0..n_v).flat_map(|head| matrices[ours(head) * n_matrix..][..n_matrix].to_vec()).collect())
 }
 
 /// Walks every model of a family, in chunks of these sizes, with models and towers that `place` puts somewhere first.
@@ -346,4 +366,9 @@ fn qwen2_5_vl_gives_the_reference_numbers() {
 #[test]
 fn qwen3_vl_gives_the_reference_numbers() {
     check_family("qwen3_vl", &CHUNKS, &|_, _| ());
+}
+
+#[test]
+fn qwen3_5_gives_the_reference_numbers() {
+    check_family("qwen3_5", &[4096, 64, 7, 1], &|_, _| ());
 }

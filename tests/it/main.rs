@@ -36,6 +36,7 @@ mod plan_pictures;
 mod position;
 mod position_families;
 mod random;
+mod recurrent;
 mod shape;
 mod spec_switches;
 mod reliability;

@@ -18,7 +18,7 @@ use longtake::stream::{
 };
 use longtake::text::{Sampler, SamplerOptions};
 
-fn asset(name: &str) -> PathBuf {
+pub fn asset(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)
 }
 
@@ -27,20 +27,20 @@ fn engine() -> Arc<Engine> {
     Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
-fn media() -> MediaOptions {
+pub fn media() -> MediaOptions {
     let mut options = MediaOptions::default();
     (options.sample.max_pixels, options.sample.min_pixels) = (Some(20 * 784), Some(4 * 784));
     options
 }
 
 /// What is watched here, unless a test wants something else.
-fn request<'a>(video: &'a Path, media: &'a MediaOptions, ty: GgmlType) -> WatchRequest<'a> {
+pub fn request<'a>(video: &'a Path, media: &'a MediaOptions, ty: GgmlType) -> WatchRequest<'a> {
     let options = SessionOptions { n_ctx: 0, n_batch: 37, type_k: ty, type_v: ty, temporal_scale: Some(0.75) };
     let system_prompt = Some("Be brief.");
     WatchRequest { video, system_prompt, media, limits: Limits::default(), reserve: 200, options }
 }
 
-fn begin_as<'e>(
+pub fn begin_as<'e>(
     engine: &'e Arc<Engine>,
     request: &WatchRequest<'_>,
     take: (&Path, IfExists),
@@ -60,7 +60,7 @@ fn resume<'e>(engine: &'e Arc<Engine>, take: Take) -> longtake::Result<Watch> {
 }
 
 /// Watches until `stop_after` steps of prefill are done; whether that was all of it.
-fn watch_some(watch: &mut Watch, stop_after: usize) -> bool {
+pub fn watch_some(watch: &mut Watch, stop_after: usize) -> bool {
     let (cancel, mut steps) = (AtomicBool::new(stop_after == 0), 0);
     let mut sink = |event| {
         steps += usize::from(matches!(event, Event::Prefilled { .. }));
@@ -82,11 +82,11 @@ fn whole(dir: &Path, engine: &Arc<Engine>, ty: GgmlType) -> PathBuf {
 }
 
 /// The keys and values of the slots in use.
-fn content(cache: &KvCache) -> Vec<u8> {
+pub fn content(cache: &KvCache) -> Vec<u8> {
     cache.runs(0..cache.len()).flat_map(|(_, _, bytes)| bytes.to_vec()).collect()
 }
 
-fn answer(engine: &Arc<Engine>, session: &mut Session, take: &Take, text: &str) -> Vec<u32> {
+pub fn answer(engine: &Arc<Engine>, session: &mut Session, take: &Take, text: &str) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
     session.feed(&mut question(engine, &take.header, text, false).unwrap(), &mut events).unwrap();

@@ -13,13 +13,15 @@ pub(super) use layers::{DeviceLayers, DeviceScratch};
 use rows::CardRows;
 pub(super) use tower::DeviceTower;
 
-use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Then, To, WindowEnds};
+use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Then, To, WindowEnds};
+use super::mixer::DeltaNet;
 use super::weights::Mat;
 use super::{TextModel, VisionTower};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::cuda::{
-    Card, DevMat, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sees, Sequences, WindowMem,
+    Card, DeltaMem, DeltaRowsMem, DevMat, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sees, Sequences,
+    WindowMem,
 };
 use crate::{Error, Result};
 
@@ -232,6 +234,22 @@ impl Device for Cuda {
         let past = if rows.start == 0 { &self.past } else { &self.past_last };
         let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past, n_past: cache.len() + rows.start };
         self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), Sees::Causal, out, &self.parts)
+    }
+
+    fn recur(
+        &self,
+        n: usize,
+        (net, norm_eps): (&DeltaNet<Cuda>, f32),
+        Projected { qkv, z, beta, alpha }: Projected<'_, Mem>,
+        (cache, il): (&mut KvCache, usize),
+        out: &mut Mem,
+    ) -> Result<()> {
+        let recurrent = cache.shape().recurrent.expect("a cache of this model");
+        let state = CardRows::of(cache, self.place).state(il, &recurrent);
+        let DeltaNet { conv, a, dt: dt_bias, norm, .. } = net;
+        let weights = DeltaMem { conv, a, dt_bias, norm, norm_eps };
+        let rows = DeltaRowsMem { qkv, z, beta, alpha };
+        self.card.delta(&recurrent.state, &weights, &state, &rows, n, (out, &self.flags))
     }
 
     fn store_within(

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::Result;
 use crate::cache::{CacheShape, DeviceRows, KvCache, Part, Recurrent, Strided};
-use crate::kernels::cuda::{Card, Copy2d, KvMem, Mem};
+use crate::kernels::cuda::{Card, Copy2d, KvMem, Mem, MemId};
 
 /// Rows of consecutive layers on one card, laid out as on the host.
 pub(super) struct CardRows {
@@ -57,6 +57,11 @@ impl CardRows {
             KvMem { ty, mem: mem.part(i * n_bytes, n_bytes), stride: n_bytes / shape.n_head_kv }
         };
         (part(&self.k, shape.type_k), part(&self.v, shape.type_v))
+    }
+
+    /// Which memory this is: keys, values, states.
+    pub fn ids(&self) -> [MemId; 3] {
+        [self.k.id(), self.v.id(), self.states.id()]
     }
 
     /// What recurrent layer `il` remembers.

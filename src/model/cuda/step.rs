@@ -47,10 +47,11 @@ pub(super) struct RunScratch {
 /// What the launches of a single token depend on besides the inputs.
 #[derive(Clone, Copy, PartialEq)]
 struct Shape {
-    /// Where weights and rows of the cache are, of the first layer; the others follow.
+    /// Where the weights of the first layer are; the others follow.
     weights: MemId,
-    keys: (GgmlType, MemId),
-    values: (GgmlType, MemId),
+    /// Where the rows of the cache are: keys, values, states.
+    cache: [MemId; 3],
+    types: [GgmlType; 2],
     /// Ranges of keys in attention.
     n_splits: usize,
     takes_token: bool,
@@ -84,7 +85,8 @@ fn host_rows(hp: &HParams, n_batch: usize, has_head: bool) -> usize {
 }
 
 fn widest(hp: &HParams) -> usize {
-    hp.n_embd.max(hp.n_head * hp.n_embd_head).max(hp.n_ff)
+    let value = hp.recurrent.map_or(0, |shape| shape.value_dim());
+    hp.n_embd.max(hp.n_head * hp.n_embd_head).max(hp.n_ff).max(value)
 }
 
 impl RunScratch {
@@ -193,6 +195,7 @@ impl DeviceLayers {
         assert!(batch.n_top == 0 || (batch.n_logits == 1 && batch.n_top <= MAX_TOP), "{} largest", batch.n_top);
         out.logits.clear();
         out.top.clear();
+        cache.touch_states();
         for (i, (run, s)) in self.runs.iter().zip(&mut scratch.0).enumerate() {
             let takes_token = i == 0 && batch.token.is_some();
             s.send(batch, cache.len(), (!takes_token).then_some(&*out.x))?;
@@ -294,12 +297,11 @@ impl Work<'_> {
     /// What a single token's launches depend on; `None` without layers.
     fn shape(&self) -> Option<Shape> {
         let (DeviceBatch { hp, n, angles, n_logits, n_top, .. }, cache) = (self.batch, &*self.cache);
-        let (keys, values) = CardRows::of(cache, self.s.device.place).layer(self.run.layers.start, cache.shape());
         let heads = (hp.n_head, hp.n_head_kv, hp.n_embd_head);
         Some(Shape {
             weights: self.run.weights.first()?.attn_norm.weight.id(),
-            keys: (keys.ty, keys.mem.id()),
-            values: (values.ty, values.mem.id()),
+            cache: CardRows::of(cache, self.s.device.place).ids(),
+            types: [cache.shape().type_k, cache.shape().type_v],
             n_splits: Card::attention_splits(*n, cache.len() + n, heads),
             takes_token: self.takes_token,
             n_turning: angles.n_turning(),
