@@ -243,17 +243,20 @@ impl Peaks {
             use x86::*;
             let ops = |lanes: usize, each: usize| 2.0 * (lanes * each) as f64;
             if is_x86_feature_detected!("avx512vnni") {
-                // SAFETY (of all three): checked just above; AVX-512F comes with VNNI.
                 return Peaks {
+                    // SAFETY: checked just above; AVX-512F comes with VNNI.
                     f32: all(ops(16, 1), || unsafe { fma_512() }),
+                    // SAFETY: as above.
                     i16: all(ops(16, 2), || unsafe { dpwssd_512() }),
+                    // SAFETY: as above.
                     i8: all(ops(16, 4), || unsafe { dpbusd_512() }),
                     read,
                 };
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY (of both): checked just above.
+                // SAFETY: checked just above.
                 let f32 = all(ops(8, 1), || unsafe { fma_256() });
+                // SAFETY: as above.
                 let i16 = all(ops(8, 2), || unsafe { madd_256() });
                 return Peaks { f32, i16, i8: i16, read };
             }
