@@ -63,6 +63,9 @@ pub struct Args {
     /// Folder of which requests may name files (file:///…).
     #[arg(long, value_name = "DIR", env = "LONGTAKE_MEDIA_PATH")]
     media_path: Option<PathBuf>,
+    /// Whether `ffmpeg` decodes what is not built in: `on`, or `off` (default: on where only this machine can reach the server).
+    #[arg(long, value_name = "WHEN", env = "LONGTAKE_FFMPEG")]
+    ffmpeg: Option<String>,
     /// Requests that are worked on at a time.
     #[arg(long, value_name = "N", default_value_t = limits::PARALLEL, env = "LONGTAKE_PARALLEL")]
     parallel: usize,
@@ -118,6 +121,7 @@ pub fn run(args: Args) -> Result<()> {
     let setup = args.setup()?;
     let bind = Bind::new(&args.host, args.port);
     bind.check(!setup.keys.is_empty(), args.no_auth)?;
+    args.decoders(&bind)?;
     args.warn(&bind, &setup);
     let stop = catch_interrupt()?;
     let (port_file, data) = (args.port_file.clone(), setup.data.clone());
@@ -224,6 +228,24 @@ impl Args {
             limits: self.budget.limits(0)?,
             ..Setup::default()
         })
+    }
+
+    /// Forbids external decoders where strangers may send files, unless they are wanted.
+    fn decoders(&self, bind: &Bind) -> Result<()> {
+        let is_local = bind.check(false, false).is_ok();
+        match self.ffmpeg.as_deref() {
+            Some("on") => {}
+            Some("off") => crate::media::forbid_tools(),
+            None if is_local => {}
+            None => {
+                eprintln!(
+                    "note:    only built-in decoders are used, since other machines can reach this one (--ffmpeg on)"
+                );
+                crate::media::forbid_tools();
+            }
+            Some(other) => return Err(Error::bad_input(format!("--ffmpeg `{other}`, expected on or off"))),
+        }
+        Ok(())
     }
 
     /// Says what is more open than it would be.

@@ -51,9 +51,20 @@ pub struct Tools {
     pub timeout: Duration,
 }
 
+/// Set where nothing external may decode.
+static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on, only what is built in decodes, in all of this process.
+pub fn forbid_tools() {
+    FORBIDDEN.store(true, Ordering::Relaxed);
+}
+
 impl Tools {
     /// Both programs, when they are in a folder of the `PATH` (relative folders do not count).
     pub fn on_path() -> Option<Tools> {
+        if FORBIDDEN.load(Ordering::Relaxed) {
+            return None;
+        }
         let path = std::env::var_os("PATH")?;
         let find = |name: &str| {
             let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);

@@ -34,6 +34,7 @@ pub mod live;
 pub(crate) mod fuzz;
 
 pub use child::kill_children;
+pub use ffmpeg::forbid_tools;
 pub use h264::{DECODE_COMMAND, SafeDecoder, serve_h264};
 pub use image_file::{ImageFile, load_image};
 pub use patch::Grid;

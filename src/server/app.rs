@@ -14,7 +14,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::body::{Pace, Room, declared};
+use super::body::{Kept, Pace, Room, declared};
 use super::chat::{complete, head};
 use super::desk::Desk;
 use super::guard::{Door, Guard, check_type};
@@ -215,11 +215,12 @@ async fn with_json<T>(
     app: &App,
     request: Request,
     make: impl FnOnce(&Json<'_>) -> Result<T, Fault>,
-) -> Result<T, Fault> {
+) -> Result<(T, Kept), Fault> {
     let (parts, body) = request.into_parts();
     check_type(&parts.headers, "application/json")?;
     let held = app.0.bodies.read(&parts.headers, body, app.0.setup.max_body).await?;
-    make(&Json::parse(&held.bytes)?)
+    let made = make(&Json::parse(&held.bytes)?)?;
+    Ok((made, held.room))
 }
 
 /// Work that reads files: not on the threads that answer sockets.
@@ -257,16 +258,16 @@ async fn model(State(app): State<App>, Path(id): Path<String>) -> Reply {
 
 async fn chat(State(app): State<App>, request: Request) -> Reply {
     let desk = app.working()?.clone();
-    let request = with_json(&app, request, ChatRequest::parse).await?;
+    let (request, kept) = with_json(&app, request, ChatRequest::parse).await?;
     if desk.setup.log_prompts {
         eprintln!("prompt: {:?}", request.turns);
     }
-    complete(desk, request).await
+    complete(desk, request, kept).await
 }
 
 async fn input_tokens(State(app): State<App>, request: Request) -> Reply {
     let desk = app.working()?.clone();
-    let mut request = with_json(&app, request, ChatRequest::parse).await?;
+    let (mut request, _kept) = with_json(&app, request, ChatRequest::parse).await?;
     let planned = blocking(move || desk.plan(&mut request)).await?;
     ok(&json!({ "object": "response.input_tokens", "input_tokens": planned.n_prompt }))
 }
@@ -278,7 +279,7 @@ async fn plan(State(app): State<App>, request: Request) -> Reply {
         Chat(Box<ChatRequest>),
         Take(Value),
     }
-    let asked = with_json(&app, request, |body| match body.get("messages") {
+    let (asked, _kept) = with_json(&app, request, |body| match body.get("messages") {
         Some(_) => ChatRequest::parse(body).map(|request| Asked::Chat(Box::new(request))),
         None => Ok(Asked::Take(body.to_value())),
     })
@@ -292,7 +293,7 @@ async fn plan(State(app): State<App>, request: Request) -> Reply {
 
 async fn tokenize(State(app): State<App>, request: Request) -> Reply {
     let desk = app.working()?.clone();
-    let (text, with_pieces) = with_json(&app, request, |body| {
+    let ((text, with_pieces), _kept) = with_json(&app, request, |body| {
         let text = body.get("content").or_else(|| body.get("prompt")).or_else(|| body.get("text"));
         let text = text.ok_or_else(|| Fault::value("content", "`content` is missing"))?;
         let text = super::wire::fields::text(text, "content", super::limits::MAX_TEXT_BYTES)?.to_string();
@@ -453,7 +454,7 @@ async fn take(State(app): State<App>, Path(id): Path<String>) -> Reply {
 
 async fn ask_take(State(app): State<App>, request: Request) -> Reply {
     let desk = app.working()?.clone();
-    let body = with_json(&app, request, |body| Ok(body.to_value())).await?;
+    let (body, _kept) = with_json(&app, request, |body| Ok(body.to_value())).await?;
     let asked = blocking(move || {
         let text = body.to_string();
         desk.takes()?.ask(&desk, &Json::parse(text.as_bytes())?)

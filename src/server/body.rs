@@ -21,8 +21,12 @@ pub struct Room(Arc<Semaphore>);
 /// A body, and its room, which is free again when this is dropped.
 pub struct Held {
     pub bytes: Vec<u8>,
-    room: Vec<OwnedSemaphorePermit>,
+    pub room: Kept,
 }
+
+/// Room that a request has, for its body and for what is decoded from it, until its media are on disk.
+#[derive(Default)]
+pub struct Kept(Vec<OwnedSemaphorePermit>);
 
 impl Room {
     /// Room for so many bytes.
@@ -49,11 +53,11 @@ impl Room {
         if declared.is_some_and(|n| n > most) {
             return Err(too_large());
         }
-        let mut held = Held { bytes: Vec::new(), room: Vec::new() };
+        let mut held = Held { bytes: Vec::new(), room: Kept::default() };
         // Room for all that was declared, or for what comes; memory only as it comes.
         let mut has_room = 0;
         if let Some(n) = declared {
-            held.room.push(self.take(n as usize)?);
+            held.room.0.push(self.take(n as usize)?);
             has_room = n as usize;
         }
         let mut pace = Pace::new();
@@ -64,7 +68,7 @@ impl Room {
             }
             if held.bytes.len() + piece.len() > has_room {
                 let more = piece.len().max(64 << 10);
-                held.room.push(self.take(more)?);
+                held.room.0.push(self.take(more)?);
                 has_room += more;
             }
             held.bytes.extend_from_slice(&piece);

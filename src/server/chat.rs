@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::body::Kept;
 use super::crew::{Said, TokenLog};
 use super::desk::Desk;
 use super::job::{self, Done, Job, Progress, Word};
@@ -40,7 +41,7 @@ type Begun = Result<Job, Fault>;
 ///
 /// # Errors
 /// Everything that is wrong with it, before a single byte of the answer is sent.
-pub async fn complete(desk: Arc<Desk>, request: ChatRequest) -> Result<Response<Body>, Fault> {
+pub async fn complete(desk: Arc<Desk>, request: ChatRequest, kept: Kept) -> Result<Response<Body>, Fault> {
     let answer = Answer {
         desk: desk.clone(),
         id: id("chatcmpl"),
@@ -71,7 +72,7 @@ pub async fn complete(desk: Arc<Desk>, request: ChatRequest) -> Result<Response<
                     }
                 };
                 tokio::select! {
-                    () = over => { let _ = send.send(begin(desk, request).await); }
+                    () = over => { let _ = send.send(begin(desk, request, kept).await); }
                     () = send.closed() => {}
                 }
             });
@@ -79,7 +80,7 @@ pub async fn complete(desk: Arc<Desk>, request: ChatRequest) -> Result<Response<
         }
         None => {
             // Planned here, so that what is wrong is told by the status.
-            let job = begin(desk, request).await?;
+            let job = begin(desk, request, kept).await?;
             let _ = send.send(Ok(job));
             answer.reply(begun, None, is_stream, keep_alive).await
         }
@@ -87,11 +88,14 @@ pub async fn complete(desk: Arc<Desk>, request: ChatRequest) -> Result<Response<
 }
 
 /// Plans a request and begins to work on it.
-async fn begin(desk: Arc<Desk>, mut request: ChatRequest) -> Begun {
+async fn begin(desk: Arc<Desk>, mut request: ChatRequest, kept: Kept) -> Begun {
     let planner = desk.clone();
     let planned = tokio::task::spawn_blocking(move || {
         crate::text::Sampler::new(planner.sampler_options(&request.sampling)).map_err(|err| Fault::from_error(&err))?;
-        planner.plan(&mut request).map(|planned| (request, planned))
+        let planned = planner.plan(&mut request);
+        // What came with it is on disk.
+        drop(kept);
+        planned.map(|planned| (request, planned))
     });
     let (request, planned) = planned.await.map_err(|_| Fault::new(Code::InternalError, "a fault of the program"))??;
     let seconds = desk.metrics.seconds(planned.n_prompt, planned.n_predict.min(256));

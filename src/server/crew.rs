@@ -197,7 +197,7 @@ impl Active {
         self.logprobs.extend(log);
         let text = self.decoder.push(&engine.tokenizer, id);
         let (text, is_stopped) = self.manner.stops.push(&text);
-        if !self.say(text) {
+        if !text.is_empty() && !self.say(text) {
             return Err(Error::new(ErrorKind::Cancelled, "nobody listens any more"));
         }
         let is_full = self.borrowed.session.n_past() >= self.borrowed.session.n_ctx();
@@ -217,9 +217,6 @@ impl Active {
     }
 
     fn say(&mut self, text: String) -> bool {
-        if text.is_empty() {
-            return true;
-        }
         let logprobs = std::mem::take(&mut self.logprobs);
         (self.manner.say)(Said { text, n_tokens: self.n_tokens, logprobs })
     }
@@ -231,7 +228,10 @@ impl Active {
             let rest = self.decoder.finish();
             let (mut text, _) = self.manner.stops.push(&rest);
             text.push_str(&self.manner.stops.finish());
-            self.say(text);
+            // Tokens without text have likelihoods, too.
+            if !text.is_empty() || !self.logprobs.is_empty() {
+                self.say(text);
+            }
         }
         let Active { borrowed, n_tokens, began, done, .. } = self;
         let borrowed = result.is_some().then_some(borrowed);

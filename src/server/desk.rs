@@ -17,7 +17,7 @@ use super::takes::Takes;
 use super::wire::media::Kind;
 use super::wire::{Code, Fault};
 use crate::stream::Engine;
-use crate::text::MediaSource;
+use crate::text::{MediaSource, Source};
 
 /// What all requests share.
 pub struct Desk {
@@ -38,8 +38,18 @@ pub struct Desk {
     aliases: Mutex<VecDeque<(String, (Kind, MediaSource))>>,
 }
 
-/// Names of media that are remembered.
+/// Names of media that are remembered, and bytes of theirs that came with requests.
 const MAX_ALIASES: usize = 64;
+const MAX_ALIAS_BYTES: usize = 256 << 20;
+
+/// Bytes that a medium holds here.
+fn n_bytes(medium: &MediaSource) -> usize {
+    let of = |source: &Source| if let Source::Data(data) = source { data.bytes().len() } else { 0 };
+    match medium {
+        MediaSource::Path(source) => of(source),
+        MediaSource::Frames(frames) => frames.iter().map(of).sum(),
+    }
+}
 
 impl Desk {
     /// Opens it: a pool of conversations, the threads that answer, the store.
@@ -107,8 +117,10 @@ impl Desk {
         let mut aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
         aliases.retain(|(name, _)| *name != uuid);
         aliases.push_back((uuid, medium));
-        if aliases.len() > MAX_ALIASES {
-            aliases.pop_front();
+        let mut held: usize = aliases.iter().map(|(_, (_, medium))| n_bytes(medium)).sum();
+        while aliases.len() > MAX_ALIASES || held > MAX_ALIAS_BYTES {
+            let Some((_, (_, medium))) = aliases.pop_front() else { break };
+            held -= n_bytes(&medium);
         }
     }
 

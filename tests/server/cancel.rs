@@ -1,0 +1,134 @@
+//! Clients that leave: what was computed for them stops, nothing of it is lost, and nobody else notices.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::client::{Server, content, question, video};
+
+/// Whether nothing runs.
+fn is_idle(server: &Server) -> bool {
+    server.metric("longtake_requests_running") == 0.0
+}
+
+#[test]
+fn a_client_that_leaves_stops_the_work_and_a_retry_goes_on_there() {
+    let server = Server::start(&["--parallel", "1"]);
+    let video = video(40);
+    let id = server.upload(&video.bytes, "v.mp4");
+    let mut body = question(&id, &video.question);
+    body["stream"] = json!(true);
+    let frames = || server.metric("longtake_frames_encoded_total");
+    for left_at in [8.0, 30.0] {
+        let stream = server.open("/v1/chat/completions", &body);
+        server.until("reading", || server.metric("longtake_requests_running") > 0.0);
+        // Frames are counted when a prompt ends: how far it is, a second question's place in the queue does not tell.
+        std::thread::sleep(Duration::from_millis(if left_at < 10.0 { 400 } else { 900 }));
+        drop(stream);
+        let left = Instant::now();
+        server.until("stopped", || is_idle(&server));
+        assert!(left.elapsed() < Duration::from_secs(5), "{:?}", left.elapsed());
+    }
+    assert_eq!(server.metric("longtake_cancelled_total"), 2.0);
+    let before = frames();
+    assert!(before > 0.0 && before < video.n_frames as f64, "{before}");
+    // The first attempts left their frames behind, to the step: together they are hardly more than one.
+    body["stream"] = json!(false);
+    let answer = server.ask(&body);
+    assert_eq!(content(&answer), video.answer);
+    let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert!(cached > 144, "{cached} tokens were kept");
+    let after = frames();
+    assert!(after <= video.n_frames as f64 + 2.0 * 3.0 * 8.0, "{after} frames for {}", video.n_frames);
+    assert!(after - before < video.n_frames as f64);
+}
+
+#[test]
+fn leaving_at_any_byte_harms_nobody_else() {
+    let server = Server::start(&["--parallel", "4"]);
+    let body = json!({
+        "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 300, "ignore_eos": true, "stream": true,
+        "logit_bias": {}, "cache_prompt": true,
+    });
+    let calm = json!({ "messages": body["messages"], "max_tokens": 120, "ignore_eos": true });
+    let want = content(&server.ask(&calm)).to_string();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // One that stays hears the same all the while.
+        let steady = scope.spawn(|| {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(content(&server.ask(&calm)), want);
+                n += 1;
+            }
+            n
+        });
+        let mut seed = 12345u64;
+        for _ in 0..40 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let n = (seed >> 33) as usize % 12_000;
+            let mut stream = server.open("/v1/chat/completions", &body);
+            let mut bytes = vec![0; n];
+            let _ = stream.read_exact(&mut bytes);
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(steady.join().unwrap() > 0);
+    });
+    server.until("all stopped", || is_idle(&server));
+    assert_eq!(content(&server.ask(&calm)), want);
+    assert_eq!(server.metric("longtake_job_panics_total"), 0.0);
+}
+
+#[test]
+fn the_queue_is_short_and_honest() {
+    let server = Server::start(&["--parallel", "1", "--queue", "1"]);
+    let id = server.upload(&video(40).bytes, "v.mp4");
+    let long = {
+        let mut body = question(&id, "?");
+        body["stream"] = json!(true);
+        body
+    };
+    let first = server.open("/v1/chat/completions", &long);
+    server.until("running", || server.metric("longtake_requests_running") == 1.0);
+    let quick = json!({ "messages": [{ "role": "user", "content": "Hi" }], "stream": true, "return_progress": true, "max_tokens": 2 });
+    let waiting = server.open("/v1/chat/completions", &quick);
+    server.until("waiting", || server.metric("longtake_requests_waiting") == 1.0);
+    let refused = server.post("/v1/chat/completions", &quick);
+    refused.refused(429, "queue_full");
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=120).contains(&seconds));
+    // One that waits and leaves makes room, and the one that runs goes on.
+    drop(waiting);
+    server.until("left", || server.metric("longtake_requests_waiting") == 0.0);
+    assert_eq!(server.metric("longtake_requests_running"), 1.0);
+    let mut second = server.open("/v1/chat/completions", &quick);
+    server.until("waiting again", || server.metric("longtake_requests_waiting") == 1.0);
+    drop(first);
+    let mut text = String::new();
+    second.read_to_string(&mut text).unwrap();
+    assert!(text.contains("\"queue_position\":1") && text.contains("[DONE]"), "{text}");
+    assert_eq!(server.metric("longtake_queue_rejected_total"), 1.0);
+}
+
+#[test]
+fn an_answer_waits_for_a_step_and_not_for_a_film() {
+    let server = Server::start(&[]);
+    let file = server.upload(&video(40).bytes, "v.mp4");
+    let hello = json!({ "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 2 });
+    server.ask(&hello);
+    let take = server.post("/v1/takes", &json!({ "file_id": file, "reserve": 64 })).json();
+    let path = format!("/v1/takes/{}", take["id"].as_str().unwrap());
+    let status = || server.get(&path).json()["status"].as_str().unwrap().to_string();
+    server.until("reading", || status() != "queued");
+    let mut n = 0;
+    let began = Instant::now();
+    while status() == "reading" && n < 5 {
+        server.ask(&hello);
+        n += 1;
+    }
+    // Each of them was answered while the film was read, which takes as long as it takes.
+    assert!(n >= 3, "only {n} answers in {:?}", began.elapsed());
+    server.until("read", || status() == "ready");
+}
