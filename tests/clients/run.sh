@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Official clients against `longtake serve --demo`, unchanged. Installs them into a folder of their own (the first argument, or
+# Official clients, and the page in Chromium, against `longtake serve --demo`, unchanged. Installs them into a folder of their own (the first argument, or
 # target/clients) and needs a network for that alone. The second argument is the program.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -30,6 +30,13 @@ if command -v npm >/dev/null; then
   [ -d "$folder/node_modules/openai" ] || npm install --silent --no-audit --no-fund --prefix "$folder" openai
   cp tests/clients/openai_node.mjs "$folder/openai_node.mjs"
   node "$folder/openai_node.mjs" "$base" "$folder/v.mp4" "$question" "$answer"
+  if chromium=$(command -v chromium || command -v google-chrome); then
+    [ -d "$folder/node_modules/playwright-core" ] || npm install --silent --no-audit --no-fund --prefix "$folder" playwright-core
+    cp tests/clients/page.mjs "$folder/page.mjs"
+    node "$folder/page.mjs" "${base%/v1}" "$folder/v.mp4" "$question" "$answer" "$folder" "$chromium"
+  else
+    echo "skipped: the page, since no Chromium is installed"
+  fi
 else
   echo "skipped: npm is not installed"
 fi
