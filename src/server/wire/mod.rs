@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod chat;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod fault;
 pub mod fields;
 pub mod json;

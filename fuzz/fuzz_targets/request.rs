@@ -1,0 +1,3 @@
+#![no_main]
+
+longtake_fuzz::fuzz!("request");
