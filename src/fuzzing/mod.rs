@@ -40,7 +40,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "animation", run: crate::media::fuzz::animation, seeds: crate::media::fuzz::animation_seeds },
     Target { name: "image", run: crate::media::fuzz::image, seeds: crate::media::fuzz::image_seeds },
     Target { name: "messages", run: crate::text::fuzz::messages, seeds: crate::text::fuzz::message_seeds },
-    Target { name: "request", run: crate::server::wire::fuzz::request, seeds: crate::server::wire::fuzz::request_seeds },
+    Target {
+        name: "request",
+        run: crate::server::wire::fuzz::request,
+        seeds: crate::server::wire::fuzz::request_seeds,
+    },
     Target { name: "template", run: crate::text::fuzz::template, seeds: crate::text::fuzz::template_seeds },
     Target { name: "tokenizer", run: crate::text::fuzz::vocabulary, seeds: crate::text::fuzz::vocabulary_seeds },
     Target { name: "encode", run: crate::text::fuzz::encode, seeds: crate::text::fuzz::encode_seeds },
