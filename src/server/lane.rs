@@ -35,7 +35,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    is_busy: bool,
+    /// Whose turn it is.
+    holder: Option<u64>,
     next_ticket: u64,
     /// Who waits, and since when.
     waiting: [VecDeque<(u64, Instant)>; CLASSES],
@@ -44,16 +45,20 @@ struct State {
 }
 
 impl State {
-    /// Whose turn it is: the most urgent class, unless another has waited too long.
-    fn chosen(&self) -> Option<u64> {
-        let front = |class: usize| self.waiting[class].front();
-        let overdue = (1..CLASSES).rev().filter_map(|class| {
-            let (ticket, since) = front(class)?;
+    /// Gives a turn that nobody has to the most urgent class, unless another has waited too long. It is decided here, once,
+    /// and not by those who wait: the answer depends on the time, and they would not agree.
+    fn assign(&mut self) {
+        if self.holder.is_some() {
+            return;
+        }
+        let is_overdue = |class: &usize| {
             // A class whose steps are unknown waits like one of a moment.
-            let step = self.step[class].max(Duration::from_millis(20));
-            (since.elapsed() > step * PATIENCE[class]).then_some(*ticket)
-        });
-        overdue.chain((0..CLASSES).filter_map(|class| front(class).map(|(ticket, _)| *ticket))).next()
+            let step = self.step[*class].max(Duration::from_millis(20));
+            self.waiting[*class].front().is_some_and(|(_, since)| since.elapsed() > step * PATIENCE[*class])
+        };
+        let overdue = (1..CLASSES).rev().find(is_overdue);
+        let class = overdue.or_else(|| (0..CLASSES).find(|class| !self.waiting[*class].is_empty()));
+        self.holder = class.and_then(|class| self.waiting[class].pop_front()).map(|(ticket, _)| ticket);
     }
 }
 
@@ -76,9 +81,8 @@ impl Lane {
     /// Gives the turn back and waits for the next one: at once, so that nobody less urgent slips in between.
     fn pass(&self, class: Class, began: Instant) -> Instant {
         let mut state = self.lock();
-        state.is_busy = false;
+        state.holder = None;
         state.step[class as usize] = began.elapsed();
-        self.0.changed.notify_all();
         self.wait_from(state, class)
     }
 
@@ -86,18 +90,19 @@ impl Lane {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiting[class as usize].push_back((ticket, Instant::now()));
-        while state.is_busy || state.chosen() != Some(ticket) {
+        state.assign();
+        self.0.changed.notify_all();
+        while state.holder != Some(ticket) {
             state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.waiting[class as usize].pop_front();
-        state.is_busy = true;
         Instant::now()
     }
 
     fn release(&self, class: Class, began: Instant) {
         let mut state = self.lock();
-        state.is_busy = false;
+        state.holder = None;
         state.step[class as usize] = began.elapsed();
+        state.assign();
         self.0.changed.notify_all();
     }
 
@@ -201,6 +206,34 @@ mod tests {
         assert!(n_steps >= 1, "the film starved");
         assert!(n_steps < n_tokens / 4, "the film took {n_steps} steps beside {n_tokens} tokens");
         assert!(worst < Duration::from_millis(500), "{worst:?}");
+    }
+
+    /// Choices depend on the time: whoever waits must never be left waiting by two answers to one question.
+    #[test]
+    fn nobody_is_left_waiting() {
+        let lane = Lane::default();
+        let n_steps = Arc::new(AtomicUsize::new(0));
+        let classes = [Class::Decode, Class::Prefill, Class::Prefill, Class::Prefill, Class::Reading];
+        let threads: Vec<_> = classes
+            .into_iter()
+            .map(|class| {
+                let (lane, n_steps) = (lane.clone(), n_steps.clone());
+                thread::spawn(move || {
+                    for i in 0..300u64 {
+                        let mut turn = lane.turn(class);
+                        thread::sleep(Duration::from_micros(i * 7 % 900));
+                        turn.pass();
+                        n_steps.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        let until = Instant::now() + Duration::from_secs(60);
+        while n_steps.load(Ordering::Relaxed) < 1500 {
+            assert!(Instant::now() < until, "all wait for each other after {n_steps:?} steps");
+            thread::sleep(Duration::from_millis(10));
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
     #[test]
