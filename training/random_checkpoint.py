@@ -1,9 +1,12 @@
-"""Writes a Qwen2-VL checkpoint folder with random weights, in the layout that published checkpoints have.
+"""Writes a checkpoint folder with random weights, in the layout that published checkpoints of the family have.
 
     random_checkpoint.py OUT_FOLDER --shape tiny            2.3 M parameters, own 600-entry tokenizer
     random_checkpoint.py OUT_FOLDER --shape qwen2-vl-2b     the exact shapes of the 2B model, 4.4 GB in bf16
+    random_checkpoint.py OUT_FOLDER --shape qwen2.5-vl-3b   likewise, 7.5 GB
+    random_checkpoint.py OUT_FOLDER --shape qwen3-vl-2b     likewise, 4.3 GB
+    random_checkpoint.py OUT_FOLDER --shape qwen3.5-2b      likewise, 4.5 GB
 
-Any number of a shape can be changed by a flag of its name. Weights are drawn per tensor from (seed, name), row block by
+What is particular to the newer families is in random_families.py. Any number of a shape can be changed by a flag of its name. Weights are drawn per tensor from (seed, name), row block by
 row block, so memory stays near 100 MB and the same arguments give the same bytes. Scales are chosen so that activations
 and logits stay in the range of a trained model. Needs requirements.txt.
 """
@@ -17,15 +20,18 @@ import struct
 import numpy as np
 from safetensors import safe_open
 
+import random_families
+
 SHAPES = {
     "tiny": dict(
-        n_embd=256, n_layer=2, n_head=2, n_head_kv=1, n_ff=512, n_vocab=640, tied=1,
+        family="qwen2_vl", n_embd=256, n_layer=2, n_head=2, n_head_kv=1, n_ff=512, n_vocab=640, tied=1,
         v_n_embd=128, v_n_layer=2, v_n_head=4, n_bpe=600, dtype="bf16", shard_mb=1000,
     ),
     "qwen2-vl-2b": dict(
-        n_embd=1536, n_layer=28, n_head=12, n_head_kv=2, n_ff=8960, n_vocab=151936, tied=1,
+        family="qwen2_vl", n_embd=1536, n_layer=28, n_head=12, n_head_kv=2, n_ff=8960, n_vocab=151936, tied=1,
         v_n_embd=1280, v_n_layer=32, v_n_head=16, n_bpe=151643, dtype="bf16", shard_mb=3500,
     ),
+    **random_families.SHAPES,
 }
 
 # The names and the order of the published checkpoints; the first follows the last BPE entry.
@@ -92,6 +98,10 @@ You are a helpful assistant. system user assistant Please answer with a single l
 """ * 3
 
 
+def family_of(shape):
+    return shape.get("family", "qwen2_vl")
+
+
 def byte_symbols():
     """The printable character that stands for each byte in a byte-level vocabulary."""
     plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]
@@ -101,13 +111,13 @@ def byte_symbols():
     return [table[b] for b in range(256)]
 
 
-def trained_bpe(n):
+def trained_bpe(n, split):
     """A vocabulary and merges learnt from CORPUS."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+        pre_tokenizers.Split(Regex(split), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     trainer = trainers.BpeTrainer(
@@ -160,9 +170,11 @@ def write_json(path, value, indent=2):
 def write_tokenizer(folder, shape):
     """Writes all tokenizer files; returns the ids of the special tokens."""
     small = shape["n_bpe"] < 10000
-    vocab, merges = trained_bpe(shape["n_bpe"]) if small else systematic_bpe(shape["n_bpe"])
+    split = random_families.split(family_of(shape), SPLIT)
+    vocab, merges = trained_bpe(shape["n_bpe"], split) if small else systematic_bpe(shape["n_bpe"])
     ids = {token: len(vocab) + i for i, token in enumerate(SPECIAL)}
     assert len(vocab) + len(SPECIAL) <= shape["n_vocab"], "n_vocab is too small for the tokenizer"
+    template = random_families.template(family_of(shape), CHAT_TEMPLATE)
     vocab_ids = {token: i for i, token in enumerate(vocab)}
     added = [
         {"id": i, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -173,7 +185,7 @@ def write_tokenizer(folder, shape):
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}, byte_level,
+            {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False}, byte_level,
         ]},
         "post_processor": byte_level, "decoder": byte_level,
         "model": {
@@ -189,15 +201,19 @@ def write_tokenizer(folder, shape):
         "add_prefix_space": False,
         "added_tokens_decoder": {str(a["id"]): {k: v for k, v in a.items() if k != "id"} for a in added},
         "additional_special_tokens": SPECIAL[1:],
-        "bos_token": None, "chat_template": CHAT_TEMPLATE, "clean_up_tokenization_spaces": False,
+        "bos_token": None, "chat_template": template, "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>", "errors": "replace", "model_max_length": 32768, "pad_token": "<|endoftext|>",
         "split_special_tokens": False, "tokenizer_class": "Qwen2Tokenizer", "unk_token": None,
     })
-    write_json(f"{folder}/chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    write_json(f"{folder}/chat_template.json", {"chat_template": template})
     return ids
 
 
 def write_configs(folder, shape, ids):
+    if family_of(shape) != "qwen2_vl":
+        for name, config in random_families.configs(shape, ids).items():
+            write_json(f"{folder}/{name}", config)
+        return
     dtype = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[shape["dtype"]]
     pairs = shape["n_embd"] // shape["n_head"] // 2
     t = pairs // 4
@@ -238,6 +254,8 @@ def tensors(shape):
 
     A matrix gets deviation gain / sqrt(columns); what a block adds to the residual stream shrinks with the depth.
     """
+    if family_of(shape) != "qwen2_vl":
+        return random_families.tensors(shape)
     out = []
 
     def linear(name, rows, cols, gain, bias=None):
@@ -303,7 +321,7 @@ def write_values(out, name, dims, mean, deviation, dtype, seed, quiet_from):
     for at in range(0, dims[0], step):
         n = min(step, dims[0] - at)
         x = rng.standard_normal((n, row), dtype=np.float32) * np.float32(deviation) + np.float32(mean)
-        if name in ("model.embed_tokens.weight", "lm_head.weight") and at + n > quiet_from:
+        if name.endswith(("embed_tokens.weight", "lm_head.weight")) and at + n > quiet_from:
             x[max(0, quiet_from - at):] *= np.float32(0.3)
         out.write(encode(x, dtype))
 
@@ -351,13 +369,14 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--seed", type=int, default=1)
-    for key, value in SHAPES["tiny"].items():
+    flags = {key: type(value) for shape in SHAPES.values() for key, value in shape.items() if key != "family"}
+    for key, kind in flags.items():
         choices = ["f32", "f16", "bf16"] if key == "dtype" else None
-        parser.add_argument("--" + key.replace("_", "-"), type=type(value), choices=choices, default=None)
+        parser.add_argument("--" + key.replace("_", "-"), type=kind, choices=choices, default=None)
     args = parser.parse_args()
     shape = dict(SHAPES[args.shape])
-    shape.update({key: getattr(args, key) for key in shape if getattr(args, key) is not None})
-    if shape["n_embd"] % (2 * shape["n_head"]) or shape["n_head"] % shape["n_head_kv"]:
+    shape.update({key: getattr(args, key) for key in shape if getattr(args, key, None) is not None})
+    if "d_head" not in shape and shape["n_embd"] % (2 * shape["n_head"]) or shape["n_head"] % shape["n_head_kv"]:
         parser.error("heads must divide n_embd into even widths, and n-head-kv must divide n-head")
     if shape["v_n_embd"] % (4 * shape["v_n_head"]):
         parser.error("v-n-head must divide v-n-embd into multiples of 4")
