@@ -2,6 +2,7 @@
 //! and quantization.
 
 mod families;
+mod families_files;
 mod faults;
 mod interrupted;
 mod quantize;

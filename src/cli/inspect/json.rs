@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::Totals;
+use super::model::Known;
 use super::scan::{Bad, Report};
 use crate::gguf::{Array, Gguf, Value};
 use crate::stream::take::Take;
@@ -39,6 +40,9 @@ impl Serialize for Json<'_> {
         map.serialize_entry("files", &files.collect::<Vec<_>>())?;
         map.serialize_entry("version", &gguf.version())?;
         map.serialize_entry("alignment", &gguf.alignment())?;
+        if let Some(known) = Known::of(gguf) {
+            map.serialize_entry("model", &known.to_json())?;
+        }
         map.serialize_entry("metadata", &JsonKeys(gguf))?;
         let tensors = gguf.tensors().iter().map(|t| {
             json!({

@@ -1,7 +1,8 @@
-//! `longtake inspect`: what a GGUF file holds, for people (`text`) or as JSON (`json`), and on request a scan of all its numbers
+//! `longtake inspect`: what a GGUF file holds, for people (`text`) or as JSON (`json`), what it is as a model (`model`), and on request a scan of all its numbers
 //! (`scan`). What the CPU can do is told by `cpu.rs`.
 
 mod json;
+mod model;
 mod scan;
 mod text;
 

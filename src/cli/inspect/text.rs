@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::Totals;
+use super::model::Known;
 use super::scan::Report;
 use crate::gguf::{Array, Gguf, Value};
 use crate::stream::take::Take;
@@ -13,6 +14,10 @@ pub(super) fn write_text(out: &mut dyn Write, gguf: &Gguf, report: Option<&Repor
     }
     writeln!(out, "version  {}", gguf.version())?;
     writeln!(out, "align    {}", gguf.alignment())?;
+
+    if let Some(known) = Known::of(gguf) {
+        known.write(out)?;
+    }
 
     writeln!(out, "\nkeys     {}", gguf.meta().len())?;
     let width = column(gguf.meta().iter().map(|(key, _)| escaped(key, usize::MAX)));

@@ -16,7 +16,7 @@ use crate::common::golden_families;
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// The checkpoint folders of a family, at least one: `q3`, `q35`, `q25`.
-fn folders(family: &str) -> Vec<PathBuf> {
+pub fn folders(family: &str) -> Vec<PathBuf> {
     let dir = golden_families().join("checkpoints");
     let mut found: Vec<PathBuf> = std::fs::read_dir(&dir)
         .unwrap_or_else(|err| panic!("{}: {err}", dir.display()))
@@ -33,7 +33,7 @@ fn config(dir: &Path) -> Json {
 }
 
 /// Converts to F32, so that every value can be compared.
-fn wide(dir: &Path, layout: Layout) -> (Gguf, Gguf) {
+pub fn wide(dir: &Path, layout: Layout) -> (Gguf, Gguf) {
     let out = tempfile::tempdir().unwrap();
     let mut options = ConvertOptions::new(dir, out.path().join("x.gguf"));
     options.outtype = Some(FileType::from_name("f32").unwrap());
