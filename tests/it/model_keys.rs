@@ -157,7 +157,7 @@ fn vision(meta: Metadata) -> longtake::Result<VisionHParams> {
 fn projectors_get_what_their_family_was_published_with() {
     let hp = vision(projector("qwen2.5vl_merger")).unwrap();
     let windows = hp.windows.as_ref().unwrap();
-    assert_eq!((windows.side, windows.full.clone(), hp.tokens_per_second), (4, vec![false; 4], None));
+    assert_eq!((windows.side, windows.full.clone(), hp.tokens_per_second), (4, vec![false; 4], Some(2.0)));
     assert_eq!((hp.n_full_blocks(), vision(projector("qwen3vl_merger")).unwrap().n_full_blocks()), (0, 4));
     let mut meta = projector("qwen2.5vl_merger");
     meta.set("clip.vision.n_wa_pattern", 2u32);
