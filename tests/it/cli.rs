@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Arrays, golden, golden_json, max_abs_diff};
 
-pub fn longtake(args: &[&str]) -> Output {
+fn longtake(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_longtake")).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
