@@ -98,19 +98,26 @@ impl DeviceRows for CardRows {
     }
 
     fn write(&self, part: Part, host: &[u8], rows: Strided) -> Result<()> {
-        self.part(part).write_rows(host, copy2d(rows))
+        if rows.rows == 0 { Ok(()) } else { self.part(part).write_rows(host, copy2d(rows)) }
     }
 
     fn read(&self, part: Part, host: &mut [u8], rows: Strided) -> Result<()> {
-        self.part(part).read_rows(host, copy2d(rows))
+        if rows.rows == 0 { Ok(()) } else { self.part(part).read_rows(host, copy2d(rows)) }
     }
 
     fn write_states(&self, host: &[f32]) -> Result<()> {
+        // None of these layers may be recurrent, or all of them.
+        if host.is_empty() {
+            return Ok(());
+        }
         self.states.write_rows(bytemuck::cast_slice(host), all(host.len()))
     }
 
     fn read_states(&self, host: &mut [f32]) -> Result<()> {
         let n = host.len();
+        if n == 0 {
+            return Ok(());
+        }
         self.states.read_rows(bytemuck::cast_slice_mut(host), all(n))
     }
 
