@@ -24,7 +24,7 @@ impl Words {
     fn of(checkpoint: &str) -> Words {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("m.gguf");
-        let mut options = ConvertOptions::new(&golden_families().join("checkpoints").join(checkpoint), &out);
+        let mut options = ConvertOptions::new(golden_families().join("checkpoints").join(checkpoint), &out);
         options.outtype = Some(FileType::from_name("f32").unwrap());
         convert(&options, &mut ()).unwrap();
         let open = |name: &str| Arc::new(Gguf::open(&dir.path().join(name)).unwrap());

@@ -45,7 +45,15 @@ impl Units {
     /// # Errors
     /// A model without a projector; sides that are no multiples of what becomes a token.
     pub fn new(engine: &Engine, (width, height): (usize, usize)) -> Result<Units> {
-        let spec = patch_spec(engine.need_vision()?.hparams());
+        let hp = engine.need_vision()?.hparams();
+        if hp.video.is_stamped() {
+            return Err(Error::unsupported(format!(
+                "{} is told the time of frames in words, which V-NIAH's haystacks do not have; `longtake eval videomme` and its \
+                 like do",
+                hp.family.name
+            )));
+        }
+        let spec = patch_spec(hp);
         let factor = spec.factor();
         if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
             let message = format!("frames of `{width}x{height}`: sides must be multiples of {factor}");
