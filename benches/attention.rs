@@ -124,7 +124,7 @@ impl Bench {
             kv_write(self.kernels, &rows, Some(&bias), rotary, (n_head_kv, d), to).expect("finite");
         };
         let secs = best(|| {
-            write(Some(&table));
+            write(Some((&table, 0)));
             write(None);
         });
         let mut q = noise(3, n * n_head * d);

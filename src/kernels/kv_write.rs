@@ -26,7 +26,8 @@ pub struct CacheRows<'a> {
 }
 
 /// Stores `rows` (n_tokens, n_head_kv * d) into consecutive slots. Each head of each row gets its bias, is rotated by
-/// `rotary` (keys; pairs of zero frequency are not touched) and is encoded in place while it is in the first-level cache.
+/// `rotary` (keys; pairs of zero frequency are not touched), whose row of the first token is given, and is encoded in place
+/// while it is in the first-level cache.
 ///
 /// # Errors
 /// A row that is not finite, or beyond what the type can hold: a model with broken weights.
@@ -37,7 +38,7 @@ pub fn kv_write(
     kernels: &Kernels,
     rows: &[f32],
     bias: Option<&[f32]>,
-    rotary: Option<&RotaryTable>,
+    rotary: Option<(&RotaryTable, usize)>,
     (n_head_kv, d): (usize, usize),
     to: CacheRows<'_>,
 ) -> Result<()> {
@@ -48,11 +49,12 @@ pub fn kv_write(
     let n_tokens = rows.len() / (n_head_kv * d);
     assert!(rows.len() == n_tokens * n_head_kv * d && to.data.len() >= n_head_kv * to.stride);
     assert!((slot + n_tokens) * row_bytes <= to.stride);
+    let (rotary, angle) = (rotary.map(|(table, _)| table), rotary.map_or(0, |(_, first)| first));
     let write = |it: usize, ih: usize, dst: &mut [u8]| {
         let mut head = [0f32; MAX_D];
         let head = &mut head[..d];
         head.copy_from_slice(&rows[(it * n_head_kv + ih) * d..][..d]);
-        finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), rotary, it);
+        finish_head(kernels, head, bias.map(|b| &b[ih * d..][..d]), rotary, angle + it);
         if (kernels.attend.encode)(ty, head, dst) {
             return Ok(());
         }

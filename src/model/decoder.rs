@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
-use super::device::{Device, Finish, Heads, Linear, Norm, Product, Projected, Then};
+use super::device::{Device, Finish, Heads, Linear, Norm, Product, Projected, Sequence, Then};
 use super::host::Host;
 use super::mixer::{Attention, DeltaNet, Mixer};
 use super::weights::Loader;
 use super::{HParams, Trace};
-use crate::cache::KvCache;
 use crate::{Result, error::Context};
 
 /// One transformer block. Matrices are (rows, columns) = (outputs, inputs).
@@ -123,7 +122,7 @@ pub(super) struct Pass<'a, D: Device> {
 
 impl<D: Device> Pass<'_, D> {
     /// Turns `s.x` into what the layers from number `first` on make of it, and puts their keys and values behind the filled
-    /// slots of `cache`.
+    /// slots of its sequence's cache.
     ///
     /// # Errors
     /// Keys or values that are not finite; what the device says.
@@ -132,7 +131,7 @@ impl<D: Device> Pass<'_, D> {
         layers: &[Layer<D>],
         first: usize,
         s: &mut Rows<D>,
-        cache: &mut KvCache,
+        sequences: &mut [Sequence<'_>],
         mut trace: Option<&mut Trace>,
     ) -> Result<()> {
         let Pass { device, hp, n, .. } = *self;
@@ -145,9 +144,9 @@ impl<D: Device> Pass<'_, D> {
             match &layer.mixer {
                 Mixer::Attention(attention) => {
                     let trace = trace.as_deref_mut().filter(|_| Some(il) == hp.first_attention());
-                    self.attention(attention, il, rows.clone(), s, cache, trace).at(place)?;
+                    self.attention(attention, il, rows.clone(), s, sequences, trace).at(place)?;
                 }
-                Mixer::Recurrent(net) => self.recurrence(net, il, rows.clone(), s, cache).at(place)?,
+                Mixer::Recurrent(net) => self.recurrence(net, il, rows.clone(), s, sequences).at(place)?,
             }
             if rows.is_empty() {
                 break;
@@ -173,7 +172,7 @@ impl<D: Device> Pass<'_, D> {
         il: usize,
         rows: Range<usize>,
         s: &mut Rows<D>,
-        cache: &mut KvCache,
+        sequences: &mut [Sequence<'_>],
         trace: Option<&mut Trace>,
     ) -> Result<()> {
         let Pass { device, hp, n, angles, .. } = *self;
@@ -195,7 +194,7 @@ impl<D: Device> Pass<'_, D> {
             device.norm(norm, eps, n * n_head_kv, (&s.k, 0), (&mut s.hidden, 0))?;
             keys = &s.hidden;
         }
-        device.store(n, (n_head_kv, d), (keys, finish(k)), (&s.v, Finish::of(v, None)), (cache, il))?;
+        device.store((n_head_kv, d), (keys, finish(k)), (&s.v, Finish::of(v, None)), (sequences, il))?;
         if rows.is_empty() {
             return Ok(());
         }
@@ -216,7 +215,7 @@ impl<D: Device> Pass<'_, D> {
             trace.attn_q_last = device.read(queries, (rows.len() - 1) * n_head * d, n_head * d)?;
         }
         let sizes = Heads { n_head, n_head_kv, d, exact: true };
-        device.attend(rows.clone(), sizes, queries, (cache, il), out)?;
+        device.attend(rows.clone(), sizes, queries, (sequences, il), out)?;
         if is_gated {
             device.gate_heads(rows.len(), (n_head, d), &s.gated, out)?;
         }
@@ -230,14 +229,14 @@ impl<D: Device> Pass<'_, D> {
         il: usize,
         rows: Range<usize>,
         s: &mut Rows<D>,
-        cache: &mut KvCache,
+        sequences: &mut [Sequence<'_>],
     ) -> Result<()> {
         let Pass { device, hp, n, .. } = *self;
         let Rows { x, xb, q: z, attn: out, k: beta, v: alpha, gated: qkv, .. } = s;
         let products =
             [(&net.qkv, &mut *qkv), (&net.gate, &mut *z), (&net.beta, &mut *beta), (&net.alpha, &mut *alpha)];
         device.products(n, (xb, 0), products.map(|(w, out)| Product::raw(w, out)))?;
-        device.recur(n, (net, hp.f_norm_rms_eps), Projected { qkv, z, beta, alpha }, (cache, il), out)?;
+        device.recur((net, hp.f_norm_rms_eps), Projected { qkv, z, beta, alpha }, (sequences, il), out)?;
         if rows.is_empty() {
             return Ok(());
         }

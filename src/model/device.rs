@@ -117,36 +117,34 @@ pub(super) trait Device: Sized {
         x: &mut Self::Rows,
     ) -> Result<()>;
 
-    /// Puts the first `n` rows of keys and values behind the filled slots of layer `il`: finished, encoded and stored in one
-    /// pass.
+    /// Puts the rows of keys and values of every sequence behind the filled slots of layer `il` of its cache: finished, encoded
+    /// and stored in one pass.
     fn store(
         &self,
-        n: usize,
         heads: (usize, usize),
         k: (&Self::Rows, Finish<'_, Self>),
         v: (&Self::Rows, Finish<'_, Self>),
-        to: (&mut KvCache, usize),
+        to: (&mut [Sequence<'_>], usize),
     ) -> Result<()>;
 
-    /// out = softmax(q·kᵀ / sqrt(d)) · v over layer `il` of the cache, for `rows` of the batch, the first of which is the first
-    /// of `q` and `out`: each sees the filled slots and those of the batch's rows up to its own.
+    /// out = softmax(q·kᵀ / sqrt(d)) · v over layer `il`, for `rows` of the batch, the first of which is the first of `q` and
+    /// `out`: each sees the filled slots of its sequence's cache and those of its sequence's rows up to its own.
     fn attend(
         &self,
         rows: Range<usize>,
         heads: Heads,
         q: &Self::Rows,
-        of: (&KvCache, usize),
+        of: (&[Sequence<'_>], usize),
         out: &mut Self::Rows,
     ) -> Result<()>;
 
-    /// What a recurrent layer gives of `n` rows of projections, which it takes into its state: out = norm(o) * silu(z), (n,
+    /// What a recurrent layer gives of the `n` rows of projections of every sequence, each taken into its state: out = norm(o) * silu(z), (n,
     /// value_dim). See [`delta`](crate::kernels::delta()).
     fn recur(
         &self,
-        n: usize,
         net: (&DeltaNet<Self>, f32),
         rows: Projected<'_, Self::Rows>,
-        of: (&mut KvCache, usize),
+        of: (&mut [Sequence<'_>], usize),
         out: &mut Self::Rows,
     ) -> Result<()>;
 
@@ -180,6 +178,15 @@ pub(super) trait Device: Sized {
 
 /// The most of the largest logits that a device is asked for; whoever wants more takes the whole row.
 pub(super) const MAX_TOP: usize = 64;
+
+/// Rows of a batch that belong to one context: a batch is one of these, or several, in order and without gaps. Sequences do not
+/// see each other; all else of a layer is done to their rows together, so its weights are read once.
+pub struct Sequence<'c> {
+    pub rows: Range<usize>,
+    /// How many of its last rows want logits.
+    pub n_logits: usize,
+    pub cache: &'c mut KvCache,
+}
 
 /// Memory, and the row to begin with.
 pub(super) type From<'a, R> = (&'a R, usize);

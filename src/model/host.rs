@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Then, To, WindowEnds};
+use super::device::{
+    Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Sequence, Then, To, WindowEnds,
+};
 use super::mixer::DeltaNet;
 use super::weights::Mat;
 use crate::Result;
-use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::{
     self, Activations, AttentionShape, CacheRows, DeltaRows, DeltaWeights, Epilogue, Gelu, Kernels, KvView, attention,
@@ -226,15 +227,18 @@ impl Device for Host {
 
     fn store(
         &self,
-        n: usize,
         heads: (usize, usize),
-        k: (&Vec<f32>, Finish<'_, Host>),
-        v: (&Vec<f32>, Finish<'_, Host>),
-        (cache, il): (&mut KvCache, usize),
+        (k, of_k): (&Vec<f32>, Finish<'_, Host>),
+        (v, of_v): (&Vec<f32>, Finish<'_, Host>),
+        (sequences, il): (&mut [Sequence<'_>], usize),
     ) -> Result<()> {
-        let (k_rows, v_rows) = cache.rows_mut(il);
-        for ((rows, Finish { bias, angles }), to) in [(k, k_rows), (v, v_rows)] {
-            kv_write(self.0, &rows[..n * heads.0 * heads.1], bias.map(Vec::as_slice), angles, heads, to)?;
+        for Sequence { rows: Range { start, end }, cache, .. } in sequences {
+            let part = span(*start, *end - *start, heads.0 * heads.1);
+            let (k_rows, v_rows) = cache.rows_mut(il);
+            for (rows, Finish { bias, angles }, to) in [(k, &of_k, k_rows), (v, &of_v, v_rows)] {
+                let angles = angles.map(|angles| (angles, *start));
+                kv_write(self.0, &rows[part.clone()], bias.map(Vec::as_slice), angles, heads, to)?;
+            }
         }
         Ok(())
     }
@@ -244,30 +248,44 @@ impl Device for Host {
         rows: Range<usize>,
         Heads { n_head, n_head_kv, d, exact }: Heads,
         q: &Vec<f32>,
-        (cache, il): (&KvCache, usize),
+        (sequences, il): (&[Sequence<'_>], usize),
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        let shape = AttentionShape { n_head, n_head_kv, d, n_past: cache.len() + rows.start, causal: true, exact };
-        let n = rows.len() * n_head * d;
-        attention(self.0, shape, cache.view(il), &q[..n], &mut out[..n]);
+        for Sequence { rows: own, cache, .. } in sequences {
+            let (start, end) = (own.start.max(rows.start), own.end.min(rows.end));
+            if start >= end {
+                continue;
+            }
+            let n_past = cache.len() + start - own.start;
+            let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true, exact };
+            let part = span(start - rows.start, end - start, n_head * d);
+            attention(self.0, shape, cache.view(il), &q[part.clone()], &mut out[part]);
+        }
         Ok(())
     }
 
     fn recur(
         &self,
-        n: usize,
         (net, norm_eps): (&DeltaNet<Host>, f32),
         Projected { qkv, z, beta, alpha }: Projected<'_, Vec<f32>>,
-        (cache, il): (&mut KvCache, usize),
+        (sequences, il): (&mut [Sequence<'_>], usize),
         out: &mut Vec<f32>,
     ) -> Result<()> {
         let DeltaNet { conv, a, dt: dt_bias, norm, .. } = net;
-        let (shape, state) = cache.state_mut(il).expect("a cache of this model");
-        let (channels, values, heads) = (n * shape.conv_dim(), n * shape.value_dim(), n * shape.n_head_v);
-        let rows =
-            DeltaRows { qkv: &mut qkv[..channels], z: &z[..values], beta: &beta[..heads], alpha: &alpha[..heads] };
-        let weights = DeltaWeights { conv, a, dt_bias, norm, norm_eps };
-        kernels::delta(self.0, &shape, weights, state, rows, &mut out[..values])
+        for Sequence { rows: Range { start, end }, cache, .. } in sequences {
+            let (shape, state) = cache.state_mut(il).expect("a cache of this model");
+            let part = |width: usize| span(*start, *end - *start, width);
+            let (channels, values, heads) = (part(shape.conv_dim()), part(shape.value_dim()), part(shape.n_head_v));
+            let rows = DeltaRows {
+                qkv: &mut qkv[channels],
+                z: &z[values.clone()],
+                beta: &beta[heads.clone()],
+                alpha: &alpha[heads],
+            };
+            let weights = DeltaWeights { conv, a, dt_bias, norm, norm_eps };
+            kernels::delta(self.0, &shape, weights, state, rows, &mut out[values])?;
+        }
+        Ok(())
     }
 
     fn store_within(

@@ -22,6 +22,7 @@ mod weights;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
+pub use device::Sequence;
 pub use family::{Family, architecture_of, layout_of};
 pub use hparams::{HParams, LayerKind};
 pub use text_model::{Batch, Choice, Scratch, TextModel};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cuda::{DeviceLayers, DeviceScratch};
 use super::decoder::{Head, Layer, Pass, Rows};
-use super::device::{Device, DeviceBatch, DeviceOutput, Linear, MAX_TOP, Product};
+use super::device::{Device, DeviceBatch, DeviceOutput, Linear, MAX_TOP, Product, Sequence};
 use super::host::Host;
 use super::weights::{Loader, Mat};
 use super::{CardBytes, HParams, Trace};
@@ -202,12 +202,50 @@ impl TextModel {
         s: &'s mut Scratch,
         trace: Option<&mut Trace>,
     ) -> Result<&'s [f32]> {
-        let n = batch.pos.len();
-        assert!(batch.embd.len() == n * self.hp.n_embd && batch.n_logits <= n, "batch arrays disagree");
-        let n_deep = self.hp.n_deepstack * n * self.hp.n_embd;
-        assert!([0, n_deep].contains(&batch.deep.len()), "{} floats of taps for {n_deep}", batch.deep.len());
-        self.run(Begin::Embd(batch.embd, batch.deep), batch.pos, (batch.n_logits, 0), cache, s, trace)?;
+        let (n, n_logits) = (batch.pos.len(), batch.n_logits);
+        let mut one = [Sequence { rows: 0..n, n_logits, cache }];
+        self.run(self.begin(batch, &one), batch.pos, 0, &mut one, s, trace)?;
         Ok(if n == 0 { &[] } else { &s.logits })
+    }
+
+    /// [`TextModel::forward`] for several sequences, whose rows stand behind each other in `batch`: weights are read once for all
+    /// of them. Returns the logits that they want, in their order. On an error no cache is longer than before.
+    ///
+    /// # Errors
+    /// As `forward`.
+    ///
+    /// # Panics
+    /// When the rows of the sequences are not those of the batch, in order; several of a model that does not take them
+    /// ([`TextModel::takes_several`]).
+    pub fn forward_together<'s>(
+        &self,
+        batch: &Batch<'_>,
+        sequences: &mut [Sequence<'_>],
+        s: &'s mut Scratch,
+    ) -> Result<&'s [f32]> {
+        assert!(sequences.len() <= 1 || self.takes_several(), "sequences take turns on devices");
+        self.run(self.begin(batch, sequences), batch.pos, 0, sequences, s, None)?;
+        Ok(if batch.pos.is_empty() { &[] } else { &s.logits })
+    }
+
+    /// Whether a step may have rows of several sequences: on devices they take turns.
+    pub fn takes_several(&self) -> bool {
+        self.devices.is_none()
+    }
+
+    /// # Panics
+    /// When arrays disagree with each other or with the sequences.
+    fn begin<'a>(&self, batch: &Batch<'a>, sequences: &[Sequence<'_>]) -> Begin<'a> {
+        let n_embd = self.hp.n_embd;
+        let end = sequences.iter().fold(0, |end, Sequence { rows, n_logits, .. }| {
+            assert!(rows.start == end && *n_logits <= rows.len(), "a sequence of rows {rows:?} behind {end}");
+            rows.end
+        });
+        let n = batch.pos.len();
+        assert!(end == n && batch.embd.len() == n * n_embd, "batch arrays disagree");
+        let n_deep = self.hp.n_deepstack * n * n_embd;
+        assert!([0, n_deep].contains(&batch.deep.len()), "{} floats of taps for {n_deep}", batch.deep.len());
+        Begin::Embd(batch.embd, batch.deep)
     }
 
     /// Runs one token through every layer: as [`TextModel::forward`] with its embedding. A caller to whom the `n_top` largest
@@ -224,7 +262,8 @@ impl TextModel {
         s: &'s mut Scratch,
     ) -> Result<Choice<'s>> {
         self.check_token(id)?;
-        self.run(Begin::Token(id), &[pos], (1, n_top), cache, s, None)?;
+        let mut one = [Sequence { rows: 0..1, n_logits: 1, cache }];
+        self.run(Begin::Token(id), &[pos], n_top, &mut one, s, None)?;
         Ok(if s.top.is_empty() { Choice::Logits(&s.logits) } else { Choice::Top(&s.top) })
     }
 
@@ -245,21 +284,25 @@ impl TextModel {
         &self,
         begin: Begin<'_>,
         pos: &[Pos],
-        (n_logits, n_top): (usize, usize),
-        cache: &mut KvCache,
+        n_top: usize,
+        sequences: &mut [Sequence<'_>],
         s: &mut Scratch,
         mut trace: Option<&mut Trace>,
     ) -> Result<()> {
         let (n, n_embd) = (pos.len(), self.hp.n_embd);
-        if n > s.n_batch || n > cache.free() {
+        for Sequence { rows, cache, .. } in sequences.iter() {
             let room = s.n_batch.min(cache.free());
-            return Err(Error::limit(format!("a batch of `{n}` tokens does not fit, there is room for {room}")));
+            if n > s.n_batch || rows.len() > room {
+                return Err(Error::limit(format!("a batch of `{n}` tokens does not fit, there is room for {room}")));
+            }
         }
         if n == 0 {
             return Ok(());
         }
-        cache.check_states()?;
-        self.prepare(cache, s)?;
+        for Sequence { cache, .. } in sequences.iter_mut() {
+            cache.check_states()?;
+            self.prepare(cache, s)?;
+        }
         self.rotary.fill(pos, &mut s.rotary);
         // A device that has the embedding looks a token up itself.
         let (mut token, mut deep) = (None, &[][..]);
@@ -279,11 +322,14 @@ impl TextModel {
         s.top.clear();
         // Behind the last layer's keys and values, only what logits are made of has a use, and what is traced.
         let traced = trace.as_deref().map_or(n, |trace| trace.visual.unwrap_or(n - 1));
-        let last = traced.min(n - n_logits)..n;
+        let n_logits: usize = sequences.iter().map(|sequence| sequence.n_logits).sum();
+        let mut wanted = sequences.iter().filter(|sequence| sequence.n_logits > 0);
+        let first = wanted.next().map_or(n, |sequence| sequence.rows.end - sequence.n_logits);
+        let last = traced.min(first)..n;
         let Scratch { rows, rotary: angles, logits, top, devices: memory, .. } = s;
         let n_taps = deep.len() / (n * n_embd);
         let pass = Pass { device: &self.host, hp: &self.hp, n, last, angles, deep: (deep, n_taps) };
-        pass.layers(&self.layers[..self.n_host_layers()], 0, rows, cache, trace.as_deref_mut())?;
+        pass.layers(&self.layers[..self.n_host_layers()], 0, rows, sequences, trace.as_deref_mut())?;
         let mut has_head = false;
         if let (Some(devices), Some(memory)) = (&self.devices, memory) {
             has_head = devices.has_head();
@@ -292,13 +338,17 @@ impl TextModel {
             let batch = DeviceBatch { hp: &self.hp, n, last: pass.last.clone(), deep, token, n_logits, n_top, angles };
             let x = &mut rows.x[..n * n_embd];
             let out = DeviceOutput { x, logits, top, trace: trace.as_deref_mut() };
+            let [Sequence { cache, .. }] = sequences else { unreachable!("they take turns on devices") };
             devices.forward(&batch, cache, memory, out)?;
         }
-        cache.advance(n);
+        for Sequence { rows, cache, .. } in sequences.iter_mut() {
+            cache.advance(rows.len());
+        }
         if !has_head {
             if n_logits > 0 || trace.is_some() {
-                pass.output_norm(&self.head.norm, n_logits, rows, trace)?;
+                pass.output_norm(&self.head.norm, n - first, rows, trace)?;
             }
+            gather(sequences, first, n_embd, &mut rows.xb);
             logits.resize(n_logits * self.hp.n_vocab, 0.0);
             if n_logits > 0 {
                 let product = Product::raw(&self.head.output, logits);
@@ -306,5 +356,17 @@ impl TextModel {
             }
         }
         Ok(())
+    }
+}
+
+/// Moves the rows that want logits to the beginning of `xb` (n, n_embd), whose first row is row `first` of the batch.
+fn gather(sequences: &[Sequence<'_>], first: usize, n_embd: usize, xb: &mut [f32]) {
+    let mut to = 0;
+    for Sequence { rows, n_logits, .. } in sequences.iter().filter(|sequence| sequence.n_logits > 0) {
+        let from = rows.end - n_logits - first;
+        if from != to {
+            xb.copy_within(from * n_embd..(from + n_logits) * n_embd, to * n_embd);
+        }
+        to += n_logits;
     }
 }

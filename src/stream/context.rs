@@ -5,6 +5,10 @@
 //! marked can be gone back to, at no cost ([`Context::truncate`]); where layers are recurrent, only to a few places that were kept
 //! ([`Context::keep_place`]).
 
+mod together;
+
+pub use together::Together;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -294,8 +298,7 @@ impl Context {
         while self.pos.len() >= n_batch || (all && !self.pos.is_empty()) {
             probe.before_step()?;
             let n = self.pos.len().min(n_batch);
-            let end = self.cache.len() + n;
-            let n_logits = end.saturating_sub(self.cache.len().max(self.wanted));
+            let n_logits = self.n_wanted(n);
             let width = self.n_taps * n_embd;
             gather_taps(&self.deep[..n * width], n_embd, self.n_taps, &mut self.taps);
             let batch = Batch { embd: &self.embd[..n * n_embd], deep: &self.taps, pos: &self.pos[..n], n_logits };
@@ -307,12 +310,28 @@ impl Context {
             self.logits.extend_from_slice(logits);
             self.check_files()?;
             probe.after_step(&self.pos[..n], &mut self.cache)?;
-            self.embd.drain(..n * n_embd);
-            self.deep.drain(..n * width);
-            self.pos.drain(..n);
-            self.visual_end = self.visual_end.saturating_sub(n);
+            self.take_waiting(n);
         }
         Ok(())
+    }
+
+    /// Rows that wait for the next step.
+    pub fn n_waiting(&self) -> usize {
+        self.pos.len()
+    }
+
+    /// How many of the next `n` rows want logits: they are the last of them.
+    fn n_wanted(&self, n: usize) -> usize {
+        (self.cache.len() + n).saturating_sub(self.cache.len().max(self.wanted))
+    }
+
+    /// The first `n` rows that waited were read.
+    fn take_waiting(&mut self, n: usize) {
+        let n_embd = self.engine.text.hparams().n_embd;
+        self.embd.drain(..n * n_embd);
+        self.deep.drain(..n * self.n_taps * n_embd);
+        self.pos.drain(..n);
+        self.visual_end = self.visual_end.saturating_sub(n);
     }
 
     /// Reads one token at once; the logits after it take the place of those before. Where the `n_top` largest are enough (0:
@@ -337,6 +356,18 @@ impl Context {
         self.n_placed += 1;
         self.mark(Held::Token(id));
         self.check_files()
+    }
+
+    /// Adds a token that was just chosen to the rows that wait: the logits after it will take the place of those there are. As
+    /// [`Context::step`], for who lets several contexts take their steps together ([`Together`]).
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn push_next(&mut self, id: u32) -> Result<()> {
+        self.want_logits(self.n_tokens());
+        self.push_tokens(&[id])?;
+        self.mark(Held::Token(id));
+        Ok(())
     }
 
     /// What there is to choose the next token from; nothing where nothing was read.

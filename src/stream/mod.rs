@@ -28,7 +28,7 @@ mod watch;
 
 pub use budget::{Budget, Cost, Limits, Seconds};
 pub use cache_error::{CacheError, cache_errors};
-pub use context::{Context, Held};
+pub use context::{Context, Held, Together};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};

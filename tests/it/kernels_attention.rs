@@ -337,7 +337,7 @@ fn a_cache_write_is_bias_rotation_and_quantization() {
                     }
                 }
                 let to = CacheRows { ty, data: &mut got, stride, slot };
-                kv_write(kernels, &rows, Some(&bias), Some(&table), (n_head_kv, d), to).unwrap();
+                kv_write(kernels, &rows, Some(&bias), Some((&table, 0)), (n_head_kv, d), to).unwrap();
                 assert!(got == want, "{} {ty} seed {seed}: other bytes", kernels.name);
             }
         }

@@ -46,4 +46,5 @@ mod stream;
 mod take;
 mod tensor;
 mod text;
+mod together;
 mod ways_out;

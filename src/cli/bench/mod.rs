@@ -18,7 +18,7 @@ use crate::stream::{Engine, EngineOptions, MmprojChoice};
 use crate::{Error, Result};
 use peer::Peer;
 use print::print;
-use timed::{TextTest, encode_test, video_test};
+use timed::{ParallelTest, TextTest, encode_test, video_test};
 
 /// Measure prefill, decoding and encoding speed.
 ///
@@ -37,6 +37,9 @@ pub struct Args {
     /// Generated tokens (comma list; 0: none).
     #[arg(short = 'n', long, value_delimiter = ',', default_value = "64")]
     n_gen: Vec<usize>,
+    /// Also generate in this many contexts at once, whose steps are taken together (comma list): tokens of all of them count.
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    parallel: Vec<usize>,
     /// Tokens already in the cache (comma list).
     #[arg(short = 'd', long, value_delimiter = ',', default_value = "0")]
     n_depth: Vec<usize>,
@@ -159,6 +162,25 @@ pub fn run(args: Args) -> Result<()> {
                 if let (Some(test), Some(peer)) = (&mut theirs, &mut row.peer) {
                     peer.seconds.push(test.run(n)?);
                 }
+            }
+            rows.push(row);
+        }
+        for (n_contexts, n) in args.parallel.iter().flat_map(|many| args.n_gen.iter().map(|n| (*many, *n))) {
+            if n_contexts == 0 || n == 0 {
+                continue;
+            }
+            let work = Work { depth: *depth, n, n_batch: 1, types };
+            let mut row = Row {
+                test: format!("tg{n} x{n_contexts}{suffix}"),
+                n: n * n_contexts,
+                unit: "t/s",
+                seconds: Vec::new(),
+                peer: None,
+            };
+            let mut together = ParallelTest::new(&engine, work, n_contexts)?;
+            together.run(1)?;
+            for _ in 0..args.repetitions {
+                row.seconds.push(together.run(n)?);
             }
             rows.push(row);
         }

@@ -9,7 +9,7 @@ use crate::cli::progress::catch_interrupt;
 use crate::gguf::GgmlType;
 use crate::model::VisionTower;
 use crate::stream::{
-    Context, Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Unit,
+    Context, Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Together, Unit,
 };
 use crate::{Error, Result};
 
@@ -52,6 +52,39 @@ impl TextTest {
             context.want_logits(context.n_tokens() + step.len() - 1);
             context.push_tokens(step)?;
             context.drain(true, &mut ())?;
+        }
+        Ok(started.elapsed().as_secs_f64())
+    }
+}
+
+/// Several contexts that decode together, each filled to its depth.
+pub struct ParallelTest {
+    together: Together,
+    contexts: Vec<Context>,
+    tokens: Vec<u32>,
+}
+
+impl ParallelTest {
+    /// `n_contexts` contexts for `work` each.
+    ///
+    /// # Errors
+    /// As [`TextTest::new`].
+    pub fn new(engine: &Arc<Engine>, work: Work, n_contexts: usize) -> Result<ParallelTest> {
+        let contexts = (0..n_contexts).map(|_| Ok(TextTest::new(engine, work)?.context)).collect::<Result<_>>()?;
+        let tokens = tokens(work.n * n_contexts, engine.text.hparams().n_vocab);
+        Ok(ParallelTest { together: Together::new(engine, n_contexts)?, contexts, tokens })
+    }
+
+    /// Seconds for `n` tokens in each context.
+    pub fn run(&mut self, n: usize) -> Result<f64> {
+        let ParallelTest { together, contexts, tokens } = self;
+        contexts.iter_mut().for_each(|context| context.truncate(1));
+        let n_contexts = contexts.len();
+        let mut all: Vec<&mut Context> = contexts.iter_mut().collect();
+        let started = Instant::now();
+        for step in tokens[..n * n_contexts].chunks(n_contexts) {
+            all.iter_mut().zip(step).try_for_each(|(context, id)| context.push_next(*id))?;
+            together.step(&mut all)?;
         }
         Ok(started.elapsed().as_secs_f64())
     }

@@ -13,7 +13,9 @@ pub(super) use layers::{DeviceLayers, DeviceScratch};
 use rows::CardRows;
 pub(super) use tower::DeviceTower;
 
-use super::device::{Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Then, To, WindowEnds};
+use super::device::{
+    Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Sequence, Then, To, WindowEnds,
+};
 use super::mixer::DeltaNet;
 use super::weights::Mat;
 use super::{TextModel, VisionTower};
@@ -46,6 +48,15 @@ pub(super) struct Cuda {
 pub(super) struct FreshMem {
     keys: Mem,
     values: Mem,
+}
+
+/// The one sequence of a batch.
+///
+/// # Panics
+/// When there are several: on cards they take turns.
+fn alone<'a, 'c>(sequences: &'a [Sequence<'c>]) -> &'a Sequence<'c> {
+    let [sequence] = sequences else { panic!("{} sequences at once on a card", sequences.len()) };
+    sequence
 }
 
 /// What flags say of keys or values.
@@ -208,14 +219,14 @@ impl Device for Cuda {
 
     fn store(
         &self,
-        n: usize,
         heads: (usize, usize),
         k: (&Mem, Finish<'_, Cuda>),
         v: (&Mem, Finish<'_, Cuda>),
-        (cache, il): (&mut KvCache, usize),
+        (sequences, il): (&mut [Sequence<'_>], usize),
     ) -> Result<()> {
+        let Sequence { rows, cache, .. } = alone(sequences);
         let (keys, values) = self.kv(cache, il);
-        let seqs = Sequences { n_seq: 1, n_per_seq: n, past: &self.past, n_past: cache.len() };
+        let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past: &self.past, n_past: cache.len() };
         for ((rows, Finish { bias, angles }), to) in [(k, &keys), (v, &values)] {
             self.card.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
         }
@@ -227,9 +238,10 @@ impl Device for Cuda {
         rows: Range<usize>,
         Heads { n_head, n_head_kv, d, .. }: Heads,
         q: &Mem,
-        (cache, il): (&KvCache, usize),
+        (sequences, il): (&[Sequence<'_>], usize),
         out: &mut Mem,
     ) -> Result<()> {
+        let cache = &*alone(sequences).cache;
         let (keys, values) = self.kv(cache, il);
         let past = if rows.start == 0 { &self.past } else { &self.past_last };
         let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past, n_past: cache.len() + rows.start };
@@ -238,12 +250,13 @@ impl Device for Cuda {
 
     fn recur(
         &self,
-        n: usize,
         (net, norm_eps): (&DeltaNet<Cuda>, f32),
         Projected { qkv, z, beta, alpha }: Projected<'_, Mem>,
-        (cache, il): (&mut KvCache, usize),
+        (sequences, il): (&mut [Sequence<'_>], usize),
         out: &mut Mem,
     ) -> Result<()> {
+        let Sequence { rows, cache, .. } = alone(sequences);
+        let n = rows.len();
         let recurrent = cache.shape().recurrent.expect("a cache of this model");
         let state = CardRows::of(cache, self.place).state(il, &recurrent);
         let DeltaNet { conv, a, dt: dt_bias, norm, .. } = net;

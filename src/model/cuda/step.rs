@@ -10,7 +10,7 @@ use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::cuda::{Card, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
 use crate::model::decoder::{Head, Pass, Rows};
-use crate::model::device::{Device, DeviceBatch, DeviceOutput, MAX_TOP, Product};
+use crate::model::device::{Device, DeviceBatch, DeviceOutput, MAX_TOP, Product, Sequence};
 use crate::model::{HParams, Trace};
 
 /// Rows whose logits are computed at once.
@@ -343,7 +343,8 @@ impl Work<'_> {
         let n_taps = batch.deep.len() / (n * hp.n_embd);
         let deep = (&s.deep, n_taps.min(run.n_taps(hp)));
         let pass = Pass { device: &s.device, hp, n, last: batch.last.clone(), angles: &angles, deep };
-        pass.layers(&run.weights, run.layers.start, &mut s.rows, cache, trace.as_deref_mut())?;
+        let mut one = [Sequence { rows: 0..n, n_logits, cache }];
+        pass.layers(&run.weights, run.layers.start, &mut s.rows, &mut one, trace.as_deref_mut())?;
         let Some(head) = &run.head else { return Ok(()) };
         if n_logits == 0 && trace.is_none() {
             return Ok(());
