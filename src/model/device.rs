@@ -138,8 +138,8 @@ pub(super) trait Device: Sized {
         out: &mut Self::Rows,
     ) -> Result<()>;
 
-    /// What a recurrent layer gives of the `n` rows of projections of every sequence, each taken into its state: out = norm(o) * silu(z), (n,
-    /// value_dim). See [`delta`](crate::kernels::delta()).
+    /// What a recurrent layer gives of the rows of projections of every sequence, which it takes into that sequence's state:
+    /// out = norm(o) * silu(z), (n, value_dim). See [`delta`](crate::kernels::delta()).
     fn recur(
         &self,
         net: (&DeltaNet<Self>, f32),
