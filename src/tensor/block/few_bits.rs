@@ -44,7 +44,7 @@ coded_blocks! {
 #[inline(always)]
 fn digit(byte: u8, n: usize) -> i8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
-    (u16::from(byte.wrapping_mul(POWERS[n])) * 3 >> 8) as i8 - 1
+    ((u16::from(byte.wrapping_mul(POWERS[n])) * 3) >> 8) as i8 - 1
 }
 
 impl Coded for TQ1_0 {
