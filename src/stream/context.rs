@@ -302,10 +302,10 @@ impl Context {
             let width = self.n_taps * n_embd;
             gather_taps(&self.deep[..n * width], n_embd, self.n_taps, &mut self.taps);
             let batch = Batch { embd: &self.embd[..n * n_embd], deep: &self.taps, pos: &self.pos[..n], n_logits };
-            let trace = probe.trace().map(|trace| {
+            let mut trace = probe.trace();
+            if let Some(trace) = trace.as_deref_mut() {
                 trace.visual = self.visual_end.checked_sub(1).filter(|row| *row < n);
-                trace
-            });
+            }
             let logits = self.engine.text.forward(&batch, &mut self.cache, &mut self.scratch, trace)?;
             self.logits.extend_from_slice(logits);
             self.check_files()?;

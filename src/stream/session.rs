@@ -409,11 +409,11 @@ impl Probe for Feeding<'_, '_> {
         if let Some(probe) = self.events.probe() {
             probe.after_step(pos, cache)?;
         }
-        if let Some(recorder) = &mut self.recorder {
-            if recorder.is_due(cache.len()) {
-                cache.pull()?;
-                recorder.checkpoint(cache)?;
-            }
+        if let Some(recorder) = &mut self.recorder
+            && recorder.is_due(cache.len())
+        {
+            cache.pull()?;
+            recorder.checkpoint(cache)?;
         }
         self.events.send(Event::Prefilled { n_done: cache.len(), n_total: self.total });
         Ok(())

@@ -40,21 +40,17 @@ pub fn request<'a>(video: &'a Path, media: &'a MediaOptions, ty: GgmlType) -> Wa
     WatchRequest { video, system_prompt, media, limits: Limits::default(), reserve: 200, options }
 }
 
-pub fn begin_as<'e>(
-    engine: &'e Arc<Engine>,
-    request: &WatchRequest<'_>,
-    take: (&Path, IfExists),
-) -> longtake::Result<Watch> {
+pub fn begin_as(engine: &Arc<Engine>, request: &WatchRequest<'_>, take: (&Path, IfExists)) -> longtake::Result<Watch> {
     let plan = MediaPlan::video(request.video, request.media, engine.need_vision().unwrap()).unwrap();
     let around = Around::of(engine, request.system_prompt).unwrap();
     Watch::begin(engine, request, (plan, around, 500), take)
 }
 
-fn begin<'e>(engine: &'e Arc<Engine>, path: &Path, ty: GgmlType) -> Watch {
+fn begin(engine: &Arc<Engine>, path: &Path, ty: GgmlType) -> Watch {
     begin_as(engine, &request(&asset("demo.mp4"), &media(), ty), (path, IfExists::Refuse)).unwrap()
 }
 
-fn resume<'e>(engine: &'e Arc<Engine>, take: Take) -> longtake::Result<Watch> {
+fn resume(engine: &Arc<Engine>, take: Take) -> longtake::Result<Watch> {
     let ty = take.header.shape.type_k;
     Watch::resume(engine, &request(&asset("demo.mp4"), &media(), ty), take)
 }

@@ -2,13 +2,16 @@
 
 use super::DELTA_ALIGN;
 
+/// What the four taps of a convolution meet, and the taps: equal lengths.
+pub type FourRows<'a> = [&'a [f32]; 4];
+
 /// The operations of Gated DeltaNet, per instruction set. All widths are multiples of [`DELTA_ALIGN`].
 #[derive(Clone, Copy)]
 pub struct DeltaOps {
     /// See [`Kernels::features`](crate::kernels::Kernels::features).
     pub features: &'static str,
     /// x = silu(sum of taps\[t\] * inputs\[t\]).
-    pub conv: fn([&[f32]; 4], [&[f32]; 4], &mut [f32]),
+    pub conv: fn(FourRows<'_>, FourRows<'_>, &mut [f32]),
     /// x = x * length / sqrt(sum of x² + 1e-6).
     pub unit: fn(&mut [f32], f32),
     /// One token of one head: out(d_v) and the head's matrix (d_k, d_v) after it.

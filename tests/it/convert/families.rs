@@ -430,7 +430,8 @@ fn an_interval_stands_in_for_layers_that_are_not_listed() {
 #[test]
 fn what_contradicts_itself_is_refused_by_name() {
     let of_text = |config: &mut Json, key: &str, value: Json| config["text_config"][key] = value;
-    let rows: Vec<(&str, Box<dyn Fn(&mut Json)>, &str)> = vec![
+    type Row = (&'static str, Box<dyn Fn(&mut Json)>, &'static str);
+    let rows: Vec<Row> = vec![
         ("q35", Box::new(move |c| of_text(c, "layer_types", json!(["linear_attention"]))), "layer_types"),
         (
             "q35",
