@@ -102,7 +102,12 @@ impl Take {
         differ.say("system prompt", prompt(header.system_prompt.as_deref()), prompt(request.system_prompt));
         match &header.asked {
             None => differ.0.push("unknown flags: it is of version 1, which did not note them".to_string()),
-            Some(before) => differ.flags(before, &request.asked(&engine.need_vision()?.hparams().video.form)),
+            // Without a tower there are no rules to compare by; that there is none was said above.
+            Some(before) => {
+                if let Some(tower) = &engine.vision {
+                    differ.flags(before, &request.asked(&tower.hparams().video.form));
+                }
+            }
         }
         if differ.0.is_empty() {
             return Ok(());

@@ -28,7 +28,7 @@ fn the_theory_is_printed_drawn_and_read_by_other_programs() {
     let out = longtake(&["analyze", "theory", "--only", "E1"]);
     let table = String::from_utf8(out.stdout).unwrap();
     assert!(table.contains("expected") && table.contains("hope 9x16, scale 0.75: next frame"), "{table}");
-    let out = longtake(&["analyze", "theory", "--only", "E9"]);
+    let out = longtake(&["analyze", "theory", "--only", "E10"]);
     assert_eq!(out.status.code(), Some(2), "{}", stderr(&out));
 }
 
