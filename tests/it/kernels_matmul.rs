@@ -6,7 +6,7 @@ use longtake::kernels::{
     Activations, CHUNK, Epilogue, Gelu, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, definition,
     matmul, matmul_with, supported,
 };
-use longtake::tensor::{MatView, quantize_row};
+use longtake::tensor::{MatView, can_quantize, quantize_row};
 
 use crate::random::{Rng, Weights};
 
@@ -369,8 +369,10 @@ fn the_largest_sums_fit() {
             for k in supported() {
                 let mut out = vec![f32::NAN; n_tokens * n_rows];
                 matmul(k, w.view(), &x, &mut out);
+                // Blocks of any kind are rounded; a sum that does not fit is wrong by far more.
+                let most = if can_quantize(ty) { 1e-3 } else { 1e-2 };
                 for got in out.iter().step_by(n_rows) {
-                    assert!((f64::from(*got) / want - 1.0).abs() < 1e-3, "{} {ty}: {got} not {want}", k.name);
+                    assert!((f64::from(*got) / want - 1.0).abs() < most, "{} {ty}: {got} not {want}", k.name);
                 }
             }
         }

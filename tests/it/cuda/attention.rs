@@ -50,7 +50,7 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
             for turned in [false, true] {
                 let mut want = vec![7u8; heads * n_ctx * row];
                 let to = CacheRows { ty, data: &mut want, stride: n_ctx * row, slot: n_past };
-                kv_write(scalar(), &rows, Some(&bias), turned.then_some(&table), (heads, d), to).unwrap();
+                kv_write(scalar(), &rows, Some(&bias), turned.then_some((&table, 0)), (heads, d), to).unwrap();
                 let out = KvMem { ty, mem: card.upload(&vec![7u8; want.len()], "test").unwrap(), stride: n_ctx * row };
                 let (past, broken) = (int(&card, n_past), int(&card, 0));
                 let seqs = Sequences { n_seq: 1, n_per_seq: n, past: &past, n_past };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ggml_sys::{Context, ContextOptions, Logits, Model};
-use longtake::cache::{CacheShape, KvCache};
+use longtake::cache::KvCache;
 use longtake::convert::{ConvertOptions, FileType, QuantizeOptions, convert, quantize};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels;

@@ -26,10 +26,10 @@ fn rows(n: usize, rng: &mut Rng) -> Vec<(&'static str, Vec<f32>)> {
     let mut rows: Vec<(&'static str, Vec<f32>)> = Vec::new();
     let mut row = |name, value: &mut dyn FnMut(usize) -> f32| rows.push((name, (0..n).map(value).collect()));
     row("normal", &mut |_| rng.normal());
-    row("uniform", &mut |_| rng.uniform());
+    row("uniform", &mut |_| rng.signed());
     row("weights of a model", &mut |_| 0.02 * rng.normal());
-    row("positive", &mut |_| rng.uniform().abs());
-    row("negative", &mut |_| -1.0 - rng.uniform().abs());
+    row("positive", &mut |_| rng.signed().abs());
+    row("negative", &mut |_| -1.0 - rng.signed().abs());
     row("zeros", &mut |_| 0.0);
     row("negative zeros", &mut |_| -0.0);
     row("a constant", &mut |_| 0.7);
@@ -39,7 +39,7 @@ fn rows(n: usize, rng: &mut Rng) -> Vec<(&'static str, Vec<f32>)> {
     row("one outlier per 100", &mut |i| if i % 100 == 17 { 60.0 } else { rng.normal() });
     row("mostly zeros", &mut |_| if rng.below(20) == 0 { rng.normal() } else { 0.0 });
     row("all magnitudes", &mut |_| rng.normal() * 10f32.powi(rng.below(12) as i32 - 8));
-    row("large", &mut |_| 6e4 * rng.uniform());
+    row("large", &mut |_| 6e4 * rng.signed());
     row("tiny", &mut |_| 1e-7 * rng.normal());
     row("scales below the normal f16", &mut |_| 3e-6 * rng.normal());
     row("scales below every f16", &mut |_| 1e-12 * rng.normal());
