@@ -4,8 +4,8 @@ use longtake::gguf::GgmlType;
 use longtake::kernels::supported;
 use longtake::tensor::{dequantize_row, quantize_row};
 
+use super::Rng;
 use super::{READ, SEARCHED, SIMPLE, rmse, rows};
-use crate::random::Rng;
 
 fn packed(ty: GgmlType, x: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0; ty.row_bytes(x.len()).unwrap()];

@@ -13,8 +13,8 @@ use longtake::kernels;
 use longtake::model::{Batch, Scratch, TextModel};
 use longtake::position::Placer;
 
+use super::Rng;
 use crate::common::{Arrays, golden, golden_json, max_abs_diff};
-use crate::random::Rng;
 
 fn load(path: &Path) -> TextModel {
     TextModel::load(&Arc::new(Gguf::open(path).unwrap())).unwrap().0
