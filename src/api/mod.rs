@@ -1,5 +1,5 @@
 //! The front door for Rust programs: a model that was opened, talks about videos and pictures with it, takes.
-//! In: paths and words. Out: pieces of text as they come, plans, [`Event`]s as values.
+//! In: paths and words. Out: pieces of text as they come, plans, [`Event`](crate::stream::Event)s as values.
 //! Start reading at [`Longtake`] and [`Chat::ask`]; everything below is `stream`, which can be used directly, too.
 //! On purpose absent here: printing, the environment, signals, threads that nobody asked for, sockets. Next needs of a server
 //! have their places: several talks in one step in `stream::Together`, beginnings that talks share in `Talk::begin`, a ledger of

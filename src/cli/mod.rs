@@ -60,6 +60,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[cfg_attr(not(feature = "demo"), allow(clippy::large_enum_variant, reason = "there is one of them, once"))]
 enum Command {
     #[cfg(feature = "demo")]
     Demo(Box<demo::Args>),

@@ -51,7 +51,7 @@ pub struct Args {
     /// Name under which the server may be called, beside localhost and addresses; repeatable.
     #[arg(long, value_name = "NAME", env = "LONGTAKE_ALLOW_HOST")]
     allow_host: Vec<String>,
-    /// Page of another site that may ask (https://NAME[:PORT]); repeatable.
+    /// Page of another site that may ask (`https://NAME[:PORT]`); repeatable.
     #[arg(long, value_name = "URL", env = "LONGTAKE_ALLOW_ORIGIN")]
     allow_origin: Vec<String>,
     /// Folder for uploads and takes (default: longtake in the user's data folder).

@@ -83,7 +83,7 @@ impl Context {
         Context::over(engine, options, KvCache::new(shape)?)
     }
 
-    /// A context over a cache whose filled slots are to be placed yet ([`Context::place`]).
+    /// A context over a cache whose filled slots are to be placed yet (`Context::place`).
     ///
     /// # Errors
     /// Memory that a device does not have.

@@ -98,7 +98,7 @@ pub struct Layout {
     pub tokens: usize,
     /// The words of [`Number::Int8`].
     pub int8: Word,
-    /// Whether codes of at most [`MAX_CODE`] are multiplied as they are.
+    /// Whether codes of at most `MAX_CODE` are multiplied as they are.
     pub codes: bool,
 }
 
