@@ -7,8 +7,9 @@
 //!
 //! Attention counts 4 * d operations per pair of a query row and a key that it sees, whatever it really does.
 
+mod timing;
+
 use std::hint::black_box;
-use std::time::Instant;
 
 use longtake::cache::CACHE_TYPES;
 use longtake::gguf::GgmlType;
@@ -16,6 +17,8 @@ use longtake::kernels::{self, AttentionShape, CacheRows, Kernels, KvView, attent
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 use longtake::random::Rng;
 use rayon::prelude::*;
+
+use timing::best;
 
 /// Qwen2-VL-2B.
 const HEADS: (usize, usize, usize) = (12, 2, 128);
@@ -170,37 +173,6 @@ impl Store {
         let Store { ty, stride, ref k, ref v } = *self;
         KvView { type_k: ty, type_v: ty, k, v, stride_k: stride, stride_v: stride }
     }
-}
-
-/// The shortest of several runs, about a second in all. Work that is short is repeated within a run: the clock of the
-/// processors' time ticks every few milliseconds.
-fn best(mut work: impl FnMut()) -> f64 {
-    const RUN: f64 = 0.1;
-    let mut repeat = 1;
-    let (mut best, mut runs, start) = (f64::INFINITY, 0, Instant::now());
-    while runs < 3 || start.elapsed().as_secs_f64() < 0.8 {
-        let (t, cpu) = (Instant::now(), cpu_seconds());
-        (0..repeat).for_each(|_| work());
-        let wall = t.elapsed().as_secs_f64();
-        if wall < RUN / 2.0 {
-            repeat = (repeat as f64 * (RUN / wall).clamp(1.5, 100.0)).ceil() as usize;
-            continue;
-        }
-        let busy = cpu_seconds().zip(cpu).map_or(wall, |(end, begin)| (end - begin) / threads::count() as f64);
-        best = best.min(wall.min(busy) / repeat as f64);
-        runs += 1;
-    }
-    best
-}
-
-/// Seconds that the threads of this process have run, in all.
-fn cpu_seconds() -> Option<f64> {
-    let mut sum = 0f64;
-    for task in std::fs::read_dir("/proc/self/task").ok()? {
-        let line = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        sum += line.split(' ').next()?.parse::<f64>().ok()?;
-    }
-    Some(sum / 1e9)
 }
 
 /// Roughly normal numbers of variance 1.

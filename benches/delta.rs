@@ -4,8 +4,9 @@
 //! table. Times are the best of several runs; on Linux the time that the process really had the processors for, divided by
 //! its threads, is taken where that is shorter, as in `benches/attention.rs`.
 
+mod timing;
+
 use std::hint::black_box;
-use std::time::Instant;
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
@@ -13,6 +14,8 @@ use longtake::kernels::{
 };
 use longtake::random::Rng;
 use longtake::tensor::MatView;
+
+use timing::best;
 
 /// Name, n_embd, heads of keys and of values; all heads have 128 elements.
 const MODELS: [(&str, usize, usize, usize); 2] = [("2B", 2048, 16, 16), ("4B", 2560, 16, 32)];
@@ -75,36 +78,6 @@ fn layer(kernels: &'static Kernels, name: &str, n_embd: usize, shape: DeltaShape
         flops / recurrence / 1e9,
         100.0 * recurrence / projections
     );
-}
-
-/// Seconds of the best run.
-fn best(mut work: impl FnMut()) -> f64 {
-    const RUN: f64 = 0.1;
-    let mut repeat = 1;
-    let (mut best, mut runs, start) = (f64::INFINITY, 0, Instant::now());
-    while runs < 3 || start.elapsed().as_secs_f64() < 0.8 {
-        let (t, cpu) = (Instant::now(), cpu_seconds());
-        (0..repeat).for_each(|_| work());
-        let wall = t.elapsed().as_secs_f64();
-        if wall < RUN / 2.0 {
-            repeat = (repeat as f64 * (RUN / wall).clamp(1.5, 100.0)).ceil() as usize;
-            continue;
-        }
-        let busy = cpu_seconds().zip(cpu).map_or(wall, |(end, begin)| (end - begin) / threads::count() as f64);
-        best = best.min(wall.min(busy) / repeat as f64);
-        runs += 1;
-    }
-    best
-}
-
-/// Seconds that the threads of this process have run, in all.
-fn cpu_seconds() -> Option<f64> {
-    let mut sum = 0f64;
-    for task in std::fs::read_dir("/proc/self/task").ok()? {
-        let line = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        sum += line.split(' ').next()?.parse::<f64>().ok()?;
-    }
-    Some(sum / 1e9)
 }
 
 /// Roughly normal numbers of variance 1.

@@ -25,8 +25,9 @@ pub struct Chunk<L: Lanes> {
 pub trait Codes: Block {
     /// The largest code; the smallest is 0.
     const MAX_CODE: u8;
-    /// Codes are small enough to be multiplied as they are.
-    const NARROW: bool = Self::MAX_CODE <= MAX_CODE;
+    /// Codes are multiplied as they are: they are small enough, and activations, which then have one scale per chunk, are not
+    /// rounded more than in a panel of rounded weights, or than the blocks of the format are made for.
+    const NARROW: bool = Self::MAX_CODE <= MAX_CODE && (Self::GROUP == CHUNK || Self::LEN == CHUNK);
     /// The code of the weight 0, where all groups have the same: `b` is `-ZERO * a`.
     const ZERO: Option<u8> = None;
     /// Codes are signed bytes plus 128: kernels that multiply signed bytes may leave `b` out.

@@ -148,8 +148,8 @@ fn errors_of_products_beside_those_of_ggml() {
 fn most(ty: GgmlType) -> (f64, f64) {
     let many = match ty {
         F16 | BF16 | Q8_0 => 1.02,
-        // Where codes are multiplied as they are, activations have one scale per 256 columns, which outliers feel most.
-        Q4_0 | Q4_1 | Q5_0 | Q5_1 | IQ4_NL => 6.5,
+        Q4_0 | Q4_1 | IQ4_NL => 6.5,
+        Q5_0 | Q5_1 => 4.2,
         Q6_K => 1.7,
         Q5_K => 1.9,
         _ => 2.3,
