@@ -18,7 +18,7 @@ mod cuda {
     use std::sync::Mutex;
 
     const SOURCES: &str = "src/kernels/cuda";
-    /// Cards of compute capability 7.5, 8.x and 9.0, and newer ones through PTX.
+    /// GPUs of compute capability 7.5, 8.x and 9.0, and newer ones through PTX.
     const TARGETS: &str =
         "arch=compute_75,code=sm_75 arch=compute_80,code=[sm_80,compute_80] arch=compute_80,code=sm_90";
 
@@ -149,7 +149,7 @@ mod cuda {
             // Products and sums round as the kernels say, on every machine.
             .flag("-ffp-contract=off")
             .flag("-Wno-unknown-pragmas")
-            // A card stops at loads that are not aligned, where this machine would go on; so does the emulation.
+            // A GPU stops at loads that are not aligned, where this machine would go on; so does the emulation.
             .flag_if_supported("-fsanitize=alignment,bounds")
             .flag_if_supported("-fsanitize-undefined-trap-on-error")
             .include(EMULATION)

@@ -30,6 +30,7 @@ struct Bench {
 }
 
 fn main() {
+    longtake::cli::environment::choose_kernels().expect("nothing else chooses");
     let kernels = kernels::select().expect("LONGTAKE_KERNELS names a table");
     let words = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let peaks = Peaks::measure();

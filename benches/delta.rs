@@ -21,6 +21,7 @@ use timing::best;
 const MODELS: [(&str, usize, usize, usize); 2] = [("2B", 2048, 16, 16), ("4B", 2560, 16, 32)];
 
 fn main() {
+    longtake::cli::environment::choose_kernels().expect("nothing else chooses");
     let kernels = kernels::select().expect("LONGTAKE_KERNELS names a table");
     let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     println!("table {}, {} threads", kernels.name, threads::count());

@@ -137,7 +137,7 @@ impl From<std::io::Error> for Error {
 }
 
 /// Adds a place to the error of a `Result`.
-pub trait Context<T> {
+pub(crate) trait Context<T> {
     /// Wraps the error, if any, with a place; the closure runs only then.
     fn at<S: Into<String>>(self, place: impl FnOnce() -> S) -> Result<T>;
 }

@@ -9,6 +9,7 @@
 //! ```standalone_crate
 #![doc = include_str!("../examples/ask_video.rs")]
 //! ```
+#![deny(missing_docs, unreachable_pub)]
 
 /// Notes for people, in place of the standard library's macros of these names: those panic when nobody reads stderr any more,
 /// as behind `2>&1 | head`, which is no reason to stop.
@@ -19,7 +20,7 @@ macro_rules! eprint {
         let _ = write!(std::io::stderr(), $($words)*);
     }};
 }
-#[cfg(any(feature = "cli", feature = "cuda", feature = "server"))]
+#[cfg(feature = "cli")]
 macro_rules! eprintln {
     ($($words:tt)*) => {{
         use std::io::Write as _;
@@ -27,9 +28,11 @@ macro_rules! eprintln {
     }};
 }
 
+// What is hidden from the docs is no promise: parts of the program that its tests and benches look into.
 pub mod error;
 #[doc(hidden)]
 pub mod random;
+#[doc(hidden)]
 pub mod files;
 pub mod gguf;
 pub mod tensor;
@@ -43,13 +46,16 @@ pub mod stream;
 #[cfg(feature = "convert")]
 pub mod convert;
 #[cfg(feature = "demo")]
+#[doc(hidden)]
 pub mod drawn;
 pub mod api;
 #[cfg(feature = "eval")]
+#[doc(hidden)]
 pub mod eval;
 #[cfg(feature = "server")]
-pub mod server;
+pub(crate) mod server;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

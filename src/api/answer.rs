@@ -44,13 +44,15 @@ impl Cancel {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Tokens of the conversation with its media; so many of them were in the cache already.
+    /// Tokens of the conversation with its media.
     pub prompt_tokens: usize,
+    /// So many of them were in the cache already.
     pub cached_tokens: usize,
     /// Tokens of the answer so far.
     pub completion_tokens: usize,
-    /// What reading took, and generating so far.
+    /// What reading took.
     pub prompt_time: Duration,
+    /// What generating has taken so far.
     pub answer_time: Duration,
 }
 

@@ -74,14 +74,17 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PlannedMedium {
+    /// Whether it is a picture or a video.
     pub kind: MediaKind,
     /// Where it comes from, for people.
     pub label: String,
-    /// Size of every frame after resizing.
+    /// Width of every frame after resizing, in pixels.
     pub width: usize,
+    /// Their height.
     pub height: usize,
-    /// Frames taken, and what they become.
+    /// Frames taken.
     pub n_frames: usize,
+    /// Tokens that they become in the context.
     pub n_tokens: usize,
 }
 

@@ -1,9 +1,8 @@
 //! The front door for Rust programs: a model that was opened, talks about videos and pictures with it, takes.
 //! In: paths and words. Out: pieces of text as they come, plans, [`Event`](crate::stream::Event)s as values.
 //! Start reading at [`Longtake`] and [`Chat::ask`]; everything below is `stream`, which can be used directly, too.
-//! On purpose absent here: printing, the environment, signals, threads that nobody asked for, sockets. Next needs of a server
-//! have their places: several talks in one step in `stream::Together`, beginnings that talks share in `Talk::begin`, a ledger of
-//! all contexts' memory beside [`Longtake`].
+//! On purpose absent here: printing, the environment, signals, threads that nobody asked for, sockets. The server
+//! stands beside this room, not on it: it shares contexts and steps among talks, which is what `stream` is for.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -20,7 +19,7 @@ pub use options::{ChatOptions, OpenOptions};
 pub use watch::{Watched, Watching};
 
 use crate::Result;
-use crate::kernels::threads;
+use crate::kernels::{prefer, threads};
 use crate::stream::{Engine, EngineOptions, Take};
 
 /// A model that is ready to talk. Clones share it, and threads may, too.
@@ -41,10 +40,13 @@ impl Longtake {
     /// The same with options.
     ///
     /// # Errors
-    /// As [`Longtake::open`]; an operating system that refuses threads.
+    /// As [`Longtake::open`]; an operating system that refuses threads; kernels that cannot run here, or come after others.
     pub fn open_with(model: impl AsRef<Path>, options: OpenOptions) -> Result<Longtake> {
         if let Some(n) = options.threads {
             threads::start(n)?;
+        }
+        if let Some(name) = &options.kernels {
+            prefer(name, "the option `kernels`")?;
         }
         let OpenOptions { mmproj, mmap, .. } = options;
         let engine = Engine::load(&EngineOptions { model: model.as_ref().to_path_buf(), mmproj, mmap })?;

@@ -18,11 +18,14 @@ pub struct OpenOptions {
     /// Threads of this process that compute, the caller's among them (0: all it may use); the first model decides, by default
     /// as 0.
     pub threads: Option<usize>,
+    /// The table of kernels to use instead of the fastest that this CPU can run, by name ([`crate::kernels::candidates`]); the
+    /// first model decides for all of this process.
+    pub kernels: Option<String>,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { mmproj: MmprojChoice::Auto, mmap: true, threads: None }
+        OpenOptions { mmproj: MmprojChoice::Auto, mmap: true, threads: None, kernels: None }
     }
 }
 
@@ -43,6 +46,12 @@ impl OpenOptions {
     #[must_use]
     pub fn threads(self, n: usize) -> OpenOptions {
         OpenOptions { threads: Some(n), ..self }
+    }
+
+    /// With this table of kernels.
+    #[must_use]
+    pub fn kernels(self, name: impl Into<String>) -> OpenOptions {
+        OpenOptions { kernels: Some(name.into()), ..self }
     }
 }
 
@@ -68,7 +77,7 @@ pub struct ChatOptions {
     pub max_tokens: usize,
     /// How tokens are chosen: the likeliest, by default.
     pub sampling: SamplerOptions,
-    /// How media are sampled and sized.
+    /// How media are sampled, sized and decoded.
     pub media: MediaOptions,
     /// Numbers pictures and videos in the prompt.
     pub add_vision_id: bool,
@@ -150,7 +159,8 @@ impl ChatOptions {
         ChatOptions { sampling, ..self }
     }
 
-    /// With media sampled and sized this way.
+    /// With media sampled, sized and decoded this way. What is not built in is decoded by nobody, unless
+    /// [`MediaOptions::decoders`] says by whom.
     #[must_use]
     pub fn media(self, media: MediaOptions) -> ChatOptions {
         ChatOptions { media, ..self }

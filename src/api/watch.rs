@@ -25,9 +25,11 @@ pub struct Watching {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Watched {
+    /// The finished file.
     pub take: PathBuf,
-    /// Tokens in the take; so many of them were there before.
+    /// Tokens in the take.
     pub n_tokens: usize,
+    /// So many of them were there before.
     pub n_before: usize,
 }
 

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::ops::Range;
 
-use super::{CacheShape, KvCache, Part};
+use super::{CachePart, CacheShape, KvCache};
 use crate::Result;
 
 /// Equally long rows of bytes at equal distances.
@@ -16,6 +16,7 @@ pub struct Strided {
     pub pitch: usize,
     /// Bytes of each.
     pub width: usize,
+    /// How many there are.
     pub rows: usize,
 }
 
@@ -28,13 +29,13 @@ pub trait DeviceRows: Send + Sync {
     ///
     /// # Errors
     /// What the device says.
-    fn write(&self, part: Part, host: &[u8], rows: Strided) -> Result<()>;
+    fn write(&self, part: CachePart, host: &[u8], rows: Strided) -> Result<()>;
 
     /// The opposite direction.
     ///
     /// # Errors
     /// What the device says.
-    fn read(&self, part: Part, host: &mut [u8], rows: Strided) -> Result<()>;
+    fn read(&self, part: CachePart, host: &mut [u8], rows: Strided) -> Result<()>;
 
     /// Replaces the states of the recurrent ones among these layers by `host`, (layers, n_state) floats.
     ///
@@ -85,7 +86,7 @@ impl KvCache {
         if !missing.is_empty() {
             assert_eq!(elsewhere.n_host, self.len, "rows are on the host or on the devices");
             for rows in &elsewhere.rows {
-                for (part, host, row) in [(Part::K, &self.k, self.row_k), (Part::V, &self.v, self.row_v)] {
+                for (part, host, row) in [(CachePart::K, &self.k, self.row_k), (CachePart::V, &self.v, self.row_v)] {
                     let (memory, strided) = these(&self.shape, &rows.layers(), row, &missing);
                     rows.write(part, &host[memory], strided)?;
                 }
@@ -110,7 +111,9 @@ impl KvCache {
         let missing = elsewhere.n_host..self.len;
         if !missing.is_empty() {
             for rows in &elsewhere.rows {
-                for (part, host, row) in [(Part::K, &mut self.k, self.row_k), (Part::V, &mut self.v, self.row_v)] {
+                for (part, host, row) in
+                    [(CachePart::K, &mut self.k, self.row_k), (CachePart::V, &mut self.v, self.row_v)]
+                {
                     let (memory, strided) = these(&self.shape, &rows.layers(), row, &missing);
                     rows.read(part, &mut host[memory], strided)?;
                 }

@@ -34,13 +34,17 @@ pub const CACHE_TYPES: [GgmlType; 9] = [
 /// Sizes and types of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheShape {
+    /// Layers, with rows or without.
     pub n_layer: usize,
+    /// Heads of keys and values in a layer with rows.
     pub n_head_kv: usize,
     /// Elements per head.
     pub d: usize,
     /// Slots.
     pub n_ctx: usize,
+    /// Type of stored keys.
     pub type_k: GgmlType,
+    /// Type of stored values.
     pub type_v: GgmlType,
     /// Layers without rows, where there are any.
     pub recurrent: Option<Recurrent>,
@@ -124,8 +128,10 @@ pub struct Forgotten {
 
 /// Keys or values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum CachePart {
+    /// Keys.
     K,
+    /// Values.
     V,
 }
 
@@ -201,7 +207,7 @@ impl KvCache {
         let mut copy = KvCache::new(self.shape)?;
         // Slots that hold nothing are not touched, so they take no memory.
         for (part, at, bytes) in self.runs(0..self.len) {
-            let to = if part == Part::K { &mut copy.k } else { &mut copy.v };
+            let to = if part == CachePart::K { &mut copy.k } else { &mut copy.v };
             to[at..at + bytes.len()].copy_from_slice(bytes);
         }
         copy.len = self.len;
@@ -214,11 +220,11 @@ impl KvCache {
     ///
     /// # Panics
     /// When the slots leave the cache, or are on devices only (see [`KvCache::pull`]).
-    pub fn runs(&self, slots: Range<usize>) -> impl Iterator<Item = (Part, usize, &[u8])> {
+    pub fn runs(&self, slots: Range<usize>) -> impl Iterator<Item = (CachePart, usize, &[u8])> {
         assert!(slots.end <= self.shape.n_ctx);
         assert!(self.elsewhere.as_ref().is_none_or(|e| slots.end <= e.n_host), "rows are on devices: pull first");
         let n = self.shape.n_row_layers() * self.shape.n_head_kv;
-        [(Part::K, &self.k, self.row_k), (Part::V, &self.v, self.row_v)].into_iter().flat_map(
+        [(CachePart::K, &self.k, self.row_k), (CachePart::V, &self.v, self.row_v)].into_iter().flat_map(
             move |(part, memory, row)| {
                 let stride = self.shape.n_ctx * row;
                 let (start, len) = (slots.start * row, slots.len() * row);

@@ -53,7 +53,9 @@ impl LayerSet {
 /// Which layers of a cache are recurrent, and what they remember.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recurrent {
+    /// Which layers these are.
     pub layers: LayerSet,
+    /// Sizes of what each of them remembers.
     pub state: DeltaShape,
 }
 
@@ -88,7 +90,7 @@ struct Kept {
 
 impl States {
     /// Those of no tokens.
-    pub fn new(recurrent: Recurrent) -> Result<States> {
+    pub(super) fn new(recurrent: Recurrent) -> Result<States> {
         let n = recurrent.n_floats().ok_or_else(|| Error::limit("recurrent states overflow"))?;
         let mut now = Vec::new();
         now.try_reserve_exact(n)
@@ -98,12 +100,12 @@ impl States {
     }
 
     /// Those of layers `layers` of the model.
-    pub fn of(&self, layers: &std::ops::Range<usize>) -> &[f32] {
+    pub(super) fn of(&self, layers: &std::ops::Range<usize>) -> &[f32] {
         &self.now[self.span(layers)]
     }
 
     /// The same, to be written.
-    pub fn of_mut(&mut self, layers: &std::ops::Range<usize>) -> &mut [f32] {
+    pub(super) fn of_mut(&mut self, layers: &std::ops::Range<usize>) -> &mut [f32] {
         let span = self.span(layers);
         &mut self.now[span]
     }
@@ -114,7 +116,7 @@ impl States {
     }
 
     /// All layers have taken in what is counted now.
-    pub fn complete(&mut self) {
+    pub(super) fn complete(&mut self) {
         self.whole = true;
     }
 
@@ -153,7 +155,7 @@ impl States {
     }
 
     /// What they were after `len` tokens.
-    pub fn restore(&mut self, len: usize, now: usize) -> Result<()> {
+    pub(super) fn restore(&mut self, len: usize, now: usize) -> Result<()> {
         if self.place_before(len, now) != len {
             let place = self.place_before(len, now);
             let message = format!(
@@ -174,7 +176,7 @@ impl States {
     }
 
     /// Slots `slots` were forgotten: places among them are none any more, those behind them moved.
-    pub fn forget(&mut self, slots: &std::ops::Range<usize>) {
+    pub(super) fn forget(&mut self, slots: &std::ops::Range<usize>) {
         self.kept.retain(|kept| kept.len <= slots.start || kept.len >= slots.end);
         for kept in self.kept.iter_mut().filter(|kept| kept.len > slots.start) {
             kept.len -= slots.len();

@@ -22,7 +22,7 @@ const GATED: &[Gated] = &[
 ];
 
 /// Adds the absent commands to those of the command line.
-pub fn name(command: clap::Command) -> clap::Command {
+pub(super) fn name(command: clap::Command) -> clap::Command {
     GATED.iter().filter(|gated| !gated.is_here).fold(command, |command, gated| add(command, gated.words, gated))
 }
 
@@ -41,7 +41,7 @@ fn add(command: clap::Command, words: &'static [&'static str], gated: &Gated) ->
 
 /// # Errors
 /// `Unsupported` when the command is an absent one.
-pub fn check(matches: &ArgMatches) -> Result<()> {
+pub(super) fn check(matches: &ArgMatches) -> Result<()> {
     for gated in GATED.iter().filter(|gated| !gated.is_here) {
         let found = gated.words.iter().try_fold(matches, |m, word| m.subcommand_matches(word));
         if found.is_some() {

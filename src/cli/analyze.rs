@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// The theory in numbers: positions, rotations, what a layout prefers.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     what: What,
 }
@@ -74,7 +74,7 @@ struct RotateArgs {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     match args.what {
         What::Positions(args) => positions(args),
         What::Rotate(args) => rotate(args),
@@ -169,7 +169,7 @@ fn parse_segment(text: &str) -> Result<Segment> {
     }
 }
 
-pub fn triple<T: std::str::FromStr>(text: &str, flag: &str) -> Result<[T; 3]> {
+pub(super) fn triple<T: std::str::FromStr>(text: &str, flag: &str) -> Result<[T; 3]> {
     let parts: Option<Vec<T>> = text.split(',').map(|p| p.trim().parse().ok()).collect();
     let parts: Option<[T; 3]> = parts.and_then(|p| p.try_into().ok());
     parts.ok_or_else(|| Error::bad_input(format!("{flag} `{text}` must be three numbers as T,H,W")))

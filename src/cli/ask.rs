@@ -18,7 +18,7 @@ use crate::{Error, Result};
 ///
 /// Every question stands for itself; use `chat --take` for a dialogue.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Take file, as `watch` wrote it.
     take: PathBuf,
     /// Questions, each answered as if it were the only one.
@@ -52,7 +52,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     let compute =
         ComputeFlags { threads: args.threads, n_gpu_layers: args.n_gpu_layers.clone(), ..ComputeFlags::default() };
     compute.start()?;
@@ -92,7 +92,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Says on stderr what is answered from, and whether the video beside the take is of another size by now.
-pub fn introduce(take: &Take) {
+pub(super) fn introduce(take: &Take) {
     let when = take.written().map_or(String::new(), |written| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         format!(" {} ago", HumanDuration(Duration::from_secs(now.saturating_sub(written))))
@@ -117,7 +117,7 @@ pub fn introduce(take: &Take) {
 }
 
 /// Opens a complete take and the model that it was watched with.
-pub fn open(take: &Path, model: Option<&Path>, mmap: bool) -> Result<(Take, Engine)> {
+pub(super) fn open(take: &Path, model: Option<&Path>, mmap: bool) -> Result<(Take, Engine)> {
     let take = Take::open(take, mmap)?;
     let place = take.path().display().to_string();
     if !take.is_complete() {

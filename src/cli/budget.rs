@@ -12,7 +12,7 @@ use crate::text::units::{bytes, duration};
 
 /// How much may be used.
 #[derive(clap::Args, Default)]
-pub struct BudgetFlags {
+pub(super) struct BudgetFlags {
     /// Memory to stay within, weights included (3G, 1500M): smaller pictures and frames, then fewer frames, are taken.
     #[arg(long, value_name = "BYTES")]
     max_memory: Option<String>,
@@ -23,12 +23,12 @@ pub struct BudgetFlags {
 
 impl BudgetFlags {
     /// Whether there is a limit on time, for which this machine has to be measured.
-    pub fn has_time(&self) -> bool {
+    pub(super) fn has_time(&self) -> bool {
         self.max_time.is_some()
     }
 
     /// The limits, with a context of `ctx_size` slots unless that is 0.
-    pub fn limits(&self, ctx_size: usize) -> Result<Limits> {
+    pub(super) fn limits(&self, ctx_size: usize) -> Result<Limits> {
         Ok(Limits {
             n_ctx: (ctx_size > 0).then_some(ctx_size),
             memory: self.max_memory.as_deref().map(bytes).transpose()?,
@@ -38,7 +38,7 @@ impl BudgetFlags {
 }
 
 /// The plan in a few lines on stderr, without its time, which may have to be measured first ([`print_time`]).
-pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
+pub(super) fn print_plan(media: &[&MediaPlan], cost: &Cost) {
     for plan in media {
         let Some(info) = &plan.info else {
             eprintln!("picture: {}, {}x{}, {} tokens", plan.label, plan.width, plan.height, plan.n_tokens);
@@ -66,12 +66,12 @@ pub fn print_plan(media: &[&MediaPlan], cost: &Cost) {
 }
 
 /// How long it will take, measured now if it is not known yet.
-pub fn measure_time(budget: &Budget, cost: &mut Cost, quiet: bool) -> Result<()> {
+pub(super) fn measure_time(budget: &Budget, cost: &mut Cost, quiet: bool) -> Result<()> {
     waiting("measuring this machine", quiet, || budget.time(cost))
 }
 
 /// How long it will take, in a line on stderr, where that is known.
-pub fn print_time(cost: &Cost) {
+pub(super) fn print_time(cost: &Cost) {
     let Some(seconds) = cost.seconds else { return };
     let human = |s: f64| HumanDuration(Duration::from_secs_f64(s.max(0.0))).to_string();
     eprintln!(
@@ -84,7 +84,7 @@ pub fn print_time(cost: &Cost) {
 }
 
 /// Memory in a line on stderr.
-pub fn print_memory(cost: &Cost) {
+pub(super) fn print_memory(cost: &Cost) {
     eprintln!(
         "memory:  {} = weights {} + cache {} + working memory {}",
         HumanBytes(cost.memory()),
@@ -92,33 +92,33 @@ pub fn print_memory(cost: &Cost) {
         HumanBytes(cost.cache),
         HumanBytes(cost.working)
     );
-    if let Some(cards) = &cost.cards {
+    if let Some(gpus) = &cost.gpus {
         eprintln!(
             "GPU:     {} = weights {} + cache {} + working memory {}; {} stay free",
-            HumanBytes(cards.memory()),
-            HumanBytes(cards.weights),
-            HumanBytes(cards.cache),
-            HumanBytes(cards.working),
-            HumanBytes(cards.spare.max(0) as u64)
+            HumanBytes(gpus.memory()),
+            HumanBytes(gpus.weights),
+            HumanBytes(gpus.cache),
+            HumanBytes(gpus.working),
+            HumanBytes(gpus.spare.max(0) as u64)
         );
     }
 }
 
 /// Memory in bytes as JSON.
-pub fn memory_json(cost: &Cost) -> serde_json::Value {
+pub(super) fn memory_json(cost: &Cost) -> serde_json::Value {
     let mut memory =
         json!({ "total": cost.memory(), "weights": cost.weights, "cache": cost.cache, "working": cost.working });
-    if let Some(cards) = &cost.cards {
+    if let Some(gpus) = &cost.gpus {
         memory["gpu"] = json!({
-            "total": cards.memory(), "weights": cards.weights, "cache": cards.cache, "working": cards.working,
-            "spare": cards.spare,
+            "total": gpus.memory(), "weights": gpus.weights, "cache": gpus.cache, "working": gpus.working,
+            "spare": gpus.spare,
         });
     }
     memory
 }
 
 /// The plan as one JSON object, with so many tokens of text.
-pub fn plan_json(media: &[&MediaPlan], n_text: usize, cost: &Cost) -> serde_json::Value {
+pub(super) fn plan_json(media: &[&MediaPlan], n_text: usize, cost: &Cost) -> serde_json::Value {
     let medium = |plan: &&MediaPlan| {
         json!({
             "type": plan.kind.name(), "source": plan.label, "duration": plan.info.as_ref().map(|info| info.duration),

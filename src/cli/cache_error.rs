@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// Answers one question over an F32 cache and compares the next-token distributions of smaller ones with it.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     model: ModelFlags,
     /// The question.
@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     let pair = |text: &String| -> Result<(GgmlType, GgmlType)> {
         let (k, v) = text.split_once('/').unwrap_or((text, text));
         Ok((cache_type(k)?, cache_type(v)?))

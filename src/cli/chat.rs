@@ -25,7 +25,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /help, /quit.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     model: ModelFlags,
     /// Talk about the video of a take, and nothing else; it need not be read again.
@@ -47,7 +47,7 @@ pub struct Args {
 const QUESTION: usize = 64;
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     let (take, engine) = match &args.take {
         None => (None, args.model.load(true)?),
         Some(take) => {

@@ -21,7 +21,7 @@ const CONTEXTS: [(&str, u64, usize); 4] =
 
 /// Flags of all collections.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Folder of the collection, laid out as published.
     dir: PathBuf,
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(task: Task, args: &Args) -> Result<()> {
+pub(super) fn run(task: Task, args: &Args) -> Result<()> {
     // What is wrong with the folder or the flags is said before the model is loaded.
     args.media_options(1)?;
     if args.subtitles && task != Task::VideoMme {

@@ -16,7 +16,7 @@ use crate::{Error, ErrorKind, Result};
 /// Writes two files: the text model and, beside it, the projector (vision tower and merger). With M-RoPE positions both
 /// are files that llama.cpp reads too; any other layout gets its own architecture name, which it refuses.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The checkpoint folder: config.json, model*.safetensors, tokenizer.json
     checkpoint: PathBuf,
     /// The text model's file, or a folder to name both files in (`models/`); folders that are absent are made
@@ -51,7 +51,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What [`convert`] says; `Cancelled` on Ctrl-C.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     let options = ConvertOptions {
         input: args.checkpoint,
         output: args.output,

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::out::stdout;
 use crate::Result;
 use crate::kernels::cpus::{self, CpuCount, Limit};
-use crate::kernels::{self, Candidate};
+use crate::kernels::{self, Candidate, Wish};
 
 /// Prints the report, as text or as one JSON object.
 ///
 /// # Errors
 /// `BadInput` when `LONGTAKE_KERNELS` names a table that cannot be used; the report comes first.
-pub fn run(json: bool) -> Result<()> {
+pub(super) fn run(json: bool) -> Result<()> {
     let chosen = kernels::select();
     let report = Report {
         features: kernels::cpu_features(),
@@ -32,7 +32,7 @@ struct Report {
     features: Vec<(&'static str, bool)>,
     candidates: Vec<Candidate>,
     chosen: Option<&'static str>,
-    wanted: Option<String>,
+    wanted: Option<&'static Wish>,
     cpus: CpuCount,
 }
 
@@ -79,9 +79,9 @@ impl Report {
     }
 
     fn why(&self) -> String {
-        match &self.wanted {
+        match self.wanted {
             None => "the fastest that can run here".to_string(),
-            Some(name) => format!("{} is `{}`", kernels::VARIABLE, name.escape_debug()),
+            Some(Wish { name, by }) => format!("{by} is `{}`", name.escape_debug()),
         }
     }
 }

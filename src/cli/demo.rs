@@ -27,7 +27,7 @@ const MAX_TOKENS: usize = 1 << 21;
 
 /// Hide a symbol in a drawn video and let an embedded tiny model find it: works with nothing else on disk.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     compute: ComputeFlags,
     /// Length of the video in tokens, 144 for each pair of frames.
@@ -56,7 +56,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(mut args: Args) -> Result<()> {
+pub(super) fn run(mut args: Args) -> Result<()> {
     if !(TOKENS_PER_PAIR..=MAX_TOKENS).contains(&args.tokens) {
         let message = format!("--tokens `{}` must be between {TOKENS_PER_PAIR} and {MAX_TOKENS}", args.tokens);
         return Err(Error::bad_input(message));
@@ -117,7 +117,7 @@ pub fn run(mut args: Args) -> Result<()> {
         answer["question"] = json!(question);
         answer["expected"] = json!(expected);
         answer["correct"] = json!(correct);
-        let needle = |n: &crate::drawn::symbols::Needle| json!({ "symbol": n.symbol.to_string(), "pair": n.pair, "second": video.second(n.pair) });
+        let needle = |n: &crate::drawn::symbols::DrawnNeedle| json!({ "symbol": n.symbol.to_string(), "pair": n.pair, "second": video.second(n.pair) });
         answer["symbols"] = video.needles.iter().map(needle).collect();
         writeln!(stdout(), "{answer}")?;
     }

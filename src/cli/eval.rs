@@ -8,7 +8,7 @@ use crate::eval::choice::Task;
 
 /// Scores: needles in long videos, and published collections of questions from local folders.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     what: What,
 }
@@ -25,7 +25,7 @@ enum What {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     match args.what {
         What::Niah(args) => niah::run(*args),
         What::Videomme(args) => choice::run(Task::VideoMme, &args),

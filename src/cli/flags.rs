@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::cards;
+use super::gpus;
 use crate::cache::CACHE_TYPES;
 use crate::error::Context;
 use crate::gguf::GgmlType;
-use crate::media::SafeDecoder;
 use crate::media::sample::SampleOptions;
+use crate::media::{Decoders, SafeDecoder};
 use crate::position::{Layout, parse_temporal_scale, scale_warning};
 use crate::stream::{Engine, EngineOptions, MediaOptions, MmprojChoice, SessionOptions};
 use crate::text::SamplerOptions;
@@ -29,7 +29,7 @@ const SHORT_WORDS: [(&str, &str); 7] = [
 ];
 
 /// Replaces those flags by their long names.
-pub fn expand_short_words(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+pub(super) fn expand_short_words(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
     let long = |arg: std::ffi::OsString| {
         let found = SHORT_WORDS.iter().find(|(short, _)| arg == *short);
         found.map_or(arg, |(_, long)| (*long).into())
@@ -39,7 +39,7 @@ pub fn expand_short_words(args: impl Iterator<Item = std::ffi::OsString>) -> Vec
 
 /// Which model, on how many threads.
 #[derive(Args)]
-pub struct ModelFlags {
+pub(super) struct ModelFlags {
     /// Text model (GGUF).
     #[arg(short, long, value_name = "FILE", required = true)]
     pub model: Option<PathBuf>,
@@ -68,12 +68,12 @@ impl ModelFlags {
     ///
     /// # Errors
     /// None given, to a command that can do without but not here.
-    pub fn path(&self) -> Result<&Path> {
+    pub(super) fn path(&self) -> Result<&Path> {
         self.model.as_deref().ok_or_else(|| Error::bad_input("which model? pass --model"))
     }
 
     /// Starts the threads and loads the model.
-    pub fn load(&self, wants_vision: bool) -> Result<Arc<Engine>> {
+    pub(super) fn load(&self, wants_vision: bool) -> Result<Arc<Engine>> {
         self.compute.start()?;
         let mmproj = match &self.mmproj {
             _ if self.no_mmproj => MmprojChoice::Off,
@@ -92,7 +92,7 @@ impl ModelFlags {
 
 /// The chat template.
 #[derive(Args, Default)]
-pub struct TemplateFlags {
+pub(super) struct TemplateFlags {
     /// Options that the model's chat template knows, as a JSON object: '{"enable_thinking": false}'.
     #[arg(long, visible_alias = "template-kwargs", value_name = "JSON")]
     pub chat_template_kwargs: Option<String>,
@@ -100,7 +100,7 @@ pub struct TemplateFlags {
 
 impl TemplateFlags {
     /// Tells them to the template of `engine`.
-    pub fn apply(&self, engine: &mut Engine) -> Result<()> {
+    pub(super) fn apply(&self, engine: &mut Engine) -> Result<()> {
         let options = self.chat_template_kwargs.as_deref();
         options.map_or(Ok(()), |json| engine.template.set_options(json).at(|| "--chat-template-kwargs"))
     }
@@ -108,7 +108,7 @@ impl TemplateFlags {
 
 /// Threads and cache.
 #[derive(Args, Default)]
-pub struct ComputeFlags {
+pub(super) struct ComputeFlags {
     /// Threads (0 or -1: all that this process may use).
     #[arg(short, long, default_value_t = 0, value_name = "N", value_parser = all_if_negative, allow_negative_numbers = true)]
     pub threads: usize,
@@ -139,18 +139,18 @@ pub struct ComputeFlags {
 
 impl ComputeFlags {
     /// Starts the worker threads.
-    pub fn start(&self) -> Result<()> {
-        cards::n_layers(self.n_gpu_layers.as_deref())?;
+    pub(super) fn start(&self) -> Result<()> {
+        gpus::n_layers(self.n_gpu_layers.as_deref())?;
         crate::kernels::threads::start(self.threads)
     }
 
     /// Moves layers to the GPU where that is wanted.
-    pub fn offload(&self, engine: &mut Engine) -> Result<()> {
-        cards::offload(engine, cards::n_layers(self.n_gpu_layers.as_deref())?)
+    pub(super) fn offload(&self, engine: &mut Engine) -> Result<()> {
+        gpus::offload(engine, gpus::n_layers(self.n_gpu_layers.as_deref())?)
     }
 
     /// Sizes of a session; `n_ctx` slots unless the user said otherwise.
-    pub fn session(&self, engine: &Engine, n_ctx: usize, scale: Option<f64>) -> Result<SessionOptions> {
+    pub(super) fn session(&self, engine: &Engine, n_ctx: usize, scale: Option<f64>) -> Result<SessionOptions> {
         let n_ctx = if self.ctx_size == 0 { n_ctx } else { self.ctx_size };
         let parse = |name: &Option<String>| match name {
             None if engine.is_f32 => Ok(GgmlType::F32),
@@ -168,7 +168,7 @@ impl ComputeFlags {
 }
 
 /// Says when a context is longer than what the model was trained for.
-pub fn warn_of_length(engine: &Engine, n_ctx: usize) {
+pub(super) fn warn_of_length(engine: &Engine, n_ctx: usize) {
     let n_train = engine.text.hparams().n_ctx_train;
     if n_ctx > n_train {
         eprintln!("warning: the context of {n_ctx} tokens is longer than the {n_train} the model was trained for");
@@ -176,7 +176,7 @@ pub fn warn_of_length(engine: &Engine, n_ctx: usize) {
 }
 
 /// A type that a cache can hold, by name.
-pub fn cache_type(name: &str) -> Result<GgmlType> {
+pub(super) fn cache_type(name: &str) -> Result<GgmlType> {
     GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty)).ok_or_else(|| {
         let known = CACHE_TYPES.map(|t| t.name().to_lowercase()).join(", ");
         Error::bad_input(format!("cache type `{name}` is not one of {known}"))
@@ -185,7 +185,7 @@ pub fn cache_type(name: &str) -> Result<GgmlType> {
 
 /// How the next token is picked. Greedy unless told otherwise: an answer about a video should not be a dice roll.
 #[derive(Args)]
-pub struct SamplingFlags {
+pub(super) struct SamplingFlags {
     /// Tokens to generate at most (-1: until the model stops).
     #[arg(short = 'n', long = "predict", alias = "n-predict", default_value_t = -1, allow_hyphen_values = true, value_name = "N")]
     pub predict: i64,
@@ -222,7 +222,7 @@ pub struct SamplingFlags {
 }
 
 /// A count where 0 means all, and llama.cpp's -1 does, too.
-pub fn all_if_negative(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn all_if_negative(text: &str) -> std::result::Result<usize, String> {
     most_if_negative(text).map(|n| if n == usize::MAX { 0 } else { n })
 }
 
@@ -241,7 +241,7 @@ const OPEN_SHARE: usize = 8;
 
 impl SamplingFlags {
     /// The sampler's options.
-    pub fn options(&self) -> SamplerOptions {
+    pub(super) fn options(&self) -> SamplerOptions {
         let clock =
             || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         SamplerOptions {
@@ -259,12 +259,12 @@ impl SamplingFlags {
     }
 
     /// At most so many tokens; `usize::MAX` for no limit.
-    pub fn n_predict(&self) -> usize {
+    pub(super) fn n_predict(&self) -> usize {
         usize::try_from(self.predict).unwrap_or(usize::MAX)
     }
 
     /// Slots to reserve for the answer, in a context of `ctx_size` slots unless that is 0.
-    pub fn room(&self, ctx_size: usize) -> usize {
+    pub(super) fn room(&self, ctx_size: usize) -> usize {
         let open = if ctx_size == 0 { OPEN_ANSWER } else { OPEN_ANSWER.min(ctx_size / OPEN_SHARE) };
         usize::try_from(self.predict).unwrap_or(open)
     }
@@ -272,7 +272,7 @@ impl SamplingFlags {
 
 /// How frames are chosen, sized and placed.
 #[derive(Args, Default)]
-pub struct MediaFlags {
+pub(super) struct MediaFlags {
     /// Frames per second to sample (default 2).
     #[arg(long, allow_hyphen_values = true)]
     pub fps: Option<f64>,
@@ -315,19 +315,20 @@ pub struct MediaFlags {
 
 /// Where H.264 is decoded.
 #[derive(Args, Default)]
-pub struct SafeFlags {
+pub(super) struct SafeFlags {
     /// Decode H.264 in a child process: a fault of the decoder is then an error that names the file.
     #[arg(long)]
     safe_decode: bool,
 }
 
 impl SafeFlags {
-    /// This program as the child, if that was asked for.
+    /// What is installed, and this program as the child, if that was asked for.
     ///
     /// # Errors
     /// `Io` when the operating system does not say which file it is.
-    pub fn decoder(&self) -> Result<Option<SafeDecoder>> {
-        Ok(if self.safe_decode { Some(SafeDecoder::new(std::env::current_exe()?)) } else { None })
+    pub(super) fn decoders(&self) -> Result<Decoders> {
+        let h264 = if self.safe_decode { Some(SafeDecoder::new(std::env::current_exe()?)) } else { None };
+        Ok(Decoders { h264, ..Decoders::installed() })
     }
 }
 
@@ -335,8 +336,8 @@ impl MediaFlags {
     /// Options for every medium that says nothing itself.
     ///
     /// # Errors
-    /// Those of [`SafeFlags::decoder`].
-    pub fn options(&self) -> Result<MediaOptions> {
+    /// Those of [`SafeFlags::decoders`].
+    pub(super) fn options(&self) -> Result<MediaOptions> {
         let sample = SampleOptions {
             fps: self.fps,
             nframes: self.nframes,
@@ -350,12 +351,12 @@ impl MediaFlags {
             cap_pixels_per_frame: self.cap_pixels_per_frame,
             ..SampleOptions::default()
         };
-        let (keep_markers, safe_decoder) = (self.keep_markers, self.safe.decoder()?);
-        Ok(MediaOptions { sample, temporal_scale: None, keep_markers, safe_decoder })
+        let (keep_markers, decoders) = (self.keep_markers, self.safe.decoders()?);
+        Ok(MediaOptions { sample, temporal_scale: None, keep_markers, decoders })
     }
 
     /// The temporal scale, with a word of warning where the model has no use for it or was not trained with it.
-    pub fn scale(&self, layout: Layout) -> Result<Option<f64>> {
+    pub(super) fn scale(&self, layout: Layout) -> Result<Option<f64>> {
         let Some(text) = &self.temporal_scale else { return Ok(None) };
         let scale = parse_temporal_scale(text)?;
         if !layout.uses_temporal_scale() {

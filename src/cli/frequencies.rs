@@ -15,7 +15,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Which axis drives which rotary pair, at which frequency.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// rope, tad, mrope, videorope, hope or hopex.
     #[arg(long, required_unless_present = "model")]
     layout: Option<String>,
@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 /// Prints the table of frequencies.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     const MAX_HEAD: usize = 1024;
     let hparams = args.model.as_deref().map(hparams).transpose()?;
     let layout = match (&args.layout, &hparams) {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::environment::user_folder;
 use crate::files::atomic::write_beside;
 use crate::files::input::read_text;
 
@@ -11,7 +12,7 @@ const MAX_NOTE: u64 = 1 << 16;
 
 /// Notes that the model of this fingerprint lies at `path`. Without a place for notes nothing happens: `ask` will want to be
 /// told.
-pub fn remember(fingerprint: &str, path: &Path) {
+pub(super) fn remember(fingerprint: &str, path: &Path) {
     let (Some(note), Ok(path)) = (note(fingerprint), std::fs::canonicalize(path)) else { return };
     let Some(text) = path.to_str() else { return };
     if let Some(folder) = note.parent() {
@@ -21,7 +22,7 @@ pub fn remember(fingerprint: &str, path: &Path) {
 }
 
 /// Where the model of this fingerprint was last seen, if it is still there.
-pub fn find(fingerprint: &str) -> Option<PathBuf> {
+pub(super) fn find(fingerprint: &str) -> Option<PathBuf> {
     let path = PathBuf::from(read_text(&note(fingerprint)?, MAX_NOTE).ok()?);
     path.is_file().then_some(path)
 }
@@ -31,8 +32,6 @@ fn note(fingerprint: &str) -> Option<PathBuf> {
     if fingerprint.len() != 64 || !fingerprint.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    let from = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache =
-        from("XDG_CACHE_HOME").or_else(|| from("LOCALAPPDATA")).or_else(|| from("HOME").map(|h| h.join(".cache")))?;
+    let cache = user_folder("XDG_CACHE_HOME", &[".cache"])?;
     Some(cache.join("longtake").join("models").join(fingerprint))
 }

@@ -14,7 +14,6 @@ use super::flags::{MediaFlags, warn_of_length};
 use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, forget_interrupt};
 use super::run::{Request, respond};
-use crate::media::ffmpeg::Tools;
 use crate::stream::{
     Budget, Cost, Engine, Events, LiveEnd, LiveOptions, LivePlan, LiveShape, Prompt, Session, SessionOptions, Unit,
     WhenFull, Window,
@@ -28,7 +27,7 @@ const NAME: &str = "-";
 
 /// What `run` and `watch` do with a stream.
 #[derive(clap::Args)]
-pub struct LiveFlags {
+pub(super) struct LiveFlags {
     /// When a stream (video `-`) fills the context: `stop` reading it, or `forget` the oldest frames [default: stop]
     #[arg(long, value_name = "POLICY", value_parser = ["stop", "forget"])]
     when_full: Option<String>,
@@ -36,13 +35,13 @@ pub struct LiveFlags {
 
 impl LiveFlags {
     /// The policy.
-    pub fn when_full(&self) -> WhenFull {
+    pub(super) fn when_full(&self) -> WhenFull {
         if self.when_full.as_deref() == Some("forget") { WhenFull::Forget } else { WhenFull::Stop }
     }
 
     /// # Errors
     /// A policy for a video that is no stream.
-    pub fn check_unused(&self) -> Result<()> {
+    pub(super) fn check_unused(&self) -> Result<()> {
         match &self.when_full {
             Some(_) => Err(Error::bad_input("--when-full is for streams: give `-` as the video")),
             None => Ok(()),
@@ -51,12 +50,12 @@ impl LiveFlags {
 }
 
 /// Whether a video's name stands for a stream.
-pub fn is_stream(video: &Path) -> bool {
+pub(super) fn is_stream(video: &Path) -> bool {
     video.as_os_str() == NAME
 }
 
 /// Whether a stream is part of a conversation.
-pub fn has_stream(messages: &[Message]) -> bool {
+pub(super) fn has_stream(messages: &[Message]) -> bool {
     messages.iter().any(|message| match &message.content {
         Content::Text(_) => false,
         Content::Parts(parts) => {
@@ -70,7 +69,7 @@ pub fn has_stream(messages: &[Message]) -> bool {
 ///
 /// # Errors
 /// A terminal, options that a stream cannot follow, a stream that is none.
-pub fn open(engine: &Engine, media: &MediaFlags) -> Result<LivePlan> {
+pub(super) fn open(engine: &Engine, media: &MediaFlags) -> Result<LivePlan> {
     const LABEL: &str = "standard input";
     if std::io::stdin().is_terminal() {
         return Err(Error::bad_input("is a terminal, expected a video: ffmpeg … -f yuv4mpegpipe - |").at(LABEL));
@@ -78,7 +77,7 @@ pub fn open(engine: &Engine, media: &MediaFlags) -> Result<LivePlan> {
     let cancel = catch_interrupt()?;
     let stopped = || cancel.load(Ordering::Relaxed);
     let (options, tower) = (media.options()?, engine.need_vision()?);
-    let mut plan = LivePlan::open(std::io::stdin(), LABEL, &options, tower, Tools::on_path(), &stopped)?;
+    let mut plan = LivePlan::open(std::io::stdin(), LABEL, &options, tower, &stopped)?;
     plan.tell_time(&engine.tokenizer)?;
     Ok(plan)
 }
@@ -87,7 +86,7 @@ pub fn open(engine: &Engine, media: &MediaFlags) -> Result<LivePlan> {
 ///
 /// # Errors
 /// Other media beside the stream. A stream that is damaged in the middle is answered about first.
-pub fn answer(
+pub(super) fn answer(
     engine: &Arc<Engine>,
     args: &Request<'_>,
     messages: &[Message],
@@ -142,7 +141,7 @@ pub fn answer(
 ///
 /// # Errors
 /// What was wrong with it.
-pub fn conclude(live: &LiveShape, window: Window, end: LiveEnd, time: Duration, quiet: bool) -> Result<()> {
+pub(super) fn conclude(live: &LiveShape, window: Window, end: LiveEnd, time: Duration, quiet: bool) -> Result<()> {
     let why = match &end {
         LiveEnd::Over => "the stream is over",
         LiveEnd::Full => "the context is full",
@@ -169,7 +168,7 @@ pub fn conclude(live: &LiveShape, window: Window, end: LiveEnd, time: Duration, 
 }
 
 /// What a stream costs, in a few lines on stderr, under a policy if that is known.
-pub fn print_stream(live: &LiveShape, cost: &Cost, when_full: Option<WhenFull>) {
+pub(super) fn print_stream(live: &LiveShape, cost: &Cost, when_full: Option<WhenFull>) {
     let n_tokens = cost.n_tokens;
     let info = &live.info;
     eprintln!("stream:  {}x{} at {:.4} fps ({})", info.width, info.height, info.fps, info.decoder);
@@ -201,7 +200,7 @@ fn seconds_until_full(live: &LiveShape, n_tokens: usize) -> f64 {
 }
 
 /// The plan of a stream for people, or as one JSON object on stdout.
-pub fn show_plan(live: &LiveShape, cost: &Cost, as_json: bool) -> Result<()> {
+pub(super) fn show_plan(live: &LiveShape, cost: &Cost, as_json: bool) -> Result<()> {
     if !as_json {
         print_stream(live, cost, None);
         return Ok(());

@@ -20,7 +20,7 @@ mod ask;
 mod bench;
 mod budget;
 mod cache_error;
-mod cards;
+mod gpus;
 mod chat;
 #[cfg(feature = "eval")]
 mod choice;
@@ -29,6 +29,7 @@ mod convert;
 mod cpu;
 #[cfg(feature = "demo")]
 mod demo;
+pub mod environment;
 #[cfg(feature = "eval")]
 mod eval;
 mod flags;
@@ -151,7 +152,10 @@ pub fn main() -> ExitCode {
         Err(err) => return conclude(print_help(&err)),
     };
     let (_, sub) = matches.subcommand().expect("a subcommand is required");
-    let done = progress::end_with_children().and_then(|()| catch_file_signals()).and_then(|()| cli.command.run(sub));
+    let done = progress::end_with_children()
+        .and_then(|()| catch_file_signals())
+        .and_then(|()| environment::choose_kernels())
+        .and_then(|()| cli.command.run(sub));
     // A thread that waits for one of them does not get to end it.
     crate::media::kill_children();
     conclude(done.and_then(|()| check_nothing_lost()))

@@ -29,7 +29,7 @@ const MAX_CELLS: usize = 100_000;
 ///
 /// Without a model, the embedded one looks for drawn symbols among drawn patterns.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     model: ModelFlags,
     /// The haystack: a long video, of which one frame a second is taken; drawn patterns by default.
@@ -74,7 +74,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     let lengths = parse_lengths(&args.lengths)?;
     let depths = parse_depths(&args.depths)?;
     let n_max = lengths.iter().copied().max().unwrap_or(0);
@@ -150,11 +150,11 @@ fn materials(args: &Args, engine: &Engine, size: (usize, usize), n_max: usize) -
     };
     let made = match (&args.haystack, &args.needles) {
         (Some(video), Some(list)) => {
-            let units = video_haystack(engine, (video, args.safe.decoder()?.as_ref()), size, n_max, &mut on_unit)?;
+            let units = video_haystack(engine, (video, &args.safe.decoders()?), size, n_max, &mut on_unit)?;
             if units.is_empty() {
                 return Err(Error::bad_input("has no frame pair").at(video.display().to_string()));
             }
-            (units, needles_from(engine, list, size, args.distractors)?)
+            (units, needles_from(engine, (list, &args.safe.decoders()?), size, args.distractors)?)
         }
         _ => (
             drawn_haystack(engine, args.seed, size, n_max, &mut on_unit)?,

@@ -13,10 +13,10 @@ use crate::{Error, Result};
 static FAILED: OnceLock<String> = OnceLock::new();
 
 /// Standard output; nothing else in this program asks the system for it.
-pub struct Out(());
+pub(super) struct Out(());
 
 /// The way to it.
-pub fn stdout() -> Out {
+pub(super) fn stdout() -> Out {
     Out(())
 }
 
@@ -44,7 +44,7 @@ fn settle<T>(result: io::Result<T>, enough: T) -> io::Result<T> {
 }
 
 /// Writes a piece of the answer at once; nobody to read it, or no way to write it, ends the generation.
-pub fn piece(piece: &str) -> ControlFlow<()> {
+pub(super) fn piece(piece: &str) -> ControlFlow<()> {
     let mut out = io::stdout().lock();
     let written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
     let failed = written.is_err();
@@ -56,7 +56,7 @@ pub fn piece(piece: &str) -> ControlFlow<()> {
 ///
 /// # Errors
 /// What was in the way.
-pub fn check() -> Result<()> {
+pub(super) fn check() -> Result<()> {
     let _ = stdout().flush();
     FAILED.get().map_or(Ok(()), |message| Err(Error::new(crate::ErrorKind::Io, message.clone())))
 }

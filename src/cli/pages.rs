@@ -18,13 +18,13 @@ const NAME: &str = "longtake";
 /// fish: longtake completions fish > ~/.config/fish/completions/longtake.fish
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     /// The shell.
     shell: clap_complete::Shell,
 }
 
 /// Runs the command.
-pub fn completions(args: &CompletionsArgs, command: &mut clap::Command) -> Result<()> {
+pub(super) fn completions(args: &CompletionsArgs, command: &mut clap::Command) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, NAME, &mut script);
     Ok(stdout().write_all(&script)?)
@@ -32,14 +32,14 @@ pub fn completions(args: &CompletionsArgs, command: &mut clap::Command) -> Resul
 
 /// Print the manual page, or write one for each command into a folder.
 #[derive(clap::Args)]
-pub struct ManArgs {
+pub(super) struct ManArgs {
     /// Write longtake.1, longtake-run.1, … into this folder instead.
     #[arg(short, long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }
 
 /// Runs the command.
-pub fn man(args: &ManArgs, mut command: clap::Command) -> Result<()> {
+pub(super) fn man(args: &ManArgs, mut command: clap::Command) -> Result<()> {
     command.build();
     match &args.output {
         None => Ok(stdout().write_all(&page(command, NAME)?)?),

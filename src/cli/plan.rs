@@ -22,7 +22,7 @@ use crate::{Error, Result};
 ///
 /// The minutes come from a calibration of a few seconds on this machine.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Pictures and videos, told apart by their content: mp4, mov, y4m, gif, anything ffmpeg reads, a folder of frames; or one
     /// `-` for a stream on standard input.
     #[arg(value_name = "FILE")]
@@ -44,7 +44,7 @@ pub struct Args {
 }
 
 /// Runs the command; `matches` know the order in which parts were given.
-pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
+pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let is_stream = args.files.iter().any(|file| live::is_stream(file));
     // Files alone need no names in a conversation, which are text.
     let is_plain = args.parts.is_empty() && !args.files.is_empty();

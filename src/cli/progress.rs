@@ -21,7 +21,7 @@ static IS_CAUGHT: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// When the system refuses the handler.
-pub fn catch_interrupt() -> Result<&'static AtomicBool> {
+pub(super) fn catch_interrupt() -> Result<&'static AtomicBool> {
     IS_CAUGHT.store(true, Ordering::Relaxed);
     end_with_children().map(|()| &CANCEL)
 }
@@ -30,7 +30,7 @@ pub fn catch_interrupt() -> Result<&'static AtomicBool> {
 ///
 /// # Errors
 /// When the system refuses the handler.
-pub fn end_with_children() -> Result<()> {
+pub(super) fn end_with_children() -> Result<()> {
     let handler = || {
         if CANCEL.swap(true, Ordering::Relaxed) || !IS_CAUGHT.load(Ordering::Relaxed) {
             kill_children();
@@ -49,7 +49,7 @@ pub fn end_with_children() -> Result<()> {
 /// # Errors
 /// `Cancelled` once Ctrl-C was pressed.
 #[cfg(feature = "demo")]
-pub fn check_interrupt(cancel: &AtomicBool) -> Result<()> {
+pub(super) fn check_interrupt(cancel: &AtomicBool) -> Result<()> {
     if cancel.load(Ordering::Relaxed) {
         Err(Error::new(crate::ErrorKind::Cancelled, "stopped on request"))
     } else {
@@ -58,12 +58,12 @@ pub fn check_interrupt(cancel: &AtomicBool) -> Result<()> {
 }
 
 /// Forgets the Ctrl-C that ended one piece of work, so that the next one can begin; the next Ctrl-C stops that.
-pub fn forget_interrupt() {
+pub(super) fn forget_interrupt() {
     CANCEL.store(false, Ordering::Relaxed);
 }
 
 /// Asks for a line on a terminal through `read`. A Ctrl-C meanwhile is over when the line is there.
-pub fn at_prompt<T>(read: impl FnOnce() -> T) -> T {
+pub(super) fn at_prompt<T>(read: impl FnOnce() -> T) -> T {
     eprint!("> ");
     AT_PROMPT.store(true, Ordering::Relaxed);
     let line = read();
@@ -73,13 +73,13 @@ pub fn at_prompt<T>(read: impl FnOnce() -> T) -> T {
 }
 
 /// Bytes of this process in memory, pages of mapped files included, where the system tells.
-pub fn memory() -> Option<u64> {
+pub(super) fn memory() -> Option<u64> {
     memory_stats::memory_stats().map(|stats| stats.physical_mem as u64)
 }
 
 /// A bar on stderr that counts `n` of `unit`; silent when stderr is not a terminal.
 #[cfg(feature = "demo")]
-pub fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
+pub(super) fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(n as u64), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template(&format!("{{msg:<28}} {{wide_bar}} {{pos}}/{{len}} {unit} eta {{eta}}"));
     bar.set_style(style.expect("the template is fixed"));
@@ -88,7 +88,7 @@ pub fn bar(what: &str, n: usize, unit: &str) -> ProgressBar {
 }
 
 /// Does `work` while stderr, if it is a terminal and `quiet` is not wanted, says what is being waited for.
-pub fn waiting<T>(what: &str, quiet: bool, work: impl FnOnce() -> T) -> T {
+pub(super) fn waiting<T>(what: &str, quiet: bool, work: impl FnOnce() -> T) -> T {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let spinner = ProgressBar::with_draw_target(None, target);
     spinner.set_message(what.to_string());
@@ -99,12 +99,12 @@ pub fn waiting<T>(what: &str, quiet: bool, work: impl FnOnce() -> T) -> T {
 }
 
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
-pub struct Progress {
+pub(super) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    pub fn new(quiet: bool) -> Progress {
+    pub(super) fn new(quiet: bool) -> Progress {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let style = ProgressStyle::with_template("{msg:<28} {wide_bar} {pos}/{len} tokens {per_sec} eta {eta}");
@@ -112,7 +112,7 @@ impl Progress {
         Progress { bar }
     }
 
-    pub fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         match event {
             Event::PromptStart { n_tokens, cached } => {
                 self.bar.set_length(n_tokens as u64);
@@ -146,7 +146,9 @@ impl Progress {
             Event::Skipped { n_packets, .. } => {
                 self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))
             }
-            Event::Warning { message, .. } => self.bar.suspend(|| eprintln!("warning: {message}")),
+            Event::Warning { message, .. } | Event::Notice(message) => {
+                self.bar.suspend(|| eprintln!("warning: {message}"))
+            }
         }
     }
 }

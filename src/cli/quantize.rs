@@ -17,7 +17,7 @@ use crate::{Error, Result};
 ///
 /// Which tensor gets which type follows llama.cpp's recipes. Text models and projectors, ours and llama.cpp's.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The file to read; of a split model, the first part
     input: PathBuf,
     /// The file to write
@@ -59,7 +59,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What [`quantize`] says; `Cancelled` on Ctrl-C.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     let options = QuantizeOptions {
         input: args.input,
         output: args.output,

@@ -28,7 +28,7 @@ use crate::{Error, Result};
 
 /// Answer one question about videos, pictures and text, in the order given.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     model: ModelFlags,
     #[command(flatten)]
@@ -54,7 +54,7 @@ pub struct Args {
 
 /// What a conversation is made of.
 #[derive(clap::Args)]
-pub struct PartFlags {
+pub(super) struct PartFlags {
     /// Text of the question; repeatable, between media.
     #[arg(short, long, value_name = "TEXT")]
     pub prompt: Vec<String>,
@@ -83,7 +83,7 @@ pub struct PartFlags {
 }
 
 /// Runs the command; `matches` know the order in which parts were given.
-pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
+pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     args.dump.as_deref().map_or(Ok(()), check_output)?;
     let messages = args.parts.messages(matches, Vec::new())?;
     let wants_vision = has_media(&messages);
@@ -113,7 +113,7 @@ pub fn run(args: Args, matches: &ArgMatches) -> Result<()> {
 }
 
 /// How to answer: the flags that `run` and `demo` share.
-pub struct Request<'a> {
+pub(super) struct Request<'a> {
     pub compute: &'a ComputeFlags,
     pub media: &'a MediaFlags,
     pub budget: &'a BudgetFlags,
@@ -128,7 +128,7 @@ pub struct Request<'a> {
 
 /// Answers the last turn of `messages`: plan, read, generate. The answer goes to stdout as it comes (unless `json`), all
 /// else to stderr. Returns text, tokens and timings.
-pub fn answer(
+pub(super) fn answer(
     engine: &Arc<Engine>,
     args: &Request<'_>,
     messages: &[Message],
@@ -160,7 +160,7 @@ pub fn answer(
 }
 
 /// Feeds `prompt` to a session and generates the answer, as [`answer`] does.
-pub fn respond(
+pub(super) fn respond(
     session: &mut Session,
     prompt: &mut Prompt,
     args: &Request<'_>,
@@ -174,7 +174,7 @@ pub fn respond(
     let mut sink = |event| {
         match &event {
             Event::PromptStart { cached, .. } => n_known = *cached,
-            Event::Warning { message, .. } => warnings.push(message.clone()),
+            Event::Warning { message, .. } | Event::Notice(message) => warnings.push(message.clone()),
             Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
             _ => {}
         }
@@ -246,25 +246,25 @@ fn media_json(plan: &MediaPlan) -> serde_json::Value {
 }
 
 /// Whether pictures or videos are part of a conversation.
-pub fn has_media(messages: &[Message]) -> bool {
+pub(super) fn has_media(messages: &[Message]) -> bool {
     let is_medium = |part: &Part| !matches!(part, Part::Text(_));
     messages.iter().any(|m| matches!(&m.content, Content::Parts(parts) if parts.iter().any(is_medium)))
 }
 
 impl PartFlags {
     /// Whether nothing is given.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.has_text() && self.image.is_empty() && self.video.is_empty()
     }
 
     /// Whether there is more than media.
-    pub fn has_text(&self) -> bool {
+    pub(super) fn has_text(&self) -> bool {
         !self.prompt.is_empty() || !self.file.is_empty() || self.system_prompt.is_some() || self.messages.is_some()
     }
 
     /// The conversation: `--messages`, or one user turn from the parts in the order of the command line, with `more` parts and
     /// their places in it.
-    pub fn messages(&self, matches: &ArgMatches, more: Vec<(usize, Part)>) -> Result<Vec<Message>> {
+    pub(super) fn messages(&self, matches: &ArgMatches, more: Vec<(usize, Part)>) -> Result<Vec<Message>> {
         if let Some(path) = &self.messages {
             let place = || path.display().to_string();
             return parse_messages(&text_at(path, MAX_JSON_BYTES as u64)?).at(place);

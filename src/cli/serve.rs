@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::HumanBytes;
 
 use super::budget::BudgetFlags;
+use super::environment::user_folder;
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::catch_interrupt;
 use crate::files::atomic::write_beside;
@@ -20,7 +21,7 @@ use crate::{Error, Result};
 ///
 /// Upload a video once and read it into a take, ask as often as wanted. Nothing is ever fetched from a network.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     model: ModelFlags,
     /// Serve the embedded tiny model, which knows 8 shapes in 8 colours.
@@ -117,11 +118,13 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
-    let setup = args.setup()?;
+pub(super) fn run(args: Args) -> Result<()> {
+    let mut setup = args.setup()?;
     let bind = Bind::new(&args.host, args.port);
     bind.check(!setup.keys.is_empty(), args.no_auth)?;
-    args.decoders(&bind)?;
+    if !args.may_use_tools(&bind)? {
+        setup.media.decoders.tools = None;
+    }
     args.warn(&bind, &setup);
     let stop = catch_interrupt()?;
     let (port_file, data) = (args.port_file.clone(), setup.data.clone());
@@ -230,22 +233,21 @@ impl Args {
         })
     }
 
-    /// Forbids external decoders where strangers may send files, unless they are wanted.
-    fn decoders(&self, bind: &Bind) -> Result<()> {
+    /// Whether external decoders may be used: not where strangers may send files, unless they are wanted.
+    fn may_use_tools(&self, bind: &Bind) -> Result<bool> {
         let is_local = bind.check(false, false).is_ok();
         match self.ffmpeg.as_deref() {
-            Some("on") => {}
-            Some("off") => crate::media::forbid_tools(),
-            None if is_local => {}
+            Some("on") => Ok(true),
+            Some("off") => Ok(false),
+            None if is_local => Ok(true),
             None => {
                 eprintln!(
                     "note:    only built-in decoders are used, since other machines can reach this one (--ffmpeg on)"
                 );
-                crate::media::forbid_tools();
+                Ok(false)
             }
-            Some(other) => return Err(Error::bad_input(format!("--ffmpeg `{other}`, expected on or off"))),
+            Some(other) => Err(Error::bad_input(format!("--ffmpeg `{other}`, expected on or off"))),
         }
-        Ok(())
     }
 
     /// Says what is more open than it would be.
@@ -267,10 +269,7 @@ impl Args {
 
 /// Where this user's data lie.
 fn data_folder() -> Result<PathBuf> {
-    let from = |variable: &str| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = from("XDG_DATA_HOME")
-        .or_else(|| from("LOCALAPPDATA"))
-        .or_else(|| from("HOME").map(|home| home.join(".local").join("share")));
+    let data = user_folder("XDG_DATA_HOME", &[".local", "share"]);
     data.map(|data| data.join("longtake"))
         .ok_or_else(|| Error::bad_input("there is no folder for data: pass --data DIR or --no-store"))
 }

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// The experiments of the theory: expected numbers beside computed ones, and plots.
 #[derive(clap::Args)]
-pub struct TheoryArgs {
+pub(super) struct TheoryArgs {
     /// Run these experiments only (E1 to E9).
     #[arg(long, value_delimiter = ',', value_name = "E1,…")]
     only: Vec<String>,
@@ -31,13 +31,13 @@ pub struct TheoryArgs {
 }
 
 /// Runs the experiments. Fails when one of them does not come out as expected.
-pub fn run(args: TheoryArgs) -> Result<()> {
+pub(super) fn run(args: TheoryArgs) -> Result<()> {
     args.out.as_deref().map_or(Ok(()), |dir| check_outputs_in(dir, &[]))?;
     threads::start(0)?;
     let found = experiments(&args.only, args.seed)?;
     let mut out = stdout();
     if args.json {
-        let row = |row: &crate::eval::theory::Row| json!({ "what": row.what, "expected": row.expected, "computed": row.computed, "ok": row.ok });
+        let row = |row: &crate::eval::theory::ExperimentRow| json!({ "what": row.what, "expected": row.expected, "computed": row.computed, "ok": row.ok });
         let experiment = |e: &Experiment| {
             json!({
                 "id": e.id, "title": e.title, "ok": e.holds(), "rows": e.rows.iter().map(row).collect::<Vec<_>>(),

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// Stopped at any moment, even by a crash, the same command goes on from the last checkpoint; a take of another video, or that
 /// was watched in another way, is refused.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Video: mp4, mov, y4m, gif, anything ffmpeg reads, a folder of frames, or `-`: a stream on standard input, Y4M or what
     /// ffmpeg reads, which is kept whole at its end and cannot be gone on with.
     video: PathBuf,
@@ -65,7 +65,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     for (seconds, what) in [(args.checkpoint, "checkpoints"), (args.save_every, "saves")] {
         if !(0.0..=86_400.0).contains(&seconds) {
             return Err(Error::bad_input(format!("`{seconds}` seconds between {what}, expected 0 to 86400")));
@@ -213,7 +213,7 @@ fn event_json(event: &Event, started: Instant) -> serde_json::Value {
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
         Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),
         Event::Skipped { n_packets, .. } => json!({"event": "skipped", "packets": n_packets}),
-        Event::Warning { message, .. } => json!({"event": "warning", "message": message}),
+        Event::Warning { message, .. } | Event::Notice(message) => json!({"event": "warning", "message": message}),
     };
     line["seconds"] = json!(started.elapsed().as_secs_f64());
     line["memory"] = json!(memory());

@@ -68,16 +68,22 @@ impl ConvertOptions {
 /// A file that was written.
 #[derive(Debug, Clone)]
 pub struct OutputFile {
+    /// Where it is.
     pub path: PathBuf,
+    /// Its bytes.
     pub n_bytes: u64,
+    /// Its tensors.
     pub n_tensors: usize,
+    /// The mix of types that its tensors have.
     pub file_type: FileType,
 }
 
 /// What a conversion made.
 #[derive(Debug, Clone)]
 pub struct ConvertReport {
+    /// The language model.
     pub text: OutputFile,
+    /// The projector.
     pub mmproj: OutputFile,
 }
 

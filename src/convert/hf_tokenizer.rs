@@ -249,7 +249,7 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    pub fn new(file: &TokenizerFile, n_vocab: usize) -> Result<Vocabulary> {
+    pub(super) fn new(file: &TokenizerFile, n_vocab: usize) -> Result<Vocabulary> {
         let mut rows: Vec<Option<(&str, i32)>> = vec![None; n_vocab];
         let mut put = |id: u64, token, kind| {
             let n = rows.len();

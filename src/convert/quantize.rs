@@ -17,8 +17,11 @@ use crate::{Error, Result};
 /// What to quantize, and how.
 #[derive(Debug, Clone)]
 pub struct QuantizeOptions {
+    /// The file to be read, the first one of a split model.
     pub input: PathBuf,
+    /// The file to be written.
     pub output: PathBuf,
+    /// The mix of types that its tensors get.
     pub file_type: FileType,
     /// An importance matrix (GGUF).
     pub imatrix: Option<PathBuf>,
@@ -60,29 +63,38 @@ impl QuantizeOptions {
 /// What became of one tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorReport {
+    /// As the file calls it.
     pub name: String,
     /// Dimensions, fastest first.
     pub ne: Vec<usize>,
+    /// Its type in the input.
     pub from: GgmlType,
+    /// Its type in the output.
     pub to: GgmlType,
     /// The type that the recipe asked for, where its rows forbid that.
     pub wanted: Option<GgmlType>,
+    /// Bytes of its data in the input.
     pub bytes_before: u64,
+    /// Bytes of its data in the output.
     pub bytes_after: u64,
-    /// Root of the mean squared difference, and the differences' share of the values' energy; `None` where nothing
-    /// changed or nothing was measured.
+    /// Root of the mean squared difference; `None`, as below, where nothing changed or nothing was measured.
     pub rmse: Option<f64>,
+    /// The squared differences' share of the squared values.
     pub nmse: Option<f64>,
+    /// The largest difference.
     pub max_abs_error: Option<f64>,
 }
 
 /// What a quantization made.
 #[derive(Debug, Clone)]
 pub struct QuantizeReport {
+    /// In the order of the file.
     pub tensors: Vec<TensorReport>,
+    /// The mix of types that was asked for.
     pub file_type: FileType,
-    /// Bytes of tensor data.
+    /// Bytes of tensor data in the input.
     pub bytes_before: u64,
+    /// Bytes of tensor data in the output.
     pub bytes_after: u64,
     /// Bytes of the finished file; 0 in a dry run.
     pub file_bytes: u64,

@@ -55,7 +55,7 @@ pub struct Question {
 
 /// A symbol and the frame pair that shows it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Needle {
+pub struct DrawnNeedle {
     pub symbol: Symbol,
     pub pair: usize,
 }
@@ -66,7 +66,7 @@ pub struct DrawnVideo {
     pub width: usize,
     pub height: usize,
     pub n_pairs: usize,
-    pub needles: Vec<Needle>,
+    pub needles: Vec<DrawnNeedle>,
     seed: u64,
 }
 
@@ -114,16 +114,17 @@ impl DrawnVideo {
             return Err(Error::bad_input(format!("depth `{}` must be between 0 and 1", depth.unwrap_or_default())));
         }
         let mut rng = rng(seed, NEEDLES, 0);
-        let mut needles: Vec<Needle> = Vec::new();
+        let mut needles: Vec<DrawnNeedle> = Vec::new();
         while needles.len() < n_needles {
             let symbol = Symbol { shape: rng.below(SHAPES.len()), color: rng.below(COLORS.len()) };
             let pair = match depth.filter(|_| needles.is_empty()) {
                 Some(depth) => ((depth * n_pairs as f64) as usize).min(n_pairs - 1),
                 None => rng.below(n_pairs),
             };
-            let meets = |n: &Needle| n.pair == pair || n.symbol.shape == symbol.shape || n.symbol.color == symbol.color;
+            let meets =
+                |n: &DrawnNeedle| n.pair == pair || n.symbol.shape == symbol.shape || n.symbol.color == symbol.color;
             if !needles.iter().any(meets) {
-                needles.push(Needle { symbol, pair });
+                needles.push(DrawnNeedle { symbol, pair });
             }
         }
         Ok(DrawnVideo { width, height, n_pairs, needles, seed })
@@ -296,7 +297,7 @@ mod tests {
     fn needles_differ_in_shape_and_colour_and_place() {
         for seed in 0..200 {
             let video = DrawnVideo::new(seed, (56, 56), 8, 8, None).unwrap();
-            for key in [|n: &Needle| n.symbol.shape, |n: &Needle| n.symbol.color, |n: &Needle| n.pair] {
+            for key in [|n: &DrawnNeedle| n.symbol.shape, |n: &DrawnNeedle| n.symbol.color, |n: &DrawnNeedle| n.pair] {
                 let mut seen: Vec<usize> = video.needles.iter().map(key).collect();
                 seen.sort_unstable();
                 assert_eq!(seen, (0..8).collect::<Vec<_>>(), "seed {seed}");

@@ -10,4 +10,4 @@ mod lock;
 mod scratch;
 
 pub use lock::lock;
-pub use scratch::Scratch;
+pub use scratch::ScratchFile;

@@ -15,16 +15,16 @@ use crate::error::Context;
 const PREFIX: &str = ".longtake-scratch.";
 
 /// A file that is there for as long as this is.
-pub struct Scratch(Temp);
+pub struct ScratchFile(Temp);
 
-impl Scratch {
+impl ScratchFile {
     /// A new file with these bytes.
     ///
     /// # Errors
     /// `Io`, naming the folder: it cannot be written to, or the disk is full.
-    pub fn new(bytes: &[u8]) -> Result<Scratch> {
+    pub fn new(bytes: &[u8]) -> Result<ScratchFile> {
         let folder = std::env::temp_dir();
-        let write = || -> Result<Scratch> {
+        let write = || -> Result<ScratchFile> {
             remove_stale(&folder, PREFIX);
             let temp = Temp::create(&folder, PREFIX)?;
             #[cfg(unix)]
@@ -33,7 +33,7 @@ impl Scratch {
                 temp.file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
             }
             (&temp.file).write_all(bytes)?;
-            Ok(Scratch(temp))
+            Ok(ScratchFile(temp))
         };
         write().at(|| folder.display().to_string())
     }
@@ -50,9 +50,9 @@ mod tests {
 
     #[test]
     fn it_is_there_while_it_is_held() {
-        let scratch = Scratch::new(b"bytes").unwrap();
+        let scratch = ScratchFile::new(b"bytes").unwrap();
         let path = scratch.path().to_path_buf();
-        let other = Scratch::new(b"others").unwrap();
+        let other = ScratchFile::new(b"others").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"bytes");
         assert_eq!(std::fs::read(other.path()).unwrap(), b"others");
         #[cfg(unix)]

@@ -15,14 +15,14 @@ pub(crate) struct Sparse<'a> {
 impl<'a> Sparse<'a> {
     /// The file that `input` describes: the first four bytes are the number of zeros (below a megabyte), little-endian, then
     /// comes what stands before them.
-    pub fn new(input: &'a [u8]) -> Option<Sparse<'a>> {
+    pub(crate) fn new(input: &'a [u8]) -> Option<Sparse<'a>> {
         let (zeros, head) = input.split_first_chunk::<4>()?;
         let len = head.len() as u64 + u64::from(u32::from_le_bytes(*zeros) % MAX_ZEROS);
         Some(Sparse { head, len, at: 0 })
     }
 
     /// The input that describes `file`, whose zeros at the end are counted.
-    pub fn input(file: &[u8]) -> Vec<u8> {
+    pub(crate) fn input(file: &[u8]) -> Vec<u8> {
         let n_head = file.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
         let n_head = n_head.max(file.len().saturating_sub(MAX_ZEROS as usize - 1));
         let zeros = (file.len() - n_head) as u32;
@@ -30,12 +30,12 @@ impl<'a> Sparse<'a> {
     }
 
     /// Bytes of the file.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
     /// All of it.
-    pub fn to_vec(&self) -> Vec<u8> {
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = self.head.to_vec();
         bytes.resize(self.len as usize, 0);
         bytes

@@ -8,40 +8,75 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum GgmlType {
+    /// Floats of 32 bits.
     F32 = 0,
+    /// Floats of 16 bits.
     F16 = 1,
+    /// Codes of 4 bits, a scale per 32.
     Q4_0 = 2,
+    /// Codes of 4 bits, a scale and a minimum per 32.
     Q4_1 = 3,
+    /// Codes of 5 bits, a scale per 32.
     Q5_0 = 6,
+    /// Codes of 5 bits, a scale and a minimum per 32.
     Q5_1 = 7,
+    /// Integers of 8 bits, a scale per 32.
     Q8_0 = 8,
+    /// Integers of 8 bits, a scale and the sum per 32: for activations.
     Q8_1 = 9,
+    /// Codes of 2 bits, scales and minima of 4 bits per 16, in blocks of 256.
     Q2_K = 10,
+    /// Codes of 3 bits, scales of 6 bits per 16, in blocks of 256.
     Q3_K = 11,
+    /// Codes of 4 bits, scales and minima of 6 bits per 32, in blocks of 256.
     Q4_K = 12,
+    /// Codes of 5 bits, scales and minima of 6 bits per 32, in blocks of 256.
     Q5_K = 13,
+    /// Codes of 6 bits, scales of 8 bits per 16, in blocks of 256.
     Q6_K = 14,
+    /// Integers of 8 bits, a scale per 256: for activations.
     Q8_K = 15,
+    /// Eight values at once from a grid of 256, in 2.06 bits each.
     IQ2_XXS = 16,
+    /// Eight values at once from a grid of 512, in 2.31 bits each.
     IQ2_XS = 17,
+    /// Four values at once from a grid of 256, in 3.06 bits each.
     IQ3_XXS = 18,
+    /// Eight values at once from a grid of 2048, in 1.56 bits each.
     IQ1_S = 19,
+    /// Codes of 4 bits for sixteen uneven values, a scale per 32.
     IQ4_NL = 20,
+    /// Four values at once from a grid of 512, in 3.44 bits each.
     IQ3_S = 21,
+    /// Eight values at once from a grid of 1024, in 2.56 bits each.
     IQ2_S = 22,
+    /// Codes of 4 bits for sixteen uneven values, scales of 6 bits per 32, in blocks of 256.
     IQ4_XS = 23,
+    /// Integers of 8 bits.
     I8 = 24,
+    /// Integers of 16 bits.
     I16 = 25,
+    /// Integers of 32 bits.
     I32 = 26,
+    /// Integers of 64 bits.
     I64 = 27,
+    /// Floats of 64 bits.
     F64 = 28,
+    /// Eight values at once from a grid of 2048, in 1.75 bits each.
     IQ1_M = 29,
+    /// Floats of 16 bits with the exponent of 32.
     BF16 = 30,
+    /// Three values, in 1.69 bits each.
     TQ1_0 = 34,
+    /// Three values, in 2.06 bits each.
     TQ2_0 = 35,
+    /// Floats of 4 bits, a power of two per 32.
     MXFP4 = 39,
+    /// Floats of 4 bits, a float of 8 bits per 16.
     NVFP4 = 40,
+    /// Signs, a scale per 128.
     Q1_0 = 41,
+    /// Codes of 2 bits, a scale per 64.
     Q2_0 = 42,
 }
 

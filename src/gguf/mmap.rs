@@ -14,7 +14,7 @@
 //! * SIGBUS becomes an error where the program wants it so ([`catch_file_signals`](super::catch_file_signals));
 //! * [`Mapping::check_unchanged`] compares size and time of change with those at open, and knows of lost pages. It is asked
 //!   after every step of a computation, before anybody sees the result;
-//! * the file can be read instead of mapped ([`OpenOptions::mmap`](super::OpenOptions)): for network drives, removable media
+//! * the file can be read instead of mapped ([`GgufOptions::mmap`](super::GgufOptions)): for network drives, removable media
 //!   and files that others rewrite.
 
 use std::fs::File;

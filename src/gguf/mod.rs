@@ -22,7 +22,7 @@ pub(crate) mod fuzz;
 pub use ggml_type::GgmlType;
 pub use keys::Metadata;
 pub use mmap::FileCopy;
-pub use reader::{Gguf, OpenOptions};
+pub use reader::{Gguf, GgufOptions};
 pub use signals::{catch_file_signals, check_nothing_lost};
 pub use split::SPLIT_KEYS;
 pub use tensor_info::TensorInfo;

@@ -26,16 +26,16 @@ pub struct Gguf {
 
 /// How [`Gguf::open_with`] gets at the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenOptions {
+pub struct GgufOptions {
     /// Map the file (the default: immediate, and shared between processes) or read all of it into memory. Reading is for
     /// network drives, removable media and files that others may rewrite: a mapped file that is cut short by somebody
     /// else ends the process when the lost part is touched, unless it [catches](super::catch_file_signals) that.
     pub mmap: bool,
 }
 
-impl Default for OpenOptions {
-    fn default() -> OpenOptions {
-        OpenOptions { mmap: true }
+impl Default for GgufOptions {
+    fn default() -> GgufOptions {
+        GgufOptions { mmap: true }
     }
 }
 
@@ -55,11 +55,11 @@ impl Gguf {
     /// `Io` when a file cannot be opened, else what [`parse`] says; `Mismatch` when the files of a split model do not
     /// belong together. Each names the file.
     pub fn open(path: &Path) -> Result<Gguf> {
-        Gguf::open_with(path, OpenOptions::default())
+        Gguf::open_with(path, GgufOptions::default())
     }
 
     /// [`Gguf::open`] with a choice between mapping and reading.
-    pub fn open_with(path: &Path, options: OpenOptions) -> Result<Gguf> {
+    pub fn open_with(path: &Path, options: GgufOptions) -> Result<Gguf> {
         let load = |path: &Path| -> Result<(Shard, Tables)> {
             refuse_folder(path).at(|| path.display().to_string())?;
             let storage = if options.mmap { Storage::map(path) } else { Storage::read(path) };

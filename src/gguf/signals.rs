@@ -15,7 +15,7 @@
 //! # Without it
 //! A library's host that calls nothing has its own signals, and a mapped file that is cut short ends it. It calls
 //! [`catch_file_signals`] after it has set its own handlers, or reads files instead of mapping them
-//! ([`OpenOptions::mmap`](super::OpenOptions)).
+//! ([`GgufOptions::mmap`](super::GgufOptions)).
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -8,11 +8,11 @@ use super::limits::MAX_SHARDS;
 use crate::{Error, Result};
 
 /// The number of this file, from 0.
-pub const NO_KEY: &str = "split.no";
+pub(super) const NO_KEY: &str = "split.no";
 /// The number of files; absent, 0 or 1 when the model is not split (merging tools leave a 0 behind).
-pub const COUNT_KEY: &str = "split.count";
+pub(super) const COUNT_KEY: &str = "split.count";
 /// The number of tensors in all files together.
-pub const TENSORS_KEY: &str = "split.tensors.count";
+pub(super) const TENSORS_KEY: &str = "split.tensors.count";
 
 /// The keys that only make sense in a part: whoever writes a split model into one file leaves them out.
 pub const SPLIT_KEYS: [&str; 3] = [NO_KEY, COUNT_KEY, TENSORS_KEY];

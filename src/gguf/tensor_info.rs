@@ -6,7 +6,9 @@ use super::GgmlType;
 /// A tensor's name, type, shape and place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
+    /// Its name (`blk.0.attn_q.weight`).
     pub name: String,
+    /// Type of its elements.
     pub ty: GgmlType,
     /// Dimensions, fastest first, 1 to 4 of them, all at least 1.
     pub ne: Vec<usize>,

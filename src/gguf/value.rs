@@ -7,18 +7,31 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ValueType {
+    /// An unsigned integer of 8 bits.
     U8 = 0,
+    /// An integer of 8 bits.
     I8 = 1,
+    /// An unsigned integer of 16 bits.
     U16 = 2,
+    /// An integer of 16 bits.
     I16 = 3,
+    /// An unsigned integer of 32 bits.
     U32 = 4,
+    /// An integer of 32 bits.
     I32 = 5,
+    /// A float of 32 bits.
     F32 = 6,
+    /// Yes or no, in a byte.
     Bool = 7,
+    /// Text in UTF-8.
     String = 8,
+    /// Several of one type.
     Array = 9,
+    /// An unsigned integer of 64 bits.
     U64 = 10,
+    /// An integer of 64 bits.
     I64 = 11,
+    /// A float of 64 bits.
     F64 = 12,
 }
 
@@ -47,35 +60,60 @@ impl ValueType {
 /// A metadata value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
+    /// An unsigned integer of 8 bits.
     U8(u8),
+    /// An integer of 8 bits.
     I8(i8),
+    /// An unsigned integer of 16 bits.
     U16(u16),
+    /// An integer of 16 bits.
     I16(i16),
+    /// An unsigned integer of 32 bits.
     U32(u32),
+    /// An integer of 32 bits.
     I32(i32),
+    /// A float of 32 bits.
     F32(f32),
+    /// Yes or no, in a byte.
     Bool(bool),
+    /// Text in UTF-8.
     String(String),
+    /// Several of one type.
     Array(Array),
+    /// An unsigned integer of 64 bits.
     U64(u64),
+    /// An integer of 64 bits.
     I64(i64),
+    /// A float of 64 bits.
     F64(f64),
 }
 
 /// A metadata array: one vector per element type, so a 150 000-entry vocabulary costs no more than its strings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Array {
+    /// Unsigned integers of 8 bits.
     U8(Vec<u8>),
+    /// Integers of 8 bits.
     I8(Vec<i8>),
+    /// Unsigned integers of 16 bits.
     U16(Vec<u16>),
+    /// Integers of 16 bits.
     I16(Vec<i16>),
+    /// Unsigned integers of 32 bits.
     U32(Vec<u32>),
+    /// Integers of 32 bits.
     I32(Vec<i32>),
+    /// Floats of 32 bits.
     F32(Vec<f32>),
+    /// Yes or no each.
     Bool(Vec<bool>),
+    /// Texts in UTF-8.
     String(Vec<String>),
+    /// Unsigned integers of 64 bits.
     U64(Vec<u64>),
+    /// Integers of 64 bits.
     I64(Vec<i64>),
+    /// Floats of 64 bits.
     F64(Vec<f64>),
 }
 

@@ -4,7 +4,7 @@
 use super::attention::simd::Simd;
 
 /// What differs between instruction sets: whether multiply-add is one instruction.
-pub trait Isa {
+pub(super) trait Isa {
     const FMA: bool;
 }
 
@@ -14,14 +14,14 @@ impl<S: Simd> Isa for S {
 }
 
 #[inline(always)]
-pub fn mul_add<I: Isa>(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn mul_add<I: Isa>(a: f32, b: f32, c: f32) -> f32 {
     if I::FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// e^x to within 2 ulp for x <= 0 (softmax) and in the range of f32; below -87.3 it is 0. Cody-Waite reduction and a
 /// polynomial of degree 6, without branches, so that it vectorizes.
 #[inline(always)]
-pub fn exp<I: Isa>(x: f32) -> f32 {
+pub(super) fn exp<I: Isa>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let clamped = x.clamp(-87.33, 88.37);
     let rounded = mul_add::<I>(clamped, std::f32::consts::LOG2_E, ROUND);
@@ -40,7 +40,7 @@ pub fn exp<I: Isa>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-pub fn sum_of<I: Isa>(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+pub(super) fn sum_of<I: Isa>(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     let (whole, tail) = x.as_chunks::<16>();
     for c in whole {
@@ -52,7 +52,7 @@ pub fn sum_of<I: Isa>(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 }
 
 #[inline(always)]
-pub fn rms_norm<I: Isa>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn rms_norm<I: Isa>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let mean = sum_of::<I>(x, |v| v * v) / x.len() as f32;
     let scale = 1.0 / (mean + eps).sqrt();
     for ((o, v), w) in out.iter_mut().zip(x).zip(weight) {
@@ -61,7 +61,7 @@ pub fn rms_norm<I: Isa>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
-pub fn layer_norm<I: Isa>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn layer_norm<I: Isa>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
     let n = x.len() as f32;
     let mean = sum_of::<I>(x, |v| v) / n;
     let var = sum_of::<I>(x, |v| (v - mean) * (v - mean)) / n;
@@ -72,28 +72,28 @@ pub fn layer_norm<I: Isa>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out
 }
 
 #[inline(always)]
-pub fn silu_mul<I: Isa>(gate: &mut [f32], up: &[f32]) {
+pub(super) fn silu_mul<I: Isa>(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = *g / (1.0 + exp::<I>(-*g)) * u;
     }
 }
 
 #[inline(always)]
-pub fn sigmoid_mul<I: Isa>(x: &mut [f32], gate: &[f32]) {
+pub(super) fn sigmoid_mul<I: Isa>(x: &mut [f32], gate: &[f32]) {
     for (x, g) in x.iter_mut().zip(gate) {
         *x /= 1.0 + exp::<I>(-*g);
     }
 }
 
 #[inline(always)]
-pub fn quick_gelu<I: Isa>(x: &mut [f32]) {
+pub(super) fn quick_gelu<I: Isa>(x: &mut [f32]) {
     for v in x {
         *v /= 1.0 + exp::<I>(-1.702 * *v);
     }
 }
 
 #[inline(always)]
-pub fn gelu_tanh<I: Isa>(x: &mut [f32]) {
+pub(super) fn gelu_tanh<I: Isa>(x: &mut [f32]) {
     // 0.5 (1 + tanh(u)) is sigmoid(2 u).
     const TWICE: f32 = -2.0 * 0.797_884_6; // sqrt(2 / pi)
     for v in x {
@@ -103,7 +103,7 @@ pub fn gelu_tanh<I: Isa>(x: &mut [f32]) {
 }
 
 /// Builds the table of an instruction set from the bodies: `table!(name, Isa, "features")`. The module has its integer
-/// products in scope as `INT8`, its attention as `ATTEND` and its Gated DeltaNet as `DELTA`.
+/// products in scope as `INT8`, its attention as `ATTEND` and its Gated DeltaNet as `DELTA`, each still unproven.
 macro_rules! table {
     ($name:literal, $isa:ty $(, $features:literal)?) => {
         mod compiled {
@@ -111,33 +111,34 @@ macro_rules! table {
             use $crate::kernels::body;
 
             $(#[target_feature(enable = $features)])?
-            pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+            pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
                 body::rms_norm::<$isa>(x, weight, eps, out)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+            pub(super) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
                 body::layer_norm::<$isa>(x, weight, bias, eps, out)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
+            pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
                 body::silu_mul::<$isa>(gate, up)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
+            pub(super) fn sigmoid_mul(x: &mut [f32], gate: &[f32]) {
                 body::sigmoid_mul::<$isa>(x, gate)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn quick_gelu(x: &mut [f32]) {
+            pub(super) fn quick_gelu(x: &mut [f32]) {
                 body::quick_gelu::<$isa>(x)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn gelu_tanh(x: &mut [f32]) {
+            pub(super) fn gelu_tanh(x: &mut [f32]) {
                 body::gelu_tanh::<$isa>(x)
             }
         }
 
         use $crate::kernels::vector_fns::detected;
-        pub(in $crate::kernels) static TABLE: $crate::kernels::Kernels = $crate::kernels::Kernels {
+        pub(in $crate::kernels) static UNPROVEN: $crate::kernels::isa::Unproven<$crate::kernels::Kernels> =
+            $crate::kernels::isa::Unproven::new($crate::kernels::Kernels {
             name: $name,
             features: concat!($($features)?),
             rms_norm: |x, w, eps, out| detected!(compiled::rms_norm(x, w, eps, out)),
@@ -146,10 +147,13 @@ macro_rules! table {
             sigmoid_mul: |x, gate| detected!(compiled::sigmoid_mul(x, gate)),
             quick_gelu: |x| detected!(compiled::quick_gelu(x)),
             gelu_tanh: |x| detected!(compiled::gelu_tanh(x)),
-            int8: INT8,
-            attend: ATTEND,
-            delta: DELTA,
-        };
+            int8: $crate::kernels::scalar_matmul::PLAIN,
+            attend: $crate::kernels::attention::SCALAR,
+            delta: $crate::kernels::delta::SCALAR,
+        })
+        .with_int8(INT8)
+        .with_attention(ATTEND)
+        .with_delta(DELTA);
     };
 }
 pub(super) use table;

@@ -16,10 +16,13 @@ pub enum Limit {
 /// The CPUs that this process may use.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuCount {
+    /// How many it may keep busy.
     pub n: usize,
+    /// What allows no more.
     pub limit: Limit,
-    /// CPUs that the process is bound to, and CPUs of the machine, where the operating system tells.
+    /// CPUs that the process is bound to, where the operating system tells.
     pub bound: Option<usize>,
+    /// CPUs of the machine, likewise.
     pub online: Option<usize>,
 }
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A slice of which several tasks change a part each.
-pub struct SharedSlice<'a, T> {
+pub(super) struct SharedSlice<'a, T> {
     ptr: *mut T,
     len: usize,
     borrow: PhantomData<&'a mut [T]>,
@@ -15,12 +15,12 @@ unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
     /// Takes the slice over while tasks change it.
-    pub fn new(data: &'a mut [T]) -> SharedSlice<'a, T> {
+    pub(super) fn new(data: &'a mut [T]) -> SharedSlice<'a, T> {
         SharedSlice { ptr: data.as_mut_ptr(), len: data.len(), borrow: PhantomData }
     }
 
     /// Elements.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
@@ -32,7 +32,7 @@ impl<'a, T> SharedSlice<'a, T> {
     /// # Safety
     /// Ranges whose results live at the same time may not overlap.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn get(&self, range: Range<usize>) -> &mut [T] {
+    pub(super) unsafe fn get(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: checked to lie inside the borrowed slice; the caller keeps ranges apart.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
@@ -40,7 +40,7 @@ impl<'a, T> SharedSlice<'a, T> {
 }
 
 /// A matrix (n_rows, n_cols) that several tasks write at once, each its own rectangle.
-pub struct SharedMat<'a> {
+pub(super) struct SharedMat<'a> {
     ptr: *mut f32,
     n_rows: usize,
     n_cols: usize,
@@ -55,7 +55,7 @@ impl<'a> SharedMat<'a> {
     ///
     /// # Panics
     /// When it is not a whole number of rows.
-    pub fn new(data: &'a mut [f32], n_cols: usize) -> SharedMat<'a> {
+    pub(super) fn new(data: &'a mut [f32], n_cols: usize) -> SharedMat<'a> {
         let n_rows = data.len() / n_cols;
         assert_eq!(data.len(), n_rows * n_cols);
         SharedMat { ptr: data.as_mut_ptr(), n_rows, n_cols, borrow: PhantomData }
@@ -68,7 +68,7 @@ impl<'a> SharedMat<'a> {
     ///
     /// # Safety
     /// No two concurrent calls may name overlapping ranges.
-    pub unsafe fn write(&self, row: usize, col: usize, values: &[f32]) {
+    pub(super) unsafe fn write(&self, row: usize, col: usize, values: &[f32]) {
         assert!(row < self.n_rows && col <= self.n_cols && values.len() <= self.n_cols - col);
         // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.ptr.add(row * self.n_cols + col), values.len()) };
@@ -81,7 +81,7 @@ impl<'a> SharedMat<'a> {
     ///
     /// # Safety
     /// No two concurrent calls may name overlapping ranges.
-    pub unsafe fn add(&self, row: usize, col: usize, values: &[f32]) {
+    pub(super) unsafe fn add(&self, row: usize, col: usize, values: &[f32]) {
         assert!(row < self.n_rows && col <= self.n_cols && values.len() <= self.n_cols - col);
         // SAFETY: checked above to lie inside the borrowed matrix; the caller keeps concurrent calls apart.
         let out = unsafe { std::slice::from_raw_parts_mut(self.ptr.add(row * self.n_cols + col), values.len()) };
@@ -89,12 +89,12 @@ impl<'a> SharedMat<'a> {
     }
 
     /// Elements per row.
-    pub fn n_cols(&self) -> usize {
+    pub(super) fn n_cols(&self) -> usize {
         self.n_cols
     }
 
     /// Where an element lies, for asking the caches for it.
-    pub fn address(&self, row: usize, col: usize) -> *const f32 {
+    pub(super) fn address(&self, row: usize, col: usize) -> *const f32 {
         self.ptr.wrapping_add(row * self.n_cols + col)
     }
 }

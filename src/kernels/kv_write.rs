@@ -18,8 +18,11 @@ const TASK_ELEMENTS: usize = 1 << 14;
 
 /// Where the rows of one tensor (K or V) of one layer go: head-major memory, `stride` bytes per head.
 pub struct CacheRows<'a> {
+    /// Type of the stored rows.
     pub ty: GgmlType,
+    /// The memory of all heads.
     pub data: &'a mut [u8],
+    /// Bytes from head to head.
     pub stride: usize,
     /// The slot of the first row.
     pub slot: usize,
@@ -122,12 +125,12 @@ fn finish_head(kernels: &Kernels, head: &mut [f32], bias: Option<&[f32]>, rotary
 
 /// See [`AttentionOps::rotate`](super::AttentionOps); compiled by each table for its instruction set.
 #[inline(always)]
-pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub(super) fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     rotate_f32(head, cos, sin);
 }
 
 /// The definition of [`AttentionOps::encode`](super::AttentionOps).
-pub fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
+pub(super) fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
     src.iter().all(|x| x.is_finite()) && quantize_row(ty, src, dst, None).is_ok()
 }
 
@@ -139,7 +142,7 @@ pub fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
 /// # Panics
 /// When the lengths disagree.
 #[inline(always)]
-pub unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
+pub(super) unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
     assert_eq!(ty.row_bytes(src.len()), Some(dst.len()), "bytes for {} elements of {ty}", src.len());
     let largest = match ty {
         GgmlType::Q8_0 => Q8_0::MAX_ABS,

@@ -14,6 +14,7 @@ pub mod cuda;
 mod delta;
 mod detect;
 mod disjoint;
+mod isa;
 mod kv_write;
 mod matmul;
 pub mod openh264;
@@ -30,12 +31,12 @@ mod scalar_matmul;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use attention::{AttentionOps, AttentionShape, KvView, Partial, Tile as AttentionTile, attention};
+pub use attention::{AttentionOps, AttentionShape, AttentionTile, KvView, Partial, attention};
 pub use delta::{
     CONV_KERNEL, DELTA_ALIGN, DELTA_CHUNK, DeltaOps, DeltaProduct, DeltaRows, DeltaShape, DeltaState, DeltaStep,
     DeltaWeights, Keep, delta,
 };
-pub use detect::{Candidate, VARIABLE, candidates, cpu_features, definition, select, supported, wanted};
+pub use detect::{Candidate, Wish, candidates, cpu_features, definition, prefer, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
     Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile,
@@ -44,7 +45,7 @@ pub use matmul::{
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.
 pub struct Kernels {
-    /// The instruction set, as `LONGTAKE_KERNELS` spells it.
+    /// The instruction set, as [`prefer`] takes it.
     pub name: &'static str,
     /// The CPU features, separated by commas, that its functions are compiled with; those of `int8` and `attend` have
     /// lists of their own.

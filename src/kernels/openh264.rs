@@ -23,7 +23,8 @@ pub struct OpenH264 {
 }
 
 /// What came of a picture.
-pub struct Decoded<'a> {
+pub struct DecodedFrame<'a> {
+    /// The picture, where one is complete.
     pub picture: Option<PlanesI420<'a>>,
     /// The data were damaged, and the picture, if any, is partly a guess.
     pub is_damaged: bool,
@@ -32,7 +33,9 @@ pub struct Decoded<'a> {
 /// An 8-bit picture in 4:2:0 that lives until the next one is decoded.
 #[derive(Clone, Copy)]
 pub struct PlanesI420<'a> {
+    /// Rows of luma.
     pub height: usize,
+    /// Columns of luma.
     pub width: usize,
     /// Luma, Cb, Cr, from the first row to the last pixel of the last row.
     pub planes: [&'a [u8]; 3],
@@ -62,8 +65,8 @@ impl OpenH264 {
     }
 
     /// Decodes one picture: NAL units with start codes.
-    pub fn decode(&mut self, annex_b: &[u8]) -> Decoded<'_> {
-        let Ok(len) = i32::try_from(annex_b.len()) else { return Decoded { picture: None, is_damaged: true } };
+    pub fn decode(&mut self, annex_b: &[u8]) -> DecodedFrame<'_> {
+        let Ok(len) = i32::try_from(annex_b.len()) else { return DecodedFrame { picture: None, is_damaged: true } };
         let mut planes = [std::ptr::null_mut::<u8>(); 3];
         let mut info = Default::default();
         // SAFETY: the raw interface is used for decoding only, nothing that the wrapper relies on is set.
@@ -78,7 +81,7 @@ impl OpenH264 {
             unsafe { raw.decode_frame2(DELIMITER.as_ptr(), 6, (&raw mut planes).cast(), &raw mut info) };
         }
         if info.iBufferStatus != 1 {
-            return Decoded { picture: None, is_damaged };
+            return DecodedFrame { picture: None, is_damaged };
         }
         // SAFETY: the union has this one field, and it was zeroed before the library wrote to it.
         let buffer = unsafe { info.UsrData.sSystemBuffer };
@@ -100,6 +103,6 @@ impl OpenH264 {
             (Some(y), Some(u), Some(v)) => Some(PlanesI420 { height, width, planes: [y, u, v], strides }),
             _ => None,
         };
-        Decoded { picture, is_damaged }
+        DecodedFrame { picture, is_damaged }
     }
 }

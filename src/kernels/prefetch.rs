@@ -2,13 +2,13 @@
 
 /// Asks for the `n` bytes at `p`, to be read soon.
 #[inline(always)]
-pub fn read(p: *const u8, n: usize) {
+pub(super) fn read(p: *const u8, n: usize) {
     lines(p, n, line::<true>);
 }
 
 /// Asks for the `n` bytes at `p`, to be read when much else has been: into the second-level cache.
 #[inline(always)]
-pub fn later(p: *const u8, n: usize) {
+pub(super) fn later(p: *const u8, n: usize) {
     lines(p, n, line::<false>);
 }
 

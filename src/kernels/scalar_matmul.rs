@@ -1,9 +1,10 @@
 //! Products in plain Rust: the definition that other instruction sets are compared with.
 
+use super::Int8Ops;
 use super::matmul::lanes::Plain;
 use super::matmul::{Chunk, Int8Isa, Layout, Number, RowChunk, Tile, Word, int8_ops};
 
-pub struct Scalar;
+pub(super) struct Scalar;
 
 const ROWS: usize = 8;
 
@@ -114,3 +115,6 @@ fn pair(word: u32) -> (i32, i32) {
 }
 
 int8_ops!(Scalar);
+
+/// They need nothing, so nothing must be proven.
+pub(super) const PLAIN: Int8Ops = INT8.for_any_cpu();

@@ -8,7 +8,7 @@ thread_local! {
 }
 
 /// Lends `n` floats of this thread's buffer (content arbitrary) to work that starts no other.
-pub fn with<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(super) fn with<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     BUFFER.with_borrow_mut(|buffer| {
         if buffer.len() < n {
             buffer.resize(n, 0.0);
@@ -19,7 +19,7 @@ pub fn with<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
 
 /// The same for results of several tasks: a second buffer, which `work` may share out to other threads. Where a task that
 /// runs on this thread asks for it again meanwhile, it gets a fresh one.
-pub fn with_shared<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(super) fn with_shared<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SHARED.take();
     if buffer.len() < n {
         buffer.resize(n, 0.0);
@@ -30,18 +30,18 @@ pub fn with_shared<R>(n: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
 }
 
 /// Cuts a buffer into pieces that start at multiples of 64 bytes, as vectors like them.
-pub struct Carve<'a>(&'a mut [f32]);
+pub(super) struct Carve<'a>(&'a mut [f32]);
 
 /// Floats in 64 bytes.
 const LINE: usize = 16;
 
 impl<'a> Carve<'a> {
     /// The floats that pieces of these lengths take, the start included.
-    pub fn room(lengths: &[usize]) -> usize {
+    pub(super) fn room(lengths: &[usize]) -> usize {
         LINE + lengths.iter().map(|n| n.next_multiple_of(LINE)).sum::<usize>()
     }
 
-    pub fn new(buffer: &'a mut [f32]) -> Carve<'a> {
+    pub(super) fn new(buffer: &'a mut [f32]) -> Carve<'a> {
         let misaligned = buffer.as_ptr().addr() % 64 / size_of::<f32>();
         Carve(&mut buffer[(LINE - misaligned) % LINE..])
     }
@@ -50,7 +50,7 @@ impl<'a> Carve<'a> {
     ///
     /// # Panics
     /// When the buffer is used up.
-    pub fn take(&mut self, n: usize) -> &'a mut [f32] {
+    pub(super) fn take(&mut self, n: usize) -> &'a mut [f32] {
         let (piece, rest) = std::mem::take(&mut self.0).split_at_mut(n.next_multiple_of(LINE));
         self.0 = rest;
         &mut piece[..n]

@@ -6,7 +6,7 @@
 //! sees an imbalance for longer. Elsewhere than on Linux nobody lends.
 
 #[cfg(target_os = "linux")]
-pub use linux::Seat;
+pub(super) use linux::Seat;
 #[cfg(not(target_os = "linux"))]
 pub use others::Seat;
 
@@ -19,7 +19,7 @@ mod linux {
     use libc::{cpu_set_t, pid_t};
 
     /// Where a thread works, as long as it does.
-    pub struct Seat {
+    pub(crate) struct Seat {
         state: AtomicU8,
         thread: AtomicI32,
         home: AtomicI32,
@@ -55,7 +55,7 @@ mod linux {
 
     impl Seat {
         /// The calling thread begins to work, on another core than the thread of the seat `beside`.
-        pub fn take(&self, beside: Option<&Seat>) {
+        pub(crate) fn take(&self, beside: Option<&Seat>) {
             if THREAD.get() == 0 {
                 // SAFETY: it only asks for a number.
                 THREAD.set(unsafe { libc::gettid() });
@@ -88,7 +88,7 @@ mod linux {
 
         /// The calling thread is done, if it took the seat. On a core that is lent it stays, or else goes back to its own,
         /// where it may have to wait for its turn.
-        pub fn leave(&self, stay: bool) {
+        pub(crate) fn leave(&self, stay: bool) {
             loop {
                 if self.change(AT_WORK, AWAY) || self.state.load(Ordering::SeqCst) == AWAY {
                     return;
@@ -108,7 +108,7 @@ mod linux {
         }
 
         /// Whether the thread of this seat is at work but has not run for some microseconds.
-        pub fn is_stuck(&self) -> bool {
+        pub(crate) fn is_stuck(&self) -> bool {
             const SPINS: usize = 100;
             if self.state.load(Ordering::SeqCst) != AT_WORK {
                 return false;
@@ -121,7 +121,7 @@ mod linux {
 
         /// Brings the thread of this seat onto the core of the calling thread, which will sleep now. With `swap` that one goes
         /// to the other's core. Whether it worked.
-        pub fn lend(&self, swap: bool) -> bool {
+        pub(crate) fn lend(&self, swap: bool) -> bool {
             let (mine, home) = (core(), self.home.load(Ordering::Relaxed));
             // Who is on the same core gets it as soon as this thread sleeps.
             if mine < 0 || mine == home || !self.change(AT_WORK, BEING_MOVED) {

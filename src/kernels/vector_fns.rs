@@ -27,8 +27,8 @@ macro_rules! vector_fns {
 /// Calls a function that is compiled for an instruction set, from the table of that instruction set.
 macro_rules! detected {
     ($call:expr) => {{
-        // SAFETY: a table leaves this room only once `detect` has found the features that its functions are compiled with;
-        // the scalar one needs none.
+        // SAFETY: this stands in functions that are made `Unproven`, which nobody can call before the CPU was found to have the
+        // features that they are compiled with; the scalar ones need none.
         #[allow(unused_unsafe)]
         let result = unsafe { $call };
         result

@@ -96,7 +96,7 @@ impl Outline {
     ///
     /// # Errors
     /// `Format` for an empty canvas, `Limit` for one above the cap.
-    pub fn new((height, width): (u32, u32), ticks_per_second: u32) -> Result<Outline> {
+    pub(super) fn new((height, width): (u32, u32), ticks_per_second: u32) -> Result<Outline> {
         check_size(u64::from(height), u64::from(width))?;
         Ok(Outline { height, width, ticks_per_second, backdrop: 255, head: Vec::new(), parts: Vec::new(), n_pixels: 0 })
     }
@@ -105,7 +105,7 @@ impl Outline {
     ///
     /// # Errors
     /// `Limit` for more frames or pixels than anyone means to show.
-    pub fn push(&mut self, part: Part) -> Result<()> {
+    pub(super) fn push(&mut self, part: Part) -> Result<()> {
         if self.parts.len() == MAX_ANIMATION_FRAMES {
             return Err(Error::limit(format!("more than {MAX_ANIMATION_FRAMES} frames; {WAY_OUT}")));
         }
@@ -156,7 +156,7 @@ pub(super) struct Scan {
 
 impl Scan {
     /// Where the next byte is.
-    pub fn at(&self) -> u64 {
+    pub(super) fn at(&self) -> u64 {
         self.at
     }
 
@@ -164,7 +164,7 @@ impl Scan {
     ///
     /// # Errors
     /// `Io`.
-    pub fn array<const N: usize>(&mut self) -> Result<Option<[u8; N]>> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<Option<[u8; N]>> {
         if self.len - self.at < N as u64 {
             self.at = self.len;
             return Ok(None);
@@ -179,7 +179,7 @@ impl Scan {
     ///
     /// # Errors
     /// `Io`.
-    pub fn bytes(&mut self, n: u64, to: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn bytes(&mut self, n: u64, to: &mut Vec<u8>) -> Result<()> {
         self.at += (&mut self.reader).take(n).read_to_end(to)? as u64;
         Ok(())
     }
@@ -188,7 +188,7 @@ impl Scan {
     ///
     /// # Errors
     /// `Io`.
-    pub fn skip(&mut self, n: u64) -> Result<()> {
+    pub(super) fn skip(&mut self, n: u64) -> Result<()> {
         let n = n.min(self.len - self.at);
         self.reader.seek_relative(n as i64)?;
         self.at += n;

@@ -62,7 +62,7 @@ impl Process {
     ///
     /// # Errors
     /// `Io` when it does not start.
-    pub fn start<T: Send + 'static>(
+    pub(super) fn start<T: Send + 'static>(
         program: &Path,
         args: &[impl AsRef<OsStr>],
         stdin: Stdio,
@@ -110,14 +110,14 @@ impl Process {
     }
 
     /// The same, called `name` in errors.
-    pub fn called(self, name: &str) -> Process {
+    pub(super) fn called(self, name: &str) -> Process {
         let mut process = self;
         process.name = name.into();
         process
     }
 
     /// The pipe into the child, once, if it has one.
-    pub fn stdin(&mut self) -> Option<ChildStdin> {
+    pub(super) fn stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
     }
 
@@ -140,7 +140,7 @@ impl Process {
     ///
     /// # Errors
     /// A child that has closed its output and goes on.
-    pub fn finish(&mut self, timeout: Duration) -> Result<ExitStatus> {
+    pub(super) fn finish(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         while !self.has_ended() {
             if Instant::now() >= deadline {
@@ -165,7 +165,7 @@ impl Process {
     }
 
     /// An error with the last thing the child said; it is stopped.
-    pub fn fault(&mut self, what: String) -> Error {
+    pub(super) fn fault(&mut self, what: String) -> Error {
         let said = self.complaints();
         let words = last_words(&said);
         let detail = if words.is_empty() { String::new() } else { format!("; it said: {words}") };
@@ -173,7 +173,7 @@ impl Process {
     }
 
     /// What the child said last, as it came, at most [`MAX_COMPLAINT`] bytes; it is stopped.
-    pub fn complaints(&mut self) -> String {
+    pub(super) fn complaints(&mut self) -> String {
         self.stop();
         // Its last words may still be on their way through the pipe.
         std::thread::sleep(Duration::from_millis(20));
@@ -200,7 +200,7 @@ impl<T> Output<T> {
     /// # Errors
     /// `Io` when `process` lives and says nothing for `patience`, where `what` was expected; `Cancelled` when `stopped` says
     /// so. The child is stopped.
-    pub fn next(
+    pub(super) fn next(
         &mut self,
         process: &mut Process,
         patience: Option<Duration>,
@@ -242,7 +242,7 @@ impl Output<Vec<u8>> {
     ///
     /// # Errors
     /// See [`Output::next`]; more bytes, where the child is stopped.
-    pub fn all(
+    pub(super) fn all(
         &mut self,
         process: &mut Process,
         cap: usize,

@@ -43,28 +43,20 @@ const SEEK_FRAMES: usize = 300;
 const SEEK_SECONDS: f64 = 20.0;
 
 /// Where the external decoder is, and how patient to be with it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tools {
+    /// The program that decodes.
     pub ffmpeg: PathBuf,
+    /// The program that tells what a file holds.
     pub ffprobe: PathBuf,
     /// Longest silence before a child is stopped.
     pub timeout: Duration,
 }
 
-/// Set where nothing external may decode.
-static FORBIDDEN: AtomicBool = AtomicBool::new(false);
-
-/// From now on, only what is built in decodes, in all of this process.
-pub fn forbid_tools() {
-    FORBIDDEN.store(true, Ordering::Relaxed);
-}
-
 impl Tools {
-    /// Both programs, when they are in a folder of the `PATH` (relative folders do not count).
+    /// Both programs, when they are in a folder of the `PATH` (relative folders do not count). Nothing here looks for them
+    /// unasked: who calls this wants what is installed.
     pub fn on_path() -> Option<Tools> {
-        if FORBIDDEN.load(Ordering::Relaxed) {
-            return None;
-        }
         let path = std::env::var_os("PATH")?;
         let find = |name: &str| {
             let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);

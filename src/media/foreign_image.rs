@@ -56,7 +56,7 @@ impl ForeignImage {
     ///
     /// # Errors
     /// `Unsupported` without the tools and for what they do not know, either of which says what to do; `Limit` beyond the caps.
-    pub fn open(path: &Path, bytes: &[u8], tools: Option<&Tools>) -> Result<ForeignImage> {
+    pub(super) fn open(path: &Path, bytes: &[u8], tools: Option<&Tools>) -> Result<ForeignImage> {
         let begins = first_bytes(bytes);
         let first_box = bytes.get(4..8).unwrap_or_default();
         let is_film = matches!(first_box, b"ftyp" | b"moov" | b"mdat" | b"wide" | b"free" | b"skip" | b"pnot")
@@ -99,7 +99,7 @@ impl ForeignImage {
     }
 
     /// (height, width) as it is shown.
-    pub fn size(&self) -> (usize, usize) {
+    pub(super) fn size(&self) -> (usize, usize) {
         shown((self.height, self.width), self.orientation)
     }
 
@@ -107,7 +107,7 @@ impl ForeignImage {
     ///
     /// # Errors
     /// What `ffmpeg` says; `Cancelled` once `stopped` says so.
-    pub fn decode(&self, path: &Path, stopped: &dyn Fn() -> bool) -> Result<Decoded> {
+    pub(super) fn decode(&self, path: &Path, stopped: &dyn Fn() -> bool) -> Result<Decoded> {
         let mut args: Vec<OsString> = ["-nostdin", "-hide_banner", "-noautorotate"].map(OsString::from).to_vec();
         args.extend(input(path, self.demuxers));
         let (height, width) = (self.height, self.width);

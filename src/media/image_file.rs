@@ -48,19 +48,20 @@ enum Decoder {
 /// A decoded still image.
 #[derive(Debug)]
 pub struct Decoded {
+    /// The pixels.
     pub rgb: Rgb,
     /// What is wrong with the file, although it was decoded, for people.
     pub warning: Option<String>,
 }
 
 impl ImageFile {
-    /// Reads the header of an image file.
+    /// Reads the header of an image file in a format that is built in.
     ///
     /// # Errors
     /// An unreadable file or one that is not regular, an unknown format, a damaged header, a size that can be had in no way;
     /// each names the file, and says what to do where something can be done.
     pub fn open(path: &Path) -> Result<ImageFile> {
-        ImageFile::open_with(path, Tools::on_path().as_ref())
+        ImageFile::open_with(path, None)
     }
 
     /// [`ImageFile::open`] with the external decoder at `tools`, or with none.
@@ -149,12 +150,20 @@ fn built_in(bytes: &[u8], format: ImageFormat) -> Result<((usize, usize), Decode
     })
 }
 
-/// Decodes a still image.
+/// Decodes a still image in a format that is built in.
 ///
 /// # Errors
 /// An unreadable or oversized file, an unknown format, damaged content; each names the file.
 pub fn load_image(path: &Path) -> Result<Rgb> {
-    let file = ImageFile::open(path)?;
+    load_image_with(path, None)
+}
+
+/// [`load_image`] with the external decoder at `tools`, or with none.
+///
+/// # Errors
+/// Those of [`load_image`].
+pub fn load_image_with(path: &Path, tools: Option<&Tools>) -> Result<Rgb> {
+    let file = ImageFile::open_with(path, tools)?;
     check_size(file.height as u64, file.width as u64).map_err(smaller).at(|| path.display().to_string())?;
     Ok(file.decode(file.size(), &|| false)?.rgb)
 }

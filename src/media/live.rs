@@ -28,7 +28,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What is known of a stream from its beginning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveInfo {
+    /// Height of a frame in pixels.
     pub height: usize,
+    /// Width of a frame in pixels.
     pub width: usize,
     /// Frames per second of the source, where the frame indices count its frames.
     pub fps: f64,

@@ -34,9 +34,8 @@ pub mod live;
 pub(crate) mod fuzz;
 
 pub use child::kill_children;
-pub use ffmpeg::forbid_tools;
 pub use h264::{DECODE_COMMAND, SafeDecoder, serve_h264};
-pub use image_file::{ImageFile, load_image};
+pub use image_file::{ImageFile, load_image, load_image_with};
 pub use patch::Grid;
 pub use resize::smart_resize;
 pub use video::{Decoders, FrameSource, Shown, VideoInfo, open_video};
@@ -44,8 +43,11 @@ pub use video::{Decoders, FrameSource, Shown, VideoInfo, open_video};
 /// An 8-bit RGB picture: `data` is (height, width, 3).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rgb {
+    /// Rows.
     pub height: usize,
+    /// Columns.
     pub width: usize,
+    /// Red, green and blue of each pixel: (height, width, 3).
     pub data: Vec<u8>,
 }
 

@@ -67,7 +67,7 @@ pub(super) struct Clock {
 
 impl Clock {
     /// Frames per second by the container's word.
-    pub fn fps(&self) -> f64 {
+    pub(super) fn fps(&self) -> f64 {
         self.rates.first().map_or(NOMINAL.0, |rate| rate.0)
     }
 }
@@ -109,30 +109,30 @@ pub(super) struct Seek {
 
 impl Frames {
     /// `n` frames at the rate that the container names; nothing for none.
-    pub fn even(n: usize, clock: &Clock) -> Option<Frames> {
+    pub(super) fn even(n: usize, clock: &Clock) -> Option<Frames> {
         let (fps, rate) = clock.rates.first().cloned().unwrap_or((NOMINAL.0, NOMINAL.1.into()));
         let timeline = Timeline::new((0..n as i64).collect(), 1, fps)?;
         let (duration, rate, start) = (n as f64 / fps, Some(rate), Some(0.0));
         Some(Frames { timeline, is_even: true, fps, duration, rate, start, keys: None })
     }
 
-    pub fn n_frames(&self) -> usize {
+    pub(super) fn n_frames(&self) -> usize {
         self.timeline.n_frames()
     }
 
     /// Which frame stands at `index` of the steady sequence.
-    pub fn shown_at(&self, index: usize) -> usize {
+    pub(super) fn shown_at(&self, index: usize) -> usize {
         if self.is_even { index.min(self.n_frames() - 1) } else { self.timeline.shown_at(index) }
     }
 
     /// The same, and when it appears.
-    pub fn shown(&self, index: usize) -> Shown {
+    pub(super) fn shown(&self, index: usize) -> Shown {
         let even = Shown { number: index, seconds: index as f64 / self.fps };
         if self.is_even { even } else { self.timeline.shown(index) }
     }
 
     /// How to seek to frame `number`; nothing where only the beginning of the file will do.
-    pub fn seek(&self, number: usize) -> Option<Seek> {
+    pub(super) fn seek(&self, number: usize) -> Option<Seek> {
         let seconds = |number| self.timeline.seconds(number);
         let gap = (seconds(number) - seconds(number.checked_sub(1)?)).clamp(0.0, 1.0 / self.fps);
         // A little early, so that rounding cannot lose the frame nor catch the one before.
@@ -153,12 +153,12 @@ pub(super) struct Listing {
 
 impl Listing {
     /// Nothing without a packet.
-    pub fn new(packets: Vec<Packet>) -> Option<Listing> {
+    pub(super) fn new(packets: Vec<Packet>) -> Option<Listing> {
         (!packets.is_empty()).then_some(Listing { packets })
     }
 
     /// Whether decoding can begin anywhere, by the container's word.
-    pub fn has_key(&self) -> bool {
+    pub(super) fn has_key(&self) -> bool {
         self.first_key().is_some()
     }
 
@@ -168,7 +168,7 @@ impl Listing {
 
     /// How many packets to decode to learn which of them give frames: some `after` the first key frame, or none where the
     /// beginning leaves no doubt.
-    pub fn n_to_try(&self, clock: &Clock, after: usize) -> Option<usize> {
+    pub(super) fn n_to_try(&self, clock: &Clock, after: usize) -> Option<usize> {
         let Some(first) = self.first_key() else {
             return Some(N_WITHOUT_KEY.min(self.packets.len()));
         };
@@ -187,7 +187,7 @@ impl Listing {
     }
 
     /// The frames, given what the decoder made of the first packets; nothing when there are none.
-    pub fn frames(mut self, clock: &Clock, tried: Option<Tried>) -> Option<Frames> {
+    pub(super) fn frames(mut self, clock: &Clock, tried: Option<Tried>) -> Option<Frames> {
         let n_hidden = |n: usize| self.packets.iter().take(n).filter(|p| p.is_hidden).count();
         let n_lost = tried.map_or(0, |t| (t.n_packets - n_hidden(t.n_packets)).saturating_sub(t.n_frames));
         let is_halved = n_lost > 0 && self.is_crowded(clock);

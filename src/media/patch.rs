@@ -7,8 +7,11 @@ use crate::Result;
 /// A visual item in ViT patches, before merging: `t` frame pairs of `h` x `w` patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
+    /// Frame pairs; 1 for a picture.
     pub t: usize,
+    /// Rows of patches.
     pub h: usize,
+    /// Columns of patches.
     pub w: usize,
 }
 
@@ -41,7 +44,9 @@ pub struct PatchSpec {
     pub patch: usize,
     /// Patches per merged token side (2).
     pub merge: usize,
+    /// Mean of each channel, of pixels from 0 to 1.
     pub mean: [f32; 3],
+    /// Standard deviation of each channel, likewise.
     pub std: [f32; 3],
 }
 

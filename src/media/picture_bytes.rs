@@ -27,10 +27,10 @@ pub(super) enum Way {
 
 impl Way {
     /// That of another program.
-    pub const FOREIGN: Way = Way::Whole { per_pixel: PER_FOREIGN_PIXEL, coefficients: 0 };
+    pub(super) const FOREIGN: Way = Way::Whole { per_pixel: PER_FOREIGN_PIXEL, coefficients: 0 };
 
     /// That of a picture which is decoded whole.
-    pub fn whole(bytes: &[u8], format: ImageFormat, color: ColorType, orientation: Orientation) -> Way {
+    pub(super) fn whole(bytes: &[u8], format: ImageFormat, color: ColorType, orientation: Orientation) -> Way {
         let stored = u64::from(color.bytes_per_pixel());
         // A decoder's own picture, before it is copied to ours.
         let own = match format {
@@ -50,7 +50,7 @@ impl Way {
     }
 
     /// That of a picture which is shrunk while it is decoded.
-    pub fn shrunk(bytes: &[u8], format: ImageFormat) -> Way {
+    pub(super) fn shrunk(bytes: &[u8], format: ImageFormat) -> Way {
         match format {
             ImageFormat::Jpeg => Way::Blocks { coefficients: coefficients(bytes, format) },
             _ => Way::Rows,
@@ -58,7 +58,7 @@ impl Way {
     }
 
     /// Bytes that decoding a file of `n_bytes` with a picture of (height, width) takes, and resizing it to `wanted`.
-    pub fn n_bytes(self, n_bytes: u64, (height, width): (usize, usize), wanted: (usize, usize)) -> u64 {
+    pub(super) fn n_bytes(self, n_bytes: u64, (height, width): (usize, usize), wanted: (usize, usize)) -> u64 {
         let [height, width, h, w] = [height, width, wanted.0, wanted.1].map(|side| side.max(1) as u64);
         let (n_pixels, longest) = (height * width, height.max(width));
         let work = match self {

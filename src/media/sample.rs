@@ -28,18 +28,27 @@ const MODEL_SEQ_LEN: f64 = 128_000.0;
 /// What the user asked for; absent fields take the reference's defaults.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampleOptions {
+    /// Frames a second.
     pub fps: Option<f64>,
+    /// So many frames, whatever the length.
     pub nframes: Option<usize>,
+    /// Least frames, where `fps` gives fewer.
     pub min_frames: Option<usize>,
+    /// Most frames, where `fps` gives more.
     pub max_frames: Option<usize>,
-    /// Seconds.
+    /// Second at which the part to be taken begins.
     pub video_start: Option<f64>,
-    /// Seconds.
+    /// Second at which it ends.
     pub video_end: Option<f64>,
+    /// Least pixels of a picture or frame after resizing.
     pub min_pixels: Option<u64>,
+    /// Most pixels of a picture or frame after resizing.
     pub max_pixels: Option<u64>,
+    /// Most pixels of all frames of a video.
     pub total_pixels: Option<u64>,
+    /// Height after resizing instead of what the rules give; only beside `resized_width`.
     pub resized_height: Option<usize>,
+    /// Width after resizing, likewise.
     pub resized_width: Option<usize>,
     /// Takes every frame in order, padded to an even number with the last one: the rule for a list of frames
     /// ([`super::FrameSource::is_frame_list`]). `fps` then only tells at which rate the frames were taken.
@@ -51,10 +60,14 @@ pub struct SampleOptions {
 /// The frames to take from a video, by their number alone: `n` of them, spread evenly over `first..=last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
+    /// The first frame that may be taken.
     pub first: usize,
+    /// The last one.
     pub last: usize,
-    /// Above `last - first + 1` only where a frame is taken twice to make a pair; odd only where a family samples so.
+    /// How many are taken: above `last - first + 1` only where a frame is taken twice to make a pair; odd only where a family
+    /// samples so.
     pub n: usize,
+    /// How they are spread over the range.
     pub sampling: Sampling,
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Timeline {
 impl Timeline {
     /// `times` in display order (they are made to never decrease), the display time of the last frame in ticks (0 for
     /// unknown), ticks per second. `None` without a frame.
-    pub fn new(mut times: Vec<i64>, last: i64, ticks_per_second: f64) -> Option<Timeline> {
+    pub(super) fn new(mut times: Vec<i64>, last: i64, ticks_per_second: f64) -> Option<Timeline> {
         times.sort_unstable();
         let (&first, &end) = (times.first()?, times.last()?);
         let span = end.checked_sub(first).unwrap_or(0);
@@ -43,12 +43,12 @@ impl Timeline {
         Some(Timeline { times, span, last, tick })
     }
 
-    pub fn n_frames(&self) -> usize {
+    pub(super) fn n_frames(&self) -> usize {
         self.times.len()
     }
 
     /// Mean frames per second from the first frame to the last, at most [`MAX_FPS`].
-    pub fn fps(&self) -> f64 {
+    pub(super) fn fps(&self) -> f64 {
         // One frame has no rate but, maybe, a length.
         let (n, ticks) = if self.span > 0 { (self.n_frames() - 1, self.span) } else { (self.n_frames(), self.last) };
         let seconds = ticks as f64 * self.tick;
@@ -56,13 +56,13 @@ impl Timeline {
     }
 
     /// Seconds.
-    pub fn duration(&self) -> f64 {
+    pub(super) fn duration(&self) -> f64 {
         let seconds = self.span.saturating_add(self.last) as f64 * self.tick;
         if seconds > 0.0 { seconds } else { self.n_frames() as f64 / NOMINAL_FPS }
     }
 
     /// Which frame in display order stands at `index` of the steady sequence, and when it appears.
-    pub fn shown(&self, index: usize) -> Shown {
+    pub(super) fn shown(&self, index: usize) -> Shown {
         let number = self.shown_at(index);
         let ticks = self.times[number].saturating_sub(self.times[0]);
         let seconds = if self.span > 0 { ticks as f64 * self.tick } else { number as f64 / self.fps() };
@@ -70,7 +70,7 @@ impl Timeline {
     }
 
     /// The number alone.
-    pub fn shown_at(&self, index: usize) -> usize {
+    pub(super) fn shown_at(&self, index: usize) -> usize {
         let end = self.n_frames() - 1;
         let index = index.min(end);
         // Frames of one and the same time are all there is, or the first of them is not to be lost.
@@ -90,7 +90,7 @@ impl Timeline {
 
 impl Timeline {
     /// When the frame of this number is shown, in seconds from the first one.
-    pub fn seconds(&self, number: usize) -> f64 {
+    pub(super) fn seconds(&self, number: usize) -> f64 {
         self.times[number].saturating_sub(self.times[0]) as f64 * self.tick
     }
 }

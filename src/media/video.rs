@@ -29,8 +29,9 @@ pub struct VideoInfo {
     pub fps: f64,
     /// Seconds.
     pub duration: f64,
-    /// After rotation.
+    /// Height of a frame in pixels, after rotation.
     pub height: usize,
+    /// Width of a frame in pixels, likewise.
     pub width: usize,
     /// Container and codec, for people ("mp4/h264 (built-in)", "ffmpeg").
     pub decoder: String,
@@ -50,6 +51,7 @@ pub struct Shown {
 /// Frame `i` of `n` is the picture on screen at `i/(n-1)` of the time from the first frame to the last: for a constant rate
 /// simply the `i`-th one, for an irregular one maybe the same picture several times ([`FrameSource::shown`]). Sources hold a few frames at most, whatever the video's length.
 pub trait FrameSource: Send {
+    /// What is known of it.
     fn info(&self) -> &VideoInfo;
 
     /// Decodes forward to frame `index` (which never decreases between calls) and returns it.
@@ -86,17 +88,16 @@ pub trait FrameSource: Send {
 /// Opens a video file, an animated picture, a Y4M file, or a folder of images (its frames, sorted by name).
 ///
 /// What a file is follows from its first bytes. H.264 in MP4, GIF, animated WebP, APNG and Y4M are decoded by this program;
-/// everything else, and the kinds of H.264 that the built-in decoder does not do, by `ffmpeg` and `ffprobe` when they are on
-/// the `PATH`.
+/// everything else, and the kinds of H.264 that the built-in decoder does not do, need others: [`Decoders::open`].
 ///
 /// # Errors
-/// `Io` for an unreadable file, `Format` for a damaged one, `Limit` beyond the caps, `Unsupported` when ffmpeg is needed but
-/// not there: the message then says what to install.
+/// `Io` for an unreadable file, `Format` for a damaged one, `Limit` beyond the caps, `Unsupported` for what is not built in:
+/// the message then says what to install.
 pub fn open_video(path: &Path) -> Result<Box<dyn FrameSource>> {
-    open_video_with(path, Tools::on_path().as_ref())
+    open_video_with(path, None)
 }
 
-/// [`open_video`] with the external decoder at `tools`, or with none.
+/// [`open_video`] with `ffmpeg` and `ffprobe` at `tools`, or with none.
 ///
 /// # Errors
 /// Those of [`open_video`].
@@ -104,8 +105,8 @@ pub fn open_video_with(path: &Path, tools: Option<&Tools>) -> Result<Box<dyn Fra
     Decoders { tools: tools.cloned(), h264: None }.open(path)
 }
 
-/// Who decodes what this process does not decode itself.
-#[derive(Debug, Clone, Default)]
+/// Who decodes what this process does not decode itself: nobody, by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decoders {
     /// For everything that is not built in.
     pub tools: Option<Tools>,
@@ -114,9 +115,9 @@ pub struct Decoders {
 }
 
 impl Decoders {
-    /// What is installed, and `h264`.
-    pub fn installed(h264: Option<&SafeDecoder>) -> Decoders {
-        Decoders { tools: Tools::on_path(), h264: h264.cloned() }
+    /// What is installed (see [`Tools::on_path`]).
+    pub fn installed() -> Decoders {
+        Decoders { tools: Tools::on_path(), h264: None }
     }
 
     /// [`open_video`] with these.

@@ -20,15 +20,20 @@ pub struct Color {
 /// One plane of a picture: `stride` bytes lead from one row to the next.
 #[derive(Clone, Copy)]
 pub struct Plane<'a> {
+    /// From the first row to the last sample of the last row.
     pub data: &'a [u8],
+    /// Bytes from row to row.
     pub stride: usize,
 }
 
 /// A planar 8-bit picture that is not ours.
 #[derive(Clone, Copy)]
 pub struct Planes<'a> {
+    /// Rows of luma.
     pub height: usize,
+    /// Columns of luma.
     pub width: usize,
+    /// Luma.
     pub y: Plane<'a>,
     /// Cb and Cr, or nothing for a grey picture.
     pub chroma: Option<[Plane<'a>; 2]>,

@@ -47,7 +47,7 @@ pub(super) struct Rows<D: Device> {
 
 impl<D: Device> Rows<D> {
     /// Floats of each of these for `n_batch` tokens, in their order.
-    pub fn sizes(hp: &HParams, n_batch: usize) -> [usize; 8] {
+    pub(super) fn sizes(hp: &HParams, n_batch: usize) -> [usize; 8] {
         let (q, kv) = (hp.n_head * hp.n_embd_head, hp.n_head_kv * hp.n_embd_head);
         let hidden = if hp.spec.qk_norm { hp.n_ff.max(kv) } else { hp.n_ff };
         let gated = if hp.spec.output_gate { 2 * q } else { 0 };
@@ -59,14 +59,14 @@ impl<D: Device> Rows<D> {
     }
 
     /// Of memory of these sizes.
-    pub fn of([x, xb, q, attn, k, v, hidden, gated]: [D::Rows; 8]) -> Rows<D> {
+    pub(super) fn of([x, xb, q, attn, k, v, hidden, gated]: [D::Rows; 8]) -> Rows<D> {
         Rows { x, xb, q, attn, k, v, hidden, gated }
     }
 }
 
 impl Layer<Host> {
     /// Layer `il`, or `None` where a matrix is missing: a recorded problem, which [`Loader::finish`] turns into the error.
-    pub fn load(load: &mut Loader<'_>, hp: &HParams, il: usize) -> Option<Layer<Host>> {
+    pub(super) fn load(load: &mut Loader<'_>, hp: &HParams, il: usize) -> Option<Layer<Host>> {
         let (n_embd, n_ff) = (hp.n_embd, hp.n_ff);
         let name = |part: &str| format!("blk.{il}.{part}");
         // Every tensor is asked for before the first `?`, so that one error lists all that are wrong.
@@ -85,7 +85,7 @@ impl Layer<Host> {
     /// # Errors
     /// Memory that the device does not have.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host is the only device"))]
-    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Layer<D>> {
+    pub(super) fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Layer<D>> {
         Ok(Layer {
             attn_norm: self.attn_norm.on::<D>(home, what)?,
             mixer: self.mixer.on::<D>(home, what)?,
@@ -100,7 +100,7 @@ impl Layer<Host> {
 impl<D: Device> Layer<D> {
     /// All of its matrices.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host counts whole files"))]
-    pub fn linears(&self) -> impl Iterator<Item = &Linear<D>> {
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear<D>> {
         let Layer { mixer, ffn_gate, ffn_up, ffn_down, .. } = self;
         mixer.linears().into_iter().chain([ffn_gate, ffn_up, ffn_down])
     }
@@ -126,7 +126,7 @@ impl<D: Device> Pass<'_, D> {
     ///
     /// # Errors
     /// Keys or values that are not finite; what the device says.
-    pub fn layers(
+    pub(super) fn layers(
         &self,
         layers: &[Layer<D>],
         first: usize,
@@ -255,7 +255,7 @@ impl<D: Device> Pass<'_, D> {
     ///
     /// # Errors
     /// What the device says.
-    pub fn output_norm(
+    pub(super) fn output_norm(
         &self,
         norm: &Norm<D>,
         n_logits: usize,

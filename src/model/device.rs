@@ -182,9 +182,11 @@ pub(super) const MAX_TOP: usize = 64;
 /// Rows of a batch that belong to one context: a batch is one of these, or several, in order and without gaps. Sequences do not
 /// see each other; all else of a layer is done to their rows together, so its weights are read once.
 pub struct Sequence<'c> {
+    /// Which rows of the batch.
     pub rows: Range<usize>,
     /// How many of its last rows want logits.
     pub n_logits: usize,
+    /// What they attend to, and where their keys and values go.
     pub cache: &'c mut KvCache,
 }
 
@@ -218,7 +220,7 @@ pub(super) struct Pairs<D: Device> {
 
 impl<D: Device> Pairs<D> {
     /// Patches of a pair.
-    pub fn n(&self) -> usize {
+    pub(super) fn n(&self) -> usize {
         self.grid.0 * self.grid.1
     }
 }
@@ -263,12 +265,12 @@ pub(super) struct Product<'a, D: Device> {
 
 impl<'a, D: Device> Product<'a, D> {
     /// The product of a matrix with its bias.
-    pub fn of(linear: &'a Linear<D>, then: Then, out: To<'a, D::Rows>) -> Product<'a, D> {
+    pub(super) fn of(linear: &'a Linear<D>, then: Then, out: To<'a, D::Rows>) -> Product<'a, D> {
         Product { w: &linear.weight, bias: linear.bias.as_ref(), then, out }
     }
 
     /// That of the matrix alone, from the first row of `out` on: its bias is added where heads are finished.
-    pub fn raw(linear: &'a Linear<D>, out: &'a mut D::Rows) -> Product<'a, D> {
+    pub(super) fn raw(linear: &'a Linear<D>, out: &'a mut D::Rows) -> Product<'a, D> {
         Product { w: &linear.weight, bias: None, then: Then::Store, out: (out, 0) }
     }
 }
@@ -295,7 +297,7 @@ pub(super) struct Finish<'a, D: Device> {
 
 impl<'a, D: Device> Finish<'a, D> {
     /// The bias of `linear`, and these angles.
-    pub fn of(linear: &'a Linear<D>, angles: Option<&'a D::Angles>) -> Finish<'a, D> {
+    pub(super) fn of(linear: &'a Linear<D>, angles: Option<&'a D::Angles>) -> Finish<'a, D> {
         Finish { bias: linear.bias.as_ref(), angles }
     }
 }
@@ -309,7 +311,7 @@ pub(super) struct DeviceBatch<'a> {
     pub last: Range<usize>,
     /// What is added behind the first layers: (n_taps, n, n_embd), or empty.
     pub deep: &'a [f32],
-    /// The one token of the batch, where the embedding is on a card; without it the batch is the hidden states given.
+    /// The one token of the batch, where the embedding is on a GPU; without it the batch is the hidden states given.
     pub token: Option<u32>,
     pub n_logits: usize,
     /// Not 0: of one row of logits only so many come back, the largest.

@@ -28,7 +28,7 @@ pub(super) struct FreshRows {
 
 impl FreshRows {
     /// Makes room for `n` floats of each, where there is less.
-    pub fn grow(&mut self, n: usize) {
+    pub(super) fn grow(&mut self, n: usize) {
         for rows in [&mut self.k, &mut self.v] {
             rows.resize(rows.len().max(n), 0.0);
         }

@@ -14,13 +14,19 @@ pub struct HParams {
     pub family: &'static Family,
     /// What its layers have.
     pub spec: TextSpec,
+    /// How tokens get their positions.
     pub layout: Layout,
     /// The temporal scale used when a request names none.
     pub temporal_scale: f64,
+    /// Layers.
     pub n_layer: usize,
+    /// Width of a hidden state.
     pub n_embd: usize,
+    /// Width inside the feed-forward network.
     pub n_ff: usize,
+    /// Heads of queries.
     pub n_head: usize,
+    /// Heads of keys and values.
     pub n_head_kv: usize,
     /// Elements per head.
     pub n_embd_head: usize,
@@ -34,8 +40,11 @@ pub struct HParams {
     pub n_deepstack: usize,
     /// Context length of training.
     pub n_ctx_train: usize,
+    /// Tokens of the vocabulary: rows of the embedding.
     pub n_vocab: usize,
+    /// What keeps RMS norms from dividing by zero.
     pub f_norm_rms_eps: f32,
+    /// Base of the frequencies: that of pair `i` is `base^(-2 i / n_rot)`.
     pub rope_freq_base: f64,
     /// How frequencies are changed for a longer context (`rope.scaling.*`).
     pub rope_stretch: Stretch,

@@ -50,7 +50,7 @@ pub(super) struct DeltaNet<D: Device> {
 
 impl Mixer<Host> {
     /// That of layer `il`, or `None` where a matrix is missing.
-    pub fn load(load: &mut Loader<'_>, hp: &HParams, il: usize) -> Option<Mixer<Host>> {
+    pub(super) fn load(load: &mut Loader<'_>, hp: &HParams, il: usize) -> Option<Mixer<Host>> {
         match hp.kinds[il] {
             LayerKind::Attention => Attention::load(load, hp, il).map(Mixer::Attention),
             LayerKind::Recurrent => DeltaNet::load(load, hp, il).map(Mixer::Recurrent),
@@ -61,7 +61,7 @@ impl Mixer<Host> {
     ///
     /// # Errors
     /// Memory that the device does not have.
-    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Mixer<D>> {
+    pub(super) fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Mixer<D>> {
         let on = |linear: &Linear<Host>| linear.on::<D>(home, what);
         Ok(match self {
             Mixer::Attention(Attention { q, k, v, output, norms }) => {
@@ -89,7 +89,7 @@ impl Mixer<Host> {
 
 impl<D: Device> Mixer<D> {
     /// All of its matrices.
-    pub fn linears(&self) -> Vec<&Linear<D>> {
+    pub(super) fn linears(&self) -> Vec<&Linear<D>> {
         match self {
             Mixer::Attention(Attention { q, k, v, output, .. }) => vec![q, k, v, output],
             Mixer::Recurrent(DeltaNet { qkv, gate, beta, alpha, out, .. }) => vec![qkv, gate, beta, alpha, out],

@@ -30,18 +30,20 @@ pub use trace::Trace;
 pub use vision::{Encoding, VisionTower};
 pub use vision_hparams::{VisionHParams, Windows};
 
-/// What is taken on cards.
+/// What is taken on GPUs.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CardBytes {
-    /// Bytes of weights, which are there already, of the cache and of working memory, which are not.
+pub struct DeviceBytes {
+    /// Bytes of weights, which are there already.
     pub weights: u64,
+    /// Bytes that the cache will take.
     pub cache: u64,
+    /// Bytes that working memory will take.
     pub working: u64,
-    /// Bytes that stay free on the card with the least room to spare; negative where they are missing.
+    /// Bytes that stay free on the GPU with the least room to spare; negative where they are missing.
     pub spare: i64,
 }
 
-impl CardBytes {
+impl DeviceBytes {
     /// All bytes together.
     pub fn memory(&self) -> u64 {
         self.weights + self.cache + self.working

@@ -1,46 +1,50 @@
-//! The words of `cuda/` in a build without cards: nothing of them is ever made.
+//! The words of `cuda/` in a build without GPUs: nothing of them is ever made.
 
 use std::convert::Infallible;
 
 use super::device::{DeviceBatch, DeviceOutput, Pairs};
 use super::host::Host;
-use super::{CardBytes, HParams, Trace, VisionHParams};
+use super::{DeviceBytes, HParams, Trace, VisionHParams};
 use crate::Result;
 use crate::cache::{CacheShape, KvCache};
 use crate::position::RotaryTable;
 
-pub struct DeviceLayers(Infallible);
+pub(super) struct DeviceLayers(Infallible);
 
-pub struct DeviceScratch(Infallible);
+pub(super) struct DeviceScratch(Infallible);
 
-pub struct DeviceTower(Infallible);
+pub(super) struct DeviceTower(Infallible);
 
 impl DeviceLayers {
-    pub fn first(&self) -> usize {
+    pub(super) fn first(&self) -> usize {
         match self.0 {}
     }
 
-    pub fn has_head(&self) -> bool {
+    pub(super) fn warning(&self) -> Option<String> {
         match self.0 {}
     }
 
-    pub fn has_embd(&self) -> bool {
+    pub(super) fn has_head(&self) -> bool {
         match self.0 {}
     }
 
-    pub fn bytes(&self, _: &HParams, _: &CacheShape, _: usize) -> Result<CardBytes> {
+    pub(super) fn has_embd(&self) -> bool {
         match self.0 {}
     }
 
-    pub fn place(&self, _: &mut KvCache) -> Result<()> {
+    pub(super) fn bytes(&self, _: &HParams, _: &CacheShape, _: usize) -> Result<DeviceBytes> {
         match self.0 {}
     }
 
-    pub fn scratch(&self, _: &HParams, _: usize) -> Result<DeviceScratch> {
+    pub(super) fn place(&self, _: &mut KvCache) -> Result<()> {
         match self.0 {}
     }
 
-    pub fn forward(
+    pub(super) fn scratch(&self, _: &HParams, _: usize) -> Result<DeviceScratch> {
+        match self.0 {}
+    }
+
+    pub(super) fn forward(
         &self,
         _: &DeviceBatch<'_>,
         _: &mut KvCache,
@@ -50,25 +54,25 @@ impl DeviceLayers {
         match self.0 {}
     }
 
-    pub fn last_logits(&self, _: &HParams, _: &mut DeviceScratch, _: &mut Vec<f32>) -> Result<()> {
+    pub(super) fn last_logits(&self, _: &HParams, _: &mut DeviceScratch, _: &mut Vec<f32>) -> Result<()> {
         match self.0 {}
     }
 }
 
 impl DeviceTower {
-    pub fn n_bytes(_: &VisionHParams, _: usize) -> usize {
+    pub(super) fn n_bytes(_: &VisionHParams, _: usize) -> usize {
         0
     }
 
-    pub fn reserve(&self, _: &VisionHParams, _: usize) -> Result<()> {
+    pub(super) fn reserve(&self, _: &VisionHParams, _: usize) -> Result<()> {
         match self.0 {}
     }
 
-    pub fn begin(&self, _: &VisionHParams, _: &[f32], _: &Pairs<Host>, _: &RotaryTable) -> Result<bool> {
+    pub(super) fn begin(&self, _: &VisionHParams, _: &[f32], _: &Pairs<Host>, _: &RotaryTable) -> Result<bool> {
         match self.0 {}
     }
 
-    pub fn encode(
+    pub(super) fn encode(
         &self,
         _: &VisionHParams,
         _: &[f32],
@@ -79,11 +83,11 @@ impl DeviceTower {
         match self.0 {}
     }
 
-    pub fn finish(&self, _: &VisionHParams, _: usize) -> Result<Vec<f32>> {
+    pub(super) fn finish(&self, _: &VisionHParams, _: usize) -> Result<Vec<f32>> {
         match self.0 {}
     }
 
-    pub fn abandon(&self) {
+    pub(super) fn abandon(&self) {
         match self.0 {}
     }
 }

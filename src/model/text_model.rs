@@ -8,7 +8,7 @@ use super::decoder::{Head, Layer, Pass, Rows};
 use super::device::{Device, DeviceBatch, DeviceOutput, Linear, MAX_TOP, Product, Sequence};
 use super::host::Host;
 use super::weights::{Loader, Mat};
-use super::{CardBytes, HParams, Trace};
+use super::{DeviceBytes, HParams, Trace};
 use crate::cache::{CacheShape, KvCache};
 use crate::gguf::Gguf;
 use crate::kernels;
@@ -138,7 +138,7 @@ impl TextModel {
     ///
     /// # Errors
     /// A cache that cannot be; a device that no longer answers.
-    pub fn card_bytes(&self, shape: &CacheShape, n_batch: usize) -> Result<Option<CardBytes>> {
+    pub fn device_bytes(&self, shape: &CacheShape, n_batch: usize) -> Result<Option<DeviceBytes>> {
         self.devices.as_ref().map(|devices| devices.bytes(&self.hp, shape, n_batch)).transpose()
     }
 
@@ -154,6 +154,11 @@ impl TextModel {
             s.top.reserve(MAX_TOP);
         }
         Ok(())
+    }
+
+    /// What a device should tell although its steps go on, once: a driver that records no launches.
+    pub fn warning(&self) -> Option<String> {
+        self.devices.as_ref().and_then(DeviceLayers::warning)
     }
 
     /// Layers that the CPU computes, the first ones; all others are on devices.

@@ -52,7 +52,7 @@ impl VisionTower {
     }
 
     /// Bytes that [`VisionTower::encode`] takes on a device for `n` patches; none where the tower is on the host.
-    pub fn card_bytes(&self, n: usize) -> usize {
+    pub fn device_bytes(&self, n: usize) -> usize {
         if self.device.is_some() { DeviceTower::n_bytes(&self.hp, n) } else { 0 }
     }
 
@@ -186,7 +186,7 @@ impl VisionTower {
     }
 
     /// Whether it is on a device.
-    pub fn is_on_card(&self) -> bool {
+    pub fn is_on_gpu(&self) -> bool {
         self.device.is_some()
     }
 

@@ -12,9 +12,13 @@ pub struct VisionHParams {
     pub family: &'static Family,
     /// What its blocks have.
     pub spec: VitSpec,
+    /// Blocks.
     pub n_layer: usize,
+    /// Width of a patch's row.
     pub n_embd: usize,
+    /// Heads of attention.
     pub n_head: usize,
+    /// Width inside a block's second half.
     pub n_ff: usize,
     /// Width of a merged token: the language model's `n_embd`.
     pub n_embd_out: usize,
@@ -22,6 +26,7 @@ pub struct VisionHParams {
     pub patch_size: usize,
     /// Patches per merged token side.
     pub merge: usize,
+    /// What keeps norms from dividing by zero.
     pub eps: f32,
     /// Where blocks attend within windows.
     pub windows: Option<Windows>,
@@ -33,10 +38,13 @@ pub struct VisionHParams {
     pub tokens_per_second: Option<f64>,
     /// How videos are sampled, sized and told of.
     pub video: VideoRules,
+    /// Mean of each channel, of pixels from 0 to 1.
     pub image_mean: [f32; 3],
+    /// Standard deviation of each channel, likewise.
     pub image_std: [f32; 3],
-    /// Bounds on the pixels of a still image, where the file states them.
+    /// Least pixels of a still image, where the file states them.
     pub image_min_pixels: Option<u64>,
+    /// Most pixels of a still image, likewise.
     pub image_max_pixels: Option<u64>,
 }
 

@@ -63,20 +63,20 @@ pub(super) struct Rows<D: Device> {
 
 impl<D: Device> Rows<D> {
     /// Floats of each of these for `n` patches, `n_part` at once, in their order.
-    pub fn sizes(hp: &VisionHParams, n: usize, n_part: usize) -> [usize; 7] {
+    pub(super) fn sizes(hp: &VisionHParams, n: usize, n_part: usize) -> [usize; 7] {
         let (rows, part, n_out) = (n * hp.n_embd, n_part * hp.n_embd, n / (hp.merge * hp.merge));
         [rows, part, part, part, part, n_part * hp.n_ff, n_out * hp.n_out_values()]
     }
 
     /// Of memory of these sizes.
-    pub fn of([x, xb, q, k, v, hidden, out]: [D::Rows; 7]) -> Rows<D> {
+    pub(super) fn of([x, xb, q, k, v, hidden, out]: [D::Rows; 7]) -> Rows<D> {
         Rows { x, xb, q, k, v, hidden, out }
     }
 }
 
 impl Rows<Host> {
     /// Makes room for `n` patches, `n_part` at once, where there is less.
-    pub fn grow(&mut self, hp: &VisionHParams, n: usize, n_part: usize) {
+    pub(super) fn grow(&mut self, hp: &VisionHParams, n: usize, n_part: usize) {
         let Rows { x, xb, q, k, v, hidden, out } = self;
         for (rows, n) in [x, xb, q, k, v, hidden, out].into_iter().zip(Rows::<Host>::sizes(hp, n, n_part)) {
             rows.resize(rows.len().max(n), 0.0);
@@ -87,7 +87,7 @@ impl Rows<Host> {
 impl Tower<Host> {
     /// The tower of `file`, or `None` where a matrix is missing: a recorded problem, which [`Loader::finish`] turns into the
     /// error.
-    pub fn load(load: &mut Loader<'_>, hp: &VisionHParams, file: &Gguf) -> Option<Tower<Host>> {
+    pub(super) fn load(load: &mut Loader<'_>, hp: &VisionHParams, file: &Gguf) -> Option<Tower<Host>> {
         let (d, side) = (hp.n_embd, hp.n_pos_side);
         let weight = patch_embedding(load, hp);
         let bias = hp.spec.patch_bias.then(|| load.vec("v.patch_embd.bias", d));
@@ -103,7 +103,7 @@ impl Tower<Host> {
     /// # Errors
     /// Memory that the device does not have.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host is the only device"))]
-    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Tower<D>> {
+    pub(super) fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Tower<D>> {
         Ok(Tower {
             patch_embd: self.patch_embd.on::<D>(home, what)?,
             positions: self.positions.as_ref().map(|table| D::vec(home, table, what)).transpose()?,
@@ -211,7 +211,7 @@ impl<D: Device> Pass<'_, D> {
     ///
     /// # Errors
     /// Keys or values that are not finite; what the device says; what `step` says.
-    pub fn encode(
+    pub(super) fn encode(
         &self,
         tower: &Tower<D>,
         input: &D::Input,

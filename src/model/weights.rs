@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 /// A matrix, packed.
 #[derive(Clone)]
-pub struct Mat {
+pub(super) struct Mat {
     data: Data,
     ty: GgmlType,
     n_cols: usize,
@@ -34,7 +34,7 @@ impl Mat {
     ///
     /// # Panics
     /// When there are more or fewer.
-    pub fn from_floats(values: &[f32], n_cols: usize, n_rows: usize) -> Mat {
+    pub(super) fn from_floats(values: &[f32], n_cols: usize, n_rows: usize) -> Mat {
         assert_eq!(values.len(), n_cols * n_rows, "floats of a matrix");
         Mat { data: Data::Own(values.into()), ty: GgmlType::F32, n_cols, rows: 0..n_rows, n_rows_of_data: n_rows }
     }
@@ -47,7 +47,7 @@ impl Mat {
     }
 
     /// Its rows.
-    pub fn view(&self) -> MatView<'_> {
+    pub(super) fn view(&self) -> MatView<'_> {
         let data = match &self.data {
             Data::File(file, info) => file.data(info),
             Data::Own(values) => bytemuck::cast_slice(values),
@@ -62,7 +62,7 @@ impl Linear<Host> {
     ///
     /// # Errors
     /// Memory that the device does not have.
-    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Linear<D>> {
+    pub(super) fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Linear<D>> {
         let bias = self.bias.as_ref().map(|bias| D::vec(home, bias, what)).transpose()?;
         Ok(Linear { weight: D::mat(home, &self.weight, what)?, bias })
     }
@@ -73,14 +73,14 @@ impl Norm<Host> {
     ///
     /// # Errors
     /// Memory that the device does not have.
-    pub fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Norm<D>> {
+    pub(super) fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Norm<D>> {
         let bias = self.bias.as_ref().map(|bias| D::vec(home, bias, what)).transpose()?;
         Ok(Norm { weight: D::vec(home, &self.weight, what)?, bias })
     }
 }
 
 /// Collects every mismatch between what the model needs and what the file holds, so that one error lists them all.
-pub struct Loader<'a> {
+pub(super) struct Loader<'a> {
     file: &'a Arc<Gguf>,
     used: HashSet<String>,
     problems: Vec<String>,
@@ -89,12 +89,12 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(file: &'a Arc<Gguf>) -> Loader<'a> {
+    pub(super) fn new(file: &'a Arc<Gguf>) -> Loader<'a> {
         Loader { file, used: HashSet::new(), problems: Vec::new(), no_kernel: Vec::new() }
     }
 
     /// Whether the file holds `name`.
-    pub fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.file.tensor(name).is_some()
     }
 
@@ -122,19 +122,19 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix of `n_rows` rows; `None` on a mismatch, with which `finish` fails.
-    pub fn mat(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Mat> {
+    pub(super) fn mat(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Mat> {
         let info = self.find(name, &[n_cols, n_rows], can_dequantize)?;
         let data = Data::File(Arc::clone(self.file), info.clone());
         Some(Mat { data, ty: info.ty, n_cols, rows: 0..n_rows, n_rows_of_data: n_rows })
     }
 
     /// A matrix with its bias.
-    pub fn linear(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
+    pub(super) fn linear(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
         self.linear_or_matrix(name, n_cols, n_rows, true)
     }
 
     /// A matrix, with its bias where it `has_bias`.
-    pub fn linear_or_matrix(
+    pub(super) fn linear_or_matrix(
         &mut self,
         name: &str,
         n_cols: usize,
@@ -147,7 +147,13 @@ impl<'a> Loader<'a> {
     }
 
     /// The matrices of queries, keys and values of a block: each by its name, `attn_q` to `attn_v`, or all in one, `attn_qkv`.
-    pub fn qkv(&mut self, block: &str, n_cols: usize, n_rows: [usize; 3], has_bias: bool) -> [Option<Linear<Host>>; 3] {
+    pub(super) fn qkv(
+        &mut self,
+        block: &str,
+        n_cols: usize,
+        n_rows: [usize; 3],
+        has_bias: bool,
+    ) -> [Option<Linear<Host>>; 3] {
         let [n_q, n_k, n_v] = n_rows;
         let fused = format!("{block}.attn_qkv");
         if self.has(&format!("{block}.attn_q.weight")) || !self.has(&format!("{fused}.weight")) {
@@ -165,32 +171,32 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix without one.
-    pub fn matrix(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
+    pub(super) fn matrix(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
         Some(Linear { weight: self.mat(&format!("{name}.weight"), n_cols, n_rows)?, bias: None })
     }
 
     /// The weights of an RMSNorm.
-    pub fn rms_norm(&mut self, name: &str, n: usize) -> Norm<Host> {
+    pub(super) fn rms_norm(&mut self, name: &str, n: usize) -> Norm<Host> {
         Norm { weight: self.vec(&format!("{name}.weight"), n), bias: None }
     }
 
     /// Those of a LayerNorm.
-    pub fn layer_norm(&mut self, name: &str, n: usize) -> Norm<Host> {
+    pub(super) fn layer_norm(&mut self, name: &str, n: usize) -> Norm<Host> {
         Norm { weight: self.vec(&format!("{name}.weight"), n), bias: Some(self.vec(&format!("{name}.bias"), n)) }
     }
 
     /// Those of either.
-    pub fn norm(&mut self, name: &str, n: usize, has_bias: bool) -> Norm<Host> {
+    pub(super) fn norm(&mut self, name: &str, n: usize, has_bias: bool) -> Norm<Host> {
         if has_bias { self.layer_norm(name, n) } else { self.rms_norm(name, n) }
     }
 
     /// A vector of plain floats.
-    pub fn vec(&mut self, name: &str, n: usize) -> Vec<f32> {
+    pub(super) fn vec(&mut self, name: &str, n: usize) -> Vec<f32> {
         self.array(name, &[n])
     }
 
     /// A tensor of plain floats of any shape.
-    pub fn array(&mut self, name: &str, ne: &[usize]) -> Vec<f32> {
+    pub(super) fn array(&mut self, name: &str, ne: &[usize]) -> Vec<f32> {
         let plain = |ty| matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
         let Some(info) = self.find(name, ne, plain) else { return Vec::new() };
         let mut out = vec![0.0; info.n_elements()];
@@ -207,7 +213,7 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     /// All mismatches at once.
-    pub fn finish(self) -> Result<Vec<String>> {
+    pub(super) fn finish(self) -> Result<Vec<String>> {
         let place = || self.file.path().display().to_string();
         if !self.problems.is_empty() {
             let problems = [self.problems.as_slice(), &self.no_kernel].concat();

@@ -12,8 +12,11 @@ pub struct Driver {
 }
 
 impl Driver {
+    /// The time id alone.
     pub const T: Driver = Driver { weights: Some([1, 0, 0]) };
+    /// The id of the row alone.
     pub const H: Driver = Driver { weights: Some([0, 1, 0]) };
+    /// The id of the column alone.
     pub const W: Driver = Driver { weights: Some([0, 0, 1]) };
     /// Zero frequency: the pair passes through untouched.
     pub const ZERO: Driver = Driver { weights: None };

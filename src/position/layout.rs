@@ -1,7 +1,7 @@
 //! The position layouts: their names, and what each of them is.
 
 use super::Driver;
-use super::rule::{Block, Cursor, Pairs, Rule, Space, Time};
+use super::rule::{BlockRule, Cursor, Pairs, Rule, Space, Time};
 use crate::{Error, Result};
 
 /// How a model places tokens and spends its rotary frequencies. A checkpoint is trained for exactly one.
@@ -43,7 +43,7 @@ const BLOCK: Rule = Rule {
     name: "mrope",
     spellings: &[],
     pairs: Pairs::Bands,
-    block: Block::Video,
+    block: BlockRule::Video,
     time: Time::Index,
     space: Space::Corner { h: 1.0, w: 1.0 },
     cursor: Cursor::AboveAll,
@@ -183,7 +183,7 @@ const HOPE: Rule = Rule {
     ..BLOCK
 };
 
-const INTERLEAVED: Rule = Rule { pairs: Pairs::Interleaved(Driver::T), block: Block::Pair, ..BLOCK };
+const INTERLEAVED: Rule = Rule { pairs: Pairs::Interleaved(Driver::T), block: BlockRule::Pair, ..BLOCK };
 
 /// With t the middle of a pair: y + x, y - x, x - y and -y - x from there, which for words are all their one id.
 const CORNERS: [Driver; 4] =

@@ -19,6 +19,6 @@ pub use drivers::{Driver, default_sections, drivers};
 pub use layout::Layout;
 pub use place::{Placer, Pos, Segment, place_all};
 pub use rotary::{Rotary, RotaryTable, rotate_f32, rotate_f64};
-pub use rule::{Block, Cursor, Pairs, Rule, Space, Time};
+pub use rule::{BlockRule, Cursor, Pairs, Rule, Space, Time};
 pub use scale::{check_temporal_scale, parse_temporal_scale, scale_warning};
 pub use stretch::{Stretch, Yarn};

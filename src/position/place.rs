@@ -1,7 +1,7 @@
 //! Where every token stands: one cursor, one rule for all layouts (spec: positions, "one algorithm for all variants").
 
 use super::scale::check_temporal_scale;
-use super::{Block, Clock, Cursor, Layout, Pace, Rule, Space, Time};
+use super::{BlockRule, Clock, Cursor, Layout, Pace, Rule, Space, Time};
 use crate::{Error, Result};
 use std::f64::consts::{PI, TAU};
 
@@ -9,8 +9,11 @@ use std::f64::consts::{PI, TAU};
 /// scale that is no binary fraction) for as long as any stream may last.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Pos {
+    /// Time.
     pub t: f64,
+    /// Height: the row.
     pub h: f64,
+    /// Width: the column.
     pub w: f64,
 }
 
@@ -24,9 +27,24 @@ impl Pos {
 /// A piece of a sequence. Grids count merged tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Segment {
+    /// So many tokens of text.
     Text(usize),
-    Image { h: usize, w: usize },
-    Video { t: usize, h: usize, w: usize },
+    /// A picture.
+    Image {
+        /// Rows of its grid.
+        h: usize,
+        /// Columns of its grid.
+        w: usize,
+    },
+    /// A video.
+    Video {
+        /// Frame pairs.
+        t: usize,
+        /// Rows of each pair's grid.
+        h: usize,
+        /// Columns of each pair's grid.
+        w: usize,
+    },
 }
 
 /// Largest side of a grid and largest count: keeps every position well inside what f64 and f32 hold.
@@ -117,8 +135,8 @@ impl Open {
     /// Where pair `f` starts, and its time. Pairs that are blocks of their own stand behind each other.
     fn pair(&self, rule: &Rule, f: f64) -> (f64, f64) {
         match rule.block {
-            Block::Video => (self.start, self.start + self.time(rule, f)),
-            Block::Pair => {
+            BlockRule::Video => (self.start, self.start + self.time(rule, f)),
+            BlockRule::Pair => {
                 let start = self.start + f * self.advance(rule, 1.0);
                 (start, start)
             }
@@ -158,8 +176,8 @@ impl Placer {
         let Some(open) = self.open.filter(|open| open.frames > 0) else { return self.cursor };
         let (rule, n) = (self.layout.rule(), open.frames as f64);
         match rule.block {
-            Block::Video => open.start + open.advance(rule, n),
-            Block::Pair => open.start + n * open.advance(rule, 1.0),
+            BlockRule::Video => open.start + open.advance(rule, n),
+            BlockRule::Pair => open.start + n * open.advance(rule, 1.0),
         }
     }
 

@@ -9,10 +9,15 @@ pub struct Rule {
     pub name: &'static str,
     /// Other spellings, in lower case without dashes and underscores.
     pub spellings: &'static [&'static str],
+    /// What drives which pair.
     pub pairs: Pairs,
-    pub block: Block,
+    /// What is placed as one block: a video, or each of its frame pairs.
+    pub block: BlockRule,
+    /// How time ids of frame pairs follow from their number.
     pub time: Time,
+    /// Where rows and columns of a frame pair lie.
     pub space: Space,
+    /// Where text goes on behind a block.
     pub cursor: Cursor,
     /// Every id is that of the rules above plus the number of the token in the sequence (TAD-RoPE).
     pub numbered: bool,
@@ -36,7 +41,7 @@ pub enum Pairs {
 
 /// What the frame pairs of a video are to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Block {
+pub enum BlockRule {
     /// Parts of one block with a common start.
     Video,
     /// A block each: every pair starts where the cursor is after the one before.
@@ -66,7 +71,12 @@ pub enum Space {
     /// One after the other from t on, on all axes.
     Raster,
     /// h = s + y times a step of its own, w = s + x likewise.
-    Corner { h: f64, w: f64 },
+    Corner {
+        /// The step from row to row.
+        h: f64,
+        /// The step from column to column.
+        w: f64,
+    },
     /// h = y, w = x: rows and columns begin anew in every block.
     Reset,
     /// h = t + y - floor((H - 1) / 2), w likewise.
@@ -78,6 +88,7 @@ pub enum Space {
     Stretched(f64),
     /// On a circle in the plane across (1, 1, 1), about s + t: every cell is as far from every word.
     Circle {
+        /// How far each cell is from the axis.
         radius: f64,
         /// How much of a cell's angle is that of its place in the picture; the rest is its number.
         alpha: f64,

@@ -21,7 +21,7 @@ use tower_service::Service;
 use super::limits::{HEAD_TIME, MAX_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS};
 
 /// Where the server listens.
-pub enum Listener {
+pub(super) enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(UnixListener),
@@ -29,7 +29,7 @@ pub enum Listener {
 
 impl Listener {
     /// The address, unless it is a file.
-    pub fn address(&self) -> Option<SocketAddr> {
+    pub(super) fn address(&self) -> Option<SocketAddr> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().ok(),
             #[cfg(unix)]
@@ -39,7 +39,7 @@ impl Listener {
 }
 
 /// Answers connections until `stop` says so, then until those that are open are done.
-pub async fn serve(listener: Listener, app: Router, mut stop: watch::Receiver<bool>) {
+pub(super) async fn serve(listener: Listener, app: Router, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while !*stop.borrow() {
         // A place first: who finds none waits in the system's queue.

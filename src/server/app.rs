@@ -32,7 +32,7 @@ type Reply = Result<Response<Body>, Fault>;
 
 /// What handlers see.
 #[derive(Clone)]
-pub struct App(Arc<Shared>);
+pub(super) struct App(Arc<Shared>);
 
 struct Shared {
     setup: Arc<Setup>,
@@ -45,7 +45,7 @@ struct Shared {
 
 impl App {
     /// An application that is loading; `is_local` for a socket that is a file.
-    pub fn new(setup: Arc<Setup>, is_local: bool) -> App {
+    pub(super) fn new(setup: Arc<Setup>, is_local: bool) -> App {
         let guard = Guard::new(&setup.keys, &setup.hosts, &setup.origins, is_local);
         let (is_draining, _) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
@@ -60,22 +60,22 @@ impl App {
     }
 
     /// What is counted.
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 
     /// The model is here.
-    pub fn ready(&self, desk: Arc<Desk>) {
+    pub(super) fn ready(&self, desk: Arc<Desk>) {
         let _ = self.0.desk.set(desk);
     }
 
     /// The desk, once there is one.
-    pub fn desk(&self) -> Option<&Arc<Desk>> {
+    pub(super) fn desk(&self) -> Option<&Arc<Desk>> {
         self.0.desk.get()
     }
 
     /// No new work from now on.
-    pub fn drain(&self) {
+    pub(super) fn drain(&self) {
         self.0.is_draining.send_replace(true);
     }
 
@@ -93,7 +93,7 @@ impl App {
     }
 
     /// The routes.
-    pub fn router(self) -> Router {
+    pub(super) fn router(self) -> Router {
         let mut router = Router::new()
             .route("/health", get(health))
             .route("/v1/health", get(health))

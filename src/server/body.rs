@@ -16,21 +16,21 @@ const UNIT: usize = 4 << 10;
 
 /// Room for the bodies of all requests that are in memory.
 #[derive(Clone)]
-pub struct Room(Arc<Semaphore>);
+pub(super) struct Room(Arc<Semaphore>);
 
 /// A body, and its room, which is free again when this is dropped.
-pub struct Held {
+pub(super) struct Held {
     pub bytes: Vec<u8>,
     pub room: Kept,
 }
 
 /// Room that a request has, for its body and for what is decoded from it, until its media are on disk.
 #[derive(Default)]
-pub struct Kept(Vec<OwnedSemaphorePermit>);
+pub(super) struct Kept(Vec<OwnedSemaphorePermit>);
 
 impl Room {
     /// Room for so many bytes.
-    pub fn new(n_bytes: usize) -> Room {
+    pub(super) fn new(n_bytes: usize) -> Room {
         Room(Arc::new(Semaphore::new(n_bytes.div_ceil(UNIT))))
     }
 
@@ -46,7 +46,7 @@ impl Room {
     ///
     /// # Errors
     /// `body_too_large`, `body_too_slow`, `too_many_bytes`.
-    pub async fn read(&self, headers: &HeaderMap, body: Body, most: u64) -> Result<Held, Fault> {
+    pub(super) async fn read(&self, headers: &HeaderMap, body: Body, most: u64) -> Result<Held, Fault> {
         let declared = declared(headers)?;
         let too_large =
             || Fault::new(Code::BodyTooLarge, format!("a body of more than {most} bytes: upload videos to /v1/files"));
@@ -81,21 +81,21 @@ impl Room {
 ///
 /// # Errors
 /// One that is no number.
-pub fn declared(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
+pub(super) fn declared(headers: &HeaderMap) -> Result<Option<u64>, Fault> {
     let Some(value) = headers.get("content-length") else { return Ok(None) };
     let n = value.to_str().ok().and_then(|text| text.parse().ok());
     n.map(Some).ok_or_else(|| Fault::new(Code::LengthRequired, "the length of the body is no number"))
 }
 
 /// How fast a body comes.
-pub struct Pace {
+pub(super) struct Pace {
     began: Instant,
     n_bytes: u64,
 }
 
 impl Pace {
     /// It begins now.
-    pub fn new() -> Pace {
+    pub(super) fn new() -> Pace {
         Pace { began: Instant::now(), n_bytes: 0 }
     }
 
@@ -103,7 +103,7 @@ impl Pace {
     ///
     /// # Errors
     /// `body_too_slow`; a client that left.
-    pub async fn next(&mut self, body: &mut Body) -> Result<Option<Bytes>, Fault> {
+    pub(super) async fn next(&mut self, body: &mut Body) -> Result<Option<Bytes>, Fault> {
         let slow =
             || Fault::new(Code::BodyTooSlow, format!("the body came slower than {MIN_BODY_RATE} bytes a second"));
         loop {

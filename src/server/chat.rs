@@ -41,7 +41,7 @@ type Begun = Result<Job, Fault>;
 ///
 /// # Errors
 /// Everything that is wrong with it, before a single byte of the answer is sent.
-pub async fn complete(desk: Arc<Desk>, request: ChatRequest, kept: Kept) -> Result<Response<Body>, Fault> {
+pub(super) async fn complete(desk: Arc<Desk>, request: ChatRequest, kept: Kept) -> Result<Response<Body>, Fault> {
     let answer = Answer {
         desk: desk.clone(),
         id: id("chatcmpl"),
@@ -345,7 +345,7 @@ fn lost() -> Fault {
 }
 
 /// The head of a reply that is sent as it comes.
-pub fn head(content_type: &'static str, body: Body) -> Response<Body> {
+pub(super) fn head(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -16,12 +16,12 @@ use crate::text::{Sampler, StopStrings, StreamDecoder};
 use crate::{Error, ErrorKind, Result};
 
 /// Where answers are handed in.
-pub struct Crew {
+pub(crate) struct Crew {
     join: Sender<Active>,
 }
 
 /// How to answer.
-pub struct Manner {
+pub(crate) struct Manner {
     pub sampler: Sampler,
     pub n_predict: usize,
     pub ignore_eos: bool,
@@ -36,7 +36,7 @@ pub struct Manner {
 
 /// What an answer grew by.
 #[derive(Debug, Clone, Default)]
-pub struct Said {
+pub(crate) struct Said {
     pub text: String,
     /// Tokens so far.
     pub n_tokens: usize,
@@ -45,7 +45,7 @@ pub struct Said {
 
 /// A token and how likely it was.
 #[derive(Debug, Clone)]
-pub struct TokenLog {
+pub(crate) struct TokenLog {
     pub id: u32,
     pub logprob: f32,
     /// The likeliest, and how likely they were.
@@ -53,7 +53,7 @@ pub struct TokenLog {
 }
 
 /// An answer that is over.
-pub struct Answered {
+pub(crate) struct Answered {
     /// The conversation, unless a fault of the program took it.
     pub borrowed: Option<Borrowed>,
     pub n_tokens: usize,
@@ -78,14 +78,14 @@ impl Crew {
     ///
     /// # Errors
     /// A thread that the system refuses.
-    pub fn start(engine: Arc<Engine>, lane: Lane, metrics: Arc<Metrics>) -> Result<Crew> {
+    pub(crate) fn start(engine: Arc<Engine>, lane: Lane, metrics: Arc<Metrics>) -> Result<Crew> {
         let (join, joined) = channel();
         threads::builder("answers").spawn(move || run(&engine, &lane, &metrics, &joined))?;
         Ok(Crew { join })
     }
 
     /// Answers from what `borrowed` has read; waits for the end.
-    pub fn answer(&self, borrowed: Borrowed, manner: Manner) -> Answered {
+    pub(crate) fn answer(&self, borrowed: Borrowed, manner: Manner) -> Answered {
         let (done, over) = sync_channel(1);
         let active = Active {
             borrowed,
@@ -126,6 +126,9 @@ fn run(engine: &Engine, lane: &Lane, metrics: &Metrics, joined: &Receiver<Active
                 }
             }
             step(engine, metrics, &mut answers);
+            if let Some(message) = engine.text.warning() {
+                eprintln!("warning: {message}");
+            }
             turn.pass();
         }
     }

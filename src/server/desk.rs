@@ -20,7 +20,7 @@ use crate::stream::Engine;
 use crate::text::{MediaSource, Source};
 
 /// What all requests share.
-pub struct Desk {
+pub(crate) struct Desk {
     pub engine: Arc<Engine>,
     pub setup: Arc<Setup>,
     pub lane: Lane,
@@ -56,7 +56,7 @@ impl Desk {
     ///
     /// # Errors
     /// A store that cannot be opened; threads that the system refuses.
-    pub fn open(engine: Arc<Engine>, setup: Arc<Setup>, metrics: Arc<Metrics>) -> crate::Result<Arc<Desk>> {
+    pub(crate) fn open(engine: Arc<Engine>, setup: Arc<Setup>, metrics: Arc<Metrics>) -> crate::Result<Arc<Desk>> {
         let lane = Lane::default();
         let files = setup.data.as_deref().map(|folder| Store::open(folder, setup.rules, setup.media.clone()));
         let files = files.transpose()?.map(Arc::new);
@@ -84,7 +84,7 @@ impl Desk {
     }
 
     /// The model's name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.engine.name
     }
 
@@ -92,7 +92,7 @@ impl Desk {
     ///
     /// # Errors
     /// `file_not_found` where nothing is kept.
-    pub fn files(&self) -> Result<&Arc<Store>, Fault> {
+    pub(crate) fn files(&self) -> Result<&Arc<Store>, Fault> {
         let message = "this server keeps no files: it was started with --no-store";
         self.files.as_ref().ok_or_else(|| Fault::new(Code::FileNotFound, message))
     }
@@ -101,19 +101,19 @@ impl Desk {
     ///
     /// # Errors
     /// `take_not_found` where nothing is kept.
-    pub fn takes(&self) -> Result<&Arc<Takes>, Fault> {
+    pub(crate) fn takes(&self) -> Result<&Arc<Takes>, Fault> {
         let message = "this server keeps no takes: it was started with --no-store";
         self.takes.as_ref().ok_or_else(|| Fault::new(Code::TakeNotFound, message))
     }
 
     /// The medium that was sent under this name before.
-    pub fn alias(&self, uuid: &str) -> Option<(Kind, MediaSource)> {
+    pub(crate) fn alias(&self, uuid: &str) -> Option<(Kind, MediaSource)> {
         let aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
         aliases.iter().rev().find(|(name, _)| name == uuid).map(|(_, medium)| medium.clone())
     }
 
     /// Remembers a name. Bytes that came with a request are shared, and dropped with the name.
-    pub fn set_alias(&self, uuid: String, medium: (Kind, MediaSource)) {
+    pub(crate) fn set_alias(&self, uuid: String, medium: (Kind, MediaSource)) {
         let mut aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
         aliases.retain(|(name, _)| *name != uuid);
         aliases.push_back((uuid, medium));
@@ -125,7 +125,7 @@ impl Desk {
     }
 
     /// How things stand.
-    pub fn gauges(&self) -> Gauges {
+    pub(crate) fn gauges(&self) -> Gauges {
         let (n_running, n_waiting) = self.queue.len();
         let (n_sessions, cache_used, cache_limit) = self.pool.usage();
         let (takes_bytes, takes) = self.takes.as_ref().map_or((0, Vec::new()), |takes| takes.usage());
@@ -143,7 +143,7 @@ impl Desk {
     }
 
     /// The model, as clients list it.
-    pub fn model_json(&self) -> Value {
+    pub(crate) fn model_json(&self) -> Value {
         let hp = self.engine.text.hparams();
         let inputs: &[&str] = if self.engine.vision.is_some() { &["text", "image", "video"] } else { &["text"] };
         json!({

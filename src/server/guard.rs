@@ -13,7 +13,7 @@ use super::wire::{Code, Fault};
 
 /// The rules.
 #[derive(Debug, Clone, Default)]
-pub struct Guard {
+pub(super) struct Guard {
     /// SHA-256 of each key; none: everybody may ask.
     keys: Vec<[u8; 32]>,
     /// Names beside `localhost` and addresses, in small letters.
@@ -26,7 +26,7 @@ pub struct Guard {
 
 /// What the request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub(super) enum Door {
     /// The page itself, which links may lead to.
     Page,
     /// Whether the server is there: for everybody.
@@ -37,7 +37,7 @@ pub enum Door {
 
 impl Guard {
     /// Rules from keys, further names and pages; `is_local` for a socket that is a file.
-    pub fn new(keys: &[String], hosts: &[String], origins: &[String], is_local: bool) -> Guard {
+    pub(super) fn new(keys: &[String], hosts: &[String], origins: &[String], is_local: bool) -> Guard {
         let small = |words: &[String]| words.iter().map(|word| word.to_ascii_lowercase()).collect();
         let keys = keys.iter().map(|key| Sha256::digest(key.as_bytes()).into()).collect();
         Guard { keys, hosts: small(hosts), origins: small(origins), is_local }
@@ -47,7 +47,13 @@ impl Guard {
     ///
     /// # Errors
     /// `host_not_allowed`, `origin_not_allowed`, `invalid_api_key`.
-    pub fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap, door: Door) -> Result<Option<String>, Fault> {
+    pub(super) fn check(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        door: Door,
+    ) -> Result<Option<String>, Fault> {
         let host = self.host(uri, headers)?;
         let page = self.page(headers, host.as_deref(), door)?;
         // A browser asks first, without the key, what it may send.
@@ -139,7 +145,7 @@ fn name_of(host: &str) -> &str {
 ///
 /// # Errors
 /// `wrong_content_type`.
-pub fn check_type(headers: &HeaderMap, wanted: &str) -> Result<(), Fault> {
+pub(super) fn check_type(headers: &HeaderMap, wanted: &str) -> Result<(), Fault> {
     let given = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case(wanted) {

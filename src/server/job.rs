@@ -22,7 +22,7 @@ use crate::{Error, ErrorKind};
 
 /// What a job says. Text is never dropped; it is bounded by the length of the answer.
 #[derive(Debug)]
-pub enum Word {
+pub(super) enum Word {
     Said(Said),
     Done(Box<Done>),
     Failed(Fault),
@@ -30,7 +30,7 @@ pub enum Word {
 
 /// How far a job is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Progress {
+pub(crate) struct Progress {
     pub stage: Stage,
     pub queue_position: Option<usize>,
     /// Tokens of the prompt: all, those that were in the cache, those that are in now.
@@ -45,7 +45,7 @@ pub struct Progress {
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     #[default]
     Queued,
     Decoding,
@@ -55,7 +55,7 @@ pub enum Stage {
 
 impl Progress {
     /// As clients see it.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let stage = match self.stage {
             Stage::Queued => "queued",
             Stage::Decoding => "decoding",
@@ -70,7 +70,7 @@ impl Progress {
     }
 
     /// Takes an event in, `time` after the work began.
-    pub fn update(&mut self, event: &Event, time: Duration) {
+    pub(crate) fn update(&mut self, event: &Event, time: Duration) {
         match event {
             Event::PromptStart { n_tokens, cached } => {
                 (self.total, self.cache, self.processed) = (*n_tokens, *cached, *cached);
@@ -98,7 +98,7 @@ impl Progress {
 
 /// An answer that is whole.
 #[derive(Debug)]
-pub struct Done {
+pub(super) struct Done {
     pub finish: Finish,
     pub n_prompt: usize,
     pub n_cached: usize,
@@ -113,13 +113,13 @@ pub struct Done {
 
 impl Done {
     /// llama.cpp's figures.
-    pub fn timings(&self) -> Value {
+    pub(super) fn timings(&self) -> Value {
         let n_read = self.n_prompt - self.n_cached;
         timings((self.n_cached, n_read, self.prompt_time), (self.n_tokens, self.answer_time), self.queue_time)
     }
 
     /// OpenAI's.
-    pub fn usage(&self) -> Value {
+    pub(super) fn usage(&self) -> Value {
         json!({
             "prompt_tokens": self.n_prompt, "completion_tokens": self.n_tokens, "total_tokens": self.n_prompt + self.n_tokens,
             "prompt_tokens_details": { "cached_tokens": self.n_cached },
@@ -137,7 +137,7 @@ fn timings((n_cached, n_read, read): (usize, usize, Duration), (n, made): (usize
 }
 
 /// The near end of a job: what it says, and the flag that ends it. The flag is raised when this is dropped.
-pub struct Job {
+pub(super) struct Job {
     pub words: mpsc::UnboundedReceiver<Word>,
     pub progress: watch::Receiver<Progress>,
     cancel: Arc<AtomicBool>,
@@ -147,7 +147,7 @@ pub struct Job {
 
 impl Job {
     /// The next word; nothing after the last.
-    pub async fn next(&mut self) -> Option<Word> {
+    pub(super) async fn next(&mut self) -> Option<Word> {
         let word = self.words.recv().await;
         self.is_over |= !matches!(word, Some(Word::Said(_)));
         word
@@ -164,7 +164,7 @@ impl Drop for Job {
 }
 
 /// Begins a job: it waits for its turn at the door, then works on a thread of its own.
-pub fn begin(desk: &Arc<Desk>, request: ChatRequest, planned: Planned, place: Place) -> Job {
+pub(super) fn begin(desk: &Arc<Desk>, request: ChatRequest, planned: Planned, place: Place) -> Job {
     let (say, words) = mpsc::unbounded_channel();
     let (show, progress) = watch::channel(Progress { total: planned.n_prompt, ..Progress::default() });
     let cancel = Arc::new(AtomicBool::new(false));
@@ -239,6 +239,7 @@ impl Work<'_> {
                 Event::PromptStart { cached, .. } => n_cached = *cached,
                 Event::Encoded { .. } => frames += 2,
                 Event::Warning { message, .. } => warnings.push(Fault::from_error(&Error::format(message)).message),
+                Event::Notice(message) => warnings.push(message.clone()),
                 Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
                 _ => {}
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// What a job does, most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
+pub(crate) enum Class {
     /// The next token of answers.
     Decode,
     /// The prompt of a question.
@@ -25,7 +25,7 @@ const PATIENCE: [u32; CLASSES] = [0, 4, 8];
 
 /// The lane. Copies are the same one.
 #[derive(Clone, Default)]
-pub struct Lane(Arc<Shared>);
+pub(crate) struct Lane(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -64,7 +64,7 @@ impl State {
 
 impl Lane {
     /// Waits for a turn.
-    pub fn turn(&self, class: Class) -> Turn {
+    pub(crate) fn turn(&self, class: Class) -> Turn {
         let began = self.wait(class);
         Turn { lane: self.clone(), class, began }
     }
@@ -107,13 +107,14 @@ impl Lane {
     }
 
     /// Jobs that wait for a turn.
-    pub fn n_waiting(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn n_waiting(&self) -> usize {
         self.lock().waiting.iter().map(VecDeque::len).sum()
     }
 }
 
 /// The right to compute, until it is dropped.
-pub struct Turn {
+pub(crate) struct Turn {
     lane: Lane,
     class: Class,
     began: Instant,
@@ -121,7 +122,7 @@ pub struct Turn {
 
 impl Turn {
     /// A step is over: whoever is more urgent goes first, and then this job goes on.
-    pub fn pass(&mut self) {
+    pub(crate) fn pass(&mut self) {
         self.began = self.lane.pass(self.class, self.began);
     }
 }

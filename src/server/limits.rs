@@ -3,77 +3,77 @@
 use std::time::Duration;
 
 /// Connections that are open at a time; more wait to be accepted.
-pub const MAX_CONNECTIONS: usize = 256;
+pub(crate) const MAX_CONNECTIONS: usize = 256;
 /// Longest head of a request, in bytes.
-pub const MAX_HEAD_BYTES: usize = 32 << 10;
+pub(crate) const MAX_HEAD_BYTES: usize = 32 << 10;
 /// Most header lines of a request.
-pub const MAX_HEADERS: usize = 96;
+pub(crate) const MAX_HEADERS: usize = 96;
 /// Time for the head of a request; a connection that has none for as long is closed, too.
-pub const HEAD_TIME: Duration = Duration::from_secs(10);
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// Longest JSON body, in bytes: three quarters of it may be a video.
-pub const MAX_BODY: u64 = 64 << 20;
+pub(crate) const MAX_BODY: u64 = 64 << 20;
 /// Bytes of all JSON bodies that are in memory at a time.
-pub const MAX_BODIES: usize = 256 << 20;
+pub(crate) const MAX_BODIES: usize = 256 << 20;
 /// Bodies must come at this many bytes a second, once they have had [`BODY_GRACE`].
-pub const MIN_BODY_RATE: u64 = 64 << 10;
+pub(crate) const MIN_BODY_RATE: u64 = 64 << 10;
 /// Time that every body has, whatever its rate.
-pub const BODY_GRACE: Duration = Duration::from_secs(30);
+pub(crate) const BODY_GRACE: Duration = Duration::from_secs(30);
 /// Deepest nesting of a JSON body.
-pub const MAX_JSON_DEPTH: usize = 64;
+pub(crate) const MAX_JSON_DEPTH: usize = 64;
 /// Most values (numbers, words, lists, objects) of a JSON body.
-pub const MAX_JSON_VALUES: usize = 1 << 18;
+pub(crate) const MAX_JSON_VALUES: usize = 1 << 18;
 
 /// Most messages of a request, and parts of all its messages together.
-pub const MAX_MESSAGES: usize = 1024;
-pub const MAX_PARTS: usize = 4096;
+pub(crate) const MAX_MESSAGES: usize = 1024;
+pub(crate) const MAX_PARTS: usize = 4096;
 /// Most text of a request, in bytes.
-pub const MAX_TEXT_BYTES: usize = crate::text::message::MAX_TEXT_BYTES;
+pub(crate) const MAX_TEXT_BYTES: usize = crate::text::message::MAX_TEXT_BYTES;
 /// Most pictures and videos of a request.
-pub const MAX_IMAGES: usize = 64;
-pub const MAX_VIDEOS: usize = 4;
+pub(crate) const MAX_IMAGES: usize = 64;
+pub(crate) const MAX_VIDEOS: usize = 4;
 /// Most pictures that stand for the frames of one video.
-pub const MAX_LISTED_FRAMES: usize = 768;
+pub(crate) const MAX_LISTED_FRAMES: usize = 768;
 
 /// Most strings that end an answer, and the longest of them in bytes.
-pub const MAX_STOPS: usize = 16;
-pub const MAX_STOP_BYTES: usize = 256;
+pub(crate) const MAX_STOPS: usize = 16;
+pub(crate) const MAX_STOP_BYTES: usize = 256;
 /// Most tokens whose likelihood a request may change.
-pub const MAX_LOGIT_BIASES: usize = 1024;
+pub(crate) const MAX_LOGIT_BIASES: usize = 1024;
 /// Most alternatives for which log probabilities are told.
-pub const MAX_TOP_LOGPROBS: usize = 20;
+pub(crate) const MAX_TOP_LOGPROBS: usize = 20;
 /// Longest answer where a request names no length, in tokens.
-pub const OPEN_ANSWER: usize = 4096;
+pub(crate) const OPEN_ANSWER: usize = 4096;
 /// Longest JSON schema, in bytes.
-pub const MAX_SCHEMA_BYTES: usize = 64 << 10;
+pub(crate) const MAX_SCHEMA_BYTES: usize = 64 << 10;
 
 /// Largest file that may be uploaded, unless the command line says otherwise.
-pub const MAX_FILE: u64 = 8 << 30;
+pub(crate) const MAX_FILE: u64 = 8 << 30;
 /// Room for files and takes, likewise.
-pub const QUOTA: u64 = 50 << 30;
+pub(crate) const QUOTA: u64 = 50 << 30;
 /// Time after the last use for which they are kept, likewise.
-pub const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest name of a file that is kept, in bytes.
-pub const MAX_NAME_BYTES: usize = 255;
+pub(crate) const MAX_NAME_BYTES: usize = 255;
 /// Most files and takes of the store.
-pub const MAX_ENTRIES: usize = 100_000;
+pub(crate) const MAX_ENTRIES: usize = 100_000;
 
 /// Requests that are worked on at a time, and that wait, likewise.
-pub const PARALLEL: usize = 2;
-pub const QUEUE: usize = 32;
+pub(crate) const PARALLEL: usize = 2;
+pub(crate) const QUEUE: usize = 32;
 /// Longest wait that a refused client is asked for.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// Longest time for one request, likewise.
-pub const MAX_REQUEST: Duration = Duration::from_secs(6 * 3600);
+pub(crate) const MAX_REQUEST: Duration = Duration::from_secs(6 * 3600);
 /// Time for running answers after the signal to stop, likewise.
-pub const DRAIN: Duration = Duration::from_secs(30);
+pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 
 /// Silence after which a stream gets a comment, and a whole answer its headers and a space.
-pub const SILENCE: Duration = Duration::from_secs(10);
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// Shortest and longest time between two words about progress.
-pub const PROGRESS_LEAST: Duration = Duration::from_millis(250);
-pub const PROGRESS_MOST: Duration = Duration::from_secs(5);
+pub(crate) const PROGRESS_LEAST: Duration = Duration::from_millis(250);
+pub(crate) const PROGRESS_MOST: Duration = Duration::from_secs(5);
 /// Words about a take that wait for a slow reader.
-pub const MAX_EVENTS: usize = 64;
+pub(crate) const MAX_EVENTS: usize = 64;
 /// Time between the checkpoints of a take.
-pub const CHECKPOINT: Duration = Duration::from_secs(10);
+pub(crate) const CHECKPOINT: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ const BUCKETS: [f64; 12] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 6
 
 /// Everything that is counted.
 #[derive(Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// By route and status.
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     request_seconds: Mutex<BTreeMap<&'static str, Histogram>>,
@@ -25,7 +25,7 @@ pub struct Metrics {
 
 /// What only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counter {
+pub(crate) enum Counter {
     QueueRejected,
     Cancelled,
     PromptTokens,
@@ -51,7 +51,7 @@ impl Counter {
 
 /// How often something took how long.
 #[derive(Debug, Clone, Default)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     counts: [u64; BUCKETS.len()],
     n: u64,
     sum: f64,
@@ -59,7 +59,7 @@ pub struct Histogram {
 
 impl Histogram {
     /// Counts a time.
-    pub fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
         for (count, _) in self.counts.iter_mut().zip(BUCKETS).filter(|(_, end)| seconds <= *end) {
             *count += 1;
@@ -82,7 +82,7 @@ impl Histogram {
 
 /// What goes up and down, as it is now.
 #[derive(Debug, Clone, Default)]
-pub struct Gauges {
+pub(crate) struct Gauges {
     pub n_running: usize,
     pub n_waiting: usize,
     pub n_sessions: usize,
@@ -96,23 +96,23 @@ pub struct Gauges {
 
 impl Metrics {
     /// Counts.
-    pub fn add(&self, counter: Counter, n: u64) {
+    pub(crate) fn add(&self, counter: Counter, n: u64) {
         self.counters[counter as usize].fetch_add(n, Ordering::Relaxed);
     }
 
     /// What was counted.
-    pub fn count(&self, counter: Counter) -> u64 {
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.counters[counter as usize].load(Ordering::Relaxed)
     }
 
     /// Notes a request to a route of the fixed list.
-    pub fn request(&self, route: &'static str, status: u16, time: Duration) {
+    pub(crate) fn request(&self, route: &'static str, status: u16, time: Duration) {
         *lock(&self.requests).entry((route, status)).or_default() += 1;
         lock(&self.request_seconds).entry(route).or_default().add(time);
     }
 
     /// Notes how fast a prompt of so many new tokens was read, and an answer of so many tokens made.
-    pub fn rates(&self, (n_read, read): (usize, Duration), (n_made, made): (usize, Duration)) {
+    pub(crate) fn rates(&self, (n_read, read): (usize, Duration), (n_made, made): (usize, Duration)) {
         for (n, time, least, rate) in [(n_read, read, 64, &self.prefill_rate), (n_made, made, 4, &self.decode_rate)] {
             if n >= least {
                 let now = n as f64 / time.as_secs_f64().max(1e-9);
@@ -124,7 +124,7 @@ impl Metrics {
     }
 
     /// Seconds that a prompt of so many new tokens and an answer of so many will take, by what was seen so far.
-    pub fn seconds(&self, n_read: usize, n_made: usize) -> f64 {
+    pub(crate) fn seconds(&self, n_read: usize, n_made: usize) -> f64 {
         let of = |n: usize, rate: &AtomicU64, guess: f64| {
             let rate = f64::from_bits(rate.load(Ordering::Relaxed));
             n as f64 / if rate > 0.0 { rate } else { guess }
@@ -133,7 +133,7 @@ impl Metrics {
     }
 
     /// All of it.
-    pub fn text(&self, gauges: &Gauges) -> String {
+    pub(crate) fn text(&self, gauges: &Gauges) -> String {
         let mut out = String::new();
         let head = |out: &mut String, name: &str, kind: &str, help: &str| {
             let _ = writeln!(out, "# HELP longtake_{name} {help}\n# TYPE longtake_{name} {kind}");

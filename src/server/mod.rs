@@ -5,8 +5,8 @@
 //! On purpose absent here: flags, TLS, anything that fetches.
 #![forbid(unsafe_code)]
 
-pub mod limits;
-pub mod wire;
+pub(crate) mod limits;
+pub(crate) mod wire;
 
 mod accept;
 mod app;
@@ -29,7 +29,6 @@ mod setup;
 mod store;
 mod takes;
 
-pub use desk::Desk;
-pub use run::{Bind, serve};
-pub use setup::Setup;
-pub use store::Rules;
+pub(crate) use run::{Bind, serve};
+pub(crate) use setup::Setup;
+pub(crate) use store::Rules;

@@ -30,7 +30,7 @@ const RENDER: RenderOptions = RenderOptions { add_generation_prompt: true, add_v
 const KEPT_SHARE: usize = 8;
 
 /// A request that fits.
-pub struct Planned {
+pub(crate) struct Planned {
     pub prompt: Prompt,
     pub cost: Cost,
     /// The take that it asks about.
@@ -68,7 +68,7 @@ impl Desk {
     ///
     /// # Errors
     /// Media that cannot be read, what does not fit, a take that is not ready or is asked in another way than it was read.
-    pub fn plan(&self, request: &mut ChatRequest) -> Result<Planned> {
+    pub(crate) fn plan(&self, request: &mut ChatRequest) -> Result<Planned> {
         self.check_model(request.model.as_deref())?;
         if request.format != Format::Text {
             // Better none than one that nobody keeps to.
@@ -227,7 +227,7 @@ impl Desk {
     }
 
     /// The name of the model, where the request says one.
-    pub fn check_model(&self, name: Option<&str>) -> Result<()> {
+    pub(crate) fn check_model(&self, name: Option<&str>) -> Result<()> {
         match name {
             Some(name) if name != self.name() && !self.setup.aliases.iter().any(|alias| alias == name) => {
                 let message = format!("the model is not here; this server has `{}`", self.name());
@@ -316,7 +316,7 @@ impl Desk {
 
     /// The file that a `file:` URL or a path names, if it is a regular one below the folder for media, reached without links.
     /// What is forbidden looks like what is absent.
-    pub fn local(&self, url: &str) -> Option<PathBuf> {
+    pub(crate) fn local(&self, url: &str) -> Option<PathBuf> {
         let root = self.setup.media_path.as_deref()?;
         let path = Source::parse(url).ok()?.path()?.to_path_buf();
         let below = if path.is_absolute() { path.strip_prefix(root).ok()?.to_path_buf() } else { path };
@@ -332,7 +332,7 @@ impl Desk {
     }
 
     /// The sampler of a request.
-    pub fn sampler_options(&self, given: &Sampling) -> SamplerOptions {
+    pub(crate) fn sampler_options(&self, given: &Sampling) -> SamplerOptions {
         let base = &self.setup.sampling;
         SamplerOptions {
             seed: given.seed.unwrap_or_else(|| if base.seed == 0 { super::random::now() } else { base.seed }),
@@ -351,7 +351,7 @@ impl Desk {
 
 impl Planned {
     /// The plan for people and programs.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({
             "media": self.media_json(&[]), "n_prompt": self.n_prompt, "n_media": self.cost.n_tokens, "n_ctx": self.n_ctx,
             "max_answer": self.n_predict,
@@ -370,7 +370,7 @@ impl Planned {
     }
 
     /// The media of the conversation; `was_cached` says of each whether it was in the cache.
-    pub fn media_json(&self, was_cached: &[bool]) -> Value {
+    pub(crate) fn media_json(&self, was_cached: &[bool]) -> Value {
         let all = self.prompt.media_in_order();
         let one = |(i, plan): (usize, &&MediaPlan)| {
             let shown = plan.shown();
@@ -397,7 +397,7 @@ impl Planned {
 }
 
 /// Seconds of the stages, where they are known.
-pub fn seconds_json(cost: &Cost) -> Value {
+pub(super) fn seconds_json(cost: &Cost) -> Value {
     cost.seconds.map_or(
         Value::Null,
         |s| json!({ "total": s.total(), "encode": s.encode, "prefill": s.prefill, "decode": s.decode }),
@@ -405,7 +405,7 @@ pub fn seconds_json(cost: &Cost) -> Value {
 }
 
 /// What a limit says, in terms of what was asked.
-pub fn fit_fault(err: &Error, has_media: bool) -> Fault {
+pub(super) fn fit_fault(err: &Error, has_media: bool) -> Fault {
     match err.kind() {
         ErrorKind::Limit if !has_media => {
             Fault { code: Code::ContextLengthExceeded, ..Fault::from_error(err) }.of("messages")
@@ -468,12 +468,12 @@ fn text_of(open: &Open) -> String {
 ///
 /// # Errors
 /// Template errors.
-pub fn around(desk: &Desk, system_prompt: Option<&str>) -> Result<Around> {
+pub(super) fn around(desk: &Desk, system_prompt: Option<&str>) -> Result<Around> {
     Around::of(&desk.engine, system_prompt).at(|| "template").map_err(|err| Fault::from_error(&err))
 }
 
 /// A name for people: the last part of a path.
-pub fn base_name(path: &Path) -> String {
+pub(super) fn base_name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 

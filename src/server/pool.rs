@@ -10,7 +10,7 @@ use crate::stream::{Engine, Prompt, Session, SessionOptions, Take};
 const MOST: usize = 64;
 
 /// Conversations that nobody speaks in at the moment.
-pub struct Pool {
+pub(crate) struct Pool {
     options: SessionOptions,
     /// Conversations in all, those that are spoken in included.
     n_most: usize,
@@ -33,7 +33,7 @@ struct Idle {
 }
 
 /// A conversation that somebody speaks in. Dropped, it is gone; [`Pool::give_back`] keeps it.
-pub struct Borrowed {
+pub(crate) struct Borrowed {
     pub session: Session,
     take: Option<Arc<Take>>,
 }
@@ -44,7 +44,7 @@ impl Pool {
     ///
     /// # Errors
     /// A cache larger than can be counted.
-    pub fn new(engine: &Engine, setup: &Setup) -> Result<Pool> {
+    pub(crate) fn new(engine: &Engine, setup: &Setup) -> Result<Pool> {
         let options = setup.session;
         let cache_bytes = engine.cache_shape(options.n_ctx, (options.type_k, options.type_v)).n_bytes()? as u64;
         let room = setup.limits.memory.map(|n| n.saturating_sub(engine.n_bytes) / cache_bytes.max(1));
@@ -60,7 +60,7 @@ impl Pool {
     ///
     /// # Errors
     /// Memory that the system refuses; a take that is of another model.
-    pub fn borrow(
+    pub(crate) fn borrow(
         &self,
         engine: &Arc<Engine>,
         prompt: &Prompt,
@@ -118,7 +118,7 @@ impl Pool {
     }
 
     /// Keeps a conversation for the next question.
-    pub fn give_back(&self, Borrowed { session, take }: Borrowed) {
+    pub(crate) fn give_back(&self, Borrowed { session, take }: Borrowed) {
         let mut state = self.lock();
         state.n_busy = state.n_busy.saturating_sub(1);
         state.clock += 1;
@@ -127,24 +127,18 @@ impl Pool {
     }
 
     /// Counts a conversation that will not come back.
-    pub fn lost(&self) {
+    pub(crate) fn lost(&self) {
         let mut state = self.lock();
         state.n_busy = state.n_busy.saturating_sub(1);
     }
 
     /// Lets go of conversations about a take.
-    pub fn forget(&self, take: &Arc<Take>) {
+    pub(crate) fn forget(&self, take: &Arc<Take>) {
         self.lock().idle.retain(|idle| idle.take.as_ref().is_none_or(|other| !Arc::ptr_eq(other, take)));
     }
 
-    /// Whether somebody speaks about a take, or just did.
-    pub fn n_kept(&self) -> usize {
-        let state = self.lock();
-        state.idle.len() + state.n_busy
-    }
-
     /// How many there are, bytes of their filled slots, and of all slots of as many as may be.
-    pub fn usage(&self) -> (usize, u64, u64) {
+    pub(crate) fn usage(&self) -> (usize, u64, u64) {
         let state = self.lock();
         let per_slot = self.cache_bytes / self.options.n_ctx.max(1) as u64;
         let used = state.idle.iter().map(|idle| idle.session.n_past() as u64 * per_slot).sum();
@@ -152,7 +146,7 @@ impl Pool {
     }
 
     /// What stands in each conversation that nobody speaks in: tokens, slots.
-    pub fn slots(&self) -> Vec<(usize, usize)> {
+    pub(crate) fn slots(&self) -> Vec<(usize, usize)> {
         self.lock().idle.iter().map(|idle| (idle.session.n_past(), idle.session.n_ctx())).collect()
     }
 }

@@ -11,7 +11,7 @@ use super::wire::{Code, Fault};
 
 /// The door. Copies are the same one.
 #[derive(Clone)]
-pub struct Queue(Arc<Shared>);
+pub(crate) struct Queue(Arc<Shared>);
 
 struct Shared {
     n_running: usize,
@@ -31,7 +31,7 @@ struct State {
 
 impl Queue {
     /// A door for `n_running` requests, and a bench for `n_waiting`.
-    pub fn new(n_running: usize, n_waiting: usize) -> Queue {
+    pub(crate) fn new(n_running: usize, n_waiting: usize) -> Queue {
         let (changed, _) = watch::channel(());
         Queue(Arc::new(Shared { n_running: n_running.max(1), n_waiting, state: Mutex::default(), changed }))
     }
@@ -44,7 +44,7 @@ impl Queue {
     ///
     /// # Errors
     /// `queue_full`, with the seconds after which somebody may be done.
-    pub fn enter(&self, seconds: f64) -> Result<Place, Fault> {
+    pub(crate) fn enter(&self, seconds: f64) -> Result<Place, Fault> {
         let mut state = self.lock();
         if state.running.len() >= self.0.n_running && state.waiting.len() >= self.0.n_waiting {
             let wait = self.expected(&state, state.waiting.len());
@@ -70,13 +70,13 @@ impl Queue {
     }
 
     /// How many run, and how many wait.
-    pub fn len(&self) -> (usize, usize) {
+    pub(crate) fn len(&self) -> (usize, usize) {
         let state = self.lock();
         (state.running.len(), state.waiting.len())
     }
 
     /// Whether nobody is there.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == (0, 0)
     }
 
@@ -95,19 +95,19 @@ impl Queue {
 }
 
 /// A place at the door.
-pub struct Place {
+pub(crate) struct Place {
     queue: Queue,
     id: u64,
 }
 
 impl Place {
     /// How many go first; nothing once it is this one's time.
-    pub fn position(&self) -> Option<usize> {
+    pub(crate) fn position(&self) -> Option<usize> {
         self.queue.lock().waiting.iter().position(|(id, _)| *id == self.id)
     }
 
     /// Waits until it is time; `moved` hears of every new position.
-    pub async fn ready(&self, mut moved: impl FnMut(usize)) {
+    pub(crate) async fn ready(&self, mut moved: impl FnMut(usize)) {
         let mut changed = self.queue.0.changed.subscribe();
         while let Some(position) = self.position() {
             moved(position);

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 
 /// `kind-` and 128 random bits in hex.
-pub fn id(kind: &str) -> String {
+pub(super) fn id(kind: &str) -> String {
     use std::hash::{BuildHasher, RandomState};
     // The keys of the standard library's tables come from the system's randomness; a counter keeps them apart, and a hash
     // tells nothing of them.
@@ -23,6 +23,6 @@ pub fn id(kind: &str) -> String {
 }
 
 /// Seconds since 1970.
-pub fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

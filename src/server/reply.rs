@@ -32,7 +32,7 @@ impl IntoResponse for Fault {
 }
 
 /// A JSON body.
-pub fn json(status: StatusCode, value: &Value) -> Response<Body> {
+pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
     let mut response = Response::new(Body::from(value.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -41,7 +41,7 @@ pub fn json(status: StatusCode, value: &Value) -> Response<Body> {
 
 /// The sender of a body that is sent as it comes, and the body. Few pieces wait: who reads slowly is waited for by the sender
 /// of this body alone. The sender hears when nobody reads any more ([`mpsc::Sender::closed`]).
-pub fn stream() -> (mpsc::Sender<Bytes>, Body) {
+pub(super) fn stream() -> (mpsc::Sender<Bytes>, Body) {
     let (send, receive) = mpsc::channel(16);
     (send, Body::new(Stream(receive)))
 }
@@ -59,7 +59,7 @@ impl http_body::Body for Stream {
 }
 
 /// An event of a stream: a name, where it has one, and a line of JSON.
-pub fn event(name: Option<&str>, id: Option<u64>, data: &Value) -> Bytes {
+pub(super) fn event(name: Option<&str>, id: Option<u64>, data: &Value) -> Bytes {
     let mut text = String::new();
     if let Some(name) = name {
         text.push_str(&format!("event: {name}\n"));
@@ -72,9 +72,9 @@ pub fn event(name: Option<&str>, id: Option<u64>, data: &Value) -> Bytes {
 }
 
 /// A comment of a stream, which clients skip.
-pub fn comment(words: &str) -> Bytes {
+pub(super) fn comment(words: &str) -> Bytes {
     format!(": {words}\n\n").into()
 }
 
 /// The end of a stream of chunks.
-pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+pub(super) const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bind {
+pub(crate) enum Bind {
     /// A name or an address, and a port; 0: one that is free.
     Tcp(String, u16),
     /// A socket that is a file.
@@ -30,7 +30,7 @@ pub enum Bind {
 
 impl Bind {
     /// What `--host` and `--port` say; `unix:PATH` is a file.
-    pub fn new(host: &str, port: u16) -> Bind {
+    pub(crate) fn new(host: &str, port: u16) -> Bind {
         match host.strip_prefix("unix:") {
             Some(path) => Bind::Unix(path.into()),
             None => Bind::Tcp(host.to_string(), port),
@@ -55,7 +55,7 @@ impl Bind {
     ///
     /// # Errors
     /// An address beyond this machine, without a key.
-    pub fn check(&self, has_key: bool, no_auth: bool) -> Result<()> {
+    pub(crate) fn check(&self, has_key: bool, no_auth: bool) -> Result<()> {
         let is_open = self.addresses()?.iter().any(|address| !address.ip().is_loopback());
         if is_open && !has_key && !no_auth {
             let message = "other machines can reach this address: pass --api-key or --api-key-file, or --no-auth if everybody may ask";
@@ -70,7 +70,7 @@ impl Bind {
 ///
 /// # Errors
 /// An address that cannot be had, a model that cannot be loaded, a store that somebody else uses.
-pub fn serve(
+pub(crate) fn serve(
     bind: &Bind,
     setup: Setup,
     stop: &'static AtomicBool,

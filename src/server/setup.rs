@@ -11,7 +11,7 @@ use crate::text::SamplerOptions;
 
 /// Everything that stays the same while a server runs.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// Names of the model beside its own.
     pub aliases: Vec<String>,
     /// Keys, one of which every request has to show; none: everybody may ask.

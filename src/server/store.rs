@@ -28,7 +28,7 @@ use crate::files::input::read_capped;
 use crate::stream::{MediaOptions, Medium};
 
 /// Where uploads are.
-pub struct Store {
+pub(crate) struct Store {
     folder: PathBuf,
     rules: Rules,
     media: MediaOptions,
@@ -37,7 +37,7 @@ pub struct Store {
 
 /// How much is kept, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub(crate) struct Rules {
     pub max_file: u64,
     pub quota: u64,
     pub keep: Duration,
@@ -53,7 +53,7 @@ struct State {
 
 /// Bytes on disk. When the last upload of them is gone, they go as soon as nobody reads them any more.
 #[derive(Debug)]
-pub struct Blob {
+pub(crate) struct Blob {
     path: PathBuf,
     n_bytes: u64,
     is_doomed: AtomicBool,
@@ -61,7 +61,7 @@ pub struct Blob {
 
 impl Blob {
     /// The file.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -76,7 +76,7 @@ impl Drop for Blob {
 
 /// An uploaded file.
 #[derive(Debug, Clone)]
-pub struct Upload {
+pub(crate) struct Upload {
     pub id: String,
     pub sha256: String,
     pub n_bytes: u64,
@@ -95,12 +95,12 @@ pub struct Upload {
 
 impl Upload {
     /// Its bytes, which stay for as long as this is held.
-    pub fn blob(&self) -> &Arc<Blob> {
+    pub(crate) fn blob(&self) -> &Arc<Blob> {
         &self.blob
     }
 
     /// As clients see it.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let mut object = json!({
             "id": self.id, "object": "file", "bytes": self.n_bytes, "created_at": self.created_at,
             "expires_at": self.expires_at(), "filename": self.name, "purpose": self.purpose, "status": "processed",
@@ -151,7 +151,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written to.
-    pub fn open(folder: &Path, rules: Rules, media: MediaOptions) -> crate::Result<Store> {
+    pub(crate) fn open(folder: &Path, rules: Rules, media: MediaOptions) -> crate::Result<Store> {
         for sub in ["files", "blobs"] {
             let path = folder.join(sub);
             fs::create_dir_all(&path).at(|| path.display().to_string())?;
@@ -190,12 +190,12 @@ impl Store {
     }
 
     /// Bytes on disk.
-    pub fn n_bytes(&self) -> u64 {
+    pub(crate) fn n_bytes(&self) -> u64 {
         self.lock().used
     }
 
     /// All uploads, newest first.
-    pub fn list(&self) -> Vec<Upload> {
+    pub(crate) fn list(&self) -> Vec<Upload> {
         let mut list: Vec<_> = self.lock().files.values().cloned().collect();
         list.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
         list
@@ -205,7 +205,7 @@ impl Store {
     ///
     /// # Errors
     /// `file_not_found`.
-    pub fn look(&self, id: &str) -> Result<Upload, Fault> {
+    pub(crate) fn look(&self, id: &str) -> Result<Upload, Fault> {
         self.lock().files.get(id).cloned().ok_or_else(not_found)
     }
 
@@ -213,7 +213,7 @@ impl Store {
     ///
     /// # Errors
     /// `file_not_found`.
-    pub fn get(&self, id: &str) -> Result<Upload, Fault> {
+    pub(crate) fn get(&self, id: &str) -> Result<Upload, Fault> {
         let mut state = self.lock();
         let upload = state.files.get_mut(id).ok_or_else(not_found)?;
         let now = now();
@@ -232,7 +232,7 @@ impl Store {
     ///
     /// # Errors
     /// `file_not_found`.
-    pub fn remove(&self, id: &str) -> Result<(), Fault> {
+    pub(crate) fn remove(&self, id: &str) -> Result<(), Fault> {
         let mut state = self.lock();
         state.files.remove(id).ok_or_else(not_found)?;
         let _ = fs::remove_file(self.note(id));
@@ -241,7 +241,7 @@ impl Store {
     }
 
     /// Removes what was not used for as long as it is kept.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let mut state = self.lock();
         let now = now();
         let old: Vec<_> =
@@ -280,7 +280,7 @@ impl Store {
     ///
     /// # Errors
     /// `storage_full`: too many files; a disk that refuses.
-    pub fn begin(self: &Arc<Store>) -> Result<Incoming, Fault> {
+    pub(crate) fn begin(self: &Arc<Store>) -> Result<Incoming, Fault> {
         if self.lock().files.len() >= MAX_ENTRIES {
             return Err(Fault::new(
                 Code::StorageFull,
@@ -320,7 +320,7 @@ impl Store {
 }
 
 /// An upload on its way. Dropped before its end, it leaves nothing.
-pub struct Incoming {
+pub(crate) struct Incoming {
     store: Arc<Store>,
     file: Option<File>,
     path: PathBuf,
@@ -338,7 +338,7 @@ impl Incoming {
     ///
     /// # Errors
     /// `file_too_large`, `storage_full`.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let most = self.store.rules.max_file;
         if self.n_bytes + bytes.len() as u64 > most {
             return Err(Fault::new(Code::FileTooLarge, format!("a file of more than {most} bytes")));
@@ -355,7 +355,7 @@ impl Incoming {
     ///
     /// # Errors
     /// `invalid_media` for what is no picture or video that can be read.
-    pub fn finish(mut self, name: &str, purpose: &str, keep: Option<u64>) -> Result<Upload, Fault> {
+    pub(crate) fn finish(mut self, name: &str, purpose: &str, keep: Option<u64>) -> Result<Upload, Fault> {
         let Some(file) = self.file.take() else { return Err(Fault::new(Code::InternalError, "the upload is over")) };
         file.sync_all().map_err(|err| full(&err))?;
         drop(file);
@@ -437,7 +437,7 @@ fn probe(path: &Path, kind: Kind, options: &MediaOptions) -> Result<(&'static st
 }
 
 /// The beginning of a file.
-pub fn start_of(path: &Path) -> Vec<u8> {
+pub(super) fn start_of(path: &Path) -> Vec<u8> {
     let mut start = Vec::new();
     if let Ok((file, _)) = crate::files::input::open_regular(path) {
         let _ = file.take(START as u64).read_to_end(&mut start);

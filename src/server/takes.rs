@@ -45,7 +45,7 @@ const RESERVE: usize = 4096;
 const MAX_NOTE: u64 = 256 << 10;
 
 /// All takes of the store.
-pub struct Takes {
+pub(crate) struct Takes {
     folder: PathBuf,
     state: Mutex<State>,
     /// Told when something is to be read.
@@ -60,7 +60,7 @@ struct State {
 }
 
 /// One of them.
-pub struct Entry {
+pub(crate) struct Entry {
     pub id: String,
     path: PathBuf,
     note: Note,
@@ -86,7 +86,7 @@ struct Note {
 
 /// How a take stands.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shown {
+pub(crate) struct Shown {
     pub status: Status,
     pub progress: Progress,
     /// What is wrong, of one that failed.
@@ -97,7 +97,7 @@ pub struct Shown {
 
 /// In which state it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     Queued,
     Reading,
     Paused,
@@ -107,7 +107,7 @@ pub enum Status {
 
 impl Status {
     /// As it is spelt.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Status::Queued => "queued",
             Status::Reading => "reading",
@@ -118,7 +118,7 @@ impl Status {
     }
 
     /// Whether nothing happens until somebody asks.
-    pub fn is_final(self) -> bool {
+    pub(crate) fn is_final(self) -> bool {
         matches!(self, Status::Paused | Status::Ready | Status::Failed)
     }
 }
@@ -132,12 +132,12 @@ impl Entry {
     }
 
     /// Hears of every change.
-    pub fn watch(&self) -> watch::Receiver<Shown> {
+    pub(crate) fn watch(&self) -> watch::Receiver<Shown> {
         self.show.subscribe()
     }
 
     /// How it stands.
-    pub fn shown(&self) -> Shown {
+    pub(crate) fn shown(&self) -> Shown {
         self.show.borrow().clone()
     }
 
@@ -149,7 +149,7 @@ impl Entry {
     }
 
     /// As clients see it.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let Shown { status, progress, error, .. } = self.shown();
         let bytes = fs::metadata(&self.path).map_or(0, |meta| meta.len());
         json!({
@@ -191,7 +191,7 @@ impl Takes {
     ///
     /// # Errors
     /// A folder that cannot be written to.
-    pub fn open_folder(folder: &Path) -> crate::Result<Takes> {
+    pub(crate) fn open_folder(folder: &Path) -> crate::Result<Takes> {
         fs::create_dir_all(folder).at(|| folder.display().to_string())?;
         let mut state = State::default();
         let mut names: Vec<PathBuf> =
@@ -246,7 +246,7 @@ impl Takes {
     ///
     /// # Errors
     /// A thread that the system refuses.
-    pub fn start(self: &Arc<Takes>, desk: &Arc<Desk>) -> crate::Result<()> {
+    pub(crate) fn start(self: &Arc<Takes>, desk: &Arc<Desk>) -> crate::Result<()> {
         let (takes, desk) = (self.clone(), Arc::downgrade(desk));
         threads::builder("takes").spawn(move || {
             while let Some(entry) = takes.next() {
@@ -275,7 +275,7 @@ impl Takes {
     }
 
     /// Stops reading at the next checkpoint; what was not read to the end goes on after the next start.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
         let state = self.lock();
         for entry in state.takes.values() {
@@ -285,12 +285,12 @@ impl Takes {
     }
 
     /// Whether something is being read.
-    pub fn is_reading(&self) -> bool {
+    pub(crate) fn is_reading(&self) -> bool {
         self.lock().takes.values().any(|entry| entry.shown().status == Status::Reading)
     }
 
     /// All of them, newest first.
-    pub fn list(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn list(&self) -> Vec<Arc<Entry>> {
         let mut list: Vec<_> = self.lock().takes.values().cloned().collect();
         list.sort_by(|a, b| (b.note.created_at, &b.id).cmp(&(a.note.created_at, &a.id)));
         list
@@ -300,13 +300,13 @@ impl Takes {
     ///
     /// # Errors
     /// `take_not_found`.
-    pub fn get(&self, id: &str) -> Result<Arc<Entry>> {
+    pub(crate) fn get(&self, id: &str) -> Result<Arc<Entry>> {
         let message = "no take has this id: it was never here, was removed, or was not used for too long";
         self.lock().takes.get(id).cloned().ok_or_else(|| Fault::new(Code::TakeNotFound, message))
     }
 
     /// Bytes on disk, and how many there are in each state.
-    pub fn usage(&self) -> (u64, Vec<(&'static str, usize)>) {
+    pub(crate) fn usage(&self) -> (u64, Vec<(&'static str, usize)>) {
         let list = self.list();
         let bytes = list.iter().filter_map(|entry| fs::metadata(&entry.path).ok()).map(|meta| meta.len()).sum();
         let states = [Status::Queued, Status::Reading, Status::Paused, Status::Ready, Status::Failed];
@@ -318,7 +318,7 @@ impl Takes {
     ///
     /// # Errors
     /// `take_not_found`, `take_not_ready`; what is wrong with its file.
-    pub fn open(&self, id: &str) -> Result<(Arc<Take>, String)> {
+    pub(crate) fn open(&self, id: &str) -> Result<(Arc<Take>, String)> {
         let entry = self.get(id)?;
         entry.last_used_at.store(now(), Ordering::Relaxed);
         let mut opened = entry.opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -360,7 +360,7 @@ impl Takes {
     ///
     /// # Errors
     /// A file that is not here, a plan that does not fit, a full store.
-    pub fn ask(&self, desk: &Desk, body: &Json<'_>) -> Result<(Arc<Entry>, bool)> {
+    pub(crate) fn ask(&self, desk: &Desk, body: &Json<'_>) -> Result<(Arc<Entry>, bool)> {
         let request = TakeRequest::parse(body)?;
         let wanted = desk.wanted(request)?;
         let key = desk.key(&wanted)?;
@@ -387,7 +387,7 @@ impl Takes {
     ///
     /// # Errors
     /// `take_not_found`; a store that cannot be written to.
-    pub fn resume(&self, id: &str) -> Result<Arc<Entry>> {
+    pub(crate) fn resume(&self, id: &str) -> Result<Arc<Entry>> {
         let entry = self.get(id)?;
         if matches!(entry.shown().status, Status::Paused | Status::Failed) {
             self.put(&entry)?;
@@ -422,7 +422,7 @@ impl Takes {
     ///
     /// # Errors
     /// `take_not_found`.
-    pub fn cancel(&self, id: &str) -> Result<Arc<Entry>> {
+    pub(crate) fn cancel(&self, id: &str) -> Result<Arc<Entry>> {
         let entry = self.get(id)?;
         entry.cancel.store(true, Ordering::Relaxed);
         let mut state = self.lock();
@@ -440,7 +440,7 @@ impl Takes {
     ///
     /// # Errors
     /// `take_not_found`; one that `longtake watch` wrote.
-    pub fn remove(&self, desk: &Desk, id: &str) -> Result<()> {
+    pub(crate) fn remove(&self, desk: &Desk, id: &str) -> Result<()> {
         let entry = self.get(id)?;
         if entry.is_foreign {
             let message = "this take was written by `longtake watch`: it is removed where its file is";
@@ -457,7 +457,7 @@ impl Takes {
     }
 
     /// Removes what was not used for as long as it is kept.
-    pub fn sweep(&self, desk: &Desk) {
+    pub(crate) fn sweep(&self, desk: &Desk) {
         let oldest = now().saturating_sub(desk.setup.rules.keep.as_secs());
         for entry in self.list() {
             if entry.last_used_at.load(Ordering::Relaxed) < oldest && self.is_free(&entry) {
@@ -654,7 +654,7 @@ impl Desk {
     ///
     /// # Errors
     /// As when it is asked for.
-    pub fn plan_of_take(&self, body: &Json<'_>) -> Result<Value> {
+    pub(crate) fn plan_of_take(&self, body: &Json<'_>) -> Result<Value> {
         let wanted = self.wanted(TakeRequest::parse(body)?)?;
         let (plan, cost) = self.plan_video(&wanted, true)?;
         Ok(plan_json(&plan, &cost))

@@ -15,8 +15,8 @@ use super::{
     Shape, Unit, decode,
 };
 use crate::kernels::threads;
-use crate::media::{Grid, SafeDecoder};
-use crate::model::{CardBytes, Scratch};
+use crate::media::{Decoders, Grid};
+use crate::model::{DeviceBytes, Scratch};
 use crate::text::Message;
 use crate::text::template::RenderOptions;
 use crate::{Error, Result, error::Context};
@@ -33,21 +33,25 @@ pub struct Limits {
     pub n_ctx: Option<usize>,
     /// Bytes, weights included.
     pub memory: Option<u64>,
+    /// Time until the first word of the answer.
     pub time: Option<Duration>,
 }
 
 /// What planned media will cost.
 #[derive(Debug, Clone, Default)]
 pub struct Cost {
-    /// Tokens of the media, and slots for them and everything around them.
+    /// Tokens of the media.
     pub n_tokens: usize,
+    /// Slots for them and everything around them.
     pub n_ctx: usize,
-    /// Bytes of the mapped model files, of the cache, and of working memory.
+    /// Bytes of the mapped model files.
     pub weights: u64,
+    /// Bytes of the cache.
     pub cache: u64,
+    /// Bytes of working memory.
     pub working: u64,
-    /// What of it is on cards, where layers are: it does not count above.
-    pub cards: Option<CardBytes>,
+    /// What of it is on GPUs, where layers are: it does not count above.
+    pub gpus: Option<DeviceBytes>,
     /// Seconds of the stages; decoding runs beside the others. Unknown where nothing was calibrated.
     pub seconds: Option<Seconds>,
     /// What was reduced to fit, for people.
@@ -58,8 +62,11 @@ pub struct Cost {
 /// Time per stage.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Seconds {
+    /// For decoding the frames.
     pub decode: f64,
+    /// For the vision tower.
     pub encode: f64,
+    /// For reading all tokens into the cache.
     pub prefill: f64,
 }
 
@@ -101,7 +108,7 @@ pub(super) struct Work {
     /// The pairs that need most memory in the vision tower, the largest pair, and the first video file.
     widest: Option<Widest>,
     largest: Option<(Grid, String)>,
-    video: Option<(PathBuf, Option<SafeDecoder>)>,
+    video: Option<(PathBuf, Decoders)>,
 }
 
 /// Frame pairs that go through the vision tower: so many at once, of so many in all.
@@ -123,7 +130,7 @@ impl Work {
             work.n_attended += n_patches * shape.per_pair() as f64;
             if shape.kind == MediaKind::Video {
                 work.n_source_frames += shape.last + 1;
-                let video = || Some((medium.path.clone()?, medium.options.safe_decoder.clone()));
+                let video = || Some((medium.path.clone()?, medium.options.decoders.clone()));
                 work.video = work.video.take().or_else(video);
             } else {
                 let (height, width) = medium.known.size();
@@ -326,7 +333,7 @@ impl Budget {
 
     fn measure(&self, work: &Work) -> Result<Option<Speed>> {
         let Some((grid, label)) = &work.largest else { return Ok(None) };
-        let video = work.video.as_ref().map(|(path, child)| (path.as_path(), child.as_ref()));
+        let video = work.video.as_ref().map(|(path, decoders)| (path.as_path(), decoders));
         let speed = Speed::measure(&self.engine, &self.options, (work.n_tokens, *grid), video);
         speed.map(Some).at(|| label.clone())
     }
@@ -346,23 +353,23 @@ impl Budget {
         if let Some(memory) = memory.filter(|n| *n < cost.memory()) {
             return Some(format!("{} bytes into {memory} bytes; raise --max-memory or lower -c", cost.memory()));
         }
-        if let Some(cards) = cost.cards.filter(|cards| cards.spare < 0) {
-            return Some(format!("{} bytes of GPU memory are missing; lower -ngl or -c", -cards.spare));
+        if let Some(gpus) = cost.gpus.filter(|gpus| gpus.spare < 0) {
+            return Some(format!("{} bytes of GPU memory are missing; lower -ngl or -c", -gpus.spare));
         }
         let seconds = cost.seconds.map_or(0.0, |s| s.total());
         let time = time.filter(|time| time.as_secs_f64() < seconds)?;
         Some(format!("{seconds:.0} s into {:.0} s; raise --max-time", time.as_secs_f64()))
     }
 
-    /// What a context of `n_ctx` slots and `work` take on cards, where layers are there.
-    fn cards(&self, n_ctx: usize, n_batch: usize, work: &Work) -> Result<Option<CardBytes>> {
+    /// What a context of `n_ctx` slots and `work` take on GPUs, where layers are there.
+    fn gpus(&self, n_ctx: usize, n_batch: usize, work: &Work) -> Result<Option<DeviceBytes>> {
         let shape = self.engine.cache_shape(n_ctx, (self.options.type_k, self.options.type_v));
-        let Some(bytes) = self.engine.text.card_bytes(&shape, n_batch)? else { return Ok(None) };
+        let Some(bytes) = self.engine.text.device_bytes(&shape, n_batch)? else { return Ok(None) };
         let tower = match (&self.engine.vision, &work.widest) {
-            (Some(tower), Some(widest)) => tower.card_bytes(widest.n_patches()) as u64,
+            (Some(tower), Some(widest)) => tower.device_bytes(widest.n_patches()) as u64,
             _ => 0,
         };
-        Ok(Some(CardBytes { working: bytes.working + tower, spare: bytes.spare - tower as i64, ..bytes }))
+        Ok(Some(DeviceBytes { working: bytes.working + tower, spare: bytes.spare - tower as i64, ..bytes }))
     }
 
     fn cost(&self, work: &Work, speed: Option<&Speed>) -> Result<Cost> {
@@ -379,15 +386,15 @@ impl Budget {
         let working = (self.engine.tokenizer.n_vocab() * BYTES_PER_TOKEN + PROGRAM_BYTES) as u64
             + work.picture_bytes
             + work.decode_bytes.max(reading as u64);
-        let cards = self.cards(n_ctx, n_batch, work)?;
-        // What cards hold of weights and cache, the host does not keep.
-        let (card_weights, card_cache) = cards.map_or((0, 0), |cards| (cards.weights, cards.cache));
+        let gpus = self.gpus(n_ctx, n_batch, work)?;
+        // What GPUs hold of weights and cache, the host does not keep.
+        let (gpu_weights, gpu_cache) = gpus.map_or((0, 0), |gpus| (gpus.weights, gpus.cache));
         Ok(Cost {
             n_tokens: work.n_tokens,
             n_ctx,
-            weights: self.engine.n_bytes.saturating_sub(card_weights),
-            cache: (self.engine.cache_shape(n_ctx, types).n_bytes()? as u64).saturating_sub(card_cache),
-            cards,
+            weights: self.engine.n_bytes.saturating_sub(gpu_weights),
+            cache: (self.engine.cache_shape(n_ctx, types).n_bytes()? as u64).saturating_sub(gpu_cache),
+            gpus,
             working,
             seconds: speed.map(|speed| speed.seconds(work, self.options.n_batch)),
             reduced: Vec::new(),

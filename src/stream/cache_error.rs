@@ -9,12 +9,15 @@ use crate::{Error, Result};
 /// One pair of cache types beside F32, over the tokens of an answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CacheError {
+    /// Type of stored keys.
     pub type_k: GgmlType,
+    /// Type of stored values.
     pub type_v: GgmlType,
     /// Bytes of the cache per token.
     pub n_bytes: usize,
-    /// KL divergence from the distribution with F32 to the one with these types, in nats: mean and largest.
+    /// Mean KL divergence from the distribution with F32 to the one with these types, in nats.
     pub kl_mean: f64,
+    /// The largest one of a token.
     pub kl_max: f64,
     /// Share of the tokens that are the likeliest in both.
     pub same_top: f64,

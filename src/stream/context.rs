@@ -21,10 +21,13 @@ use crate::{Error, Result};
 /// What stands in a context, from one mark to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Held {
+    /// This token.
     Token(u32),
     /// A medium that is told from others by `id`, at this temporal scale.
     Medium {
+        /// SHA-256 of what identifies the source, of the frames taken, and of their size.
         id: [u8; 32],
+        /// Of its time ids.
         scale: f64,
     },
     /// Rows whose origin nobody will ask for.

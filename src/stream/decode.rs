@@ -20,7 +20,7 @@ const WAITING: usize = 1;
 const LOOK_UP: Duration = Duration::from_millis(50);
 
 /// Bytes of frames of `grid` on their way through decoding stage and vision tower, `group` pairs at a time of `n_pairs` in all.
-pub fn n_bytes(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> usize {
+pub(super) fn n_bytes(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> usize {
     let group = group.min(n_pairs);
     let pixels = group * grid.h * grid.w * tower.hparams().n_patch_values() * size_of::<f32>();
     (WAITING + 2).min(n_pairs.div_ceil(group.max(1))) * pixels + tower.n_bytes(group, grid.h, grid.w)
@@ -30,7 +30,7 @@ pub fn n_bytes(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) ->
 ///
 /// # Errors
 /// Memory that the system refuses.
-pub fn probe(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> Result<()> {
+pub(super) fn probe(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> Result<()> {
     let (n_bytes, pairs) = (n_bytes(tower, group, n_pairs, grid), group.min(n_pairs));
     let refused =
         |_| Error::limit(format!("{n_bytes} bytes for {pairs} x {}x{} patches cannot be had", grid.h, grid.w));
@@ -38,7 +38,7 @@ pub fn probe(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> R
 }
 
 /// What the decoding stage says; after a failure it says nothing more.
-pub enum Decoded {
+pub(super) enum Decoded {
     /// The patch rows of the next pairs, from `first` on.
     Pixels {
         first: usize,
@@ -48,7 +48,7 @@ pub enum Decoded {
 }
 
 /// What there is to take.
-pub enum Next {
+pub(super) enum Next {
     Decoded(Decoded),
     /// Nothing at the moment.
     NotYet,
@@ -57,7 +57,7 @@ pub enum Next {
 }
 
 /// The decoding stage, for who takes what it says.
-pub struct Stage<'a> {
+pub(super) struct Stage<'a> {
     said: Receiver<Decoded>,
     cancel: &'a AtomicBool,
     stopper: Arc<AtomicBool>,
@@ -65,12 +65,12 @@ pub struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     /// A stage that says what comes through `said`, and sets `stopper` soon after `cancel`.
-    pub fn new(said: Receiver<Decoded>, cancel: &'a AtomicBool, stopper: Arc<AtomicBool>) -> Stage<'a> {
+    pub(super) fn new(said: Receiver<Decoded>, cancel: &'a AtomicBool, stopper: Arc<AtomicBool>) -> Stage<'a> {
         Stage { said, cancel, stopper }
     }
 
     /// Waits for what comes next.
-    pub fn next(&mut self) -> Next {
+    pub(super) fn next(&mut self) -> Next {
         loop {
             match self.said.recv_timeout(LOOK_UP) {
                 Ok(decoded) => return Next::Decoded(decoded),
@@ -84,7 +84,7 @@ impl<'a> Stage<'a> {
     }
 
     /// What is there already.
-    pub fn try_next(&mut self) -> Next {
+    pub(super) fn try_next(&mut self) -> Next {
         match self.said.try_recv() {
             Ok(decoded) => Next::Decoded(decoded),
             Err(TryRecvError::Empty) => Next::NotYet,
@@ -94,7 +94,7 @@ impl<'a> Stage<'a> {
 }
 
 /// What is decoded: frame pairs in order.
-pub trait Pairs: Send {
+pub(super) trait Pairs: Send {
     /// Whether what was decoded of a group counts when the rest of it does not come: a stream cannot be read again, a file
     /// can, and then keeps its groups.
     const KEEPS_PARTS: bool;
@@ -114,7 +114,7 @@ pub trait Pairs: Send {
 
 /// Decodes the pairs from `start` on in groups of `group`, on a thread of its own, while `consume` takes them. When `consume`
 /// returns early or `cancel` is set, decoding ends with the present frame, or at once where the decoder only waits.
-pub fn decode<P: Pairs, R>(
+pub(super) fn decode<P: Pairs, R>(
     pairs: &mut P,
     start: usize,
     group: usize,

@@ -25,7 +25,9 @@ pub enum MmprojChoice {
 /// What to load and how.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
+    /// The language model: a GGUF file, the first one of a split model.
     pub model: PathBuf,
+    /// Which projector, for pictures and videos.
     pub mmproj: MmprojChoice,
     /// Map files instead of reading them into memory.
     pub mmap: bool,
@@ -33,9 +35,13 @@ pub struct EngineOptions {
 
 /// A loaded model with all that goes with it.
 pub struct Engine {
+    /// The language model.
     pub text: TextModel,
+    /// The vision tower, where a projector was loaded.
     pub vision: Option<VisionTower>,
+    /// Words to tokens and back.
     pub tokenizer: Tokenizer,
+    /// Messages to words.
     pub template: ChatTemplate,
     /// What a user should know although it is no error.
     pub warnings: Vec<String>,
@@ -59,7 +65,7 @@ impl Engine {
             let opened = if options.mmap {
                 Gguf::open(path)
             } else {
-                Gguf::open_with(path, crate::gguf::OpenOptions { mmap: false })
+                Gguf::open_with(path, crate::gguf::GgufOptions { mmap: false })
             };
             Ok(Arc::new(opened?))
         };
@@ -114,16 +120,16 @@ impl Engine {
         Ok(Engine { text, vision, tokenizer, template, warnings, is_f32, name, n_bytes, text_file, mmproj_file })
     }
 
-    /// Moves the last `n` layers (beyond their number also the output matrix) to `cards`, and the vision tower to the first.
+    /// Moves the last `n` layers (beyond their number also the output matrix) to `gpus`, and the vision tower to the first.
     ///
     /// # Errors
-    /// Memory that a card does not have, with the numbers.
+    /// Memory that a GPU does not have, with the numbers.
     #[cfg(feature = "cuda")]
-    pub fn offload(&mut self, cards: &[crate::kernels::cuda::Card], n: usize) -> Result<()> {
-        if let (Some(tower), Some(card)) = (&mut self.vision, cards.first().filter(|_| n > 0)) {
-            tower.offload(card)?;
+    pub fn offload(&mut self, gpus: &[crate::kernels::cuda::Gpu], n: usize) -> Result<()> {
+        if let (Some(tower), Some(gpu)) = (&mut self.vision, gpus.first().filter(|_| n > 0)) {
+            tower.offload(gpu)?;
         }
-        self.text.offload(cards, n)
+        self.text.offload(gpus, n)
     }
 
     /// Identifies the text model's file.

@@ -8,23 +8,66 @@ use crate::{Error, ErrorKind, Result};
 /// A step of progress.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A prompt of so many tokens begins; `cached` of them are already in the cache.
-    PromptStart { n_tokens: usize, cached: usize },
-    /// Frame pairs of medium `item` behind the first `n_done` are in the vision tower, and this share of the work on them is
-    /// done. Sent every half second at most, so of small pairs perhaps never.
-    Encoding { item: usize, n_done: usize, n_total: usize, share: f32 },
-    /// Another frame pair (or still image) of medium `item` went through the vision tower.
-    Encoded { item: usize, n_done: usize, n_total: usize },
-    /// So many tokens of the prompt are in the cache now.
-    Prefilled { n_done: usize, n_total: usize },
-    /// So many frame pairs of a stream were seen; the first `forgotten` of them are in the cache no more.
-    Streamed { seen: usize, forgotten: usize },
+    /// A prompt begins.
+    PromptStart {
+        /// Its tokens.
+        n_tokens: usize,
+        /// So many of them are already in the cache.
+        cached: usize,
+    },
+    /// Frame pairs behind the first `n_done` are in the vision tower. Sent every half second at most, so of small pairs perhaps
+    /// never.
+    Encoding {
+        /// Which medium of the prompt, from 0.
+        item: usize,
+        /// Frame pairs that went through the tower.
+        n_done: usize,
+        /// Frame pairs of the medium.
+        n_total: usize,
+        /// This share of the work on those that are in the tower is done, 0 to 1.
+        share: f32,
+    },
+    /// Another frame pair (or still image) went through the vision tower.
+    Encoded {
+        /// Which medium of the prompt, from 0.
+        item: usize,
+        /// Frame pairs that went through the tower.
+        n_done: usize,
+        /// Frame pairs of the medium.
+        n_total: usize,
+    },
+    /// More of the prompt is in the cache.
+    Prefilled {
+        /// Tokens of it that are there now.
+        n_done: usize,
+        /// Its tokens.
+        n_total: usize,
+    },
+    /// More of a stream was seen.
+    Streamed {
+        /// Frame pairs that were seen.
+        seen: usize,
+        /// The first of them, which are in the cache no more.
+        forgotten: usize,
+    },
     /// What a stream has shown so far was saved: so many tokens; or why that did not work.
     Saved(std::result::Result<usize, String>),
-    /// Damaged packets were skipped in medium `item`.
-    Skipped { item: usize, n_packets: usize },
-    /// Something is wrong with medium `item`, although it was read; the message names it.
-    Warning { item: usize, message: String },
+    /// Damaged packets were skipped.
+    Skipped {
+        /// Which medium of the prompt, from 0.
+        item: usize,
+        /// How many.
+        n_packets: usize,
+    },
+    /// Something is wrong with a medium, although it was read.
+    Warning {
+        /// Which medium of the prompt, from 0.
+        item: usize,
+        /// What it is, with the medium's name.
+        message: String,
+    },
+    /// Something that a user should know and that is of no medium: a device that works more slowly than it could.
+    Notice(String),
 }
 
 /// Where events go, the flag that asks the session to stop at the next step, and who looks on.

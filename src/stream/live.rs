@@ -17,7 +17,6 @@ use super::{
 use crate::cache::KvCache;
 use crate::error::Context;
 use crate::media::Grid;
-use crate::media::ffmpeg::Tools;
 use crate::media::live::{LiveInfo, LiveSource};
 use crate::media::patch::{PatchSpec, pixel_values};
 use crate::media::sample::{FRAME_FACTOR, SampleOptions, frame_size};
@@ -31,15 +30,19 @@ use crate::{Error, Result};
 pub struct LiveShape {
     /// Where it comes from, for people.
     pub label: String,
+    /// What the stream says of itself.
     pub info: LiveInfo,
-    /// Size of every frame after resizing.
+    /// Height of every frame after resizing, in pixels.
     pub height: usize,
+    /// Their width.
     pub width: usize,
     /// A frame pair in patches, before merging (`t` is 1).
     pub grid: Grid,
-    /// Visual tokens of a frame pair, and most tokens of the words around it, where time is told in words.
+    /// Visual tokens of a frame pair.
     pub per_pair: usize,
+    /// Most tokens of the words around a pair, where time is told in words.
     pub n_stamp: usize,
+    /// Temporal scale of the stream; the session's or the model's otherwise.
     pub temporal_scale: Option<f64>,
     /// How its time goes by, for models that were trained with seconds.
     pub clock: Option<Clock>,
@@ -66,14 +69,14 @@ pub(super) struct LiveWords {
 
 impl LiveWords {
     /// Forgets the oldest `n` pairs, with `n_visual` visual tokens each, and returns how many tokens they were.
-    pub fn forget(&mut self, n: usize, n_visual: usize) -> usize {
+    pub(super) fn forget(&mut self, n: usize, n_visual: usize) -> usize {
         let around: usize = self.lead.drain(..n.min(self.lead.len())).map(|lead| lead.len() + self.tail.len()).sum();
         self.n_forgotten += around;
         n * n_visual + around
     }
 
     /// Pairs of `n` visual tokens that `left` tokens hold whole, from the oldest on, and how many tokens are left then.
-    pub fn n_whole(&self, n: usize, mut left: usize) -> (usize, usize) {
+    pub(super) fn n_whole(&self, n: usize, mut left: usize) -> (usize, usize) {
         if self.lead.is_empty() {
             return (left / n, left % n);
         }
@@ -147,6 +150,7 @@ impl LiveShape {
 
 /// A stream that was opened, ready to be watched ([`Session::watch`](super::Session::watch)).
 pub struct LivePlan {
+    /// How large its frames are, and what they become.
     pub shape: LiveShape,
     source: LiveSource,
     spec: PatchSpec,
@@ -166,13 +170,13 @@ impl LivePlan {
         label: &str,
         options: &MediaOptions,
         tower: &VisionTower,
-        tools: Option<Tools>,
         stopped: &dyn Fn() -> bool,
     ) -> Result<LivePlan> {
         let sample = &options.sample;
         check(sample).at(|| label.to_string())?;
         let (hp, spec) = (tower.hparams(), patch_spec(tower.hparams()));
         let form = &hp.video.form;
+        let tools = options.decoders.tools.clone();
         let source = LiveSource::open(reader, label, sample.fps.unwrap_or(form.fps), tools, stopped)?;
         let info = source.info().clone();
         let (height, width) = frame_size(form.max_frames, (info.height, info.width), hp.factor(), sample, &hp.video)

@@ -10,11 +10,11 @@ use super::decode::Pairs;
 use super::medium::nameless;
 use super::stamps::{Markers, PairText, stamp};
 use super::{LiveShape, Medium, TakeHeader, Window};
-use crate::files::Scratch;
+use crate::files::ScratchFile;
 use crate::media::image_file::Decoded;
 use crate::media::patch::PatchSpec;
 use crate::media::sample::SampleOptions;
-use crate::media::{Decoders, FrameSource, Grid, ImageFile, Rgb, SafeDecoder, Shown, VideoInfo, resize};
+use crate::media::{Decoders, FrameSource, Grid, ImageFile, Rgb, Shown, VideoInfo, resize};
 use crate::model::family::Pixels;
 use crate::model::{VisionHParams, VisionTower};
 use crate::position::{Clock, Pace};
@@ -24,20 +24,23 @@ use crate::{Error, Result, error::Context};
 /// How media are sampled, sized and placed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MediaOptions {
+    /// Which frames are taken, and how large they become.
     pub sample: SampleOptions,
     /// Temporal scale of this segment; the session's or the model's otherwise.
     pub temporal_scale: Option<f64>,
     /// A stamped video keeps the vision markers that the template puts around all of its pairs, as the files of some models ask
     /// for anyway.
     pub keep_markers: bool,
-    /// Decodes H.264 in place of this process; makes no difference to the frames.
-    pub safe_decoder: Option<SafeDecoder>,
+    /// Who decodes what this process does not decode itself; by default nobody, and what is not built in is refused.
+    pub decoders: Decoders,
 }
 
 /// Which pad token it replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MediaKind {
+    /// `<|image_pad|>`.
     Image,
+    /// `<|video_pad|>`.
     Video,
 }
 
@@ -53,11 +56,13 @@ impl MediaKind {
 
 /// An opened medium that knows its size in tokens.
 pub struct MediaPlan {
+    /// Which pad token it replaces.
     pub kind: MediaKind,
     /// Where it comes from, for people.
     pub label: String,
-    /// Size of every frame after resizing.
+    /// Height of every frame after resizing, in pixels.
     pub height: usize,
+    /// Their width.
     pub width: usize,
     /// In patches, before merging.
     pub grid: Grid,
@@ -72,6 +77,7 @@ pub struct MediaPlan {
     pub n_forgotten_text: usize,
     /// What the source says of itself (videos).
     pub info: Option<VideoInfo>,
+    /// Temporal scale of this segment; the session's or the model's otherwise.
     pub temporal_scale: Option<f64>,
     /// How its time goes by, for models that were trained with seconds.
     pub clock: Option<Clock>,
@@ -86,7 +92,7 @@ pub struct MediaPlan {
     /// What was found wrong with the file when it was decoded.
     pub(super) warning: Option<String>,
     /// Files that hold it and are there for it alone.
-    pub(super) scratch: Vec<Scratch>,
+    pub(super) scratch: Vec<ScratchFile>,
 }
 
 pub(super) enum Source {
@@ -165,7 +171,7 @@ impl MediaPlan {
     /// # Errors
     /// An unreadable file, one without the planned frames.
     pub fn again(path: &Path, options: &MediaOptions, header: &TakeHeader, tower: &VisionTower) -> Result<MediaPlan> {
-        let source = Decoders::installed(options.safe_decoder.as_ref()).open(path)?;
+        let source = options.decoders.open(path)?;
         let (info, spec) = (source.info().clone(), patch_spec(tower.hparams()));
         let last = header.frames.iter().max().copied().unwrap_or(0) as usize;
         let plan = MediaPlan { info: Some(info), ..MediaPlan::watched(header) };

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use super::media_plan::{Source, patch_spec, resizing};
 use super::stamps::Markers;
 use super::{Known, MediaOptions, MediaPlan, Shape, StampCost, fingerprint};
-use crate::files::Scratch;
+use crate::files::ScratchFile;
 use crate::media::folder::{FolderSource, frame_size};
 use crate::media::sample::{FRAME_FACTOR, SampleOptions, Taken, frames_taken, seconds_per_pair, spread};
-use crate::media::{Decoders, FrameSource, ImageFile, Rgb, VideoInfo};
+use crate::media::{FrameSource, ImageFile, Rgb, VideoInfo};
 use crate::model::VisionHParams;
 use crate::position::Clock;
 use crate::{Error, Result, error::Context, text};
@@ -17,7 +17,9 @@ use crate::{Error, Result, error::Context, text};
 pub struct Medium {
     /// Where it comes from, for people.
     pub label: String,
+    /// What its header says.
     pub known: Known,
+    /// How it is to be sampled, sized and placed.
     pub options: MediaOptions,
     /// What the source says of itself (videos).
     pub info: Option<VideoInfo>,
@@ -26,7 +28,7 @@ pub struct Medium {
     frames: Frames,
     source_id: String,
     /// Files that hold it and are there for it alone.
-    scratch: Vec<Scratch>,
+    scratch: Vec<ScratchFile>,
 }
 
 enum Frames {
@@ -39,9 +41,9 @@ impl Medium {
     /// A still image, of which the header is read.
     ///
     /// # Errors
-    /// Those of [`ImageFile::open`].
+    /// Those of [`ImageFile::open_with`].
     pub fn image(path: &Path, options: &MediaOptions) -> Result<Medium> {
-        let file = ImageFile::open(path)?;
+        let file = ImageFile::open_with(path, options.decoders.tools.as_ref())?;
         let ((height, width), source_id) = (file.size(), fingerprint::in_hex(&file.digest()));
         let known = Known::Picture { height, width };
         let medium = Medium::new(path.display().to_string(), known, options, Frames::File(file));
@@ -75,7 +77,7 @@ impl Medium {
                 text::Source::Path(path) => path.clone(),
                 text::Source::Data(data) => {
                     frame_size(data.bytes()).at(|| format!("frame {i} (`{frame}`)"))?;
-                    scratch.push(Scratch::new(data.bytes())?);
+                    scratch.push(ScratchFile::new(data.bytes())?);
                     scratch[scratch.len() - 1].path().to_path_buf()
                 }
             });
@@ -89,7 +91,7 @@ impl Medium {
             text::Source::Path(path) => return open(path),
             text::Source::Data(data) => data,
         };
-        let (file, label) = (Scratch::new(data.bytes())?, source.to_string());
+        let (file, label) = (ScratchFile::new(data.bytes())?, source.to_string());
         let medium = open(file.path()).map_err(|err| nameless(err, &file, &label))?;
         Ok(Medium { label, scratch: vec![file], ..medium })
     }
@@ -106,7 +108,7 @@ impl Medium {
     /// # Errors
     /// An unreadable file.
     pub fn video(path: &Path, options: &MediaOptions) -> Result<Medium> {
-        let source = Decoders::installed(options.safe_decoder.as_ref()).open(path)?;
+        let source = options.decoders.open(path)?;
         let source_id = fingerprint::media(path)?.0;
         let medium = Medium::frames(source, path.display().to_string(), options);
         Ok(Medium { path: Some(path.to_path_buf()), source_id, ..medium })
@@ -214,7 +216,7 @@ impl Medium {
 }
 
 /// What is wrong with a medium is said of it, not of a file that nobody knows.
-pub(super) fn nameless(err: Error, file: &Scratch, label: &str) -> Error {
+pub(super) fn nameless(err: Error, file: &ScratchFile, label: &str) -> Error {
     let path = file.path().display().to_string();
     // Programs begin what they say of a file with the name that they were given.
     let message = err.message().replace(&format!("file:{path}: "), "").replace(&format!("file:{path}"), "it");

@@ -10,10 +10,13 @@ use crate::{Error, Result};
 /// One step of a sequence as the cache remembers it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Unit {
+    /// This token.
     Token(u32),
     /// The `index`-th medium of its kind in the conversation.
     Media {
+        /// A picture, or a video.
         kind: MediaKind,
+        /// From 0.
         index: usize,
     },
 }
@@ -31,13 +34,17 @@ impl Unit {
 
 /// Units in order, and the media they name.
 pub struct Prompt {
+    /// In the order of the conversation.
     pub units: Vec<Unit>,
+    /// The pictures that units name by number.
     pub images: Vec<MediaPlan>,
+    /// The videos that units name by number.
     pub videos: Vec<MediaPlan>,
 }
 
 /// A conversation whose media were opened, once, and not planned yet.
 pub struct Conversation {
+    /// In the order of the conversation.
     pub units: Vec<Unit>,
     /// In the order of the conversation.
     pub media: Vec<Medium>,

@@ -33,7 +33,9 @@ pub struct SessionOptions {
     pub n_ctx: usize,
     /// Tokens per step of prefill.
     pub n_batch: usize,
+    /// Type of stored keys.
     pub type_k: GgmlType,
+    /// Type of stored values.
     pub type_v: GgmlType,
     /// Temporal scale of visual segments that name none; the model's own otherwise.
     pub temporal_scale: Option<f64>,
@@ -119,10 +121,10 @@ impl Session {
         self.options.n_ctx
     }
 
-    /// Brings what the cache holds on cards to the host (see [`KvCache::pull`]).
+    /// Brings what the cache holds on GPUs to the host (see [`KvCache::pull`]).
     ///
     /// # Errors
-    /// What a card says.
+    /// What a GPU says.
     pub fn pull(&mut self) -> Result<()> {
         self.context.pull()
     }
@@ -486,16 +488,16 @@ mod tests {
         assert!(error(vec![pairs(&engine, 0, 3)], true).contains("stopped"));
     }
 
-    /// A tower on a card encodes a group while the one before is read: the same events, and the same rows.
+    /// A tower on a GPU encodes a group while the one before is read: the same events, and the same rows.
     #[cfg(feature = "cuda-emulation")]
     #[test]
-    fn a_tower_on_a_card_is_a_group_ahead_and_nothing_else_changes() {
-        use crate::kernels::cuda::Card;
+    fn a_tower_on_a_gpu_is_a_group_ahead_and_nothing_else_changes() {
+        use crate::kernels::cuda::Gpu;
         let host = Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap());
         // Streams may run in different orders.
-        for card in [Card::emulated, Card::emulated_eager] {
+        for gpu in [Gpu::emulated, Gpu::emulated_eager] {
             let mut engine = Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap();
-            engine.offload(&[card(1 << 28)], usize::MAX).unwrap();
+            engine.offload(&[gpu(1 << 28)], usize::MAX).unwrap();
             let engine = Arc::new(engine);
             let said = |engine: &Engine| (0..3).map(|first| pairs(engine, first, 1)).collect::<Vec<_>>();
             let (want, got) = (feed(&host, said(&host), false), feed(&engine, said(&engine), false));

@@ -22,14 +22,22 @@ use crate::model::VisionHParams;
 /// What is known of a medium before anything of it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Known {
+    /// A still image.
     Picture {
+        /// In pixels, as it is shown.
         height: usize,
+        /// Likewise.
         width: usize,
     },
+    /// Frames, of a film or of a list of pictures.
     Video {
+        /// Frames in display order.
         n_frames: usize,
+        /// Average frames per second.
         fps: f64,
+        /// Of a frame, in pixels.
         height: usize,
+        /// Likewise.
         width: usize,
         /// See [`is_frame_list`](crate::media::FrameSource::is_frame_list).
         is_list: bool,
@@ -48,14 +56,17 @@ impl Known {
 /// What a medium becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// Whether it is a picture or a video.
     pub kind: MediaKind,
-    /// Size of every frame after resizing.
+    /// Height of every frame after resizing, in pixels.
     pub height: usize,
+    /// Their width.
     pub width: usize,
     /// In patches, before merging.
     pub grid: Grid,
-    /// Frames taken (1 of a picture), and the last frame that the decoder comes to.
+    /// Frames taken (1 of a picture).
     pub n_frames: usize,
+    /// The last frame that the decoder comes to.
     pub last: usize,
     /// Tokens in the context, those of stamps among them.
     pub n_tokens: usize,

@@ -9,13 +9,13 @@ use super::{Context, Engine, SessionOptions, decode};
 use crate::Result;
 use crate::cache::KvCache;
 use crate::kernels::{kv_write, select};
-use crate::media::{Decoders, Grid, SafeDecoder};
+use crate::media::{Decoders, Grid};
 use crate::model::VisionTower;
 use crate::random::Rng;
 
 /// How fast this machine is at the stages.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Speed {
+pub(super) struct Speed {
     /// Seconds per frame of the source.
     decode: f64,
     /// Seconds per patch, and more per patch for every patch of its pair, to which it attends.
@@ -36,11 +36,11 @@ const PICTURE_PIXEL: f64 = 4e-8;
 impl Speed {
     /// A few seconds of work: `n_tokens` of media in all, frames of `grid`, the first video (if any) with who
     /// decodes it.
-    pub fn measure(
+    pub(super) fn measure(
         engine: &Arc<Engine>,
         options: &SessionOptions,
         (n_tokens, grid): (usize, Grid),
-        video: Option<(&Path, Option<&SafeDecoder>)>,
+        video: Option<(&Path, &Decoders)>,
     ) -> Result<Speed> {
         let tower = engine.need_vision()?;
         let (encode, attend) = tower_speed(tower, grid)?;
@@ -65,7 +65,7 @@ impl Speed {
     }
 
     /// What `work` takes.
-    pub fn seconds(&self, work: &Work, n_batch: usize) -> Seconds {
+    pub(super) fn seconds(&self, work: &Work, n_batch: usize) -> Seconds {
         let n = work.n_tokens as f64;
         // A token sees half of all tokens on average; a short last step is no faster per token than a whole one.
         let prefill = n.max(n_batch.min(work.n_tokens) as f64) * self.token + n * n / 2.0 * self.depth;
@@ -98,7 +98,7 @@ fn tower_speed(tower: &VisionTower, grid: Grid) -> Result<(f64, f64)> {
         // Nothing else is asked for, and nothing larger: what is measured holds.
         return Ok((seconds, 0.0));
     }
-    let attend = if tower.is_on_card() {
+    let attend = if tower.is_on_gpu() {
         // It has its own attention, and a larger pair takes it no time.
         let large = square(4 * MEASURED_PATCHES);
         let m = (large.h * large.w) as f64;
@@ -148,9 +148,9 @@ pub(super) fn fill(cache: &mut KvCache, depth: usize) -> Result<()> {
 }
 
 /// Seconds per frame of the source, from a moment of decoding.
-fn decode_speed((path, child): (&Path, Option<&SafeDecoder>)) -> Result<f64> {
+fn decode_speed((path, decoders): (&Path, &Decoders)) -> Result<f64> {
     const MOMENT: Duration = Duration::from_millis(300);
-    let mut source = Decoders::installed(child).open(path)?;
+    let mut source = decoders.open(path)?;
     let n_frames = source.info().n_frames;
     let started = Instant::now();
     let mut n = 0;

@@ -129,6 +129,7 @@ impl PairText {
 /// What stamps cost, for plans: a number of tokens for each, and one for each digit before the point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StampCost {
+    /// Tokens of a stamp and of the markers around its pair, without the digits before the point.
     pub each: usize,
 }
 

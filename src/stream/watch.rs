@@ -33,7 +33,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
 
 /// Token ids that surround a video, whatever the question.
 pub struct Around {
+    /// Before it.
     pub before: Vec<u32>,
+    /// Behind it.
     pub after: Vec<u32>,
 }
 

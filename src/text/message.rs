@@ -33,7 +33,9 @@ pub const MAX_ROLE_BYTES: usize = 64;
 /// One turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
+    /// Who speaks: `system`, `user` or `assistant`, or what else a template knows.
     pub role: String,
+    /// What is said.
     pub content: Content,
     /// What an answer thought before it was said (`reasoning_content`), for templates that look for it.
     pub thought: Option<String>,
@@ -49,16 +51,31 @@ impl Message {
 /// A turn's content: plain text, or parts in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
+    /// Text alone.
     Text(String),
+    /// Text and media.
     Parts(Vec<Part>),
 }
 
 /// A piece of a turn. Media carry their source and options as they were given; options are judged where media are read.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
+    /// Words.
     Text(String),
-    Image { source: Source, options: Map<String, Value> },
-    Video { source: MediaSource, options: Map<String, Value> },
+    /// A picture.
+    Image {
+        /// Where it is, or its bytes.
+        source: Source,
+        /// All else that its part says (`min_pixels`, …).
+        options: Map<String, Value>,
+    },
+    /// A video.
+    Video {
+        /// Where it is, its bytes, or its frames.
+        source: MediaSource,
+        /// All else that its part says (`fps`, `max_pixels`, …).
+        options: Map<String, Value>,
+    },
 }
 
 /// Where a video comes from.

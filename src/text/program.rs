@@ -50,7 +50,7 @@ impl<'a> Program<'a> {
     ///
     /// # Errors
     /// A syntax error.
-    pub fn compile(name: &'a str, source: &'a str, syntax: SyntaxConfig) -> Result<Program<'a>, Error> {
+    pub(super) fn compile(name: &'a str, source: &'a str, syntax: SyntaxConfig) -> Result<Program<'a>, Error> {
         let tree: ast::Stmt<'a> = parse(source, name, syntax)?;
         let mut generator = CodeGenerator::new(name, source);
         generator.compile_stmt(&tree);

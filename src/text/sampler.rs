@@ -12,20 +12,23 @@ pub const MAX_REPEAT_LAST_N: usize = 1 << 20;
 /// llama.cpp's sampling flags and their meaning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplerOptions {
+    /// Where the random numbers begin: the same seed, the same choices.
     pub seed: u64,
-    /// 0 or below: greedy.
+    /// Temperature; 0 or below: greedy.
     pub temp: f32,
-    /// 0: all.
+    /// Choose among so many of the likeliest; 0: all.
     pub top_k: usize,
-    /// 1: all.
+    /// Choose among the likeliest that together reach this probability; 1: all.
     pub top_p: f32,
-    /// 0: all.
+    /// Drop what is less likely than this share of the likeliest; 0: nothing.
     pub min_p: f32,
-    /// 1: none.
+    /// Divides the logits of recent tokens above 0, and multiplies those below; 1: none.
     pub repeat_penalty: f32,
     /// How many recent tokens the penalties look at; 0 switches all of them off.
     pub repeat_last_n: usize,
+    /// Taken from the logits of tokens among the recent ones; 0: none.
     pub presence_penalty: f32,
+    /// Taken from them once per occurrence; 0: none.
     pub frequency_penalty: f32,
     /// What is added to the logits of tokens; ids beyond the vocabulary mean nothing.
     pub logit_bias: Vec<(u32, f32)>,

@@ -21,11 +21,11 @@ use super::program::{self, Program};
 use crate::{Error, ErrorKind, Result};
 
 /// Longest template, in bytes. The longest in common use have about 20 000.
-pub const MAX_SOURCE_BYTES: usize = 64 << 10;
+pub(super) const MAX_SOURCE_BYTES: usize = 64 << 10;
 /// Longest rendered conversation, in bytes.
-pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
+pub(super) const MAX_OUTPUT_BYTES: usize = 16 << 20;
 /// How long anyone waits for a template.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Fuel that every rendering gets: instructions, or 64 bytes of new data each.
 const BASE_FUEL: u64 = 100_000;
 /// Fuel for each message and each part. The Qwen templates need less than 100.
@@ -52,7 +52,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// `Format` for what is no template; `Limit` for one that is too long.
-    pub fn new(source: &str) -> Result<Sandbox> {
+    pub(super) fn new(source: &str) -> Result<Sandbox> {
         if source.len() > MAX_SOURCE_BYTES {
             let message = format!("chat template: `{}` bytes, at most {MAX_SOURCE_BYTES}", source.len());
             return Err(Error::limit(message));
@@ -73,7 +73,7 @@ impl Sandbox {
     }
 
     /// Renders the template with `context`; `n_items` messages and parts and `text_bytes` of text set the fuel.
-    pub fn render(&self, context: Value, n_items: usize, text_bytes: usize) -> Result<String> {
+    pub(super) fn render(&self, context: Value, n_items: usize, text_bytes: usize) -> Result<String> {
         let Sandbox { mut env, source } = self.clone();
         let fuel = BASE_FUEL + n_items as u64 * ITEM_FUEL + text_bytes as u64 * COPIES / BYTES_PER_FUEL;
         env.set_fuel(Some(fuel));

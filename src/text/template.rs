@@ -48,6 +48,7 @@ const DEFAULT: &str = "\
 /// A piece of a rendered and tokenized conversation, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
+    /// Text, tokenized.
     Tokens(Vec<u32>),
     /// Where the `n`-th image of the conversation goes (in place of one `<|image_pad|>`).
     Image(usize),
@@ -85,7 +86,9 @@ const MAX_OPTIONS_BYTES: usize = 1 << 16;
 /// How to render.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RenderOptions {
+    /// Ends with the beginning of the assistant's turn.
     pub add_generation_prompt: bool,
+    /// Numbers pictures and videos (`Picture 1: `).
     pub add_vision_id: bool,
     /// Control tokens spelled in message text become tokens. Whoever writes the text can then end its turn.
     pub special: bool,

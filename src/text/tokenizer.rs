@@ -34,10 +34,15 @@ const STRETCH: usize = 16 << 10;
 
 /// llama.cpp's token types, as stored in `tokenizer.ggml.token_type`.
 pub mod token_type {
+    /// A piece of text.
     pub const NORMAL: i32 = 1;
+    /// What stands for text that has no token.
     pub const UNKNOWN: i32 = 2;
+    /// A token that steers and is not text: turns, pads.
     pub const CONTROL: i32 = 3;
+    /// A whole piece that was added, not merged.
     pub const USER_DEFINED: i32 = 4;
+    /// A number without a meaning.
     pub const UNUSED: i32 = 5;
 }
 

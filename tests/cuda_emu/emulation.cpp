@@ -1,4 +1,4 @@
-// The scheduler of the emulated card, and every kernel compiled for it.
+// The scheduler of the emulated GPU, and every kernel compiled for it.
 
 #include <csetjmp>
 #include <cstdio>
@@ -159,7 +159,7 @@ void add_kernel(const char *name, void *kernel, Call call) { kernels().push_back
 // Kernels, after all that they need.
 #include "all_kernels.h"
 
-// Runs a kernel to its end: 0, 1 for a name that is not known, 2 for a block that no card would run.
+// Runs a kernel to its end: 0, 1 for a name that is not known, 2 for a block that no GPU would run.
 extern "C" int longtake_emulation_launch(const char *name, const unsigned *grid, const unsigned *block, void **args) {
     using namespace emu;
     const unsigned n_threads = block[0] * block[1] * block[2];

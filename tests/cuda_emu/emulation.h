@@ -1,9 +1,9 @@
-// A small CUDA on the host, so that the kernels of src/kernels/cuda run where there is no card: blocks one after the
+// A small CUDA on the host, so that the kernels of src/kernels/cuda run where there is no GPU: blocks one after the
 // other, each thread a fiber that runs until it meets a barrier or an operation of its warp.
 //
 // What it keeps: the order that barriers and warp operations impose, the values that lanes exchange, the fragments of mma.
 // Each warp runs on until it waits, so a barrier that is missing shows: the first warp reads what the others have yet to
-// write, or writes over what they have yet to read. Loads that are not aligned stop the program, as they stop a card.
+// write, or writes over what they have yet to read. Loads that are not aligned stop the program, as they stop a GPU.
 // What it does not keep: timing, the rounding of sums within mma, limits on registers.
 #pragma once
 
@@ -17,7 +17,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __constant__ static const
 #define __launch_bounds__(...)
-// A block runs on one thread of the host, so its shared memory is that thread's. Like a card's, it starts with what the
+// A block runs on one thread of the host, so its shared memory is that thread's. Like a GPU's, it starts with what the
 // block before left there.
 #define __shared__ static thread_local
 

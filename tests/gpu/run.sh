@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What no machine without a card can check: every kernel against the scalar table, the goldens, takes and answers end to end,
-# speed, and compute-sanitizer where it is installed. For a bare machine with a card and a driver.
+# What no machine without a GPU can check: every kernel against the scalar table, the goldens, takes and answers end to end,
+# speed, and compute-sanitizer where it is installed. For a bare machine with a GPU and a driver.
 #
 #   tests/gpu/run.sh pack DIR     here: builds (release, feature cuda) and copies all that is needed to DIR
 #   DIR/run.sh [MODEL.gguf …]     there: runs it; models to bench besides the embedded one
 #
-# Prints a short table last. Exit code 1 if anything failed, 3 where there is no card.
+# Prints a short table last. Exit code 1 if anything failed, 3 where there is no GPU.
 set -uo pipefail
 
 if [ "${1:-}" = pack ]; then
@@ -45,9 +45,9 @@ check() { # name, command …
   if "$@"; then row "$name" "ok, $((SECONDS - started)) s"; else row "$name" FAILED; failed=1; fi
 }
 demo=$root/tests/random_model
-# Its weights have 16 bits, so that CPU and card round little and choose the same words.
+# Its weights have 16 bits, so that CPU and GPU round little and choose the same words.
 model=$root/tests/golden/gguf_models/tiny-c.gguf
-same() { # the same greedy answer from the CPU and from the card, with recorded steps and without
+same() { # the same greedy answer from the CPU and from the GPU, with recorded steps and without
   local ask=(run -m "$model" --video "$demo/demo.mp4" -p "What happens?" -n 24 --quiet)
   local cpu gpu graphs
   cpu=$("$here/longtake" "${ask[@]}") || return 1
@@ -59,7 +59,7 @@ same() { # the same greedy answer from the CPU and from the card, with recorded 
 recorded() { # the driver records: nothing is said about launches one by one
   ! "$here/longtake" run -m "$model" -p "What happens?" -n 8 -ngl all 2>&1 >/dev/null | grep "launched one by one"
 }
-take() { # a take written from the card answers the same on both
+take() { # a take written from the GPU answers the same on both
   local dir answers; dir=$(mktemp -d)
   "$here/longtake" watch -m "$model" "$demo/demo.mp4" -o "$dir/a.take" --quiet -ngl all || return 1
   for ngl in 0 all; do "$here/longtake" ask "$dir/a.take" "What happens?" -n 16 --quiet -ngl $ngl >"$dir/$ngl" || return 1; done
@@ -67,7 +67,7 @@ take() { # a take written from the card answers the same on both
   rm -r "$dir"
   return $answers
 }
-export LONGTAKE_CUDA_TEST=card
+export LONGTAKE_CUDA_TEST=gpu
 check "kernels, network, goldens" "$here/it" cuda:: --test-threads=1
 check "the same without graphs" env LONGTAKE_CUDA_GRAPH=0 "$here/it" cuda:: --test-threads=1
 check "a driver that records" recorded

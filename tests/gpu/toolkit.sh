@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# nvcc without root, card or driver: NVIDIA's wheels (296 MB unpacked) in ~/.cache/longtake, where build.rs looks for it.
+# nvcc without root, GPU or driver: NVIDIA's wheels (296 MB unpacked) in ~/.cache/longtake, where build.rs looks for it.
 # Prints the folder to use as CUDA_HOME. Another version: CUDA_VERSION=13.1 tests/gpu/toolkit.sh
 set -euo pipefail
 VERSION=${CUDA_VERSION:-13.0}

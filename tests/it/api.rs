@@ -11,6 +11,7 @@ const SHAPE: &str = "What shape is shown?";
 const COLOR: &str = "What color is shown?";
 
 fn longtake() -> Longtake {
+    crate::common::choose_kernels();
     Longtake::open(MODEL).unwrap()
 }
 

@@ -564,7 +564,7 @@ fn layers_on_a_gpu_that_is_not_there_are_computed_by_the_cpu() {
     let listed = longtake(&["inspect", "--gpus"]);
     assert_eq!(longtake(&["inspect", "--cards"]), listed, "the flag's name before this one");
     if listed.status.success() {
-        eprintln!("skipped: this machine has a card");
+        eprintln!("skipped: this machine has a GPU");
         return;
     }
     let reason = String::from_utf8_lossy(&listed.stderr).into_owned();

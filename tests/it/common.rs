@@ -2,7 +2,47 @@
 #![allow(dead_code)]
 
 use std::path::PathBuf;
-use std::sync::Once;
+use std::sync::{Arc, Once};
+
+use longtake::Result;
+use longtake::gguf::Gguf;
+use longtake::model::{HParams, TextModel, VisionTower};
+use longtake::stream::{Engine, EngineOptions};
+
+/// Has the kernels compute that `LONGTAKE_KERNELS` names: comes before every model, since the first one decides.
+pub fn choose_kernels() {
+    longtake::cli::environment::choose_kernels().expect("nothing else chooses");
+}
+
+/// [`TextModel::load`].
+pub fn text_model(file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
+    choose_kernels();
+    TextModel::load(file)
+}
+
+/// [`TextModel::with`].
+pub fn text_model_with(hp: HParams, file: &Arc<Gguf>) -> Result<(TextModel, Vec<String>)> {
+    choose_kernels();
+    TextModel::with(hp, file)
+}
+
+/// [`VisionTower::load`].
+pub fn vision_tower(file: &Arc<Gguf>) -> Result<(VisionTower, Vec<String>)> {
+    choose_kernels();
+    VisionTower::load(file)
+}
+
+/// [`Engine::from_files`].
+pub fn engine_of(text: Arc<Gguf>, mmproj: Option<Arc<Gguf>>) -> Result<Engine> {
+    choose_kernels();
+    Engine::from_files(text, mmproj)
+}
+
+/// [`Engine::load`].
+pub fn engine(options: &EngineOptions) -> Result<Engine> {
+    choose_kernels();
+    Engine::load(options)
+}
 
 /// The folder with the golden data: `LONGTAKE_GOLDEN`, or the selection that is part of the repository.
 pub fn golden() -> PathBuf {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
+use longtake::media::Decoders;
 use longtake::media::ffmpeg::Tools;
 use longtake::model::{Batch, Scratch};
 use longtake::position::{Layout, Placer, Pos};
@@ -44,7 +45,7 @@ fn engine(layout: Layout, n_layer: usize) -> Arc<Engine> {
     };
     let mmproj = Gguf::open(&dir.join("mmproj-tiny-c.gguf")).unwrap();
     let tower = in_f32(&mmproj, mmproj.meta().clone(), |_| true);
-    Arc::new(Engine::from_files(in_f32(&file, meta, kept), Some(tower)).unwrap())
+    Arc::new(crate::common::engine_of(in_f32(&file, meta, kept), Some(tower)).unwrap())
 }
 
 /// The tensors of `file` that are `kept`, in F32.
@@ -82,7 +83,7 @@ fn media(fps: f64) -> MediaOptions {
 }
 
 fn live(engine: &Arc<Engine>, reader: impl Read + Send + 'static, fps: f64) -> Result<LivePlan> {
-    LivePlan::open(reader, LABEL, &media(fps), engine.need_vision().unwrap(), None, &|| false)
+    LivePlan::open(reader, LABEL, &media(fps), engine.need_vision().unwrap(), &|| false)
 }
 
 /// The same frames as a file.
@@ -363,7 +364,7 @@ fn a_broken_stream_keeps_what_was_seen() {
     let mut options = media(2.0);
     options.sample.total_pixels = Some(1 << 20);
     let tower = engine.need_vision().unwrap();
-    let err = LivePlan::open(Cursor::new(whole), LABEL, &options, tower, None, &|| false).err().unwrap();
+    let err = LivePlan::open(Cursor::new(whole), LABEL, &options, tower, &|| false).err().unwrap();
     assert!(err.kind() == ErrorKind::BadInput && err.to_string().contains("total_pixels"), "{err}");
 }
 
@@ -463,7 +464,7 @@ fn a_stream_is_never_read_far_ahead() {
     options_live.sample.max_pixels = Some(1 << 20);
     let reader = Counted(Cursor::new(bytes), n_read.clone());
     let tower = engine.need_vision().unwrap();
-    let mut plan = LivePlan::open(reader, LABEL, &options_live, tower, None, &|| false).unwrap();
+    let mut plan = LivePlan::open(reader, LABEL, &options_live, tower, &|| false).unwrap();
     assert_eq!(Session::pairs_at_once(plan.shape.grid.h, plan.shape.grid.w), 1);
     let mut session = Session::new(&engine, options(4 * plan.shape.per_pair + 600, 256)).unwrap();
     let (cancel, mut furthest) = (AtomicBool::new(false), 0);
@@ -531,8 +532,8 @@ fn anything_else_goes_through_ffmpeg() {
         .unwrap()
         .stdout;
     let tower = engine.need_vision().unwrap();
-    let open =
-        |bytes: Vec<u8>| LivePlan::open(Cursor::new(bytes), LABEL, &media(2.0), tower, Tools::on_path(), &|| false);
+    let installed = MediaOptions { decoders: Decoders::installed(), ..media(2.0) };
+    let open = |bytes: Vec<u8>| LivePlan::open(Cursor::new(bytes), LABEL, &installed, tower, &|| false);
     let mut plan = open(matroska.clone()).unwrap();
     assert_eq!((plan.shape.info.width, plan.shape.info.height, plan.shape.info.taken_fps()), (84, 56, 2.0));
     let mut session = Session::new(&engine, options(400, 16)).unwrap();

@@ -129,7 +129,7 @@ fn golden_files_hold_what_the_reference_says() {
         }
         let path = golden().join("gguf").join(want["file"].as_str().unwrap());
         check_against_expected(&Gguf::open(&path).unwrap(), want);
-        check_against_expected(&Gguf::open_with(&path, OpenOptions { mmap: false }).unwrap(), want);
+        check_against_expected(&Gguf::open_with(&path, GgufOptions { mmap: false }).unwrap(), want);
         check_against_expected(&Gguf::from_vec("memory", std::fs::read(&path).unwrap()).unwrap(), want);
         n_checked += 1;
     }
@@ -177,7 +177,7 @@ fn broken_files_are_refused_with_the_reason() {
     for (name, reason) in reasons {
         let path = golden().join("gguf/broken").join(name);
         for mmap in [true, false] {
-            let err = Gguf::open_with(&path, OpenOptions { mmap }).unwrap_err().to_string();
+            let err = Gguf::open_with(&path, GgufOptions { mmap }).unwrap_err().to_string();
             assert!(err.starts_with(&path.display().to_string()), "{err}");
             assert!(err.contains(reason), "{err}: expected {reason}");
         }

@@ -328,7 +328,7 @@ pub fn check_family(family: &str, chunks: &[usize], place: Place<'_>) {
         let pads = ["image_token_id", "video_token_id"].map(|key| config[key].as_i64().unwrap());
         let mut texts = std::collections::HashMap::new();
         let published = convert_checkpoint(dir.path(), &model, layout_of(family, "published"));
-        let (mut tower, unused) = VisionTower::load(&published.mmproj).unwrap();
+        let (mut tower, unused) = crate::common::vision_tower(&published.mmproj).unwrap();
         assert!(unused.is_empty(), "{unused:?}");
         place(None, Some(&mut tower));
         for (name, entry) in index["cases"].as_object().unwrap() {
@@ -337,7 +337,7 @@ pub fn check_family(family: &str, chunks: &[usize], place: Place<'_>) {
                 let layout = layout_of(family, run["variant"].as_str().unwrap());
                 let text = texts.entry(layout).or_insert_with(|| {
                     let pair = convert_checkpoint(dir.path(), &model, layout);
-                    let (mut text, _) = TextModel::load(&pair.text).unwrap();
+                    let (mut text, _) = crate::common::text_model(&pair.text).unwrap();
                     place(Some(&mut text), None);
                     text
                 });

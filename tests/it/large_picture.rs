@@ -18,7 +18,7 @@ use crate::plan::command;
 /// A tower whose weights have 16 bits: quantized ones round by what else is in a batch.
 fn tower() -> VisionTower {
     let path = golden().join("gguf_models/mmproj-tiny-c.gguf");
-    VisionTower::load(&std::sync::Arc::new(Gguf::open(&path).unwrap())).unwrap().0
+    crate::common::vision_tower(&std::sync::Arc::new(Gguf::open(&path).unwrap())).unwrap().0
 }
 
 /// A pair that is cut into parts comes out as it does beside another one, when it is not cut.

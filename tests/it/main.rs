@@ -31,6 +31,7 @@ mod media;
 mod model;
 mod model_files;
 mod model_keys;
+mod old_take;
 mod plan;
 mod plan_pictures;
 mod position;

@@ -207,7 +207,7 @@ fn cache_shape(model: &TextModel, n_ctx: usize, ty: GgmlType) -> CacheShape {
 /// cache is the same to the byte, however many are asked for.
 #[test]
 fn rows_without_logits_change_nothing() {
-    let (model, _) = TextModel::load(&open_pair("tiny-c").text).unwrap();
+    let (model, _) = crate::common::text_model(&open_pair("tiny-c").text).unwrap();
     let (hp, n) = (model.hparams(), 23);
     let tokens: Vec<u32> = (0..n as u32).map(|i| 5 + i * 7 % 90).collect();
     let (mut embd, mut pos) = (vec![0.0; n * hp.n_embd], Vec::new());
@@ -307,7 +307,7 @@ fn check_model_on<'p>(
     (move_text, move_tower): (Prepare<'_, TextModel>, Prepare<'_, VisionTower>),
 ) {
     let index = golden_json(&format!("model/{model}/index.json"));
-    let (mut tower, unused) = VisionTower::load(&pair(Layout::Mrope).mmproj).unwrap();
+    let (mut tower, unused) = crate::common::vision_tower(&pair(Layout::Mrope).mmproj).unwrap();
     move_tower(&mut tower);
     assert!(unused.is_empty(), "{unused:?}");
     let merge = tower.hparams().merge;
@@ -317,7 +317,7 @@ fn check_model_on<'p>(
         for (label, info) in entry["variants"].as_object().unwrap() {
             let layout = Layout::from_name(info["variant"].as_str().unwrap()).unwrap();
             let text = models.entry(layout).or_insert_with(|| {
-                let mut text = TextModel::load(&pair(layout).text).unwrap().0;
+                let mut text = crate::common::text_model(&pair(layout).text).unwrap().0;
                 move_text(&mut text);
                 text
             });
@@ -377,9 +377,9 @@ fn check_converted(name: &str) {
     check_model(name, TOLERANCE, |layout| &pairs.iter().find(|(l, _)| *l == layout).unwrap().1);
 }
 
-/// The reference numbers from layers, output matrix and tower on cards; `place` puts them there.
+/// The reference numbers from layers, output matrix and tower on GPUs; `place` puts them there.
 #[cfg(feature = "cuda")]
-pub fn check_on_cards(chunks: &[usize], place: &dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>)) {
+pub fn check_on_gpus(chunks: &[usize], place: &dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>)) {
     let pair = open_pair("tiny-c");
     let pairs = Layout::OF_HOPE.map(|layout| {
         let text = if layout == Layout::Mrope { Arc::clone(&pair.text) } else { with_layout(&pair.text, layout) };
@@ -428,7 +428,7 @@ fn smaller_weights_and_caches_stay_within_their_error() {
     let dir = tempfile::tempdir().unwrap();
     let whole = open_pair("tiny-c");
     let index = golden_json("model/tiny-c/index.json");
-    let (tower, _) = VisionTower::load(&whole.mmproj).unwrap();
+    let (tower, _) = crate::common::vision_tower(&whole.mmproj).unwrap();
     for (outtype, cache, bound) in [
         ("BF16", GgmlType::F16, 3e-6),
         ("F16", GgmlType::F16, 3e-6),
@@ -446,7 +446,7 @@ fn smaller_weights_and_caches_stay_within_their_error() {
         let path = dir.path().join(format!("{outtype}.gguf"));
         let options = QuantizeOptions::new(whole.text.path(), &path, FileType::from_name(outtype).unwrap());
         quantize(&options, &mut ()).unwrap();
-        let (model, _) = TextModel::load(&Arc::new(Gguf::open(&path).unwrap())).unwrap();
+        let (model, _) = crate::common::text_model(&Arc::new(Gguf::open(&path).unwrap())).unwrap();
         let mut worst = 0f64;
         for (name, entry) in index["cases"].as_object().unwrap() {
             let case = Case::load("tiny-c", name, entry, &tower, pads(whole.text.meta()), TOLERANCE_16);
@@ -463,12 +463,12 @@ fn smaller_weights_and_caches_stay_within_their_error() {
 #[test]
 fn interleaved_layouts_do_not_touch_each_other() {
     let pair = open_pair("tiny-c");
-    let (tower, _) = VisionTower::load(&pair.mmproj).unwrap();
+    let (tower, _) = crate::common::vision_tower(&pair.mmproj).unwrap();
     let index = golden_json("model/tiny-c/index.json");
     let (name, entry) = index["cases"].as_object().unwrap().iter().find(|(name, _)| *name == "video").unwrap();
     let case = Case::load("tiny-c", name, entry, &tower, pads(pair.text.meta()), TOLERANCE_16);
-    let models =
-        [Layout::Hope, Layout::Mrope].map(|layout| TextModel::load(&with_layout(&pair.text, layout)).unwrap().0);
+    let models = [Layout::Hope, Layout::Mrope]
+        .map(|layout| crate::common::text_model(&with_layout(&pair.text, layout)).unwrap().0);
     let alone = models.each_ref().map(|m| run(m, &case, 0.75, 2, 64, 2).logits_after);
     std::thread::scope(|scope| {
         let together = models.each_ref().map(|m| scope.spawn(|| run(m, &case, 0.75, 2, 64, 2).logits_after));
@@ -495,7 +495,7 @@ fn files_that_do_not_fit_are_refused_with_reasons() {
             Ok(())
         });
         let file = Arc::new(Gguf::from_vec("edited", bytes.unwrap()).unwrap());
-        TextModel::load(&file).err().map(|err| err.to_string())
+        crate::common::text_model(&file).err().map(|err| err.to_string())
     };
     assert_eq!(edit(&|_| {}, &[]), None);
     let missing = edit(&|_| {}, &["blk.0.attn_q.weight", "blk.1.ffn_down.weight", "output_norm.weight"]).unwrap();
@@ -529,9 +529,9 @@ fn files_that_do_not_fit_are_refused_with_reasons() {
         let err = edit(change, &[]).unwrap_or_else(|| panic!("{word}: accepted"));
         assert!(err.contains(word), "expected `{word}` in: {err}");
     }
-    let err = TextModel::load(&pair.mmproj).err().unwrap().to_string();
+    let err = crate::common::text_model(&pair.mmproj).err().unwrap().to_string();
     assert!(err.contains("projector"), "{err}");
-    let err = VisionTower::load(&pair.text).err().unwrap().to_string();
+    let err = crate::common::vision_tower(&pair.text).err().unwrap().to_string();
     assert!(err.contains("expected a projector"), "{err}");
 }
 
@@ -551,7 +551,7 @@ fn broken_weights_end_in_an_error() {
         }
         Ok(())
     });
-    let (model, _) = TextModel::load(&Arc::new(Gguf::from_vec("nan", bytes.unwrap()).unwrap())).unwrap();
+    let (model, _) = crate::common::text_model(&Arc::new(Gguf::from_vec("nan", bytes.unwrap()).unwrap())).unwrap();
     let hp = model.hparams();
     let mut cache = KvCache::new(cache_shape(&model, 8, GgmlType::F16)).unwrap();
     let mut scratch = Scratch::new(hp, 4);

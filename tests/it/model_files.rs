@@ -32,7 +32,7 @@ fn copy(from: &Gguf, meta: Metadata, ty: impl Fn(&TensorInfo) -> GgmlType, path:
 }
 
 fn load(path: &Path) -> longtake::Result<TextModel> {
-    TextModel::load(&Arc::new(Gguf::open(path)?)).map(|(model, _)| model)
+    crate::common::text_model(&Arc::new(Gguf::open(path)?)).map(|(model, _)| model)
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn engine(dir: &Path) -> Arc<Engine> {
     options.mmproj_outtype = options.outtype;
     let report = convert(&options, &mut ()).unwrap();
     let open = |file: &OutputFile| Arc::new(Gguf::open(&file.path).unwrap());
-    Arc::new(Engine::from_files(open(&report.text), Some(open(&report.mmproj))).unwrap())
+    Arc::new(crate::common::engine_of(open(&report.text), Some(open(&report.mmproj))).unwrap())
 }
 
 fn watch(engine: &Arc<Engine>, path: &Path) -> Watch {

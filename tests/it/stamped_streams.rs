@@ -18,7 +18,7 @@ use crate::endless::{answer, options, prompt, watch, y4m};
 fn engine(dir: &Path) -> Arc<Engine> {
     let (input, out) = (golden_families().join("checkpoints/q3-a"), dir.join("q3.gguf"));
     ok(&["convert", text(&input), "-o", text(&out), "--outtype", "f32"]);
-    Arc::new(Engine::load(&EngineOptions { model: out, mmproj: MmprojChoice::Auto, mmap: true }).unwrap())
+    Arc::new(crate::common::engine(&EngineOptions { model: out, mmproj: MmprojChoice::Auto, mmap: true }).unwrap())
 }
 
 fn media(keep_markers: bool) -> MediaOptions {
@@ -29,7 +29,7 @@ fn media(keep_markers: bool) -> MediaOptions {
 
 fn live(engine: &Arc<Engine>, n_frames: usize, keep: bool) -> LivePlan {
     let bytes = Cursor::new(y4m(2, 0..n_frames));
-    LivePlan::open(bytes, "a stream", &media(keep), engine.need_vision().unwrap(), None, &|| false).unwrap()
+    LivePlan::open(bytes, "a stream", &media(keep), engine.need_vision().unwrap(), &|| false).unwrap()
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl FrameSource for Bars {
 pub fn engine() -> Arc<Engine> {
     let dir = golden().join("gguf_models");
     let open = |name: &str| Arc::new(Gguf::open(&dir.join(name)).unwrap());
-    Arc::new(Engine::from_files(open("tiny-c.gguf"), Some(open("mmproj-tiny-c.gguf"))).unwrap())
+    Arc::new(crate::common::engine_of(open("tiny-c.gguf"), Some(open("mmproj-tiny-c.gguf"))).unwrap())
 }
 
 fn video_part() -> Part {

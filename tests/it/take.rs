@@ -24,7 +24,7 @@ pub fn asset(name: &str) -> PathBuf {
 
 fn engine() -> Arc<Engine> {
     let open = |name: &str| Arc::new(Gguf::open(&asset(name)).unwrap());
-    Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
+    Arc::new(crate::common::engine_of(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
 pub fn media() -> MediaOptions {
@@ -193,13 +193,13 @@ fn what_does_not_belong_together_is_refused_with_both_names() {
     bytes[last] ^= 1;
     let other = Arc::new(Gguf::from_vec("other.gguf", bytes).unwrap());
     let mmproj = Arc::new(Gguf::open(&asset("mmproj-demo.gguf")).unwrap());
-    let other = Arc::new(Engine::from_files(other, Some(mmproj)).unwrap());
+    let other = Arc::new(crate::common::engine_of(other, Some(mmproj)).unwrap());
     let err = Session::from_take(&other, &take()).err().unwrap();
     assert!(err.kind() == ErrorKind::Mismatch && err.to_string().contains("the model"), "{err}");
     // Not a take at all, and a take where a model is wanted.
     let err = Take::open(&asset("demo.gguf"), true).err().unwrap();
     assert!(err.to_string().contains("expected a take"), "{err}");
-    let err = Engine::from_files(Arc::new(Gguf::open(&path).unwrap()), None).err().unwrap();
+    let err = crate::common::engine_of(Arc::new(Gguf::open(&path).unwrap()), None).err().unwrap();
     assert!(err.to_string().contains("longtake-take"), "{err}");
 }
 
@@ -306,7 +306,7 @@ fn a_take_is_known_by_everything_it_is_of() {
             Arc::new(Gguf::from_vec(name, bytes).unwrap())
         };
         let files = (open("demo.gguf", model_at), open("mmproj-demo.gguf", mmproj_at));
-        Arc::new(Engine::from_files(files.0, Some(files.1)).unwrap())
+        Arc::new(crate::common::engine_of(files.0, Some(files.1)).unwrap())
     };
     check(&files(0, 0), &same).unwrap();
     refused(&files(4, 0), &same, &["the model"]);

@@ -19,7 +19,7 @@ fn engines() -> Vec<Arc<Engine>> {
     let files = [(golden().join("gguf_models"), "tiny-c.gguf"), (demo, "demo.gguf"), (symbols, "symbols.gguf")];
     let open = |(dir, name): (std::path::PathBuf, &str)| {
         let file = |name: &str| Arc::new(Gguf::open(&dir.join(name)).unwrap());
-        Arc::new(Engine::from_files(file(name), Some(file(&format!("mmproj-{name}")))).unwrap())
+        Arc::new(crate::common::engine_of(file(name), Some(file(&format!("mmproj-{name}")))).unwrap())
     };
     files.map(open).into()
 }

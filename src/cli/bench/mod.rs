@@ -24,7 +24,7 @@ use timed::{ParallelTest, TextTest, encode_test, video_test};
 ///
 /// Depths are filled with synthetic keys and values, so a row at 64k tokens does not take the hour of reading them first.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Text model (GGUF).
     #[arg(short, long, value_name = "FILE")]
     model: PathBuf,
@@ -128,7 +128,7 @@ struct Work {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     threads::start(args.threads)?;
     let encode = args.encode.iter().filter(|e| *e != "none").map(|e| size(e)).collect::<Result<Vec<_>>>()?;
     if args.repetitions == 0 || args.batch_size == 0 {
@@ -141,7 +141,7 @@ pub fn run(args: Args) -> Result<()> {
         (None, true) => MmprojChoice::Off,
     };
     let mut engine = Engine::load(&EngineOptions { model: args.model.clone(), mmproj, mmap: true })?;
-    crate::cli::cards::offload(&mut engine, crate::cli::cards::n_layers(args.n_gpu_layers.as_deref())?)?;
+    crate::cli::gpus::offload(&mut engine, crate::cli::gpus::n_layers(args.n_gpu_layers.as_deref())?)?;
     let engine = Arc::new(engine);
     let types = (cache_type(&args.cache_type_k)?, cache_type(&args.cache_type_v)?);
     let mut rows = Vec::new();

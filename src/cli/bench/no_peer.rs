@@ -6,35 +6,35 @@ use super::Work;
 use crate::{Error, Result};
 
 /// There is none.
-pub enum Peer {}
+pub(super) enum Peer {}
 
 /// There is none.
-pub enum PeerTest {}
+pub(super) enum PeerTest {}
 
 impl Peer {
     /// # Errors
     /// Always.
-    pub fn load(_: &Path, _: &str) -> Result<Peer> {
+    pub(super) fn load(_: &Path, _: &str) -> Result<Peer> {
         let how = "RUSTFLAGS=-Ctarget-cpu=native cargo build --release --features ggml";
         Err(Error::unsupported(format!("this build has no peer for `--peer`, expected one made with `{how}`")))
     }
 
-    pub fn test(&mut self, _: Work) -> Result<PeerTest> {
+    pub(super) fn test(&mut self, _: Work) -> Result<PeerTest> {
         match *self {}
     }
 
     /// What ggml was compiled for.
-    pub fn system_info() -> String {
+    pub(super) fn system_info() -> String {
         String::new()
     }
 }
 
 impl PeerTest {
-    pub fn how(&self) -> String {
+    pub(super) fn how(&self) -> String {
         match *self {}
     }
 
-    pub fn run(&mut self, _: usize) -> Result<f64> {
+    pub(super) fn run(&mut self, _: usize) -> Result<f64> {
         match *self {}
     }
 }

@@ -12,11 +12,11 @@ use crate::kernels::{self, threads};
 use crate::stream::Engine;
 
 /// Writes all rows to stdout.
-pub fn print(args: &Args, engine: &Engine, rows: &[Row]) -> Result<()> {
+pub(super) fn print(args: &Args, engine: &Engine, rows: &[Row]) -> Result<()> {
     let (kernels, n_threads) = (kernels::select()?.name, threads::count());
     let (n_layer, n_host) = (engine.text.hparams().n_layer, engine.text.n_host_layers());
-    let on_cards = n_layer - n_host;
-    let backend = match on_cards {
+    let on_gpus = n_layer - n_host;
+    let backend = match on_gpus {
         0 => "CPU".to_string(),
         n => format!("CUDA {n}/{n_layer} layers, CPU"),
     };
@@ -26,7 +26,7 @@ pub fn print(args: &Args, engine: &Engine, rows: &[Row]) -> Result<()> {
         let ns = |s: f64| (s * 1e9) as u64;
         let mut fields = json!({
             "model_filename": args.model.display().to_string(), "model_type": engine.name, "model_size": engine.n_bytes,
-            "backends": backend, "n_gpu_layers": on_cards, "kernels": kernels, "n_threads": n_threads, "n_batch": args.batch_size,
+            "backends": backend, "n_gpu_layers": on_gpus, "kernels": kernels, "n_threads": n_threads, "n_batch": args.batch_size,
             "type_k": args.cache_type_k, "type_v": args.cache_type_v, "test": row.test,
             "avg_ns": ns(row.seconds.iter().sum::<f64>() / row.seconds.len() as f64), "avg_ts": mean, "stddev_ts": deviation,
             "unit": row.unit, "samples_ns": row.seconds.iter().map(|s| ns(*s)).collect::<Vec<_>>(),

@@ -14,12 +14,12 @@ use crate::stream::{
 use crate::{Error, Result};
 
 /// The tokens that are read: the same in every repetition, and in llama.cpp.
-pub fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
+pub(super) fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
     (0..n).map(|i| (i.wrapping_mul(7919) % n_vocab) as u32).collect()
 }
 
 /// A context filled to its depth, and the tokens that are read behind it.
-pub struct TextTest {
+pub(super) struct TextTest {
     work: Work,
     context: Context,
     tokens: Vec<u32>,
@@ -28,7 +28,7 @@ pub struct TextTest {
 impl TextTest {
     /// # Errors
     /// Memory that the cache does not get, cache types that the model cannot have.
-    pub fn new(engine: &Arc<Engine>, work: Work) -> Result<TextTest> {
+    pub(super) fn new(engine: &Arc<Engine>, work: Work) -> Result<TextTest> {
         let (type_k, type_v) = work.types;
         let n_ctx = work.depth + work.n;
         let options = SessionOptions { n_ctx, n_batch: work.n_batch, type_k, type_v, temporal_scale: None };
@@ -38,7 +38,7 @@ impl TextTest {
     }
 
     /// Seconds for the first `n` tokens of the test.
-    pub fn run(&mut self, n: usize) -> Result<f64> {
+    pub(super) fn run(&mut self, n: usize) -> Result<f64> {
         let TextTest { work, context, tokens } = self;
         // All that was filled is one mark.
         context.truncate(1);
@@ -58,7 +58,7 @@ impl TextTest {
 }
 
 /// Several contexts that decode together, each filled to its depth.
-pub struct ParallelTest {
+pub(super) struct ParallelTest {
     together: Together,
     contexts: Vec<Context>,
     tokens: Vec<u32>,
@@ -69,14 +69,14 @@ impl ParallelTest {
     ///
     /// # Errors
     /// As [`TextTest::new`].
-    pub fn new(engine: &Arc<Engine>, work: Work, n_contexts: usize) -> Result<ParallelTest> {
+    pub(super) fn new(engine: &Arc<Engine>, work: Work, n_contexts: usize) -> Result<ParallelTest> {
         let contexts = (0..n_contexts).map(|_| Ok(TextTest::new(engine, work)?.context)).collect::<Result<_>>()?;
         let tokens = tokens(work.n * n_contexts, engine.text.hparams().n_vocab);
         Ok(ParallelTest { together: Together::new(engine, n_contexts)?, contexts, tokens })
     }
 
     /// Seconds for `n` tokens in each context.
-    pub fn run(&mut self, n: usize) -> Result<f64> {
+    pub(super) fn run(&mut self, n: usize) -> Result<f64> {
         let ParallelTest { together, contexts, tokens } = self;
         contexts.iter_mut().for_each(|context| context.truncate(1));
         let n_contexts = contexts.len();
@@ -91,7 +91,7 @@ impl ParallelTest {
 }
 
 /// Seconds per repetition of encoding a frame pair of `w` x `h`, after one warm-up.
-pub fn encode_test(tower: &VisionTower, w: usize, h: usize, repetitions: usize) -> Result<Vec<f64>> {
+pub(super) fn encode_test(tower: &VisionTower, w: usize, h: usize, repetitions: usize) -> Result<Vec<f64>> {
     let hp = tower.hparams();
     let factor = hp.factor();
     if !w.is_multiple_of(factor) || !h.is_multiple_of(factor) {
@@ -112,7 +112,7 @@ pub fn encode_test(tower: &VisionTower, w: usize, h: usize, repetitions: usize) 
 
 /// Reads a video once per repetition: decoding, vision tower, prefill. Returns its name with frames and size, its tokens, and
 /// the seconds.
-pub fn video_test(
+pub(super) fn video_test(
     engine: &Arc<Engine>,
     path: &Path,
     (n_batch, (type_k, type_v)): (usize, (GgmlType, GgmlType)),

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 /// Show what a GGUF file holds, or what this CPU can run.
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The GGUF file; of a split model, the first part
     #[arg(required_unless_present_any = ["cpu", "gpus"])]
     file: Option<PathBuf>,
@@ -42,9 +42,9 @@ pub struct Args {
 ///
 /// # Errors
 /// What [`Gguf::open`] says, and `Format` when `--check` found a number that is not finite; for `--cpu`, see `cpu.rs`.
-pub fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args) -> Result<()> {
     if args.gpus {
-        return super::cards::list(args.json);
+        return super::gpus::list(args.json);
     }
     let Some(file) = args.file else { return super::cpu::run(args.json) };
     let gguf = Gguf::open(&file)?;

@@ -10,14 +10,14 @@ use crate::model::family::FAMILIES;
 use crate::model::{HParams, LayerKind, VisionHParams};
 
 /// A model of a family that is known here.
-pub enum Known {
+pub(super) enum Known {
     Text(Box<HParams>),
     Tower(Box<VisionHParams>),
 }
 
 impl Known {
     /// What `gguf` is, if it is known.
-    pub fn of(gguf: &Gguf) -> Option<Known> {
+    pub(super) fn of(gguf: &Gguf) -> Option<Known> {
         // Whoever inspects a file may want to know why it is none: loading it says so.
         match gguf.meta().str("general.architecture").ok()?? {
             "clip" => VisionHParams::from_gguf(gguf).ok().map(|hp| Known::Tower(Box::new(hp))),
@@ -35,7 +35,7 @@ impl Known {
     }
 
     /// In words.
-    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let families = self.families().join(" or ");
         match self {
             Known::Text(hp) => {
@@ -85,7 +85,7 @@ impl Known {
     }
 
     /// The same for programs.
-    pub fn to_json(&self) -> Json {
+    pub(super) fn to_json(&self) -> Json {
         let mut json = match self {
             Known::Text(hp) => json!({
                 "kind": "text", "layout": hp.layout.name(), "n_layer": hp.n_layer, "n_recurrent": n_recurrent(hp),

@@ -8,7 +8,7 @@ use super::{Needle, Units};
 use crate::drawn::symbols::{DrawnVideo, Question};
 use crate::files::input::{decode_text, read_capped};
 use crate::media::sample::SampleOptions;
-use crate::media::{Rgb, SafeDecoder, load_image, resize};
+use crate::media::{Decoders, Rgb, load_image_with, resize};
 use crate::stream::{Engine, MediaOptions, MediaPlan};
 use crate::{Error, Result, error::Context};
 
@@ -25,7 +25,7 @@ const MAX_NEEDLES: usize = 10_000;
 /// A video that cannot be read, whatever `on_unit` returns.
 pub fn video_haystack(
     engine: &Engine,
-    (path, child): (&Path, Option<&SafeDecoder>),
+    (path, decoders): (&Path, &Decoders),
     size: (usize, usize),
     n: usize,
     on_unit: &mut dyn FnMut(usize) -> Result<()>,
@@ -41,7 +41,7 @@ pub fn video_haystack(
     };
     let options = |sample: &SampleOptions| MediaOptions {
         sample: sample.clone(),
-        safe_decoder: child.cloned(),
+        decoders: decoders.clone(),
         ..MediaOptions::default()
     };
     let mut plan = MediaPlan::video(path, &options(&sample), tower)?;
@@ -75,7 +75,12 @@ struct Entry {
 ///
 /// # Errors
 /// A list that is none, pictures outside the folder or unreadable, a needle without a look-alike where one is wanted.
-pub fn needles_from(engine: &Engine, list: &Path, size: (usize, usize), interrupts: bool) -> Result<Vec<Needle>> {
+pub fn needles_from(
+    engine: &Engine,
+    (list, decoders): (&Path, &Decoders),
+    size: (usize, usize),
+    interrupts: bool,
+) -> Result<Vec<Needle>> {
     let place = || list.display().to_string();
     let text = read_capped(list, MAX_LIST).and_then(decode_text).at(|| format!("{}: the list of needles", place()))?;
     let entries: Vec<Entry> = serde_json::from_str(&text)
@@ -99,7 +104,8 @@ pub fn needles_from(engine: &Engine, list: &Path, size: (usize, usize), interrup
                 let message = format!("`{}` leaves the folder of the list", path.display());
                 return Err(Error::bad_input(message).at(at()));
             }
-            let picture = resize::bicubic(&load_image(&folder.join(path)).at(at)?, size.1, size.0);
+            let picture = load_image_with(&folder.join(path), decoders.tools.as_ref()).at(at)?;
+            let picture = resize::bicubic(&picture, size.1, size.0);
             pictures.push_pair(engine, [&picture, &picture])?;
         }
         let name = entry.path.display().to_string();

@@ -143,7 +143,7 @@ pub struct Trial {
 
 /// How a trial went.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct TrialOutcome {
     /// All tokens of the answer were preferred.
     pub right: bool,
     /// What the model preferred, as text.
@@ -262,7 +262,7 @@ impl<'a> Niah<'a> {
     ///
     /// # Errors
     /// Activations that are not finite, a sequence longer than was reserved, whatever `on_step` returns.
-    pub fn run(&mut self, trial: Trial, on_step: &mut dyn FnMut(usize) -> Result<()>) -> Result<Outcome> {
+    pub fn run(&mut self, trial: Trial, on_step: &mut dyn FnMut(usize) -> Result<()>) -> Result<TrialOutcome> {
         let n_plain = self.n_plain(trial);
         self.keep(n_plain, on_step)?;
         let needle = &self.needles[trial.needle];
@@ -287,7 +287,7 @@ impl<'a> Niah<'a> {
         let predicted: Vec<u32> =
             self.context.logits().chunks_exact(self.context.engine().text.hparams().n_vocab).map(likeliest).collect();
         let text = self.context.engine().tokenizer.decode(&predicted, false);
-        Ok(Outcome { right: predicted == *answer, predicted: text, n_tokens })
+        Ok(TrialOutcome { right: predicted == *answer, predicted: text, n_tokens })
     }
 
     /// Makes the context hold the opening and exactly `n` units of plain haystack.

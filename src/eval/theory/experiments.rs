@@ -2,7 +2,7 @@
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
-use super::{BASE, N_ROT, Part, diagonal, in_time, monte_carlo, needle, preference, rotary, scan, share_negative};
+use super::{AxisPart, BASE, N_ROT, diagonal, in_time, monte_carlo, needle, preference, rotary, scan, share_negative};
 use crate::position::{Driver, Layout, Pos, Rotary, Segment, place_all};
 use crate::{Error, Result};
 
@@ -12,7 +12,7 @@ pub struct Experiment {
     /// E1 to E9.
     pub id: &'static str,
     pub title: &'static str,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ExperimentRow>,
 }
 
 impl Experiment {
@@ -24,7 +24,7 @@ impl Experiment {
 
 /// One number, or one statement, as expected and as computed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct ExperimentRow {
     pub what: String,
     pub expected: String,
     pub computed: String,
@@ -32,24 +32,24 @@ pub struct Row {
     pub ok: Option<bool>,
 }
 
-impl Row {
+impl ExperimentRow {
     /// A number that must come out to the digits as printed.
-    pub(super) fn digits(what: impl Into<String>, expected: &str, computed: f64) -> Row {
+    pub(super) fn digits(what: impl Into<String>, expected: &str, computed: f64) -> ExperimentRow {
         let decimals = expected.split_once('.').map_or(0, |(_, fraction)| fraction.len());
         let computed = format!("{computed:.decimals$}");
-        Row { what: what.into(), expected: expected.to_string(), ok: Some(computed == expected), computed }
+        ExperimentRow { what: what.into(), expected: expected.to_string(), ok: Some(computed == expected), computed }
     }
 
     /// A count, or `never`.
-    pub(super) fn first(what: impl Into<String>, expected: Option<u64>, computed: Option<u64>) -> Row {
+    pub(super) fn first(what: impl Into<String>, expected: Option<u64>, computed: Option<u64>) -> ExperimentRow {
         let text = |n: Option<u64>| n.map_or("never".to_string(), |n| n.to_string());
         let ok = Some(expected == computed);
-        Row { what: what.into(), expected: text(expected), computed: text(computed), ok }
+        ExperimentRow { what: what.into(), expected: text(expected), computed: text(computed), ok }
     }
 
     /// A mean over random draws: right within five standard errors.
-    pub(super) fn mean(what: impl Into<String>, expected: f64, mean: f64, error: f64) -> Row {
-        Row {
+    pub(super) fn mean(what: impl Into<String>, expected: f64, mean: f64, error: f64) -> ExperimentRow {
+        ExperimentRow {
             what: what.into(),
             expected: format!("{expected:.2}"),
             computed: format!("{mean:.2} ± {error:.2}"),
@@ -58,13 +58,18 @@ impl Row {
     }
 
     /// A statement that holds or does not.
-    pub(super) fn holds(what: impl Into<String>, expected: impl Into<String>, computed: String, ok: bool) -> Row {
-        Row { what: what.into(), expected: expected.into(), computed, ok: Some(ok) }
+    pub(super) fn holds(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        computed: String,
+        ok: bool,
+    ) -> ExperimentRow {
+        ExperimentRow { what: what.into(), expected: expected.into(), computed, ok: Some(ok) }
     }
 
     /// For information only.
-    pub(super) fn info(what: impl Into<String>, expected: impl Into<String>, computed: String) -> Row {
-        Row { what: what.into(), expected: expected.into(), computed, ok: None }
+    pub(super) fn info(what: impl Into<String>, expected: impl Into<String>, computed: String) -> ExperimentRow {
+        ExperimentRow { what: what.into(), expected: expected.into(), computed, ok: None }
     }
 }
 
@@ -117,7 +122,7 @@ fn neighbours() -> Result<Experiment> {
             let computed = if layout == Layout::Rope { d.t.to_string() } else { format!("({},{},{})", d.t, d.h, d.w) };
             let of = if layout.uses_temporal_scale() { format!(", scale {scale}") } else { String::new() };
             let ok = computed == expected;
-            rows.push(Row::holds(format!("{layout} {h}x{w}{of}: {name}"), expected, computed, ok));
+            rows.push(ExperimentRow::holds(format!("{layout} {h}x{w}{of}: {name}"), expected, computed, ok));
         }
         Ok(())
     };
@@ -144,17 +149,21 @@ fn critical_lengths() -> Result<Experiment> {
             Ok(scan(&rotary(layout, base)?, part, step, SCANNED)?.first_negative)
         };
         let name = |of: &str| format!("first temporal part below 0, {of}, base {base:e}");
-        rows.push(Row::first(name("mrope"), Some(mrope), first(Layout::Mrope, Part::Temporal)?));
-        rows.push(Row::first(name("videorope"), Some(videorope), first(Layout::VideoRope, Part::Temporal)?));
+        rows.push(ExperimentRow::first(name("mrope"), Some(mrope), first(Layout::Mrope, AxisPart::Temporal)?));
+        rows.push(ExperimentRow::first(
+            name("videorope"),
+            Some(videorope),
+            first(Layout::VideoRope, AxisPart::Temporal)?,
+        ));
         let lowest = N_ROT / 2 - 1;
-        rows.push(Row::first(
+        rows.push(ExperimentRow::first(
             name("lowest frequency alone"),
             Some(single),
-            first(Layout::VideoRope, Part::Pair(lowest))?,
+            first(Layout::VideoRope, AxisPart::Pair(lowest))?,
         ));
-        rows.push(Row::first(name("hope"), None, first(Layout::Hope, Part::Temporal)?));
+        rows.push(ExperimentRow::first(name("hope"), None, first(Layout::Hope, AxisPart::Temporal)?));
         let theta = rotary(Layout::VideoRope, base)?.angle(lowest, in_time(1.0));
-        rows.push(Row::digits(
+        rows.push(ExperimentRow::digits(
             format!("critical length pi/(2 theta)+1, base {base:e}"),
             length,
             PI / (2.0 * theta) + 1.0,
@@ -167,15 +176,15 @@ fn critical_lengths() -> Result<Experiment> {
     ] {
         let rotary = rotary(layout, BASE)?;
         for (distance, expected) in distances.into_iter().zip(expected) {
-            let computed = preference(&rotary, Part::Temporal, in_time(distance));
-            rows.push(Row::digits(format!("temporal part of {layout} at {distance}"), expected, computed));
+            let computed = preference(&rotary, AxisPart::Temporal, in_time(distance));
+            rows.push(ExperimentRow::digits(format!("temporal part of {layout} at {distance}"), expected, computed));
         }
     }
     for (layout, negative, min) in [(Layout::Mrope, "50.0", "-12.15"), (Layout::VideoRope, "60.5", "-5.50")] {
-        let found = scan(&rotary(layout, BASE)?, Part::Temporal, step, SCANNED)?;
+        let found = scan(&rotary(layout, BASE)?, AxisPart::Temporal, step, SCANNED)?;
         let percent = 100.0 * found.n_negative as f64 / found.n as f64;
-        rows.push(Row::digits(format!("% negative below 4e6, {layout}"), negative, percent));
-        rows.push(Row::digits(format!("least temporal part below 4e6, {layout}"), min, found.min));
+        rows.push(ExperimentRow::digits(format!("% negative below 4e6, {layout}"), negative, percent));
+        rows.push(ExperimentRow::digits(format!("least temporal part below 4e6, {layout}"), min, found.min));
     }
     // Lemma A.1: zero, then 2/3, then towards a half, but not steadily.
     const N: u64 = 1001;
@@ -193,7 +202,11 @@ fn critical_lengths() -> Result<Experiment> {
         (101.0, "0.4945"),
     ];
     for (k, expected) in expected {
-        rows.push(Row::digits(format!("share of negative cosines, theta (L-1) = {k} pi/2"), expected, share(k)));
+        rows.push(ExperimentRow::digits(
+            format!("share of negative cosines, theta (L-1) = {k} pi/2"),
+            expected,
+            share(k),
+        ));
     }
     Ok(Experiment { id: "E3", title: "where time alone loses its preference (theorem 3.1, lemma A.1)", rows })
 }
@@ -217,11 +230,15 @@ fn implemented() -> Result<Experiment> {
         (Layout::HopeX, 1e4, None, "16.07", None),
     ];
     for (layout, base, first, min, at) in expected {
-        let found = scan(&rotary(layout, base)?, Part::Whole, diagonal(1.0), DIAGONAL + 1)?;
-        rows.push(Row::first(format!("first S below 0, {layout}, base {base:e}"), first, found.first_negative));
-        rows.push(Row::digits(format!("least S, {layout}, base {base:e}"), min, found.min));
+        let found = scan(&rotary(layout, base)?, AxisPart::Whole, diagonal(1.0), DIAGONAL + 1)?;
+        rows.push(ExperimentRow::first(
+            format!("first S below 0, {layout}, base {base:e}"),
+            first,
+            found.first_negative,
+        ));
+        rows.push(ExperimentRow::digits(format!("least S, {layout}, base {base:e}"), min, found.min));
         if let Some(at) = at {
-            rows.push(Row::first(format!("where, {layout}, base {base:e}"), Some(at), Some(found.at_min)));
+            rows.push(ExperimentRow::first(format!("where, {layout}, base {base:e}"), Some(at), Some(found.at_min)));
         }
     }
     let distances = [1.0, 10.0, 100.0, 1e3, 3e3, 1e4, 1e5, 1e6];
@@ -230,8 +247,8 @@ fn implemented() -> Result<Experiment> {
     for (layout, expected) in [(Layout::Rope, videorope), (Layout::VideoRope, videorope), (Layout::Hope, hope)] {
         let rotary = rotary(layout, BASE)?;
         for (distance, expected) in distances.into_iter().zip(expected) {
-            let computed = preference(&rotary, Part::Whole, diagonal(distance));
-            rows.push(Row::digits(format!("S of {layout} at {distance}"), expected, computed));
+            let computed = preference(&rotary, AxisPart::Whole, diagonal(distance));
+            rows.push(ExperimentRow::digits(format!("S of {layout} at {distance}"), expected, computed));
         }
     }
     Ok(Experiment { id: "E6", title: "the layouts as implemented: all ids move together", rows })
@@ -253,11 +270,11 @@ pub(super) fn frame_step(layout: Layout, scale: f64) -> Pos {
 /// E7: what the temporal scale does over 3000 frames.
 fn temporal_scale() -> Result<Experiment> {
     let mut rows = Vec::new();
-    let over = |rotary: &Rotary, step: Pos| scan(rotary, Part::Whole, step, FRAMES + 1);
+    let over = |rotary: &Rotary, step: Pos| scan(rotary, AxisPart::Whole, step, FRAMES + 1);
     for (layout, min, mean) in [(Layout::Mrope, "40.57", "48.00"), (Layout::VideoRope, "9.24", "25.19")] {
         let found = over(&rotary(layout, BASE)?, frame_step(layout, layout.default_temporal_scale()))?;
-        rows.push(Row::digits(format!("least S, {layout}"), min, found.min));
-        rows.push(Row::digits(format!("mean S, {layout}"), mean, found.mean));
+        rows.push(ExperimentRow::digits(format!("least S, {layout}"), min, found.min));
+        rows.push(ExperimentRow::digits(format!("mean S, {layout}"), mean, found.mean));
     }
     let videorope = over(&rotary(Layout::VideoRope, BASE)?, diagonal(2.0))?;
     let hope = rotary(Layout::Hope, BASE)?;
@@ -265,17 +282,17 @@ fn temporal_scale() -> Result<Experiment> {
     let mut found = Vec::new();
     for (scale, (min, mean)) in SCALES.into_iter().zip(expected) {
         let one = over(&hope, diagonal(scale))?;
-        rows.push(Row::digits(format!("least S, hope, scale {scale}"), min, one.min));
-        rows.push(Row::digits(format!("mean S, hope, scale {scale}"), mean, one.mean));
+        rows.push(ExperimentRow::digits(format!("least S, hope, scale {scale}"), min, one.min));
+        rows.push(ExperimentRow::digits(format!("mean S, hope, scale {scale}"), mean, one.mean));
         found.push(one);
     }
     let falls = found.windows(2).all(|two| two[1].min < two[0].min && two[1].mean < two[0].mean);
-    rows.push(Row::holds("least and mean fall as the scale grows", "yes", yes(falls), falls));
+    rows.push(ExperimentRow::holds("least and mean fall as the scale grows", "yes", yes(falls), falls));
     let above = found.iter().all(|one| one.min > videorope.min && one.mean > videorope.mean);
-    rows.push(Row::holds("every scale is above videorope", "yes", yes(above), above));
+    rows.push(ExperimentRow::holds("every scale is above videorope", "yes", yes(above), above));
     // E6 in frames: 33649 is 67298 frames away at scale 0.5, and the half step before it is below 0 already.
-    let first = scan(&hope, Part::Whole, diagonal(0.5), 70_000)?.first_negative;
-    rows.push(Row::first("first frame with S below 0, hope, scale 0.5", Some(67_297), first));
+    let first = scan(&hope, AxisPart::Whole, diagonal(0.5), 70_000)?.first_negative;
+    rows.push(ExperimentRow::first("first frame with S below 0, hope, scale 0.5", Some(67_297), first));
     Ok(Experiment { id: "E7", title: "the temporal scale over 3000 frames", rows })
 }
 
@@ -293,20 +310,20 @@ fn families() -> Result<Experiment> {
     for (name, layout, sections, n_rot, base, n_still, first, least) in all {
         let rotary = Rotary::new(layout, n_rot, base, sections)?;
         // S below 0 is a sum over the pairs that turn below minus the number of those that do not.
-        let found = scan(&rotary, Part::Whole, diagonal(1.0), DIAGONAL)?;
+        let found = scan(&rotary, AxisPart::Whole, diagonal(1.0), DIAGONAL)?;
         let n_zero = rotary.drivers().iter().filter(|driver| **driver == Driver::ZERO).count() + n_still;
         let n_all = rotary.n_pair() + n_still;
-        rows.push(Row::info(format!("pairs that stand still, {name}"), "", format!("{n_zero} of {n_all}")));
+        rows.push(ExperimentRow::info(format!("pairs that stand still, {name}"), "", format!("{n_zero} of {n_all}")));
         let negative = if n_still == 0 { found.first_negative } else { first_below(&rotary, -(n_still as f64)) };
-        rows.push(Row::first(format!("first S below 0, {name}"), first, negative));
-        rows.push(Row::digits(format!("least S, {name}"), least, found.min + n_still as f64));
+        rows.push(ExperimentRow::first(format!("first S below 0, {name}"), first, negative));
+        rows.push(ExperimentRow::digits(format!("least S, {name}"), least, found.min + n_still as f64));
         // However far: the pairs that turn cannot take more than their number.
         let bound = 2.0 * n_zero as f64 - n_all as f64;
         let (is_proof, holds) = (bound > 0.0, if bound > 0.0 { "at any distance" } else { "as far as was looked" });
         if first.is_none() {
             let expected = if name == "Qwen3.5" { "at any distance" } else { "as far as was looked" };
             let ok = is_proof == (name == "Qwen3.5");
-            rows.push(Row::holds(format!("S stays above 0, {name}"), expected, holds.to_string(), ok));
+            rows.push(ExperimentRow::holds(format!("S stays above 0, {name}"), expected, holds.to_string(), ok));
         }
     }
     Ok(Experiment { id: "E9", title: "the families with interleaved pairs, all ids together", rows })
@@ -318,7 +335,7 @@ fn first_below(rotary: &Rotary, bound: f64) -> Option<u64> {
     if bound < -(rotary.n_pair() as f64) {
         return None;
     }
-    (0..DIAGONAL).find(|distance| preference(rotary, Part::Whole, diagonal(*distance as f64)) < bound)
+    (0..DIAGONAL).find(|distance| preference(rotary, AxisPart::Whole, diagonal(*distance as f64)) < bound)
 }
 
 pub(super) fn yes(holds: bool) -> String {
@@ -334,7 +351,7 @@ mod tests {
     fn everything_comes_out_as_expected() {
         let seed = 20_250_526;
         for experiment in experiments(&[], seed).unwrap() {
-            let wrong: Vec<&Row> = experiment.rows.iter().filter(|row| row.ok == Some(false)).collect();
+            let wrong: Vec<&ExperimentRow> = experiment.rows.iter().filter(|row| row.ok == Some(false)).collect();
             assert!(wrong.is_empty(), "{} with seed {seed}: {wrong:#?}", experiment.id);
             assert!(!experiment.rows.is_empty());
         }

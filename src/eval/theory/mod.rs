@@ -12,7 +12,7 @@ mod plots;
 
 use rayon::prelude::*;
 
-pub use experiments::{Experiment, Row, experiments, names};
+pub use experiments::{Experiment, ExperimentRow, experiments, names};
 pub use plots::{Plot, plots};
 
 use crate::Result;
@@ -33,7 +33,7 @@ pub fn rotary(layout: Layout, base: f64) -> Result<Rotary> {
 
 /// Which pairs are summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum AxisPart {
     /// All of them.
     Whole,
     /// Those that time drives, and those that stand still in its place (theorem 3.1).
@@ -43,17 +43,17 @@ pub enum Part {
 }
 
 /// The pairs of a part.
-fn pairs(rotary: &Rotary, part: Part) -> Vec<usize> {
+fn pairs(rotary: &Rotary, part: AxisPart) -> Vec<usize> {
     let of = |i: &usize| match part {
-        Part::Whole => true,
-        Part::Temporal => matches!(rotary.drivers()[*i], Driver::T | Driver::ZERO),
-        Part::Pair(only) => *i == only,
+        AxisPart::Whole => true,
+        AxisPart::Temporal => matches!(rotary.drivers()[*i], Driver::T | Driver::ZERO),
+        AxisPart::Pair(only) => *i == only,
     };
     (0..rotary.n_pair()).filter(of).collect()
 }
 
 /// S at a displacement: the sum of the cosines of a part's pairs. At 0 it is the number of pairs, its largest value.
-pub fn preference(rotary: &Rotary, part: Part, displacement: Pos) -> f64 {
+pub fn preference(rotary: &Rotary, part: AxisPart, displacement: Pos) -> f64 {
     pairs(rotary, part).into_iter().map(|i| rotary.angle(i, displacement).cos()).sum()
 }
 
@@ -91,7 +91,7 @@ const EXACT_EVERY: u64 = 1024;
 ///
 /// # Panics
 /// When `n` is 0.
-pub fn scan(rotary: &Rotary, part: Part, step: Pos, n: u64) -> Result<Scan> {
+pub fn scan(rotary: &Rotary, part: AxisPart, step: Pos, n: u64) -> Result<Scan> {
     assert!(n > 0, "a scan needs a displacement");
     // Angle per step of each pair.
     let theta: Vec<f64> = pairs(rotary, part).into_iter().map(|i| rotary.angle(i, step)).collect();
@@ -148,8 +148,8 @@ mod tests {
             let step = Pos { t: 1.5, h: 1.5, w: 0.5 };
             let n = 3000;
             let at = |i: u64| Pos { t: step.t * i as f64, h: step.h * i as f64, w: step.w * i as f64 };
-            let all: Vec<f64> = (0..n).map(|i| preference(&rotary, Part::Whole, at(i))).collect();
-            let got = scan(&rotary, Part::Whole, step, n).unwrap();
+            let all: Vec<f64> = (0..n).map(|i| preference(&rotary, AxisPart::Whole, at(i))).collect();
+            let got = scan(&rotary, AxisPart::Whole, step, n).unwrap();
             let min = all.iter().copied().fold(f64::INFINITY, f64::min);
             assert!((got.min - min).abs() < 1e-9, "{layout}: {} against {min}", got.min);
             assert!((all[got.at_min as usize] - min).abs() < 1e-9, "{layout}");

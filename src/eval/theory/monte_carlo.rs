@@ -1,7 +1,7 @@
 //! Experiments with random vectors: definition 3.1, lemma 4.1, theorem 4.1.
 
-use super::experiments::{Row, yes};
-use super::{BASE, Experiment, N_ROT, Part, in_time, preference, rotary};
+use super::experiments::{ExperimentRow, yes};
+use super::{AxisPart, BASE, Experiment, N_ROT, in_time, preference, rotary};
 use crate::Result;
 use crate::position::{Driver, Layout, Pos, Rotary};
 use crate::random::Rng;
@@ -106,11 +106,11 @@ pub(super) fn gap(seed: u64) -> Result<Experiment> {
     let mut rows = Vec::new();
     for ((distance, twice, wins), gaps) in expected.iter().zip(gaps.chunks_exact(LAYOUTS.len())) {
         let exact: Vec<f64> =
-            rotaries.iter().map(|rotary| 2.0 * preference(rotary, Part::Whole, in_time(*distance))).collect();
+            rotaries.iter().map(|rotary| 2.0 * preference(rotary, AxisPart::Whole, in_time(*distance))).collect();
         for (i, layout) in LAYOUTS.into_iter().enumerate() {
-            rows.push(Row::digits(format!("2S of {layout} at {distance}"), twice[i], exact[i]));
+            rows.push(ExperimentRow::digits(format!("2S of {layout} at {distance}"), twice[i], exact[i]));
             let what = format!("mean gap of {layout} at {distance}, {N} draws, seed {seed}");
-            rows.push(Row::mean(what, exact[i], gaps[i].mean(), gaps[i].error()));
+            rows.push(ExperimentRow::mean(what, exact[i], gaps[i].mean(), gaps[i].error()));
         }
         for (i, layout) in LAYOUTS.into_iter().enumerate() {
             let expected = if layout == Layout::Rope { wins } else { "1.000" };
@@ -119,12 +119,12 @@ pub(super) fn gap(seed: u64) -> Result<Experiment> {
             let half = 0.5 * 10f64.powi(-(expected.len() as i32 - 2));
             let ok = (share - p).abs() <= half + 5.0 * (p * (1.0 - p) / N as f64).sqrt();
             let what = format!("similar beats unrelated, {layout} at {distance}, seed {seed}");
-            rows.push(Row::holds(what, expected, format!("{share:.4}"), ok));
+            rows.push(ExperimentRow::holds(what, expected, format!("{share:.4}"), ok));
         }
         if (1e3..=1e5).contains(distance) {
             let [rope, mrope, videorope, hope] = exact[..] else { unreachable!("four layouts") };
             let ordered = hope >= videorope && videorope > mrope && mrope > rope;
-            rows.push(Row::holds(
+            rows.push(ExperimentRow::holds(
                 format!("hope >= videorope > mrope > rope at {distance}"),
                 "yes",
                 yes(ordered),
@@ -149,7 +149,7 @@ pub(super) fn signs(seed: u64) -> Result<Experiment> {
             Pos { t: far, h, w }
         };
         let displacements: Vec<Pos> = (0..DISPLACEMENTS).map(|_| random()).collect();
-        let exact: Vec<f64> = displacements.iter().map(|d| preference(&rotary, Part::Whole, *d)).collect();
+        let exact: Vec<f64> = displacements.iter().map(|d| preference(&rotary, AxisPart::Whole, *d)).collect();
         let turns: Vec<Turn> = displacements.iter().map(|d| Turn::new(&rotary, *d)).collect();
         let (mut clear, mut agree, mut worst) = (0, 0, 0f64);
         for mean in [0.0, 0.25, 1.0] {
@@ -166,9 +166,9 @@ pub(super) fn signs(seed: u64) -> Result<Experiment> {
             }
         }
         let what = format!("{layout}: signs that agree where 2S is clear, seed {seed}");
-        rows.push(Row::holds(what, clear.to_string(), agree.to_string(), clear == agree && clear > 0));
+        rows.push(ExperimentRow::holds(what, clear.to_string(), agree.to_string(), clear == agree && clear > 0));
         let what = format!("{layout}: worst mean gap beside 2 sigma² S, seed {seed}");
-        rows.push(Row::holds(what, "within 5 s.e.", format!("{worst:.2} s.e."), worst <= 5.0));
+        rows.push(ExperimentRow::holds(what, "within 5 s.e.", format!("{worst:.2} s.e."), worst <= 5.0));
     }
     Ok(Experiment { id: "E4", title: "the gap follows S for every mean and variance (lemma 4.1)", rows })
 }
@@ -186,37 +186,48 @@ pub(super) fn strongest(seed: u64) -> Result<Experiment> {
         let theta: Vec<f64> = (0..n_zero).map(|_| rng.uniform()).collect();
         let spatial: f64 = (0..hope.n_turning()).map(|i| hope.angle(i, pos).cos()).sum();
         let other = spatial + theta.iter().map(|theta| (pos.t * theta).cos()).sum::<f64>();
-        let ahead = preference(&hope, Part::Whole, pos) - other;
+        let ahead = preference(&hope, AxisPart::Whole, pos) - other;
         let by_formula: f64 = theta.iter().map(|theta| 1.0 - (pos.t * theta).cos()).sum();
         least = least.min(ahead);
         off = off.max((ahead - by_formula).abs());
         // Sums of the same cosines may differ in the last bit.
         const BIT: f64 = 1e-9;
         below_videorope +=
-            usize::from(preference(&hope, Part::Whole, pos) < preference(&videorope, Part::Whole, pos) - BIT);
+            usize::from(preference(&hope, AxisPart::Whole, pos) < preference(&videorope, AxisPart::Whole, pos) - BIT);
         let time = in_time(pos.t);
-        below_mrope += usize::from(preference(&hope, Part::Whole, time) < preference(&mrope, Part::Whole, time) - BIT);
+        below_mrope +=
+            usize::from(preference(&hope, AxisPart::Whole, time) < preference(&mrope, AxisPart::Whole, time) - BIT);
     }
     let mut rows = vec![
-        Row::holds(
+        ExperimentRow::holds(
             format!("least lead over random frequencies, {N} draws, seed {seed}"),
             ">= 0",
             format!("{least:.3}"),
             least >= -1e-9,
         ),
-        Row::holds("lead beside its formula, largest difference", "0", format!("{off:.1e}"), off < 1e-9),
-        Row::holds("displacements at which videorope is ahead", "0", below_videorope.to_string(), below_videorope == 0),
-        Row::holds("displacements in time at which mrope is ahead", "0", below_mrope.to_string(), below_mrope == 0),
+        ExperimentRow::holds("lead beside its formula, largest difference", "0", format!("{off:.1e}"), off < 1e-9),
+        ExperimentRow::holds(
+            "displacements at which videorope is ahead",
+            "0",
+            below_videorope.to_string(),
+            below_videorope == 0,
+        ),
+        ExperimentRow::holds(
+            "displacements in time at which mrope is ahead",
+            "0",
+            below_mrope.to_string(),
+            below_mrope == 0,
+        ),
     ];
     for base in [1e6, 1e4] {
         let hopex = rotary(Layout::HopeX, base)?;
         let mut least = f64::INFINITY;
         for _ in 0..N {
             let [t, h, w] = [0; 3].map(|_| rng.below(10_000_001) as f64);
-            least = least.min(preference(&hopex, Part::Whole, Pos { t, h, w }));
+            least = least.min(preference(&hopex, AxisPart::Whole, Pos { t, h, w }));
         }
         let what = format!("least S of hopex up to 1e7, base {base:e}, seed {seed}");
-        rows.push(Row::holds(what, ">= 0", format!("{least:.2}"), least >= 0.0));
+        rows.push(ExperimentRow::holds(what, ">= 0", format!("{least:.2}"), least >= 0.0));
     }
     Ok(Experiment { id: "E5", title: "zero temporal frequency is the strongest choice (theorem 4.1)", rows })
 }

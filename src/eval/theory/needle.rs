@@ -1,6 +1,6 @@
 //! E8: a needle among unrelated frames, without a model. It shows a direction, not benchmark scores.
 
-use super::experiments::{Row, SCALES, yes};
+use super::experiments::{ExperimentRow, SCALES, yes};
 use super::{BASE, Experiment, N_ROT, rotary};
 use crate::Result;
 use crate::position::{Layout, Placer, Pos, Rotary};
@@ -74,7 +74,7 @@ pub(super) fn proxy(seed: u64) -> Result<Experiment> {
         }
         let mean = sum / DEPTHS.len() as f64;
         let of = if layout == Layout::Hope { format!("{layout}, scale {scale}") } else { layout.to_string() };
-        rows.push(Row::info(
+        rows.push(ExperimentRow::info(
             format!("needle found among {n} frames, {of}, seed {seed}"),
             expected,
             format!("{mean:.2}"),
@@ -101,8 +101,8 @@ pub(super) fn proxy(seed: u64) -> Result<Experiment> {
     }
     let (rope, videorope, hope) = (long[0], long[2], &long[3..]);
     let ordered = rope < videorope && hope.iter().all(|hope| videorope < *hope);
-    rows.push(Row::holds("rope < videorope < hope among 3000 frames", "yes", yes(ordered), ordered));
+    rows.push(ExperimentRow::holds("rope < videorope < hope among 3000 frames", "yes", yes(ordered), ordered));
     let easy = short[1..].iter().all(|share| *share >= 0.99);
-    rows.push(Row::holds("all but rope find it among 56 frames", "yes", yes(easy), easy));
+    rows.push(ExperimentRow::holds("all but rope find it among 56 frames", "yes", yes(easy), easy));
     Ok(Experiment { id: "E8", title: "a needle among random frames, without a model (for information)", rows })
 }

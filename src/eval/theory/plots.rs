@@ -1,7 +1,7 @@
 //! The theory as pictures.
 
 use super::experiments::{FRAMES, SCALES, frame_step};
-use super::{BASE, N_ROT, Part, diagonal, in_time, preference, rotary, scan};
+use super::{AxisPart, BASE, N_ROT, diagonal, in_time, preference, rotary, scan};
 use crate::Result;
 use crate::eval::plot::{Chart, Scale, Series};
 use crate::position::{Layout, Pos};
@@ -34,7 +34,7 @@ fn distances(decades: usize) -> Vec<f64> {
     all
 }
 
-fn series(layout: Layout, part: Part, decades: usize, at: impl Fn(f64) -> Pos) -> Result<Series> {
+fn series(layout: Layout, part: AxisPart, decades: usize, at: impl Fn(f64) -> Pos) -> Result<Series> {
     let rotary = rotary(layout, BASE)?;
     let points = distances(decades).into_iter().map(|d| (d, preference(&rotary, part, at(d)))).collect();
     Ok(Series { name: layout.to_string(), points })
@@ -47,7 +47,10 @@ fn in_time_chart() -> Result<Chart> {
         x_title: "distance (position ids)".to_string(),
         y_title: "sum of temporal cosines".to_string(),
         x_scale: Scale::Log,
-        series: layouts.map(|layout| series(layout, Part::Temporal, 7, in_time)).into_iter().collect::<Result<_>>()?,
+        series: layouts
+            .map(|layout| series(layout, AxisPart::Temporal, 7, in_time))
+            .into_iter()
+            .collect::<Result<_>>()?,
         zero_line: Some(0.0),
         ..Chart::default()
     })
@@ -55,8 +58,8 @@ fn in_time_chart() -> Result<Chart> {
 
 fn implemented_chart() -> Result<Chart> {
     let line = |layout: Layout| match layout {
-        Layout::Mrope => series(layout, Part::Whole, 6, in_time),
-        _ => series(layout, Part::Whole, 6, diagonal),
+        Layout::Mrope => series(layout, AxisPart::Whole, 6, in_time),
+        _ => series(layout, AxisPart::Whole, 6, diagonal),
     };
     let layouts = [Layout::Hope, Layout::Mrope, Layout::VideoRope, Layout::HopeX];
     let mut all = layouts.into_iter().map(line).collect::<Result<Vec<_>>>()?;
@@ -80,7 +83,7 @@ fn scale_chart() -> Result<Chart> {
         let (rotary, step) = (rotary(layout, BASE)?, frame_step(layout, scale));
         let at = |n: u64| {
             let n = n as f64;
-            preference(&rotary, Part::Whole, Pos { t: n * step.t, h: n * step.h, w: n * step.w })
+            preference(&rotary, AxisPart::Whole, Pos { t: n * step.t, h: n * step.h, w: n * step.w })
         };
         let mean = |first: u64| (first..first + WINDOW).map(at).sum::<f64>() / WINDOW as f64;
         let points = (0..FRAMES / WINDOW).map(|i| ((i * WINDOW + WINDOW / 2) as f64, mean(i * WINDOW))).collect();
@@ -104,7 +107,7 @@ fn scale_chart() -> Result<Chart> {
 
 fn length_chart() -> Result<Chart> {
     const BASES: [f64; 7] = [1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6];
-    let line = |layout: Layout, part: Part, name: &str| -> Result<Series> {
+    let line = |layout: Layout, part: AxisPart, name: &str| -> Result<Series> {
         let mut points = Vec::new();
         for base in BASES {
             if let Some(first) = scan(&rotary(layout, base)?, part, in_time(1.0), 1_500_000)?.first_negative {
@@ -120,10 +123,10 @@ fn length_chart() -> Result<Chart> {
         x_scale: Scale::Log,
         y_scale: Scale::Log,
         series: vec![
-            line(Layout::Hope, Part::Temporal, "hope: never")?,
-            line(Layout::Mrope, Part::Temporal, "mrope")?,
-            line(Layout::VideoRope, Part::Temporal, "videorope")?,
-            line(Layout::VideoRope, Part::Pair(N_ROT / 2 - 1), "lowest pair alone")?,
+            line(Layout::Hope, AxisPart::Temporal, "hope: never")?,
+            line(Layout::Mrope, AxisPart::Temporal, "mrope")?,
+            line(Layout::VideoRope, AxisPart::Temporal, "videorope")?,
+            line(Layout::VideoRope, AxisPart::Pair(N_ROT / 2 - 1), "lowest pair alone")?,
         ],
         zero_line: None,
     })

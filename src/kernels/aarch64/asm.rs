@@ -6,7 +6,7 @@ use std::arch::asm;
 
 /// Half precision to f32 (any aarch64).
 #[inline(always)]
-pub fn fcvtl(x: uint16x4_t) -> float32x4_t {
+pub(crate) fn fcvtl(x: uint16x4_t) -> float32x4_t {
     let to;
     // SAFETY: registers only.
     unsafe {
@@ -17,7 +17,7 @@ pub fn fcvtl(x: uint16x4_t) -> float32x4_t {
 
 /// f32 to half precision, to nearest, ties to even (any aarch64).
 #[inline(always)]
-pub fn fcvtn(x: float32x4_t) -> uint16x4_t {
+pub(crate) fn fcvtn(x: float32x4_t) -> uint16x4_t {
     let to;
     // SAFETY: registers only.
     unsafe {
@@ -31,7 +31,7 @@ pub fn fcvtn(x: float32x4_t) -> uint16x4_t {
 /// # Safety
 /// The CPU has dotprod.
 #[inline(always)]
-pub unsafe fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+pub(crate) unsafe fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: registers only; the caller's promise.
     unsafe {
         asm!("sdot {acc:v}.4s, {a:v}.16b, {b:v}.16b", acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b,
@@ -45,7 +45,7 @@ pub unsafe fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t 
 /// # Safety
 /// The CPU has i8mm.
 #[inline(always)]
-pub unsafe fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+pub(crate) unsafe fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: registers only; the caller's promise.
     unsafe {
         asm!("smmla {acc:v}.4s, {a:v}.16b, {b:v}.16b", acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b,

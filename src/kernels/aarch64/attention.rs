@@ -12,7 +12,7 @@ attention_ops!(dot: Neon<true>, "neon,dotprod");
 
 /// Vectors of 128 bits; DOT says whether there are dot products of bytes.
 #[derive(Clone, Copy)]
-pub struct Neon<const DOT: bool>;
+pub(crate) struct Neon<const DOT: bool>;
 
 impl<const DOT: bool> Simd for Neon<DOT> {
     const L: usize = 4;

@@ -8,7 +8,7 @@ use crate::kernels::vector_fns::vector_fns;
 
 /// `out[i][j] = rows[j][i]`.
 #[inline(always)]
-pub fn transpose([r0, r1, r2, r3]: [int32x4_t; 4]) -> [int32x4_t; 4] {
+pub(crate) fn transpose([r0, r1, r2, r3]: [int32x4_t; 4]) -> [int32x4_t; 4] {
     // SAFETY: NEON, which all code for aarch64 has.
     unsafe {
         let wide = |v| vreinterpretq_s64_s32(v);
@@ -26,7 +26,7 @@ pub fn transpose([r0, r1, r2, r3]: [int32x4_t; 4]) -> [int32x4_t; 4] {
 }
 
 /// NEON.
-pub struct Pairs;
+pub(crate) struct Pairs;
 
 impl Lanes for Pairs {
     type Bytes = [uint8x16_t; 2];

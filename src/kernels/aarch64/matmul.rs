@@ -11,13 +11,13 @@ use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
 use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
 
 /// Widening products: panels of 16-bit pairs.
-pub struct Plain;
+pub(crate) struct Plain;
 
 /// Dot products of bytes.
-pub struct Dotprod;
+pub(crate) struct Dotprod;
 
 /// Matrix products of bytes in panels; with few tokens as [`Dotprod`].
-pub struct I8mm;
+pub(crate) struct I8mm;
 
 /// Tokens of which two vectors of rows fill 24 of the 32 registers.
 const TOKENS: usize = 12;
@@ -29,7 +29,7 @@ const ROWS: usize = 8;
 ///
 /// # Safety
 /// Unsafe functions need the CPU features of their implementation.
-pub trait Products {
+pub(crate) trait Products {
     /// The words of 8-bit integers.
     const INT8: Word;
     /// The products of sixteen bytes, added up to four sums.
@@ -237,21 +237,21 @@ unsafe fn octets<const PAIRS: usize, const N: usize>(
 }
 
 /// Operations of the table without more than NEON.
-pub mod plain {
+pub(crate) mod plain {
     use super::*;
 
     int8_ops!(Plain, "neon");
 }
 
 /// With dotprod.
-pub mod dotprod {
+pub(crate) mod dotprod {
     use super::*;
 
     int8_ops!(Dotprod, "neon,dotprod");
 }
 
 /// With i8mm.
-pub mod i8mm {
+pub(crate) mod i8mm {
     use super::*;
 
     int8_ops!(I8mm, "neon,dotprod,i8mm");

@@ -9,8 +9,9 @@ mod neon;
 
 use super::Kernels;
 use super::detect::ask_cpu;
+use super::isa::Unproven;
 
 /// Every table, slowest first.
-pub static TABLES: [&Kernels; 3] = [&neon::TABLE, &neon::DOT, &neon::I8MM];
+pub(crate) static TABLES: [&Unproven<Kernels>; 3] = [&neon::UNPROVEN, &neon::DOT, &neon::I8MM];
 
 ask_cpu!(is_aarch64_feature_detected: "neon" "dotprod" "i8mm");

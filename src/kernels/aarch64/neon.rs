@@ -7,12 +7,13 @@ use super::matmul::{dotprod, i8mm};
 use crate::kernels::Kernels;
 use crate::kernels::body::table;
 use crate::kernels::delta::delta_ops;
+use crate::kernels::isa::Unproven;
 
 delta_ops!(Neon<false>, "neon");
 table!("neon", Neon<false>, "neon");
 
 /// Dot products of bytes in attention and in products with quantized weights.
-pub static DOT: Kernels = Kernels { name: "neondot", int8: dotprod::INT8, attend: dot::OPS, ..TABLE };
+pub(crate) static DOT: Unproven<Kernels> = UNPROVEN.named("neondot").with_int8(dotprod::INT8).with_attention(dot::OPS);
 
 /// The same, and matrix products of bytes in panels.
-pub static I8MM: Kernels = Kernels { name: "neoni8mm", int8: i8mm::INT8, ..DOT };
+pub(crate) static I8MM: Unproven<Kernels> = DOT.named("neoni8mm").with_int8(i8mm::INT8);

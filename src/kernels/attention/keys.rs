@@ -1,6 +1,6 @@
 //! A block of keys as panels.
 
-use super::Tile;
+use super::AttentionTile;
 use super::simd::Simd;
 use super::unpack::{
     BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, decode, decoded_room, fit,
@@ -10,7 +10,7 @@ use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
 
 /// A block of keys: panels of `panel_width` keys (two vectors of them for bytes), each (dk, width) dwords.
-pub struct Keys<'a> {
+pub(super) struct Keys<'a> {
     pub unit: KeyUnit,
     dk: usize,
     d: usize,
@@ -37,13 +37,13 @@ trait Convert<S: Simd> {
 
 impl<'a> Keys<'a> {
     /// Floats that `new` takes.
-    pub fn room<S: Simd>(unit: KeyUnit, ty: GgmlType, d: usize) -> usize {
+    pub(super) fn room<S: Simd>(unit: KeyUnit, ty: GgmlType, d: usize) -> usize {
         let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
         let (scales, rows) = (BLOCK * n_block, S::L * stored(dk, n_block));
         Carve::room(&[BLOCK * dk, scales, scales, scales, rows, decoded_room(ty, d)])
     }
 
-    pub fn new<S: Simd>(unit: KeyUnit, ty: GgmlType, d: usize, from: &mut Carve<'a>) -> Keys<'a> {
+    pub(super) fn new<S: Simd>(unit: KeyUnit, ty: GgmlType, d: usize, from: &mut Carve<'a>) -> Keys<'a> {
         let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
         Keys {
             unit,
@@ -63,7 +63,7 @@ impl<'a> Keys<'a> {
     /// # Safety
     /// The CPU has the features of `S`.
     #[inline(always)]
-    pub unsafe fn unpack<S: Simd>(&mut self, t: &Tile<'_>, j0: usize, n: usize) {
+    pub(super) unsafe fn unpack<S: Simd>(&mut self, t: &AttentionTile<'_>, j0: usize, n: usize) {
         let row_bytes = t.row_k();
         let bytes = &t.k[j0 * row_bytes..][..n * row_bytes];
         // SAFETY: `bytes` holds `n` rows, as every function below expects.
@@ -88,7 +88,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Keys per panel.
-    pub fn width<S: Simd>(&self) -> usize {
+    pub(super) fn width<S: Simd>(&self) -> usize {
         if self.unit == KeyUnit::I8 { 2 * S::L } else { panel_width::<S>() }
     }
 

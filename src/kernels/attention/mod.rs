@@ -1,25 +1,25 @@
 //! Attention: softmax(q·kᵀ / sqrt(d)) · v over stored keys and values, without a score matrix.
 //! In: queries of a batch, the [`KvView`] of a layer. Out: one row per token and head. Serves the language model (causal,
 //! any cache type) and the vision tower (full, f32).
-//! Start reading at [`attention()`], which cuts the work into tasks: a [`Tile`] of queries (several tokens, all heads that
+//! Start reading at [`attention()`], which cuts the work into tasks: a [`AttentionTile`] of queries (several tokens, all heads that
 //! share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
 //! On purpose absent here: masks other than causal and full, positions.
 
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod keys;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
-pub mod product;
+pub(super) mod product;
 mod scalar;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
-pub mod simd;
+pub(super) mod simd;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
-pub mod tile;
+pub(super) mod tile;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod unpack;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 mod values;
 
-pub use scalar::OPS as SCALAR;
+pub(super) use scalar::OPS as SCALAR;
 
 use super::disjoint::SharedMat;
 use super::{Kernels, scratch, threads};
@@ -34,18 +34,26 @@ const MIN_KEYS: usize = 256;
 /// Stored keys and values, head-major: head `ih` starts at `ih * stride` bytes and holds one row of `d` elements per slot.
 #[derive(Clone, Copy)]
 pub struct KvView<'a> {
+    /// Type of stored keys.
     pub type_k: GgmlType,
+    /// Type of stored values.
     pub type_v: GgmlType,
+    /// The keys of all heads.
     pub k: &'a [u8],
+    /// The values of all heads.
     pub v: &'a [u8],
+    /// Bytes from head to head of the keys.
     pub stride_k: usize,
+    /// Bytes from head to head of the values.
     pub stride_v: usize,
 }
 
 /// Sizes of one attention call.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape {
+    /// Heads of queries.
     pub n_head: usize,
+    /// Heads of keys and values: query head `ih` attends to head `ih / (n_head / n_head_kv)` of them.
     pub n_head_kv: usize,
     /// Elements per head.
     pub d: usize,
@@ -64,7 +72,7 @@ pub struct AttentionOps {
     /// See [`Kernels::features`].
     pub features: &'static str,
     /// Attention of a tile of queries over a range of keys, not yet divided by the sum.
-    pub tile: fn(&Tile<'_>, Partial<'_>),
+    pub tile: fn(&AttentionTile<'_>, Partial<'_>),
     /// Rotates a head in place: pairs (i, i + n/2) by the cosines and sines of the leading pairs.
     pub rotate: fn(&mut [f32], &[f32], &[f32]),
     /// Encodes a row as a cache type, byte for byte as `tensor::quantize_row`; whether all of it was finite and fits.
@@ -72,12 +80,16 @@ pub struct AttentionOps {
 }
 
 /// Queries and the keys and values that they attend to.
-pub struct Tile<'a> {
+pub struct AttentionTile<'a> {
+    /// Type of stored keys.
     pub type_k: GgmlType,
+    /// Type of stored values.
     pub type_v: GgmlType,
-    /// Rows of keys and values, from the first of the range on.
+    /// Rows of keys, from the first of the range on.
     pub k: &'a [u8],
+    /// Rows of values, likewise.
     pub v: &'a [u8],
+    /// How many there are.
     pub n_keys: usize,
     /// Elements per row.
     pub d: usize,
@@ -85,6 +97,7 @@ pub struct Tile<'a> {
     pub q: &'a [f32],
     /// Row `r` sees the first `first_seen + r / group` keys, none where that is negative.
     pub first_seen: isize,
+    /// Rows of queries that belong to one token.
     pub group: usize,
     /// See [`AttentionShape::exact`].
     pub exact: bool,
@@ -100,7 +113,7 @@ pub struct Partial<'a> {
     pub sum: &'a mut [f32],
 }
 
-impl Tile<'_> {
+impl AttentionTile<'_> {
     /// How many of the keys row `r` sees.
     pub fn seen(&self, r: usize) -> usize {
         (self.first_seen + (r / self.group) as isize).clamp(0, self.n_keys as isize) as usize
@@ -179,7 +192,7 @@ pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[
         let (q_rows, out) = task_memory(memory, n * group, d);
         gather(&q[first * n_embd..], q_rows, n_embd, ih_kv * group, group, d);
         let j0 = j0.min(end);
-        let t = Tile {
+        let t = AttentionTile {
             type_k: kv.type_k,
             type_v: kv.type_v,
             k: &kv.k[ih_kv * kv.stride_k + j0 * row_k..],

@@ -1,17 +1,18 @@
 //! The definition of a tile: decode, multiply, exponentiate, add, one key after the other.
 
-use super::{AttentionOps, Partial, Tile};
+use super::{AttentionOps, AttentionTile, Partial};
 use crate::gguf::GgmlType;
 use crate::kernels::{kv_write, scratch};
 use crate::tensor::dequantize_row;
 
 /// The operations for any machine.
-pub const OPS: AttentionOps = AttentionOps { features: "", tile, rotate: kv_write::rotate, encode: kv_write::encode };
+pub(crate) const OPS: AttentionOps =
+    AttentionOps { features: "", tile, rotate: kv_write::rotate, encode: kv_write::encode };
 
 /// Keys per step.
 const BLOCK: usize = 32;
 
-fn tile(t: &Tile<'_>, out: Partial<'_>) {
+fn tile(t: &AttentionTile<'_>, out: Partial<'_>) {
     t.check(&out);
     let (d, rows) = (t.d, out.max.len());
     out.sums.fill(0.0);

@@ -6,7 +6,7 @@
 /// Every function needs the CPU features of its implementation; a table that passed its CPU check has them. Functions
 /// that take pointers read or write `L` elements there unless they say otherwise; pointers need no alignment beyond that
 /// of their type.
-pub trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// Lanes.
     const L: usize;
     /// Vector registers, which a register block has to get by with.
@@ -129,19 +129,20 @@ pub trait Simd: Copy {
     }
 }
 
-/// Builds the [`AttentionOps`](super::AttentionOps) of a [`Simd`]: `attention_ops!(module: Simd, "features")` gives
+/// Builds the unproven [`AttentionOps`](super::AttentionOps) of a [`Simd`]: `attention_ops!(module: Simd, "features")` gives
 /// `module::OPS`.
 macro_rules! attention_ops {
     ($module:ident: $simd:ty, $features:literal) => {
-        pub mod $module {
+        pub(super) mod $module {
             use super::*;
             use $crate::gguf::GgmlType;
-            use $crate::kernels::attention::{AttentionOps, Partial, Tile, tile};
+            use $crate::kernels::attention::{AttentionOps, AttentionTile, Partial, tile};
+            use $crate::kernels::isa::Unproven;
             use $crate::kernels::vector_fns::detected;
             use $crate::kernels::{kv_write, scratch};
 
             #[target_feature(enable = $features)]
-            fn run_tile(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
+            fn run_tile(t: &AttentionTile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
                 // SAFETY: this function has the features.
                 unsafe { tile::tile::<$simd>(t, out, buffer) }
             }
@@ -157,14 +158,14 @@ macro_rules! attention_ops {
                 unsafe { kv_write::encode_vectors::<$simd>(ty, src, dst) }
             }
 
-            pub const OPS: AttentionOps = AttentionOps {
+            pub(crate) const OPS: Unproven<AttentionOps> = Unproven::new(AttentionOps {
                 features: $features,
                 tile: |t, out| {
                     scratch::with(tile::room::<$simd>(t, out.max.len()), |buffer| detected!(run_tile(t, out, buffer)));
                 },
                 rotate: |head, cos, sin| detected!(rotate(head, cos, sin)),
                 encode: |ty, src, dst| detected!(encode(ty, src, dst)),
-            };
+            });
         }
     };
 }

@@ -20,7 +20,7 @@ use super::product::{Between, InF32, InI16, Unit, product};
 use super::simd::Simd;
 use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};
 use super::values::Values;
-use super::{Partial, Tile};
+use super::{AttentionTile, Partial};
 use crate::kernels::prefetch;
 use crate::kernels::scratch::Carve;
 
@@ -36,7 +36,7 @@ const FEW_KEYS: usize = 32;
 const P_LIMIT: f32 = (i32::MAX / V_LIMIT - BLOCK as i32) as f32;
 
 /// Floats that [`tile`] needs for working memory.
-pub fn room<S: Simd>(t: &Tile<'_>, rows: usize) -> usize {
+pub(crate) fn room<S: Simd>(t: &AttentionTile<'_>, rows: usize) -> usize {
     let (n_block, dv, unit) = (t.d.div_ceil(32), t.d.next_multiple_of(S::L), KeyUnit::of::<S>(t.type_k, t.exact));
     let dk = unit.row_dwords::<S>(t.d);
     let pieces = [rows * dk, rows * n_block, rows * n_block, rows * dv, ROWS * BLOCK, ROWS * BLOCK];
@@ -49,7 +49,7 @@ pub fn room<S: Simd>(t: &Tile<'_>, rows: usize) -> usize {
 /// # Safety
 /// The CPU has the features of `S`.
 #[inline(always)]
-pub unsafe fn tile<S: Simd>(t: &Tile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
+pub(crate) unsafe fn tile<S: Simd>(t: &AttentionTile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
     t.check(&out);
     let (d, rows) = (t.d, out.max.len());
     let (keys_as, values_as) = (KeyUnit::of::<S>(t.type_k, t.exact), ValueUnit::of(t.type_v, t.exact));

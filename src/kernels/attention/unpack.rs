@@ -6,19 +6,19 @@ use crate::gguf::GgmlType;
 use crate::tensor::block::{self, dequantize_blocks, dequantize_row};
 
 /// Keys per block.
-pub const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 128;
 /// Largest magnitude of a key or value in 16-bit fixed point.
-pub const V_LIMIT: i32 = 4096;
+pub(super) const V_LIMIT: i32 = 4096;
 /// The fraction that stands for 1, as a 15-bit fraction.
-pub const ONE: f32 = 32767.0;
+pub(super) const ONE: f32 = 32767.0;
 /// The fraction that brings the largest 16-bit integer to `V_LIMIT`.
-pub const LIMIT: f32 = V_LIMIT as f32;
+pub(super) const LIMIT: f32 = V_LIMIT as f32;
 /// Scales below this count as this: their inverses stay finite.
-pub const TINY: f32 = 1e-30;
+pub(super) const TINY: f32 = 1e-30;
 
 /// What a dword of the key panels and query rows holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyUnit {
+pub(super) enum KeyUnit {
     F32,
     I16,
     I8,
@@ -26,7 +26,7 @@ pub enum KeyUnit {
 
 impl KeyUnit {
     /// How keys of `ty` are multiplied.
-    pub fn of<S: Simd>(ty: GgmlType, exact: bool) -> KeyUnit {
+    pub(super) fn of<S: Simd>(ty: GgmlType, exact: bool) -> KeyUnit {
         match ty {
             GgmlType::F32 if exact => KeyUnit::F32,
             GgmlType::Q8_0 | GgmlType::Q4_0 if S::DOT_I8 => KeyUnit::I8,
@@ -35,7 +35,7 @@ impl KeyUnit {
     }
 
     /// Dwords per row of `d` elements: whole vectors.
-    pub fn row_dwords<S: Simd>(self, d: usize) -> usize {
+    pub(super) fn row_dwords<S: Simd>(self, d: usize) -> usize {
         let per_dword = match self {
             KeyUnit::F32 => 1,
             KeyUnit::I16 => 2,
@@ -47,14 +47,14 @@ impl KeyUnit {
 
 /// What a dword of the value panel holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ValueUnit {
+pub(super) enum ValueUnit {
     F32,
     I16,
 }
 
 impl ValueUnit {
     /// How values of `ty` are multiplied.
-    pub fn of(ty: GgmlType, exact: bool) -> ValueUnit {
+    pub(super) fn of(ty: GgmlType, exact: bool) -> ValueUnit {
         if ty == GgmlType::F32 && exact { ValueUnit::F32 } else { ValueUnit::I16 }
     }
 }
@@ -63,14 +63,14 @@ impl ValueUnit {
 const UNPACKED: [GgmlType; 5] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16, GgmlType::Q8_0, GgmlType::Q4_0];
 
 /// Floats that a block of rows (BLOCK, d) of type `ty` takes as long as it is decoded.
-pub fn decoded_room(ty: GgmlType, d: usize) -> usize {
+pub(super) fn decoded_room(ty: GgmlType, d: usize) -> usize {
     if UNPACKED.contains(&ty) { 0 } else { BLOCK * d }
 }
 
 /// Decodes whole rows of any block format that a cache may hold. Inlines into its caller, to be compiled there with the
 /// caller's instruction set.
 #[inline(always)]
-pub fn decode(ty: GgmlType, bytes: &[u8], to: &mut [f32]) {
+pub(super) fn decode(ty: GgmlType, bytes: &[u8], to: &mut [f32]) {
     match ty {
         GgmlType::Q4_1 => dequantize_blocks::<block::Q4_1>(bytes, to),
         GgmlType::Q5_0 => dequantize_blocks::<block::Q5_0>(bytes, to),
@@ -81,14 +81,21 @@ pub fn decode(ty: GgmlType, bytes: &[u8], to: &mut [f32]) {
 }
 
 /// Keys per panel.
-pub fn panel_width<S: Simd>() -> usize {
+pub(super) fn panel_width<S: Simd>() -> usize {
     if S::REGISTERS == 32 { 4 * S::L } else { 2 * S::L }
 }
 
 /// Rows of queries (rows, d) as dwords: f32; or pairs of 16-bit integers (i, i + L) of each 2L, with a scale per row; or
 /// bytes, with a scale and -`EXCESS` times their sum per 32. Scales and sums lie in rows of d / 32.
 #[inline(always)]
-pub fn queries<S: Simd>(unit: KeyUnit, from: &[f32], d: usize, q: &mut [f32], scales: &mut [f32], sums: &mut [f32]) {
+pub(super) fn queries<S: Simd>(
+    unit: KeyUnit,
+    from: &[f32],
+    d: usize,
+    q: &mut [f32],
+    scales: &mut [f32],
+    sums: &mut [f32],
+) {
     let (n_block, dk) = (d.div_ceil(32), unit.row_dwords::<S>(d));
     let rows = from.chunks_exact(d).zip(q.chunks_exact_mut(dk));
     let extras = scales.chunks_exact_mut(n_block).zip(sums.chunks_exact_mut(n_block));
@@ -131,7 +138,7 @@ fn largest(x: &[f32]) -> f32 {
 
 /// What brings a largest magnitude to `limit`, and its inverse.
 #[inline(always)]
-pub fn fit(largest: f32, limit: f32) -> (f32, f32) {
+pub(super) fn fit(largest: f32, limit: f32) -> (f32, f32) {
     if largest < TINY { (0.0, 1.0) } else { (limit / largest, largest / limit) }
 }
 
@@ -139,15 +146,15 @@ pub fn fit(largest: f32, limit: f32) -> (f32, f32) {
 ///
 /// # Safety
 /// As [`Simd`].
-pub trait Float {
+pub(super) trait Float {
     const BYTES: usize;
     /// `L` elements at `p`.
     unsafe fn load<S: Simd>(p: *const u8) -> S::F;
 }
 
-pub struct F32;
-pub struct F16;
-pub struct BF16;
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct BF16;
 
 impl Float for F32 {
     const BYTES: usize = 4;
@@ -181,7 +188,7 @@ impl Float for BF16 {
 /// # Safety
 /// The CPU has the features of `S`; the row at `row` has `d` elements.
 #[inline(always)]
-pub unsafe fn float_tail<S: Simd, T: Float>(row: *const u8, c: usize, d: usize) -> S::F {
+pub(super) unsafe fn float_tail<S: Simd, T: Float>(row: *const u8, c: usize, d: usize) -> S::F {
     let mut rest = [0u8; 64];
     let n = d.saturating_sub(c).min(S::L);
     // SAFETY: the caller's promise; `rest` holds 16 elements, the most lanes there are.
@@ -195,7 +202,7 @@ pub unsafe fn float_tail<S: Simd, T: Float>(row: *const u8, c: usize, d: usize) 
 ///
 /// # Safety
 /// As [`Simd`]; pointers to a block have the whole block behind them.
-pub trait Codes {
+pub(super) trait Codes {
     /// Bytes per block.
     const BYTES: usize;
     /// What 1 in fixed point is worth, per unit of the largest scale, after `widen` and a fraction of `ONE`.
@@ -213,8 +220,8 @@ pub trait Codes {
     unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8];
 }
 
-pub struct Q8;
-pub struct Q4;
+pub(super) struct Q8;
+pub(super) struct Q4;
 
 // SAFETY (of both implementations): the codes follow the two bytes of the scale, 32 bytes or 16; see `tensor::block`.
 impl Codes for Q8 {
@@ -296,7 +303,7 @@ impl Codes for Q4 {
 /// The CPU has the features of `S`; `padded` is a whole number of vectors, at least `n` and at most BLOCK; there are `n`
 /// rows of `n_block` blocks at `rows`.
 #[inline(always)]
-pub unsafe fn gather_scales<S: Simd, C: Codes>(
+pub(super) unsafe fn gather_scales<S: Simd, C: Codes>(
     rows: *const u8,
     (n, padded, n_block): (usize, usize, usize),
     to: &mut [f32],
@@ -328,7 +335,7 @@ pub unsafe fn gather_scales<S: Simd, C: Codes>(
 /// # Safety
 /// The CPU has the features of `S`; `src` holds `d` floats, `row` has room for `d` rounded up to whole vectors.
 #[inline(always)]
-pub unsafe fn copy_floats<S: Simd>(src: *const u8, row: *mut i32, d: usize) {
+pub(super) unsafe fn copy_floats<S: Simd>(src: *const u8, row: *mut i32, d: usize) {
     let whole = d / S::L * S::L;
     // SAFETY: the caller's promise; loads need no alignment.
     unsafe {

@@ -1,6 +1,6 @@
 //! A block of values as a panel.
 
-use super::Tile;
+use super::AttentionTile;
 use super::simd::Simd;
 use super::unpack::{
     BF16, BLOCK, Codes, F16, F32, Float, LIMIT, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, decode, decoded_room,
@@ -10,7 +10,7 @@ use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
 
 /// A block of values: (BLOCK, dv) floats, or (BLOCK / 2, dv) pairs of 16-bit integers: keys i and i + L of each 2L.
-pub struct Values<'a> {
+pub(super) struct Values<'a> {
     pub unit: ValueUnit,
     dv: usize,
     d: usize,
@@ -27,12 +27,12 @@ pub struct Values<'a> {
 
 impl<'a> Values<'a> {
     /// Floats that `new` takes.
-    pub fn room(ty: GgmlType, dv: usize, d: usize) -> usize {
+    pub(super) fn room(ty: GgmlType, dv: usize, d: usize) -> usize {
         let n_block = d.div_ceil(32);
         Carve::room(&[BLOCK * dv, dv, BLOCK * n_block, BLOCK / 2 * n_block, decoded_room(ty, d)])
     }
 
-    pub fn new(unit: ValueUnit, ty: GgmlType, dv: usize, d: usize, from: &mut Carve<'a>) -> Values<'a> {
+    pub(super) fn new(unit: ValueUnit, ty: GgmlType, dv: usize, d: usize, from: &mut Carve<'a>) -> Values<'a> {
         let n_block = d.div_ceil(32);
         Values {
             unit,
@@ -51,7 +51,7 @@ impl<'a> Values<'a> {
     /// # Safety
     /// The CPU has the features of `S`.
     #[inline(always)]
-    pub unsafe fn unpack<S: Simd>(&mut self, t: &Tile<'_>, j0: usize, n: usize) {
+    pub(super) unsafe fn unpack<S: Simd>(&mut self, t: &AttentionTile<'_>, j0: usize, n: usize) {
         let row_bytes = t.row_v();
         let bytes = &t.v[j0 * row_bytes..][..n * row_bytes];
         assert!(n <= BLOCK && self.panel.len() >= BLOCK * self.dv && self.d <= self.dv && self.scales.len() == self.dv);

@@ -1,7 +1,7 @@
 //! The cache write and attention: which kernel, and on how many blocks.
 
 use super::kernel::Kernel;
-use super::memory::{Card, Mem};
+use super::memory::{Gpu, Mem};
 use super::ops::{RawRotation, Rotation, THREADS, args, blocks_for, int, want};
 use crate::gguf::GgmlType;
 use crate::{Error, Result};
@@ -10,17 +10,22 @@ use crate::{Error, Result};
 /// holds one row of `d` elements per slot.
 #[derive(Clone)]
 pub struct KvMem {
+    /// Type of the stored rows.
     pub ty: GgmlType,
+    /// The memory of all heads and sequences.
     pub mem: Mem,
+    /// Bytes from head to head.
     pub stride: usize,
 }
 
 /// Tokens (n_seq * n_per_seq) of sequences that do not see each other, and where they stand in their slots.
 #[derive(Clone, Copy)]
 pub struct Sequences<'a> {
+    /// How many there are.
     pub n_seq: usize,
+    /// Tokens of each.
     pub n_per_seq: usize,
-    /// One i32 on the card: slots filled before the first token of a sequence.
+    /// One i32 on the GPU: slots filled before the first token of a sequence.
     pub past: &'a Mem,
     /// What that i32 is: kernels read it there, the host checks with it.
     pub n_past: usize,
@@ -82,6 +87,7 @@ pub enum Sees<'a> {
 pub struct WindowMem<'a> {
     /// (n) i32: where each ends; the last one where the sequence ends, which the caller checked.
     pub ends: &'a Mem,
+    /// How many there are.
     pub n: usize,
     /// Tokens of the longest.
     pub longest: usize,
@@ -91,7 +97,7 @@ pub struct WindowMem<'a> {
 const MANY_ROWS: usize = 64;
 /// Heads per block of attention_split.cu.
 const SPLIT_HEADS: usize = 8;
-/// Blocks that fill a card, and keys that a range has at least, or half as many.
+/// Blocks that fill a GPU, and keys that a range has at least, or half as many.
 const SPLIT_BLOCKS: usize = 512;
 const SPLIT_KEYS: usize = 256;
 /// Ranges of keys at most.
@@ -112,12 +118,12 @@ impl KvMem {
     }
 }
 
-impl Card {
+impl Gpu {
     /// Stores `rows` (n_seq * n_per_seq, n_head_kv * d) behind the slots that are filled: bias, rotation, encoding and store in
     /// one pass. Sets the i32 `broken` where a row is not finite, or beyond what the type can hold.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     ///
     /// # Panics
     /// When lengths disagree.
@@ -153,9 +159,9 @@ impl Card {
         unsafe { self.launch(Kernel::KV_WRITE, grid, THREADS, args![raw]) }
     }
 
-    /// Floats that [`Card::attention`] needs as `parts` for up to `n_tokens` tokens.
+    /// Floats that [`Gpu::attention`] needs as `parts` for up to `n_tokens` tokens.
     pub fn attention_parts(n_tokens: usize, n_head: usize, d: usize) -> usize {
-        // With many tokens there is one range each; with few, as many as fill the card with blocks of up to 8 heads.
+        // With many tokens there is one range each; with few, as many as fill the GPU with blocks of up to 8 heads.
         (n_tokens * n_head).max(SPLIT_BLOCKS * SPLIT_HEADS) * (d + 2)
     }
 
@@ -171,7 +177,7 @@ impl Card {
     /// slots where that is causal, else all see `n_past + n_per_seq`, or their window without what is past.
     ///
     /// # Errors
-    /// Heads beyond 1024 elements; what the card says.
+    /// Heads beyond 1024 elements; what the GPU says.
     ///
     /// # Panics
     /// When lengths disagree.
@@ -212,7 +218,7 @@ impl Card {
             _ => Kernel::ATTENTION_FLASH_128,
         });
         let chunks = chunks(group, d);
-        let n_splits = Card::attention_splits(n_tokens, n_past + n_per_seq, (n_head, n_head_kv, d));
+        let n_splits = Gpu::attention_splits(n_tokens, n_past + n_per_seq, (n_head, n_head_kv, d));
         if flash.is_none() {
             want("attention", &[(parts, n_tokens * n_head * n_splits * (d + 2))]);
         }

@@ -1,25 +1,34 @@
-//! Gated DeltaNet on a card: delta.cu.
+//! Gated DeltaNet on a GPU: delta.cu.
 
 use super::kernel::Kernel;
-use super::memory::{Card, Mem};
+use super::memory::{Gpu, Mem};
 use super::ops::{THREADS, args, blocks_for, int, want};
 use crate::kernels::{CONV_KERNEL, DELTA_ALIGN, DeltaShape};
 use crate::{Error, Result};
 
 /// The small tensors of a layer, as [`DeltaWeights`](crate::kernels::DeltaWeights) has them.
 pub struct DeltaMem<'a> {
+    /// (CONV_KERNEL, n_channels)
     pub conv: &'a Mem,
+    /// (n_head_v)
     pub a: &'a Mem,
+    /// (n_head_v)
     pub dt_bias: &'a Mem,
+    /// (d_v)
     pub norm: &'a Mem,
+    /// What keeps the norm of outputs from dividing by zero.
     pub norm_eps: f32,
 }
 
 /// The projections of tokens, as [`DeltaRows`](crate::kernels::DeltaRows) has them; all but `z` are changed on the way.
 pub struct DeltaRowsMem<'a> {
+    /// (n, n_channels)
     pub qkv: &'a Mem,
+    /// (n, n_value)
     pub z: &'a Mem,
+    /// (n, n_head_v)
     pub beta: &'a Mem,
+    /// (n, n_head_v)
     pub alpha: &'a Mem,
 }
 
@@ -53,12 +62,12 @@ struct Scan {
     d_v: i32,
 }
 
-impl Card {
+impl Gpu {
     /// See [`delta`](crate::kernels::delta()); `state` are its [`DeltaShape::n_state`] floats. Where a row is not finite, bit 1 of the
     /// i32 `broken` is set.
     ///
     /// # Errors
-    /// Heads that are larger than the kernels can have; what the card says.
+    /// Heads that are larger than the kernels can have; what the GPU says.
     ///
     /// # Panics
     /// When lengths disagree.

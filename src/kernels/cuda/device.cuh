@@ -40,7 +40,7 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 }
 
 #if __CUDA_ARCH__ < 800
-// `mma_bf16` for cards that multiply bf16 on no tensor core: lanes hand each other their numbers. Right, not fast; a call,
+// `mma_bf16` for GPUs that multiply bf16 on no tensor core: lanes hand each other their numbers. Right, not fast; a call,
 // because hundreds of copies would take minutes to compile.
 __device__ __noinline__ float4 mma_bf16_by_hand(float4 c, uint4 a, uint2 b) {
     const int lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;

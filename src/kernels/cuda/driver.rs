@@ -1,4 +1,4 @@
-//! Cards through NVIDIA's driver library, which is looked for at run time: a machine without one has no cards.
+//! GPUs through NVIDIA's driver library, which is looked for at run time: a machine without one has no GPUs.
 
 use std::ffi::{CStr, c_int};
 use std::sync::OnceLock;
@@ -9,18 +9,19 @@ use cudarc::driver::sys::{
 };
 
 use super::kernel::Kernel;
-use super::memory::{Args, Card, Driver, RawCopy};
+use super::memory::{Args, Driver, Gpu, RawCopy};
 use super::stream::Stream;
 use crate::error::Context;
 use crate::{Error, ErrorKind, Result};
 
 include!(concat!(env!("OUT_DIR"), "/cuda_modules.rs"));
 
-/// What is known of a card without opening it.
+/// What is known of a GPU without opening it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CardInfo {
+pub struct GpuInfo {
     /// Its number, as `CUDA_VISIBLE_DEVICES` leaves it.
     pub index: usize,
+    /// As its maker calls it.
     pub name: String,
     /// Compute capability.
     pub capability: (u32, u32),
@@ -28,11 +29,11 @@ pub struct CardInfo {
     pub memory: u64,
 }
 
-/// The cards of this machine.
+/// The GPUs of this machine.
 ///
 /// # Errors
-/// `Unsupported` saying what is missing: the driver, or a card.
-pub fn cards() -> Result<Vec<CardInfo>> {
+/// `Unsupported` saying what is missing: the driver, or a GPU.
+pub fn gpus() -> Result<Vec<GpuInfo>> {
     // SAFETY: loads the library, whose initialisers are trusted as those of any system library.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::unsupported("no NVIDIA driver is installed (libcuda is missing)"));
@@ -55,7 +56,7 @@ fn device(index: c_int) -> Result<sys::CUdevice> {
     Ok(device)
 }
 
-fn info(index: c_int) -> Result<CardInfo> {
+fn info(index: c_int) -> Result<GpuInfo> {
     let device = device(index)?;
     let mut name = [0; 256];
     // SAFETY: writes at most 256 bytes, the last of them 0.
@@ -73,22 +74,22 @@ fn info(index: c_int) -> Result<CardInfo> {
     check(unsafe { sys::cuDeviceTotalMem_v2(&mut memory, device) }, "measure a GPU")?;
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    Ok(CardInfo { index: index as usize, name, capability: (major, minor), memory: memory as u64 })
+    Ok(GpuInfo { index: index as usize, name, capability: (major, minor), memory: memory as u64 })
 }
 
-impl CardInfo {
+impl GpuInfo {
     /// Whether kernels of this build run on it.
     pub fn can_run(&self) -> bool {
         self.capability >= (7, 5)
     }
 }
 
-impl Card {
-    /// Opens a card of [`cards`].
+impl Gpu {
+    /// Opens a GPU of [`gpus`].
     ///
     /// # Errors
-    /// A card that is too old, or a driver that does not know the kernels.
-    pub fn open(info: &CardInfo) -> Result<Card> {
+    /// A GPU that is too old, or a driver that does not know the kernels.
+    pub fn open(info: &GpuInfo) -> Result<Gpu> {
         if !info.can_run() {
             let (major, minor) = info.capability;
             return Err(Error::unsupported(format!(
@@ -96,7 +97,7 @@ impl Card {
                 info.name
             )));
         }
-        Ok(Card::new(Real::open(info).at(|| info.name.clone())?))
+        Ok(Gpu::new(Real::open(info).at(|| info.name.clone())?))
     }
 }
 
@@ -133,7 +134,7 @@ unsafe impl Send for Real {}
 unsafe impl Sync for Real {}
 
 impl Real {
-    fn open(info: &CardInfo) -> Result<Real> {
+    fn open(info: &GpuInfo) -> Result<Real> {
         let device = device(info.index as c_int)?;
         let mut context = std::ptr::null_mut();
         // SAFETY: writes a handle, which lives as long as the process.
@@ -250,34 +251,33 @@ impl Driver for Real {
 
     unsafe fn copy(&self, stream: Stream, copy: RawCopy) -> Result<()> {
         self.enter()?;
-        let (stream, RawCopy { host, host_pitch, card, card_pitch, width, rows, to_card }) =
-            (self.stream(stream), copy);
-        let code = if rows == 1 && to_card {
+        let (stream, RawCopy { host, host_pitch, gpu, gpu_pitch, width, rows, to_gpu }) = (self.stream(stream), copy);
+        let code = if rows == 1 && to_gpu {
             // SAFETY: the caller's promise.
-            unsafe { sys::cuMemcpyHtoDAsync_v2(card, host.cast(), width, stream) }
+            unsafe { sys::cuMemcpyHtoDAsync_v2(gpu, host.cast(), width, stream) }
         } else if rows == 1 {
             // SAFETY: the caller's promise.
-            unsafe { sys::cuMemcpyDtoHAsync_v2(host.cast(), card, width, stream) }
+            unsafe { sys::cuMemcpyDtoHAsync_v2(host.cast(), gpu, width, stream) }
         } else {
-            let (from, to) = if to_card {
+            let (from, to) = if to_gpu {
                 (Side::CU_MEMORYTYPE_HOST, Side::CU_MEMORYTYPE_DEVICE)
             } else {
                 (Side::CU_MEMORYTYPE_DEVICE, Side::CU_MEMORYTYPE_HOST)
             };
-            let (from_pitch, to_pitch) = if to_card { (host_pitch, card_pitch) } else { (card_pitch, host_pitch) };
+            let (from_pitch, to_pitch) = if to_gpu { (host_pitch, gpu_pitch) } else { (gpu_pitch, host_pitch) };
             let plan = sys::CUDA_MEMCPY2D {
                 srcXInBytes: 0,
                 srcY: 0,
                 srcMemoryType: from,
                 srcHost: host.cast(),
-                srcDevice: card,
+                srcDevice: gpu,
                 srcArray: std::ptr::null_mut(),
                 srcPitch: from_pitch,
                 dstXInBytes: 0,
                 dstY: 0,
                 dstMemoryType: to,
                 dstHost: host.cast(),
-                dstDevice: card,
+                dstDevice: gpu,
                 dstArray: std::ptr::null_mut(),
                 dstPitch: to_pitch,
                 WidthInBytes: width,

@@ -1,7 +1,7 @@
-//! A card that is the host itself: the same kernels, compiled by the host's C++ compiler and run block after block by
-//! `tests/cuda_emu`. For tests; thousands of times slower than any card.
+//! A GPU that is the host itself: the same kernels, compiled by the host's C++ compiler and run block after block by
+//! `tests/cuda_emu`. For tests; thousands of times slower than any GPU.
 //!
-//! Its streams are as far apart as those of a card may be. On a lazy card work runs when somebody waits for it, and only as
+//! Its streams are as far apart as those of a GPU may be. On a lazy GPU work runs when somebody waits for it, and only as
 //! far as he waits; on an eager one kernels run as they are launched, up to the first thing they wait for, and only copies are
 //! lazy. So whoever forgets to wait for another stream finds there what was there before, on one of them.
 
@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::kernel::Kernel;
-use super::memory::{Args, Card, Driver, RawCopy};
+use super::memory::{Args, Driver, Gpu, RawCopy};
 use super::stream::Stream;
 use crate::{Error, Result};
 
@@ -23,27 +23,27 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-impl Card {
-    /// An emulated card with `memory` bytes.
-    pub fn emulated(memory: usize) -> Card {
-        Card::new(Emulated { memory, captures: true, is_eager: false, state: Mutex::default() })
+impl Gpu {
+    /// An emulated GPU with `memory` bytes.
+    pub fn emulated(memory: usize) -> Gpu {
+        Gpu::new(Emulated { memory, captures: true, is_eager: false, state: Mutex::default() })
     }
 
     /// The same, whose kernels wait for nothing that they are not told to wait for.
-    pub fn emulated_eager(memory: usize) -> Card {
-        Card::new(Emulated { memory, captures: true, is_eager: true, state: Mutex::default() })
+    pub fn emulated_eager(memory: usize) -> Gpu {
+        Gpu::new(Emulated { memory, captures: true, is_eager: true, state: Mutex::default() })
     }
 
-    /// The same as [`Card::emulated`] with a driver that refuses to record launches.
-    pub fn emulated_without_capture(memory: usize) -> Card {
-        Card::new(Emulated { memory, captures: false, is_eager: false, state: Mutex::default() })
+    /// The same as [`Gpu::emulated`] with a driver that refuses to record launches.
+    pub fn emulated_without_capture(memory: usize) -> Gpu {
+        Gpu::new(Emulated { memory, captures: false, is_eager: false, state: Mutex::default() })
     }
 }
 
 /// Bytes of a piece of a long copy: little, so that copies of tests have several.
 const STAGING_PIECE: usize = 10_000;
 
-/// Words of 16 bytes, as a card aligns memory (and better), for `bytes` bytes.
+/// Words of 16 bytes, as a GPU aligns memory (and better), for `bytes` bytes.
 fn words(bytes: usize) -> Vec<u128> {
     vec![0u128; bytes.div_ceil(size_of::<u128>())]
 }
@@ -57,7 +57,7 @@ struct Emulated {
 
 #[derive(Default)]
 struct State {
-    /// Memory of the card and of the host, by its address.
+    /// Memory of the GPU and of the host, by its address.
     taken: HashMap<u64, Vec<u128>>,
     host: HashMap<usize, Vec<u128>>,
     queues: [VecDeque<Work>; Stream::COUNT],
@@ -165,8 +165,8 @@ impl State {
             Work::Copy(copy) => {
                 for row in 0..copy.rows {
                     let host = copy.host.wrapping_add(row * copy.host_pitch);
-                    let card = (copy.card as *mut u8).wrapping_add(row * copy.card_pitch);
-                    let (from, to) = if copy.to_card { (host, card) } else { (card, host) };
+                    let gpu = (copy.gpu as *mut u8).wrapping_add(row * copy.gpu_pitch);
+                    let (from, to) = if copy.to_gpu { (host, gpu) } else { (gpu, host) };
                     // SAFETY: the promise of `copy`: `width` bytes on both sides, which do not overlap.
                     unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), to, copy.width) };
                 }
@@ -195,7 +195,7 @@ impl Emulated {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets an eager card run kernels that were just launched.
+    /// Lets an eager GPU run kernels that were just launched.
     fn ahead(&self, state: &mut State, stream: Stream) -> Result<()> {
         if self.is_eager && stream != Stream::Copy { state.run_ahead(stream) } else { Ok(()) }
     }

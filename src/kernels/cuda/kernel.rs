@@ -1,4 +1,4 @@
-//! Every kernel by its name, numbered, so that a card finds one it has looked up before without searching.
+//! Every kernel by its name, numbered, so that a GPU finds one it has looked up before without searching.
 
 use std::ffi::CStr;
 
@@ -13,22 +13,22 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// As the driver finds it.
-    pub fn c_name(self) -> &'static CStr {
+    pub(super) fn c_name(self) -> &'static CStr {
         self.name
     }
 
     /// As errors call it.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         self.name.to_str().expect("names of kernels are plain words")
     }
 
     /// Below [`Kernel::COUNT`].
-    pub fn id(self) -> usize {
+    pub(super) fn id(self) -> usize {
         self.id
     }
 
     /// How many there are.
-    pub const COUNT: usize = FIXED + TYPES.len() * PER_TYPE;
+    pub(super) const COUNT: usize = FIXED + TYPES.len() * PER_TYPE;
 }
 
 macro_rules! kernels {
@@ -38,7 +38,7 @@ macro_rules! kernels {
         enum Id { $($NAME,)* Count }
 
         impl Kernel {
-            $(pub const $NAME: Kernel = Kernel { name: $name, id: Id::$NAME as usize };)*
+            $(pub(super) const $NAME: Kernel = Kernel { name: $name, id: Id::$NAME as usize };)*
         }
 
         const FIXED: usize = Id::Count as usize;

@@ -1,5 +1,5 @@
-//! A card and its memory. What Rust sees of memory are [`Mem`]s, which are freed with their last handle. A [`Card`] is a handle
-//! to one of the streams of a card, and memory belongs to the stream through which it was made: it is read and written in the
+//! A GPU and its memory. What Rust sees of memory are [`Mem`]s, which are freed with their last handle. A [`Gpu`] is a handle
+//! to one of the streams of a GPU, and memory belongs to the stream through which it was made: it is read and written in the
 //! order of that stream.
 
 use std::ffi::c_void;
@@ -11,7 +11,7 @@ use super::staging::Staging;
 use super::stream::Stream;
 use crate::{Error, Result};
 
-/// What a card is asked for. Addresses are the card's; events and graphs are numbers of the driver's choice.
+/// What a GPU is asked for. Addresses are the GPU's; events and graphs are numbers of the driver's choice.
 pub(super) trait Driver: Send + Sync {
     fn name(&self) -> &str;
     /// Bytes (free, in all).
@@ -67,25 +67,25 @@ pub(super) struct Args<'a> {
     pub sizes: &'a [usize],
 }
 
-/// Rows of `width` bytes between host and card; a pitch is the distance of rows.
+/// Rows of `width` bytes between host and GPU; a pitch is the distance of rows.
 pub(super) struct RawCopy {
     pub host: *mut u8,
     pub host_pitch: usize,
-    pub card: u64,
-    pub card_pitch: usize,
+    pub gpu: u64,
+    pub gpu_pitch: usize,
     pub width: usize,
     pub rows: usize,
-    pub to_card: bool,
+    pub to_gpu: bool,
 }
 
-/// A stream of a card, open for work.
+/// A stream of a GPU, open for work.
 #[derive(Clone)]
-pub struct Card {
+pub struct Gpu {
     shared: Arc<Shared>,
     stream: Stream,
 }
 
-/// What the streams of a card share.
+/// What the streams of a GPU share.
 struct Shared {
     staging: Mutex<Staging>,
     graphs: Graphs,
@@ -98,6 +98,8 @@ struct Shared {
 pub(super) struct Graphs {
     pub on: AtomicBool,
     pub n_captured: AtomicUsize,
+    /// Why the driver records none, until somebody hears it.
+    pub refusal: Mutex<Option<String>>,
 }
 
 impl Drop for Shared {
@@ -110,9 +112,13 @@ impl Drop for Shared {
 /// row to row on both sides.
 #[derive(Debug, Clone, Copy)]
 pub struct Copy2d {
+    /// Bytes before the first row.
     pub at: usize,
+    /// Bytes from row to row.
     pub pitch: usize,
+    /// Bytes of a row.
     pub width: usize,
+    /// How many there are.
     pub rows: usize,
 }
 
@@ -124,12 +130,11 @@ impl Copy2d {
     }
 }
 
-impl Card {
-    pub(super) fn new(driver: impl Driver + 'static) -> Card {
-        let on = std::env::var_os("LONGTAKE_CUDA_GRAPH").is_none_or(|word| word != "0");
-        let graphs = Graphs { on: AtomicBool::new(on), n_captured: AtomicUsize::new(0) };
+impl Gpu {
+    pub(super) fn new(driver: impl Driver + 'static) -> Gpu {
+        let graphs = Graphs { on: AtomicBool::new(true), n_captured: AtomicUsize::new(0), refusal: Mutex::default() };
         let (staging, driver) = (Mutex::new(Staging::new()), Box::new(driver));
-        Card {
+        Gpu {
             shared: Arc::new(Shared { staging, graphs, n_freed: AtomicU64::new(0), driver }),
             stream: Stream::default(),
         }
@@ -151,9 +156,9 @@ impl Card {
         self.shared.n_freed.load(Ordering::Acquire)
     }
 
-    /// The same card through another stream.
-    pub fn on(&self, stream: Stream) -> Card {
-        Card { shared: Arc::clone(&self.shared), stream }
+    /// The same GPU through another stream.
+    pub fn on(&self, stream: Stream) -> Gpu {
+        Gpu { shared: Arc::clone(&self.shared), stream }
     }
 
     /// As its maker calls it.
@@ -161,15 +166,15 @@ impl Card {
         self.driver().name()
     }
 
-    /// Whether `other` is the same card, through whichever stream.
-    pub fn is(&self, other: &Card) -> bool {
+    /// Whether `other` is the same GPU, through whichever stream.
+    pub fn is(&self, other: &Gpu) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Bytes (free, in all).
     ///
     /// # Errors
-    /// A card that no longer answers.
+    /// A GPU that no longer answers.
     pub fn memory(&self) -> Result<(u64, u64)> {
         self.driver().memory()
     }
@@ -186,13 +191,13 @@ impl Card {
                 self.name()
             )));
         };
-        Ok(Mem { owner: Arc::new(Owner { card: self.clone(), at }), at, len: bytes })
+        Ok(Mem { owner: Arc::new(Owner { gpu: self.clone(), at }), at, len: bytes })
     }
 
-    /// A copy of `data` in memory of the card.
+    /// A copy of `data` in memory of the GPU.
     ///
     /// # Errors
-    /// See [`Card::alloc`].
+    /// See [`Gpu::alloc`].
     pub fn upload<T: bytemuck::NoUninit>(&self, data: &[T], what: &str) -> Result<Mem> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
         let mem = self.alloc(bytes.len(), what)?;
@@ -203,9 +208,9 @@ impl Card {
     /// Memory for parts of `sizes` bytes each, reserved at once.
     ///
     /// # Errors
-    /// See [`Card::alloc`].
+    /// See [`Gpu::alloc`].
     pub fn alloc_parts<const N: usize>(&self, sizes: [usize; N], what: &str) -> Result<[Mem; N]> {
-        let room = |size: &usize| size.next_multiple_of(Card::ALIGN);
+        let room = |size: &usize| size.next_multiple_of(Gpu::ALIGN);
         let all = self.alloc(sizes.iter().map(room).sum(), what)?;
         let mut at = 0;
         Ok(sizes.map(|size| {
@@ -221,26 +226,26 @@ impl Card {
     /// Waits until all that was asked of this stream is done.
     ///
     /// # Errors
-    /// What went wrong on the card meanwhile.
+    /// What went wrong on the GPU meanwhile.
     pub fn sync(&self) -> Result<()> {
         self.driver().sync(self.stream)
     }
 }
 
 struct Owner {
-    card: Card,
+    gpu: Gpu,
     at: u64,
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.card.shared.n_freed.fetch_add(1, Ordering::Release);
+        self.gpu.shared.n_freed.fetch_add(1, Ordering::Release);
         // SAFETY: made by `alloc`, and this is the last handle.
-        unsafe { self.card.driver().free(self.at) };
+        unsafe { self.gpu.driver().free(self.at) };
     }
 }
 
-/// Memory of a card, or a part of one: a handle, cheap to clone.
+/// Memory of a GPU, or a part of one: a handle, cheap to clone.
 #[derive(Clone)]
 pub struct Mem {
     owner: Arc<Owner>,
@@ -248,7 +253,7 @@ pub struct Mem {
     len: usize,
 }
 
-/// Which bytes of a card these are. Unlike a [`Mem`] it keeps them from nobody: once memory of the card is freed, it is no
+/// Which bytes of a GPU these are. Unlike a [`Mem`] it keeps them from nobody: once memory of the GPU is freed, it is no
 /// other's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemId {
@@ -268,14 +273,14 @@ impl Mem {
         self.len == 0
     }
 
-    /// The card that it is on, through its stream.
-    pub fn card(&self) -> &Card {
-        &self.owner.card
+    /// The GPU that it is on, through its stream.
+    pub fn gpu(&self) -> &Gpu {
+        &self.owner.gpu
     }
 
     /// Which bytes these are.
     pub fn id(&self) -> MemId {
-        MemId { at: self.at, len: self.len, n_freed: self.card().n_freed() }
+        MemId { at: self.at, len: self.len, n_freed: self.gpu().n_freed() }
     }
 
     /// Its address there.
@@ -303,7 +308,7 @@ impl Mem {
     /// Replaces the first bytes by `data`, as the next work of its stream. `data` is not needed any more when this returns.
     ///
     /// # Errors
-    /// What went wrong on the card.
+    /// What went wrong on the GPU.
     ///
     /// # Panics
     /// When `data` is longer.
@@ -316,7 +321,7 @@ impl Mem {
     /// The first bytes, once everything asked of its stream before is done.
     ///
     /// # Errors
-    /// What went wrong on the card.
+    /// What went wrong on the GPU.
     ///
     /// # Panics
     /// When `data` is longer.
@@ -329,7 +334,7 @@ impl Mem {
     /// Replaces rows by those at the same places in `host`.
     ///
     /// # Errors
-    /// What went wrong on the card.
+    /// What went wrong on the GPU.
     ///
     /// # Panics
     /// When rows leave either side.
@@ -340,7 +345,7 @@ impl Mem {
     /// The opposite direction.
     ///
     /// # Errors
-    /// What went wrong on the card.
+    /// What went wrong on the GPU.
     ///
     /// # Panics
     /// When rows leave either side.
@@ -348,15 +353,15 @@ impl Mem {
         self.copy(host.as_mut_ptr(), host.len(), rows, false)
     }
 
-    fn copy(&self, host: *mut u8, len: usize, rows: Copy2d, to_card: bool) -> Result<()> {
+    fn copy(&self, host: *mut u8, len: usize, rows: Copy2d, to_gpu: bool) -> Result<()> {
         assert!(rows.fits(len) && rows.fits(self.len), "{rows:?} between {len} and {} bytes", self.len);
         if rows.width == 0 || rows.rows == 0 {
             return Ok(());
         }
-        let card = self.card();
-        let mut staging = card.shared.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let gpu = self.gpu();
+        let mut staging = gpu.shared.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: all rows lie within both sides, checked above; the host's side is borrowed for as long as this takes, and
         // mutably where it is written.
-        unsafe { staging.copy(card.driver(), card.stream, (host, self.at), rows, to_card) }
+        unsafe { staging.copy(gpu.driver(), gpu.stream, (host, self.at), rows, to_gpu) }
     }
 }

@@ -1,7 +1,7 @@
 //! The small operations: lengths are checked here, and the kernel is launched. Each names itself in its errors.
 
 use super::kernel::Kernel;
-use super::memory::{Args, Card, Mem};
+use super::memory::{Args, Gpu, Mem};
 use super::product::DevMat;
 use crate::error::Context;
 use crate::{Error, Result};
@@ -53,7 +53,7 @@ macro_rules! args {
 }
 pub(super) use args;
 
-impl Card {
+impl Gpu {
     /// # Safety
     /// See `Driver::launch`.
     pub(super) unsafe fn launch(&self, kernel: Kernel, grid: [u32; 3], block: u32, args: Args<'_>) -> Result<()> {
@@ -67,7 +67,7 @@ impl Card {
     /// out = x / sqrt(mean(x²) + eps) * weight, row by row; x, out: (n_rows, n), weight: (n,).
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn rms_norm(&self, x: &Mem, weight: &Mem, eps: f32, out: &Mem, n_rows: usize) -> Result<()> {
         let n = weight.len() / size_of::<f32>();
         want("rms_norm", &[(x, n_rows * n), (out, n_rows * n)]);
@@ -79,7 +79,7 @@ impl Card {
     /// out = (x - mean) / sqrt(var + eps) * weight + bias, row by row; x, out: (n_rows, n), weight, bias: (n,).
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn layer_norm(&self, x: &Mem, (weight, bias): (&Mem, &Mem), eps: f32, out: &Mem, n_rows: usize) -> Result<()> {
         let n = weight.len() / size_of::<f32>();
         want("layer_norm", &[(x, n_rows * n), (out, n_rows * n), (bias, n)]);
@@ -93,7 +93,7 @@ impl Card {
     /// gate = silu(gate) * up, over `n` floats.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn silu_mul(&self, gate: &Mem, up: &Mem, n: usize) -> Result<()> {
         self.elements(Kernel::SILU_MUL, gate, Some(up), n)
     }
@@ -101,7 +101,7 @@ impl Card {
     /// x += y, over `n` floats.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn add(&self, x: &Mem, y: &Mem, n: usize) -> Result<()> {
         self.elements(Kernel::ADD, x, Some(y), n)
     }
@@ -109,7 +109,7 @@ impl Card {
     /// x = x * sigmoid(1.702 x), over `n` floats.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn quick_gelu(&self, x: &Mem, n: usize) -> Result<()> {
         self.elements(Kernel::QUICK_GELU, x, None, n)
     }
@@ -117,7 +117,7 @@ impl Card {
     /// x = 0.5 x (1 + erf(x / sqrt(2))), over `n` floats.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn gelu_erf(&self, x: &Mem, n: usize) -> Result<()> {
         self.elements(Kernel::GELU_ERF, x, None, n)
     }
@@ -136,7 +136,7 @@ impl Card {
     /// Where `rows` (n_tokens, n_head, 2, d) hold a query and a gate for each head: the queries, to `to` (n_tokens, n_head, d).
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn take_queries(&self, rows: &Mem, (n_heads, d): (usize, usize), to: &Mem) -> Result<()> {
         self.query_and_gate(Kernel::TAKE_QUERIES, rows, (n_heads, d), to)
     }
@@ -144,7 +144,7 @@ impl Card {
     /// `x` (n_tokens, n_head, d) *= sigmoid(gate), with the gates of the same rows.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn gate_heads(&self, rows: &Mem, (n_heads, d): (usize, usize), x: &Mem) -> Result<()> {
         self.query_and_gate(Kernel::GATE_HEADS, rows, (n_heads, d), x)
     }
@@ -161,7 +161,7 @@ impl Card {
     /// belongs to. The caller checked that `to`, i32, stays within a sequence.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn reorder_rows(&self, rows: &Mem, (n, width): (usize, usize), to: (&Mem, usize), out: &Mem) -> Result<()> {
         let (to, n_per_seq) = to;
         want("reorder_rows", &[(rows, n * width), (to, n_per_seq), (out, n * width)]);
@@ -176,7 +176,7 @@ impl Card {
     /// place on a grid of `h` x `w`, interpolated with aligned corners. `places`: (n_per_seq, 2) i32, row and column.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn add_positions(
         &self,
         x: &Mem,
@@ -197,7 +197,7 @@ impl Card {
     /// (n, n_cols).
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     ///
     /// # Panics
     /// When lengths disagree.
@@ -216,7 +216,7 @@ impl Card {
     /// `flags` is set.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     ///
     /// # Panics
     /// When lengths disagree.
@@ -254,11 +254,12 @@ fn top_slices(n: usize) -> usize {
     n.div_ceil(TOP_SLICE).max(1)
 }
 
-/// Where [`Card::top_k`] puts what it finds, and room for what it finds on the way.
+/// Where [`Gpu::top_k`] puts what it finds, and room for what it finds on the way.
 #[derive(Clone)]
 pub struct TopMem {
-    /// (n_rows, k)
+    /// (n_rows, k): the largest of each row, the largest first.
     pub values: Mem,
+    /// (n_rows, k) i32: their columns, -1 where there is no number.
     pub ids: Mem,
     part_values: Mem,
     part_ids: Mem,
@@ -268,10 +269,10 @@ impl TopMem {
     /// The `k` largest of each of `n_rows` rows of `n` go to `values` and `ids`.
     ///
     /// # Errors
-    /// Memory that the card does not have.
-    pub fn new(card: &Card, (n_rows, n): (usize, usize), k: usize, values: Mem, ids: Mem) -> Result<TopMem> {
+    /// Memory that the GPU does not have.
+    pub fn new(gpu: &Gpu, (n_rows, n): (usize, usize), k: usize, values: Mem, ids: Mem) -> Result<TopMem> {
         let part = n_rows * top_slices(n) * k * size_of::<f32>();
-        let [part_values, part_ids] = card.alloc_parts([part, part], "the largest logits")?;
+        let [part_values, part_ids] = gpu.alloc_parts([part, part], "the largest logits")?;
         Ok(TopMem { values, ids, part_values, part_ids })
     }
 
@@ -284,9 +285,13 @@ impl TopMem {
 /// Cosines and sines of the turning pairs of each token: (n_tokens, 2, n_turning). Pairs are (i, i + n_pair).
 #[derive(Clone)]
 pub struct Rotation {
+    /// The cosines and sines.
     pub table: Mem,
+    /// Tokens.
     pub n_tokens: usize,
+    /// Pairs of a head that turn, the first ones.
     pub n_turning: usize,
+    /// Pairs of a head.
     pub n_pair: usize,
 }
 
@@ -322,12 +327,12 @@ impl RawRotation {
     }
 }
 
-impl Card {
+impl Gpu {
     /// Adds `bias` (n_head * d,) to and rotates every head of `rows` (n_tokens, n_head * d); token `it` turns by row
     /// `it % rotation.n_tokens`.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn rotate_rows(
         &self,
         rows: &Mem,

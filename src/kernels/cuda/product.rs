@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::kernel::{Kernel, TypeKernels, of_type};
-use super::memory::{Card, Mem};
+use super::memory::{Gpu, Mem};
 use super::ops::{THREADS, args, blocks_for, int, want};
 use crate::gguf::GgmlType;
 use crate::tensor::MatView;
@@ -14,7 +14,7 @@ const FEW: usize = 8;
 /// Threads of a block in matvec.cu: a warp per row.
 const MATVEC_THREADS: u32 = 128;
 
-/// A matrix of packed rows in memory of a card.
+/// A matrix of packed rows in memory of a GPU.
 #[derive(Clone)]
 pub struct DevMat {
     mem: Mem,
@@ -29,12 +29,12 @@ impl DevMat {
     /// A copy of `mat`, which `what` names in errors.
     ///
     /// # Errors
-    /// A type without kernels; memory that the card does not have.
-    pub fn upload(card: &Card, mat: MatView<'_>, what: &str) -> Result<DevMat> {
+    /// A type without kernels; memory that the GPU does not have.
+    pub fn upload(gpu: &Gpu, mat: MatView<'_>, what: &str) -> Result<DevMat> {
         let Some(kernels) = of_type(mat.ty()) else {
             return Err(Error::unsupported(format!("{what}: type `{}` has no kernels for GPUs", mat.ty())));
         };
-        let mem = card.upload(mat.data(), what)?;
+        let mem = gpu.upload(mat.data(), what)?;
         Ok(DevMat {
             mem,
             ty: mat.ty(),
@@ -62,7 +62,7 @@ impl DevMat {
 
     /// Whether `other` is the same memory.
     pub fn is(&self, other: &DevMat) -> bool {
-        self.mem.card().is(other.mem.card()) && self.mem.id() == other.mem.id()
+        self.mem.gpu().is(other.mem.gpu()) && self.mem.id() == other.mem.id()
     }
 
     /// Bytes in all.
@@ -95,11 +95,11 @@ impl QuantizedMem {
     /// For up to `n` activations.
     ///
     /// # Errors
-    /// Memory that the card does not have.
-    pub fn new(card: &Card, n: usize) -> Result<QuantizedMem> {
+    /// Memory that the GPU does not have.
+    pub fn new(gpu: &Gpu, n: usize) -> Result<QuantizedMem> {
         let what = "quantized activations";
         let n = n.next_multiple_of(32);
-        Ok(QuantizedMem { q: card.alloc(n, what)?, d: card.alloc(n / 8, what)?, s: card.alloc(n / 4, what)? })
+        Ok(QuantizedMem { q: gpu.alloc(n, what)?, d: gpu.alloc(n / 8, what)?, s: gpu.alloc(n / 4, what)? })
     }
 
     /// Bytes for up to `n` activations.
@@ -110,7 +110,7 @@ impl QuantizedMem {
 
 /// Activations (n_tokens, n_cols) that one or more matrices multiply; they are quantized once, for the first that needs it.
 pub struct Input<'a> {
-    card: &'a Card,
+    gpu: &'a Gpu,
     x: &'a Mem,
     quantized: &'a QuantizedMem,
     done: Cell<bool>,
@@ -122,10 +122,15 @@ pub struct Input<'a> {
 /// the result is stored or added to what is there.
 #[derive(Clone, Copy, Default)]
 pub struct EpilogueMem<'a> {
+    /// (n_rows), added.
     pub bias: Option<&'a Mem>,
+    /// Adds to what is there.
     pub add: bool,
+    /// x sigmoid(1.702 x) is applied.
     pub quick_gelu: bool,
+    /// Exact GELU is applied.
     pub gelu_erf: bool,
+    /// GELU by way of tanh is applied.
     pub gelu_tanh: bool,
 }
 
@@ -149,14 +154,9 @@ struct RawProduct {
 impl<'a> Input<'a> {
     /// # Panics
     /// When `x` is shorter than that.
-    pub fn new(
-        card: &'a Card,
-        x: &'a Mem,
-        quantized: &'a QuantizedMem,
-        (n_tokens, n_cols): (usize, usize),
-    ) -> Input<'a> {
+    pub fn new(gpu: &'a Gpu, x: &'a Mem, quantized: &'a QuantizedMem, (n_tokens, n_cols): (usize, usize)) -> Input<'a> {
         want("product", &[(x, n_tokens * n_cols)]);
-        Input { card, x, quantized, done: Cell::new(false), n_tokens, n_cols }
+        Input { gpu, x, quantized, done: Cell::new(false), n_tokens, n_cols }
     }
 
     fn quantize(&self) -> Result<()> {
@@ -169,13 +169,13 @@ impl<'a> Input<'a> {
         let grid = [blocks_for(n_groups * 32)?, 1, 1];
         let (x, q, d, s, n_groups) = (self.x.at(), q.at(), d.at(), s.at(), n_groups as u64);
         // SAFETY: `x` was checked when this was made, the rest above; d and s were made for as many.
-        unsafe { self.card.launch(Kernel::QUANTIZE_ROWS, grid, THREADS, args![x, q, d, s, n_groups]) }
+        unsafe { self.gpu.launch(Kernel::QUANTIZE_ROWS, grid, THREADS, args![x, q, d, s, n_groups]) }
     }
 
     /// out (n_tokens, n_rows) = epilogue(input · wᵀ).
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     ///
     /// # Panics
     /// When lengths disagree.
@@ -218,6 +218,6 @@ impl<'a> Input<'a> {
         };
         let grid = [int(grid[0])? as u32, int(grid[1])? as u32, 1];
         // SAFETY: every length was checked above or when its owner was made.
-        unsafe { self.card.launch(kernel, grid, block, args![raw]) }
+        unsafe { self.gpu.launch(kernel, grid, block, args![raw]) }
     }
 }

@@ -1,17 +1,17 @@
-//! Memory of the host that a card reads and writes by itself. A copy from or to any other memory goes through it in pieces:
-//! the card copies one while the host copies the next.
+//! Memory of the host that a GPU reads and writes by itself. A copy from or to any other memory goes through it in pieces:
+//! the GPU copies one while the host copies the next.
 
-use super::memory::{Card, Copy2d, Driver, Mem, RawCopy};
-use super::stream::{Event, Stream};
+use super::memory::{Copy2d, Driver, Gpu, Mem, RawCopy};
+use super::stream::{GpuEvent, Stream};
 use crate::Result;
 
-/// The pieces of copies of one card, reserved once: two, which take turns.
+/// The pieces of copies of one GPU, reserved once: two, which take turns.
 pub(super) struct Staging {
     /// Null until the first copy.
     at: *mut u8,
     /// Bytes of a piece.
     piece: usize,
-    /// When the card has done with each.
+    /// When the GPU has done with each.
     events: [u64; 2],
     /// Which is next.
     turn: usize,
@@ -44,7 +44,7 @@ fn pieces(copy: Copy2d, most: usize) -> impl Iterator<Item = Piece> {
 }
 
 impl Staging {
-    pub fn new() -> Staging {
+    pub(super) fn new() -> Staging {
         Staging { at: std::ptr::null_mut(), piece: 0, events: [0; 2], turn: 0 }
     }
 
@@ -58,7 +58,7 @@ impl Staging {
     }
 
     /// Gives the memory back.
-    pub fn free(&mut self, driver: &dyn Driver) {
+    pub(super) fn free(&mut self, driver: &dyn Driver) {
         if !self.at.is_null() {
             // SAFETY: it came from `alloc_host`, and nothing is left of it here.
             unsafe { driver.free_host(self.at) };
@@ -67,18 +67,18 @@ impl Staging {
         }
     }
 
-    /// Copies rows at the same places in `host` and, from address `card` on, on the card, as the next work of `stream`. What is
+    /// Copies rows at the same places in `host` and, from address `gpu` on, on the GPU, as the next work of `stream`. What is
     /// sent has left `host` when this returns; what is brought has arrived.
     ///
     /// # Safety
     /// All rows lie within both sides, and nothing else uses those of `host` meanwhile.
-    pub unsafe fn copy(
+    pub(super) unsafe fn copy(
         &mut self,
         driver: &dyn Driver,
         stream: Stream,
-        (host, card): (*mut u8, u64),
+        (host, gpu): (*mut u8, u64),
         copy: Copy2d,
-        to_card: bool,
+        to_gpu: bool,
     ) -> Result<()> {
         self.reserve(driver)?;
         let mut before = None;
@@ -89,23 +89,23 @@ impl Staging {
             driver.sync_event(event)?;
             let Piece { at, pitch, width, rows } = piece;
             let host = host.wrapping_add(at);
-            if to_card {
-                // SAFETY: the piece lies within `host` and, packed, within the staging memory, which the card has done with.
+            if to_gpu {
+                // SAFETY: the piece lies within `host` and, packed, within the staging memory, which the GPU has done with.
                 unsafe { copy_rows((host, pitch), (staged, width), width, rows) };
             }
             let raw = RawCopy {
                 host: staged,
                 host_pitch: width,
-                card: card + at as u64,
-                card_pitch: pitch,
+                gpu: gpu + at as u64,
+                gpu_pitch: pitch,
                 width,
                 rows,
-                to_card,
+                to_gpu,
             };
-            // SAFETY: the rows are the card's, and the staging memory is left alone until the event.
+            // SAFETY: the rows are the GPU's, and the staging memory is left alone until the event.
             unsafe { driver.copy(stream, raw)? };
             driver.record(event, stream)?;
-            if !to_card && let Some((event, staged, host, piece)) = before.replace((event, staged, host, piece)) {
+            if !to_gpu && let Some((event, staged, host, piece)) = before.replace((event, staged, host, piece)) {
                 // SAFETY: as below.
                 unsafe { self.fetch(driver, event, staged, host, piece)? };
             }
@@ -120,7 +120,7 @@ impl Staging {
     /// Waits for a piece, and unpacks it.
     ///
     /// # Safety
-    /// The piece lies within `host`; it is what the card writes to `staged` before the event.
+    /// The piece lies within `host`; it is what the GPU writes to `staged` before the event.
     unsafe fn fetch(
         &self,
         driver: &dyn Driver,
@@ -147,45 +147,45 @@ unsafe fn copy_rows((from, from_pitch): (*mut u8, usize), (to, to_pitch): (*mut 
     }
 }
 
-/// Words of the host that a card copies by itself, for what goes there and back in every step: no lock, no second copy.
+/// Words of the host that a GPU copies by itself, for what goes there and back in every step: no lock, no second copy.
 pub struct HostMem {
     at: *mut u32,
     len: usize,
-    /// When the card has done with what was asked for last.
-    event: Event,
-    card: Card,
+    /// When the GPU has done with what was asked for last.
+    event: GpuEvent,
+    gpu: Gpu,
 }
 
-// SAFETY: the memory is reached through this alone, and through the card's copies that `event` waits for.
+// SAFETY: the memory is reached through this alone, and through the GPU's copies that `event` waits for.
 unsafe impl Send for HostMem {}
 // SAFETY: as above; shared, it is only read.
 unsafe impl Sync for HostMem {}
 
 impl HostMem {
-    /// `len` words for copies in the stream of `card`.
+    /// `len` words for copies in the stream of `gpu`.
     ///
     /// # Errors
     /// Memory that the system refuses.
-    pub fn new(card: &Card, len: usize) -> Result<HostMem> {
-        let event = Event::new(card)?;
-        let at = card.driver().alloc_host(len.max(1) * size_of::<u32>())?.cast();
-        Ok(HostMem { at, len, event, card: card.clone() })
+    pub fn new(gpu: &Gpu, len: usize) -> Result<HostMem> {
+        let event = GpuEvent::new(gpu)?;
+        let at = gpu.driver().alloc_host(len.max(1) * size_of::<u32>())?.cast();
+        Ok(HostMem { at, len, event, gpu: gpu.clone() })
     }
 
-    /// The words, once the card has done with them.
+    /// The words, once the GPU has done with them.
     ///
     /// # Errors
-    /// What went wrong on the card meanwhile.
+    /// What went wrong on the GPU meanwhile.
     pub fn words_mut(&mut self) -> Result<&mut [u32]> {
         self.event.sync()?;
-        // SAFETY: `len` words were reserved and zeroed, aligned to pages, and the card has done with them.
+        // SAFETY: `len` words were reserved and zeroed, aligned to pages, and the GPU has done with them.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.at, self.len) })
     }
 
     /// Sends words `from` on, `n` of them, to the beginning of `to`, without waiting.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     ///
     /// # Panics
     /// When they leave either side.
@@ -196,7 +196,7 @@ impl HostMem {
     /// Asks for the first `n` words of `from`, to be found from word `to` on by the next [`HostMem::words_mut`].
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     ///
     /// # Panics
     /// When they leave either side.
@@ -204,17 +204,17 @@ impl HostMem {
         self.copy((to, n), from, false)
     }
 
-    fn copy(&mut self, (at, n): (usize, usize), mem: &Mem, to_card: bool) -> Result<()> {
+    fn copy(&mut self, (at, n): (usize, usize), mem: &Mem, to_gpu: bool) -> Result<()> {
         let width = n * size_of::<u32>();
         assert!(at + n <= self.len && width <= mem.len(), "{at} + {n} of {} words, {} bytes", self.len, mem.len());
         if n == 0 {
             return Ok(());
         }
         let host = self.at.wrapping_add(at).cast();
-        let raw = RawCopy { host, host_pitch: width, card: mem.at(), card_pitch: width, width, rows: 1, to_card };
+        let raw = RawCopy { host, host_pitch: width, gpu: mem.at(), gpu_pitch: width, width, rows: 1, to_gpu };
         // SAFETY: both sides were checked; `words_mut` and `drop` wait for the event.
-        unsafe { self.card.driver().copy(self.card.stream(), raw)? };
-        self.event.record(&self.card)
+        unsafe { self.gpu.driver().copy(self.gpu.stream(), raw)? };
+        self.event.record(&self.gpu)
     }
 }
 
@@ -222,8 +222,8 @@ impl Drop for HostMem {
     fn drop(&mut self) {
         // A failure leaves nothing that could still be waited for.
         let _ = self.event.sync();
-        // SAFETY: it came from `alloc_host`, and the card has done with it.
-        unsafe { self.card.driver().free_host(self.at.cast()) };
+        // SAFETY: it came from `alloc_host`, and the GPU has done with it.
+        unsafe { self.gpu.driver().free_host(self.at.cast()) };
     }
 }
 

@@ -1,12 +1,13 @@
-//! What orders work on a card: streams, events between them, and launches that are recorded once and replayed as one.
+//! What orders work on a GPU: streams, events between them, and launches that are recorded once and replayed as one.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::memory::Card;
+use super::memory::Gpu;
 use crate::error::Context;
 use crate::{Error, Result};
 
-/// A queue of a card. What is in one happens in order; of two, only what an [`Event`] says.
+/// A queue of a GPU. What is in one happens in order; of two, only what an [`GpuEvent`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stream {
     /// The language model.
@@ -23,68 +24,68 @@ impl Stream {
 }
 
 /// A place in a stream that others can wait for.
-pub struct Event {
-    card: Card,
+pub struct GpuEvent {
+    gpu: Gpu,
     id: u64,
 }
 
-impl Event {
+impl GpuEvent {
     /// One that was not recorded yet: waiting for it is no wait.
     ///
     /// # Errors
-    /// What the card says.
-    pub fn new(card: &Card) -> Result<Event> {
-        Ok(Event { card: card.clone(), id: card.driver().new_event()? })
+    /// What the GPU says.
+    pub fn new(gpu: &Gpu) -> Result<GpuEvent> {
+        Ok(GpuEvent { gpu: gpu.clone(), id: gpu.driver().new_event()? })
     }
 
-    /// Stands from now on for all that was asked of the stream of `card` before.
+    /// Stands from now on for all that was asked of the stream of `gpu` before.
     ///
     /// # Errors
-    /// What the card says.
-    pub fn record(&self, card: &Card) -> Result<()> {
-        card.driver().record(self.id, card.stream())
+    /// What the GPU says.
+    pub fn record(&self, gpu: &Gpu) -> Result<()> {
+        gpu.driver().record(self.id, gpu.stream())
     }
 
-    /// What is asked of the stream of `card` from now on happens after it.
+    /// What is asked of the stream of `gpu` from now on happens after it.
     ///
     /// # Errors
-    /// What the card says.
-    pub fn wait(&self, card: &Card) -> Result<()> {
-        card.driver().wait(self.id, card.stream())
+    /// What the GPU says.
+    pub fn wait(&self, gpu: &Gpu) -> Result<()> {
+        gpu.driver().wait(self.id, gpu.stream())
     }
 
     /// Returns after it.
     ///
     /// # Errors
-    /// What went wrong on the card meanwhile.
+    /// What went wrong on the GPU meanwhile.
     pub fn sync(&self) -> Result<()> {
-        self.card.driver().sync_event(self.id)
+        self.gpu.driver().sync_event(self.id)
     }
 }
 
-impl Drop for Event {
+impl Drop for GpuEvent {
     fn drop(&mut self) {
-        self.card.driver().free_event(self.id);
+        self.gpu.driver().free_event(self.id);
     }
 }
 
 /// Launches that were recorded, to be replayed as one.
 pub struct Graph {
-    card: Card,
+    gpu: Gpu,
     id: u64,
-    /// What [`Card::n_freed`] said when it was recorded.
+    /// What [`Gpu::n_freed`] said when it was recorded.
     n_freed: u64,
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        self.card.driver().free_graph(self.id);
+        self.gpu.driver().free_graph(self.id);
     }
 }
 
-impl Card {
-    /// Records what `launches` asks of this card's stream instead of doing it. `None` where the driver refuses, which is said
-    /// once on stderr, or where [`Card::set_graphs`] says no.
+impl Gpu {
+    /// Records what `launches` asks of this GPU's stream instead of doing it. `None` where the driver refuses, which
+    /// [`Gpu::refusal`] tells, or where [`Gpu::set_graphs`] says no.
     ///
     /// # Errors
     /// Those of `launches`.
@@ -94,7 +95,8 @@ impl Card {
         }
         let refuse = |err: Error| {
             self.set_graphs(false);
-            eprintln!("warning: {}: {err}; kernels are launched one by one", self.name());
+            let message = format!("{}: {err}; kernels are launched one by one", self.name());
+            *self.graphs().refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
             Ok(None)
         };
         if let Err(err) = self.driver().begin_capture(self.stream()) {
@@ -106,7 +108,7 @@ impl Card {
         match (launched, graph) {
             (Ok(()), Ok(id)) => {
                 self.graphs().n_captured.fetch_add(1, Ordering::Relaxed);
-                Ok(Some(Graph { card: self.clone(), id, n_freed }))
+                Ok(Some(Graph { gpu: self.clone(), id, n_freed }))
             }
             // A launch that cannot be recorded fails, too, and says less than the driver does here.
             (_, Err(err)) => refuse(err),
@@ -118,12 +120,12 @@ impl Card {
     }
 
     /// Does what `graph` recorded, with the numbers that are in memory now. False, and nothing is done, where memory of the
-    /// card was freed since: it may have been the graph's.
+    /// GPU was freed since: it may have been the graph's.
     ///
     /// # Errors
-    /// What the card says.
+    /// What the GPU says.
     pub fn replay(&self, graph: &Graph) -> Result<bool> {
-        if graph.n_freed != self.n_freed() || !self.is(&graph.card) {
+        if graph.n_freed != self.n_freed() || !self.is(&graph.gpu) {
             return Ok(false);
         }
         // SAFETY: the graph is alive, its memory was there when it was recorded, and none was freed since.
@@ -131,12 +133,17 @@ impl Card {
         Ok(true)
     }
 
-    /// Whether [`Card::capture`] records. At first it does, unless `LONGTAKE_CUDA_GRAPH` is 0.
+    /// Why the driver of this GPU records nothing, said once: the next call says nothing.
+    pub fn refusal(&self) -> Option<String> {
+        self.graphs().refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether [`Gpu::capture`] records. At first it does.
     pub fn set_graphs(&self, on: bool) {
         self.graphs().on.store(on, Ordering::Relaxed);
     }
 
-    /// How often launches were recorded on this card.
+    /// How often launches were recorded on this GPU.
     pub fn n_captured(&self) -> usize {
         self.graphs().n_captured.load(Ordering::Relaxed)
     }

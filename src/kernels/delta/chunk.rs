@@ -56,18 +56,18 @@ impl Chunk<'_> {
     }
 
     /// Floats of working memory.
-    pub fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         Carve::room(&self.lengths())
     }
 
     /// Takes it.
-    pub fn work<'w>(&self, from: &mut Carve<'w>) -> Work<'w> {
+    pub(super) fn work<'w>(&self, from: &mut Carve<'w>) -> Work<'w> {
         let [k, q, kt, kk, qk, u, exponents, powers] = self.lengths().map(|n| from.take(n));
         Work { k, q, kt, kk, qk, u, exponents, powers }
     }
 
     /// out(tokens, d_v), and `s` (d_k, d_v) with the tokens in it.
-    pub fn run(&self, work: &mut Work<'_>, head: &Head<'_>, s: &mut [f32], out: &mut [f32]) {
+    pub(super) fn run(&self, work: &mut Work<'_>, head: &Head<'_>, s: &mut [f32], out: &mut [f32]) {
         let Chunk { ops, d_k, d_v } = *self;
         let n = head.beta.len();
         let cols = n.next_multiple_of(DELTA_ALIGN);

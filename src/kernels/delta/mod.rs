@@ -15,7 +15,7 @@ pub(super) mod vector;
 
 pub(super) use ops::delta_ops;
 pub use ops::{DeltaOps, DeltaProduct, DeltaStep, Keep};
-pub use scalar::OPS as SCALAR;
+pub(super) use scalar::OPS as SCALAR;
 
 use std::sync::OnceLock;
 
@@ -102,10 +102,11 @@ pub struct DeltaWeights<'a> {
     pub conv: &'a [f32],
     /// (n_head_v): below 0, what log-decays are multiplied by.
     pub a: &'a [f32],
-    /// (n_head_v)
+    /// (n_head_v): added to `alpha` before the softplus.
     pub dt_bias: &'a [f32],
-    /// (d_v)
+    /// (d_v): what normalized outputs are multiplied by.
     pub norm: &'a [f32],
+    /// What keeps that norm from dividing by zero.
     pub norm_eps: f32,
 }
 

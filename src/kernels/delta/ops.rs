@@ -3,7 +3,7 @@
 use super::DELTA_ALIGN;
 
 /// What the four taps of a convolution meet, and the taps: equal lengths.
-pub type FourRows<'a> = [&'a [f32]; 4];
+pub(super) type FourRows<'a> = [&'a [f32]; 4];
 
 /// The operations of Gated DeltaNet, per instruction set. All widths are multiples of [`DELTA_ALIGN`].
 #[derive(Clone, Copy)]
@@ -54,12 +54,19 @@ impl DeltaStep<'_> {
 /// a(n_rows, n_steps) · b(n_steps, n_cols), rows of both at distances of their own.
 #[derive(Debug, Clone, Copy)]
 pub struct DeltaProduct<'a> {
+    /// (n_rows, n_steps), rows `lda` apart.
     pub a: &'a [f32],
+    /// Elements from row to row of `a`.
     pub lda: usize,
+    /// (n_steps, n_cols), rows `ldb` apart.
     pub b: &'a [f32],
+    /// Elements from row to row of `b`.
     pub ldb: usize,
+    /// Rows of `a` and of the output.
     pub n_rows: usize,
+    /// Columns of `a`, rows of `b`.
     pub n_steps: usize,
+    /// Columns of `b` and of the output.
     pub n_cols: usize,
     /// Elements from row to row of the output.
     pub ldo: usize,
@@ -68,6 +75,7 @@ pub struct DeltaProduct<'a> {
 /// What is kept of the output before a product is added.
 #[derive(Debug, Clone, Copy)]
 pub enum Keep<'a> {
+    /// Nothing: the product replaces it.
     Nothing,
     /// All of it, times a factor.
     All(f32),
@@ -102,7 +110,7 @@ impl DeltaProduct<'_> {
     }
 }
 
-/// Builds the [`DeltaOps`] of a [`Simd`](crate::kernels::attention::simd::Simd): `delta_ops!(Simd, "features")` gives `DELTA`.
+/// Builds the unproven [`DeltaOps`] of a [`Simd`](crate::kernels::attention::simd::Simd): `delta_ops!(Simd, "features")` gives `DELTA`.
 macro_rules! delta_ops {
     ($simd:ty, $features:literal) => {
         mod delta_compiled {
@@ -110,42 +118,42 @@ macro_rules! delta_ops {
             use $crate::kernels::delta::{DeltaProduct, DeltaStep, Keep, rows, vector};
 
             #[target_feature(enable = $features)]
-            pub fn conv(taps: [&[f32]; 4], inputs: [&[f32]; 4], x: &mut [f32]) {
+            pub(super) fn conv(taps: [&[f32]; 4], inputs: [&[f32]; 4], x: &mut [f32]) {
                 rows::conv::<$simd>(taps, inputs, x)
             }
             #[target_feature(enable = $features)]
-            pub fn unit(x: &mut [f32], length: f32) {
+            pub(super) fn unit(x: &mut [f32], length: f32) {
                 rows::unit::<$simd>(x, length)
             }
             #[target_feature(enable = $features)]
-            pub fn step(step: &DeltaStep<'_>, state: &mut [f32], out: &mut [f32]) {
+            pub(super) fn step(step: &DeltaStep<'_>, state: &mut [f32], out: &mut [f32]) {
                 // SAFETY: this function has the features, as have those below.
                 unsafe { vector::step::<$simd>(step, state, out) }
             }
             #[target_feature(enable = $features)]
-            pub fn product(p: &DeltaProduct<'_>, keep: Keep<'_>, out: &mut [f32]) {
+            pub(super) fn product(p: &DeltaProduct<'_>, keep: Keep<'_>, out: &mut [f32]) {
                 // SAFETY: as above.
                 unsafe { vector::product::<$simd>(p, keep, out) }
             }
             #[target_feature(enable = $features)]
-            pub fn transpose(x: &[f32], sizes: (usize, usize), out: &mut [f32]) {
+            pub(super) fn transpose(x: &[f32], sizes: (usize, usize), out: &mut [f32]) {
                 // SAFETY: as above.
                 unsafe { vector::transpose::<$simd>(x, sizes, out) }
             }
             #[target_feature(enable = $features)]
-            pub fn decay(row: &mut [f32], factor: f32, exponents: &[f32]) {
+            pub(super) fn decay(row: &mut [f32], factor: f32, exponents: &[f32]) {
                 // SAFETY: as above.
                 unsafe { vector::decay::<$simd>(row, factor, exponents) }
             }
             #[target_feature(enable = $features)]
-            pub fn blend(y: &mut [f32], kept: f32, x: &[f32], factor: f32) {
+            pub(super) fn blend(y: &mut [f32], kept: f32, x: &[f32], factor: f32) {
                 rows::blend::<$simd>(y, kept, x, factor)
             }
         }
 
-        const DELTA: $crate::kernels::DeltaOps = {
+        const DELTA: $crate::kernels::isa::Unproven<$crate::kernels::DeltaOps> = {
             use $crate::kernels::vector_fns::detected;
-            $crate::kernels::DeltaOps {
+            $crate::kernels::isa::Unproven::new($crate::kernels::DeltaOps {
                 features: $features,
                 conv: |taps, inputs, x| detected!(delta_compiled::conv(taps, inputs, x)),
                 unit: |x, length| detected!(delta_compiled::unit(x, length)),
@@ -154,7 +162,7 @@ macro_rules! delta_ops {
                 transpose: |x, sizes, out| detected!(delta_compiled::transpose(x, sizes, out)),
                 decay: |row, factor, exponents| detected!(delta_compiled::decay(row, factor, exponents)),
                 blend: |y, kept, x, factor| detected!(delta_compiled::blend(y, kept, x, factor)),
-            }
+            })
         };
     };
 }

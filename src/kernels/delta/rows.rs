@@ -4,7 +4,7 @@ use super::UNIT_EPS;
 use crate::kernels::body::{Isa, exp, mul_add, sum_of};
 
 #[inline(always)]
-pub fn conv<I: Isa>(taps: [&[f32]; 4], inputs: [&[f32]; 4], x: &mut [f32]) {
+pub(crate) fn conv<I: Isa>(taps: [&[f32]; 4], inputs: [&[f32]; 4], x: &mut [f32]) {
     let n = x.len();
     let ([a, b, c, d], [p, q, r, s]) = (taps.map(|tap| &tap[..n]), inputs.map(|input| &input[..n]));
     for i in 0..n {
@@ -14,13 +14,13 @@ pub fn conv<I: Isa>(taps: [&[f32]; 4], inputs: [&[f32]; 4], x: &mut [f32]) {
 }
 
 #[inline(always)]
-pub fn unit<I: Isa>(x: &mut [f32], length: f32) {
+pub(crate) fn unit<I: Isa>(x: &mut [f32], length: f32) {
     let scale = length / (sum_of::<I>(x, |v| v * v) + UNIT_EPS).sqrt();
     x.iter_mut().for_each(|v| *v *= scale);
 }
 
 #[inline(always)]
-pub fn blend<I: Isa>(y: &mut [f32], kept: f32, x: &[f32], factor: f32) {
+pub(crate) fn blend<I: Isa>(y: &mut [f32], kept: f32, x: &[f32], factor: f32) {
     for (y, x) in y.iter_mut().zip(x) {
         *y = mul_add::<I>(*x, factor, *y * kept);
     }

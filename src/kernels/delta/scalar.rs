@@ -4,7 +4,7 @@ use super::{DeltaOps, DeltaProduct, DeltaStep, Keep, rows};
 use crate::kernels::scalar::Scalar;
 
 /// The operations for any machine.
-pub const OPS: DeltaOps = DeltaOps {
+pub(crate) const OPS: DeltaOps = DeltaOps {
     features: "",
     conv: rows::conv::<Scalar>,
     unit: rows::unit::<Scalar>,

@@ -25,7 +25,7 @@ fn even(n: usize, most: usize) -> usize {
 /// # Panics
 /// When rows leave their memory.
 #[inline(always)]
-pub unsafe fn product<S: Simd>(p: &DeltaProduct<'_>, keep: Keep<'_>, out: &mut [f32]) {
+pub(crate) unsafe fn product<S: Simd>(p: &DeltaProduct<'_>, keep: Keep<'_>, out: &mut [f32]) {
     p.check(keep, out);
     let most = if S::REGISTERS == 32 { 4 } else { 2 };
     let mut left = p.n_cols / S::L;
@@ -110,7 +110,7 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
 /// # Panics
 /// When lengths disagree.
 #[inline(always)]
-pub unsafe fn step<S: Simd>(step: &DeltaStep<'_>, state: &mut [f32], out: &mut [f32]) {
+pub(crate) unsafe fn step<S: Simd>(step: &DeltaStep<'_>, state: &mut [f32], out: &mut [f32]) {
     step.check(state, out);
     let decay = step.g.exp();
     let mut left = out.len() / S::L;
@@ -182,7 +182,7 @@ unsafe fn columns<S: Simd, const NV: usize>(
 /// # Panics
 /// When lengths disagree, or rows or columns do not fill vectors.
 #[inline(always)]
-pub unsafe fn transpose<S: Simd>(x: &[f32], (n_rows, n_cols): (usize, usize), out: &mut [f32]) {
+pub(crate) unsafe fn transpose<S: Simd>(x: &[f32], (n_rows, n_cols): (usize, usize), out: &mut [f32]) {
     assert!(x.len() == n_rows * n_cols && out.len() == x.len());
     assert!(n_rows.is_multiple_of(DELTA_ALIGN) && n_cols.is_multiple_of(DELTA_ALIGN));
     for i in (0..n_rows).step_by(S::L) {
@@ -202,7 +202,7 @@ pub unsafe fn transpose<S: Simd>(x: &[f32], (n_rows, n_cols): (usize, usize), ou
 /// # Panics
 /// When lengths disagree, or do not fill vectors.
 #[inline(always)]
-pub unsafe fn decay<S: Simd>(row: &mut [f32], factor: f32, exponents: &[f32]) {
+pub(crate) unsafe fn decay<S: Simd>(row: &mut [f32], factor: f32, exponents: &[f32]) {
     assert!(row.len() == exponents.len() && row.len().is_multiple_of(DELTA_ALIGN));
     // SAFETY: the caller's promise; whole vectors of both.
     unsafe {

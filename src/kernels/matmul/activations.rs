@@ -34,7 +34,7 @@ pub struct Activations<'a> {
 }
 
 /// One of two matrices that [`Activations::matmul_gated`] multiplies, with its bias.
-pub type Gated<'a> = (MatView<'a>, Option<&'a [f32]>);
+pub(super) type Gated<'a> = (MatView<'a>, Option<&'a [f32]>);
 
 /// What becomes of the sums of a product before they reach the output.
 #[derive(Debug, Clone, Copy, Default)]

@@ -12,17 +12,17 @@ use crate::tensor::block::{
 /// Columns per chunk.
 pub const CHUNK: usize = 256;
 /// Columns that share an `a` and a `b`.
-pub const SUB: usize = 16;
+pub(crate) const SUB: usize = 16;
 
 /// 256 consecutive weights of a row: weight `i` is `a[i / 16] * codes[i] + b[i / 16]`.
-pub struct Chunk<L: Lanes> {
+pub(crate) struct Chunk<L: Lanes> {
     pub codes: [L::Bytes; CHUNK / 32],
     pub a: [L::Floats; 2],
     pub b: [L::Floats; 2],
 }
 
 /// A block format whose weights are codes with a scale.
-pub trait Codes: Block {
+pub(crate) trait Codes: Block {
     /// The largest code; the smallest is 0.
     const MAX_CODE: u8;
     /// Codes are multiplied as they are: they are small enough, and activations, which then have one scale per chunk, are not

@@ -13,6 +13,7 @@ const AHEAD: usize = 4096;
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct RowChunk {
+    /// The integers, one per column.
     pub q: [i8; CHUNK],
     /// One scale per 16 columns, of which two and two are equal.
     pub d: [f32; CHUNK / SUB],
@@ -21,6 +22,7 @@ pub struct RowChunk {
 }
 
 impl RowChunk {
+    /// Activations that are all 0.
     pub const ZERO: RowChunk = RowChunk { q: [0; CHUNK], d: [0.0; CHUNK / SUB], s: [0.0; CHUNK / SUB] };
 }
 
@@ -29,14 +31,16 @@ impl RowChunk {
 pub struct DotRows<'a> {
     /// Whole rows of `row_bytes` bytes each.
     pub rows: &'a [u8],
+    /// Bytes of a row.
     pub row_bytes: usize,
+    /// Elements of a row.
     pub n_cols: usize,
     /// (n_tokens, ceil(n_cols / 256)), one to eight tokens.
     pub x: &'a [RowChunk],
 }
 
 #[inline(always)]
-pub fn quantize_rows<I: Int8Isa>(x: &[f32], n_cols: usize, out: &mut [RowChunk]) {
+pub(crate) fn quantize_rows<I: Int8Isa>(x: &[f32], n_cols: usize, out: &mut [RowChunk]) {
     let per_row = n_cols.div_ceil(CHUNK);
     assert!(n_cols > 0 && x.len().is_multiple_of(n_cols) && out.len() == x.len() / n_cols * per_row);
     for (x, out) in x.chunks_exact(n_cols).zip(out.chunks_exact_mut(per_row)) {
@@ -74,7 +78,7 @@ pub(super) fn whole_chunk<'a, T: Copy, const N: usize>(x: &'a [T], padded: &'a m
 }
 
 #[inline(always)]
-pub fn dot_rows<I: Int8Isa, F: Codes>(d: DotRows<'_>, out: &mut [f32]) {
+pub(crate) fn dot_rows<I: Int8Isa, F: Codes>(d: DotRows<'_>, out: &mut [f32]) {
     let n_chunks = d.n_cols.div_ceil(CHUNK);
     let (n_tokens, n_rows) = (d.x.len() / n_chunks, d.rows.len() / d.row_bytes);
     assert!(d.x.len() == n_tokens * n_chunks && d.rows.len() == n_rows * d.row_bytes);

@@ -9,9 +9,11 @@ use crate::tensor::block::{BF16, Block, F16, F32};
 pub struct FloatRows<'a> {
     /// Whole rows of `row_bytes` bytes each.
     pub rows: &'a [u8],
+    /// Bytes of a row.
     pub row_bytes: usize,
     /// (n_tokens, n_cols)
     pub x: &'a [f32],
+    /// Elements of a row.
     pub n_cols: usize,
 }
 
@@ -59,7 +61,7 @@ impl Element for BF16 {
 
 /// The definition: sums of eight lanes in plain Rust.
 #[inline(always)]
-pub fn dot_plain(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
+pub(crate) fn dot_plain(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
     #[inline(always)]
     fn all<E: Element>(d: FloatRows<'_>, out: &mut [f32]) {
         const LANES: usize = 8;
@@ -91,7 +93,7 @@ pub fn dot_plain(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
 /// # Safety
 /// The caller has the features of `V`.
 #[inline(always)]
-pub unsafe fn dot<V: Simd>(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
+pub(crate) unsafe fn dot<V: Simd>(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
     // SAFETY: as the caller promises.
     unsafe {
         match ty {

@@ -3,7 +3,7 @@
 use crate::tensor::block::f16_to_f32;
 
 /// Vectors of 32 bytes and of 8 floats. Every operation is per lane.
-pub trait Lanes {
+pub(crate) trait Lanes {
     type Bytes: Copy;
     type Floats: Copy;
 
@@ -53,7 +53,7 @@ pub trait Lanes {
 }
 
 /// Plain Rust.
-pub struct Plain;
+pub(crate) struct Plain;
 
 impl Lanes for Plain {
     type Bytes = [u8; 32];
@@ -205,17 +205,17 @@ impl Lanes for Plain {
 }
 
 /// 1.5 * 2^23: adding it rounds to the nearest even integer, which is then in the lowest bits.
-pub const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// 127 / x, or 0 where that is not finite.
 #[inline(always)]
-pub fn inverse_of(x: f32) -> f32 {
+pub(crate) fn inverse_of(x: f32) -> f32 {
     ratio(127.0, x)
 }
 
 /// a / x, or 0 where that is not finite.
 #[inline(always)]
-pub fn ratio(a: f32, x: f32) -> f32 {
+pub(crate) fn ratio(a: f32, x: f32) -> f32 {
     let inverse = a / x;
     if inverse.is_finite() { inverse } else { 0.0 }
 }

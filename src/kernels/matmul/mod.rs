@@ -17,7 +17,8 @@ pub(super) mod tile;
 pub(super) mod tile_codes;
 
 pub use activations::{Activations, Epilogue, Gelu};
-pub use codes::{CHUNK, Chunk};
+pub use codes::CHUNK;
+pub(super) use codes::Chunk;
 pub use dot::{DotRows, RowChunk};
 pub use float::FloatRows;
 pub(super) use ops::{Int8Isa, int8_ops};

@@ -8,6 +8,7 @@ use crate::gguf::GgmlType;
 use crate::kernels::prefetch;
 
 /// The product operations of one instruction set.
+#[derive(Clone, Copy)]
 pub struct Int8Ops {
     /// See [`Kernels::features`](crate::kernels::Kernels::features).
     pub features: &'static str,
@@ -40,6 +41,7 @@ pub enum Number {
     /// The codes of a block format as they are, up to `max`, with integer scales per group and floats per 256 columns, see
     /// [`Word::Codes`].
     Codes {
+        /// The largest code.
         max: u8,
         /// Offsets have a unit of their own; else they are multiples of the scales.
         affine: bool,
@@ -49,6 +51,7 @@ pub enum Number {
 /// The form that weights of a type, and the activations that they meet, have in prefill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Panel {
+    /// What is multiplied.
     pub number: Number,
     /// Columns whose products add up before they meet a scale: 32, 64, 128 or 256; for codes 16 or 32.
     pub group: usize,
@@ -103,7 +106,7 @@ pub struct Layout {
 }
 
 /// The largest code of which two products with activations fit into 16 bits twice.
-pub const MAX_CODE: u8 = 63;
+pub(super) const MAX_CODE: u8 = 63;
 
 /// What a word holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +179,9 @@ impl Layout {
 pub struct PackRows<'a> {
     /// Up to `layout.rows` whole rows, of `row_bytes` bytes each.
     pub rows: &'a [u8],
+    /// Bytes of a row.
     pub row_bytes: usize,
+    /// Which chunks of 256 columns.
     pub chunks: std::ops::Range<usize>,
     /// [`Layout::panel`] of their type.
     pub panel: Panel,
@@ -187,7 +192,9 @@ pub struct PackRows<'a> {
 pub struct QuantizeTile<'a> {
     /// (n, n_cols)
     pub x: &'a [f32],
+    /// Elements of a row.
     pub n_cols: usize,
+    /// The form that the weights have.
     pub panel: Panel,
     /// (n_chunks, n, x_words)
     pub words: &'a mut [u32],
@@ -200,6 +207,7 @@ pub struct QuantizeTile<'a> {
 /// The operands of a `tile`.
 #[derive(Clone, Copy)]
 pub struct Tile<'a> {
+    /// The form of weights and activations.
     pub panel: Panel,
     /// (n_chunks * w_words, layout.rows)
     pub w: &'a [u32],
@@ -227,7 +235,9 @@ pub struct Tile<'a> {
 pub struct Soon {
     /// The piece of the first token; pieces are `ld` words apart and `len` words long.
     pub at: *const u32,
+    /// Words from piece to piece.
     pub ld: usize,
+    /// Words of a piece.
     pub len: usize,
 }
 
@@ -272,7 +282,7 @@ impl Tile<'_> {
 ///
 /// Its functions are called, inlined, from code that is compiled for the features which the table of the instruction set
 /// was made with.
-pub trait Int8Isa {
+pub(crate) trait Int8Isa {
     const LAYOUT: Layout;
     /// Whether there are products of [`Word::Codes`].
     const CODES: bool = Self::LAYOUT.codes;
@@ -324,7 +334,7 @@ fn panel_of_codes(ty: GgmlType) -> Option<Panel> {
     })?
 }
 
-/// Builds the [`Int8Ops`] of an [`Int8Isa`]: `int8_ops!(Isa, "features")`.
+/// Builds the unproven [`Int8Ops`] of an [`Int8Isa`]: `int8_ops!(Isa, "features")`.
 macro_rules! int8_ops {
     ($isa:ty $(, $features:literal)?) => {
         mod int8_compiled {
@@ -337,33 +347,34 @@ macro_rules! int8_ops {
             const NO_CODES: &str = "only quantized types come here";
 
             $(#[target_feature(enable = $features)])?
-            pub fn quantize_rows(x: &[f32], n_cols: usize, out: &mut [RowChunk]) {
+            pub(super) fn quantize_rows(x: &[f32], n_cols: usize, out: &mut [RowChunk]) {
                 matmul::dot::quantize_rows::<$isa>(x, n_cols, out)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn dot_rows(ty: GgmlType, d: DotRows<'_>, out: &mut [f32]) {
+            pub(super) fn dot_rows(ty: GgmlType, d: DotRows<'_>, out: &mut [f32]) {
                 with_codes!(ty, F => matmul::dot::dot_rows::<$isa, F>(d, out)).expect(NO_CODES)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn dot_floats(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
+            pub(super) fn dot_floats(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
                 <$isa as $crate::kernels::matmul::Int8Isa>::dot_floats(ty, d, out)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn quantize_tile(q: QuantizeTile<'_>) {
+            pub(super) fn quantize_tile(q: QuantizeTile<'_>) {
                 matmul::panel::quantize_tile::<$isa>(q)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn pack(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+            pub(super) fn pack(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
                 matmul::panel::pack::<$isa>(ty, p, words, scales)
             }
             $(#[target_feature(enable = $features)])?
-            pub fn tile(tile: Tile<'_>, out: &mut [f32]) {
+            pub(super) fn tile(tile: Tile<'_>, out: &mut [f32]) {
                 <$isa as $crate::kernels::matmul::Int8Isa>::tile(tile, out)
             }
         }
 
         use $crate::kernels::vector_fns::detected;
-        pub(in $crate::kernels) const INT8: $crate::kernels::Int8Ops = $crate::kernels::Int8Ops {
+        pub(in $crate::kernels) const INT8: $crate::kernels::isa::Unproven<$crate::kernels::Int8Ops> =
+            $crate::kernels::isa::Unproven::new($crate::kernels::Int8Ops {
             features: concat!($($features)?),
             layout: <$isa as $crate::kernels::matmul::Int8Isa>::LAYOUT,
             quantize_rows: |x, n_cols, out| detected!(int8_compiled::quantize_rows(x, n_cols, out)),
@@ -372,7 +383,7 @@ macro_rules! int8_ops {
             quantize_tile: |q| detected!(int8_compiled::quantize_tile(q)),
             pack: |ty, p, words, scales| detected!(int8_compiled::pack(ty, p, words, scales)),
             tile: |t, out| detected!(int8_compiled::tile(t, out)),
-        };
+        });
     };
 }
 pub(in crate::kernels) use int8_ops;

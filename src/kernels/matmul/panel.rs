@@ -26,7 +26,7 @@ const MAX_ROWS: usize = 32;
 const ZERO: u8 = 128;
 
 /// The largest 16-bit integer: the largest number of which 32 squares stay below 2^31.
-pub const MAX_16: f32 = 8191.0;
+pub(crate) const MAX_16: f32 = 8191.0;
 
 /// Chunks of activations between the one being quantized and the one asked for.
 const AHEAD: usize = 3;
@@ -39,7 +39,7 @@ const STEP_16: f32 = 1.0 / MAX_16;
 /// # Panics
 /// When lengths disagree, and for a type without a decoder.
 #[inline(always)]
-pub fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+pub(crate) fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
     let (panel, n, rows, n_chunks) = (p.panel, p.rows.len() / p.row_bytes, I::LAYOUT.rows, p.chunks.len());
     assert!(rows <= MAX_ROWS && n <= rows && p.rows.len() == n * p.row_bytes);
     assert!(words.len() == n_chunks * I::LAYOUT.w_words(panel) * rows);
@@ -266,7 +266,7 @@ fn chunk_of<T>(row: &[T], at: usize, n: usize) -> &[T] {
 /// # Panics
 /// When lengths disagree.
 #[inline(always)]
-pub fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
+pub(crate) fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
     let (panel, n, n_chunks) = (q.panel, q.x.len() / q.n_cols, q.n_cols.div_ceil(CHUNK));
     let steps = I::LAYOUT.x_words(panel);
     assert!(q.x.len() == n * q.n_cols && q.words.len() == n_chunks * n * steps);

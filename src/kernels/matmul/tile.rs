@@ -11,7 +11,7 @@ use crate::kernels::attention::simd::Simd;
 ///
 /// # Safety
 /// Every function needs the CPU features of the vectors.
-pub trait Product<V: Simd> {
+pub(crate) trait Product<V: Simd> {
     /// The sums of `V::L` rows with one token.
     type Acc: Copy;
     /// Steps per 256 columns.
@@ -27,7 +27,7 @@ pub trait Product<V: Simd> {
 }
 
 /// The step of integer products: `acc + w · x`, exactly.
-pub trait Dot<V: Simd> {
+pub(crate) trait Dot<V: Simd> {
     /// Columns per word: four for bytes (`w` with or without signs, see `Simd::EXCESS`), two for 16-bit numbers.
     const COLS: usize;
 
@@ -37,10 +37,10 @@ pub trait Dot<V: Simd> {
 }
 
 /// The `dot_i8` of the vectors.
-pub struct Bytes;
+pub(crate) struct Bytes;
 
 /// The `dot_i16` of the vectors.
-pub struct Pairs;
+pub(crate) struct Pairs;
 
 impl<V: Simd> Dot<V> for Bytes {
     const COLS: usize = 4;
@@ -63,7 +63,7 @@ impl<V: Simd> Dot<V> for Pairs {
 }
 
 /// Products of integers.
-pub struct Integers<D>(PhantomData<D>);
+pub(crate) struct Integers<D>(PhantomData<D>);
 
 impl<V: Simd, D: Dot<V>> Product<V> for Integers<D> {
     type Acc = V::I;
@@ -90,7 +90,7 @@ impl<V: Simd, D: Dot<V>> Product<V> for Integers<D> {
 }
 
 /// Products of floats.
-pub struct Floats;
+pub(crate) struct Floats;
 
 impl<V: Simd> Product<V> for Floats {
     type Acc = V::F;
@@ -122,7 +122,7 @@ impl<V: Simd> Product<V> for Floats {
 ///   for its result.
 /// - The caller has the features of `V` and `P`.
 #[inline(always)]
-pub unsafe fn tile<V: Simd, P: Product<V>, const FULL: usize, const HALF: usize>(
+pub(crate) unsafe fn tile<V: Simd, P: Product<V>, const FULL: usize, const HALF: usize>(
     t: Tile<'_>,
     n_chunks: usize,
     out: &mut [f32],
@@ -231,7 +231,7 @@ unsafe fn block<V: Simd, P: Product<V>, const N: usize, const KEEP: bool>(
 /// # Safety
 /// The caller has the features of `V`.
 #[inline(always)]
-pub unsafe fn transpose<V: Simd>(rows: &[u32], len: usize, out: &mut [u32]) {
+pub(crate) unsafe fn transpose<V: Simd>(rows: &[u32], len: usize, out: &mut [u32]) {
     let n = rows.len() / len;
     assert!(n.is_multiple_of(V::L) && len.is_multiple_of(V::L) && rows.len() == n * len && out.len() == rows.len());
     for i in (0..n).step_by(V::L) {

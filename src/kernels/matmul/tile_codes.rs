@@ -14,7 +14,7 @@ use crate::kernels::attention::simd::Simd;
 ///
 /// # Safety
 /// As [`Simd`].
-pub trait Narrow: Simd {
+pub(crate) trait Narrow: Simd {
     /// For every 16 bits the sum of two products of unsigned bytes of `w` with signed ones of `x`, if it fits.
     unsafe fn products(w: Self::I, x: Self::I) -> Self::I;
     /// Sums of 16 bits.
@@ -30,7 +30,11 @@ const STEPS: usize = CHUNK / 4;
 /// - `t.check` has passed for a layout of `2 * V::L` rows, with `n_chunks` for its result, and the panel is of codes.
 /// - The caller has the features of `V`.
 #[inline(always)]
-pub unsafe fn tile<V: Narrow, const FULL: usize, const HALF: usize>(t: Tile<'_>, n_chunks: usize, out: &mut [f32]) {
+pub(crate) unsafe fn tile<V: Narrow, const FULL: usize, const HALF: usize>(
+    t: Tile<'_>,
+    n_chunks: usize,
+    out: &mut [f32],
+) {
     let Number::Codes { max, .. } = t.panel.number else { unreachable!("a panel of codes") };
     // SAFETY: as the caller promises; steps and groups are those of the panel.
     unsafe {

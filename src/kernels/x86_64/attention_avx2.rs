@@ -28,7 +28,7 @@ fn dpwssd(mut acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
 
 /// Vectors of 256 bits; VNNI says whether there are integer dot products.
 #[derive(Clone, Copy)]
-pub struct Avx2<const VNNI: bool>;
+pub(super) struct Avx2<const VNNI: bool>;
 
 #[allow(clippy::needless_range_loop)]
 impl<const VNNI: bool> Simd for Avx2<VNNI> {

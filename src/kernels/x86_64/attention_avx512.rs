@@ -28,7 +28,7 @@ fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
 
 /// Vectors of 512 bits; VNNI says whether there are integer dot products.
 #[derive(Clone, Copy)]
-pub struct Avx512<const VNNI: bool>;
+pub(super) struct Avx512<const VNNI: bool>;
 
 #[allow(clippy::needless_range_loop)]
 impl<const VNNI: bool> Simd for Avx512<VNNI> {

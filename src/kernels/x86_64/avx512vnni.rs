@@ -2,10 +2,9 @@
 
 use super::{attention_avx512, avx512, matmul_avx512};
 use crate::kernels::Kernels;
+use crate::kernels::isa::Unproven;
 
-pub static TABLE: Kernels = Kernels {
-    name: "avx512vnni",
-    int8: matmul_avx512::vnni::INT8,
-    attend: attention_avx512::vnni::OPS,
-    ..avx512::TABLE
-};
+pub(super) static UNPROVEN: Unproven<Kernels> = avx512::UNPROVEN
+    .named("avx512vnni")
+    .with_int8(matmul_avx512::vnni::INT8)
+    .with_attention(attention_avx512::vnni::OPS);

@@ -7,6 +7,7 @@ use super::ymm::Ymm;
 use super::{attention_avx2, avx2};
 use crate::gguf::GgmlType;
 use crate::kernels::Kernels;
+use crate::kernels::isa::Unproven;
 use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
 use crate::kernels::matmul::tile_codes::{self, Narrow};
 use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
@@ -15,10 +16,10 @@ use crate::kernels::vector_fns::vector_fns;
 /// AVX2: panels of codes as they are for `vpmaddubsw`, or of 16-bit pairs for `vpmaddwd` where codes are too large for it:
 /// with signs moved from one operand to the other for each product, bytes would take as many instructions. Decode with
 /// `vpmaddubsw` on codes that cannot saturate it.
-pub struct Avx2;
+pub(super) struct Avx2;
 
 /// AVX2 with the VEX forms of the VNNI instructions.
-pub struct AvxVnni;
+pub(super) struct AvxVnni;
 
 /// Tokens of which two vectors of rows fill twelve of the sixteen registers.
 const TOKENS: usize = 6;
@@ -142,7 +143,7 @@ impl Narrow for V<false> {
 /// # Safety
 /// - The caller is compiled for AVX2 and what `products` needs.
 #[inline(always)]
-pub unsafe fn dot(
+pub(super) unsafe fn dot(
     acc: &mut [__m256; 2],
     chunk: &Chunk<Ymm>,
     x: &RowChunk,
@@ -172,7 +173,7 @@ pub unsafe fn dot(
 /// # Safety
 /// - The caller is compiled for AVX2.
 #[inline(always)]
-pub unsafe fn sum(v: __m256) -> f32 {
+pub(super) unsafe fn sum(v: __m256) -> f32 {
     // SAFETY: the caller is compiled for AVX2.
     unsafe {
         let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
@@ -181,18 +182,18 @@ pub unsafe fn sum(v: __m256) -> f32 {
     }
 }
 
-pub mod plain {
+pub(super) mod plain {
     use super::*;
 
     int8_ops!(Avx2, "avx2,fma,f16c");
 }
 
 /// The AVX2 table with AVX-VNNI products.
-pub mod vnni {
+pub(super) mod vnni {
     use super::*;
 
     int8_ops!(AvxVnni, "avxvnni,avx2,fma,f16c");
 
-    pub static TABLE: Kernels =
-        Kernels { name: "avxvnni", int8: INT8, attend: attention_avx2::vnni::OPS, ..avx2::TABLE };
+    pub(crate) static UNPROVEN: Unproven<Kernels> =
+        avx2::UNPROVEN.named("avxvnni").with_int8(INT8).with_attention(attention_avx2::vnni::OPS);
 }

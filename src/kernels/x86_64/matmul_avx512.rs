@@ -12,7 +12,7 @@ use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk
 use crate::kernels::vector_fns::vector_fns;
 
 /// AVX-512; VNNI says whether there are integer dot products.
-pub struct Avx512<const VNNI: bool>;
+pub(super) struct Avx512<const VNNI: bool>;
 
 /// Tokens of which two vectors of rows fill 24 of the 32 registers.
 const TOKENS: usize = 12;
@@ -80,13 +80,13 @@ impl<const VNNI: bool> Narrow for V<VNNI> {
     }
 }
 
-pub mod plain {
+pub(super) mod plain {
     use super::*;
 
     int8_ops!(Avx512<false>, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");
 }
 
-pub mod vnni {
+pub(super) mod vnni {
     use super::*;
 
     int8_ops!(Avx512<true>, "avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c");

@@ -11,9 +11,11 @@ mod ymm;
 
 use super::Kernels;
 use super::detect::ask_cpu;
+use super::isa::Unproven;
 
 /// Every table, slowest first.
-pub static TABLES: [&Kernels; 4] = [&avx2::TABLE, &matmul_avx2::vnni::TABLE, &avx512::TABLE, &avx512vnni::TABLE];
+pub(super) static TABLES: [&Unproven<Kernels>; 4] =
+    [&avx2::UNPROVEN, &matmul_avx2::vnni::UNPROVEN, &avx512::UNPROVEN, &avx512vnni::UNPROVEN];
 
 ask_cpu!(is_x86_feature_detected:
     "avx2" "fma" "f16c" "avxvnni" "avx512f" "avx512bw" "avx512vl" "avx512dq" "avx512vnni");

@@ -6,7 +6,7 @@ use crate::kernels::matmul::lanes::Lanes;
 use crate::kernels::vector_fns::vector_fns;
 
 /// AVX2 with F16C.
-pub struct Ymm;
+pub(super) struct Ymm;
 
 impl Lanes for Ymm {
     type Bytes = __m256i;

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 /// The decoder configuration of an `avcC` box.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AvcConfig {
+pub(crate) struct AvcConfig {
     /// Bytes of the length before each NAL unit: 1 to 4.
     pub length_size: usize,
     /// Parameter sets in Annex B form, ready for the decoder.
@@ -21,7 +21,7 @@ impl AvcConfig {
     ///
     /// # Errors
     /// `Format` when lengths do not fit, `Limit` for more than [`MAX_PARAMETER_SETS`] bytes.
-    pub fn parse(data: &[u8]) -> Result<AvcConfig> {
+    pub(crate) fn parse(data: &[u8]) -> Result<AvcConfig> {
         if data.len() > MAX_PARAMETER_SETS {
             return Err(Error::limit(format!(
                 "`{}` bytes of parameter sets, at most {MAX_PARAMETER_SETS}",
@@ -58,7 +58,7 @@ impl AvcConfig {
 
 /// One coded picture in the form the decoder takes, and what its NAL units tell about it.
 #[derive(Debug, Clone, Default)]
-pub struct Picture {
+pub(crate) struct Picture {
     /// Slices and parameter sets with start codes.
     pub annex_b: Vec<u8>,
     /// Starts anew: nothing before it is needed.
@@ -75,7 +75,7 @@ pub struct Picture {
 
 impl Picture {
     /// Turns a sample of length-prefixed NAL units into start codes, into the buffers of `self`.
-    pub fn read(&mut self, mut sample: &[u8], length_size: usize) {
+    pub(crate) fn read(&mut self, mut sample: &[u8], length_size: usize) {
         self.annex_b.clear();
         *self = Picture { annex_b: std::mem::take(&mut self.annex_b), ..Picture::default() };
         while let Some((len, rest)) = sample.split_at_checked(length_size.max(1)) {

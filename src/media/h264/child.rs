@@ -57,7 +57,7 @@ pub(super) struct Remote {
 impl Remote {
     /// # Errors
     /// `Io` when it does not start.
-    pub fn start(by: &SafeDecoder) -> Result<Remote> {
+    pub(super) fn start(by: &SafeDecoder) -> Result<Remote> {
         let (process, answers) = Process::start(&by.program, &[DECODE_COMMAND], Stdio::piped(), 1, Answer::read)?;
         let mut process = process.called("the H.264 decoder");
         let Some(mut stdin) = process.stdin() else {
@@ -73,7 +73,7 @@ impl Remote {
     }
 
     /// A flag that makes [`Remote::decode`] give up soon.
-    pub fn stopper(&self) -> Arc<AtomicBool> {
+    pub(super) fn stopper(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
 
@@ -82,7 +82,7 @@ impl Remote {
     /// # Errors
     /// `Io` when it has ended, says nothing for too long or answers with something else, with what can be done; `Cancelled`
     /// when it was told to stop. The child is stopped, and the error stays.
-    pub fn decode(&mut self, picture: &Picture, is_wanted: bool) -> Result<Answer> {
+    pub(super) fn decode(&mut self, picture: &Picture, is_wanted: bool) -> Result<Answer> {
         if let Some((kind, message)) = &self.fault {
             return Err(Error::new(*kind, message.clone()));
         }

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 ///
 /// Damage is concealed: what is missing of a picture is taken from the one before, and the pictures that refer to it go on
 /// from there. Only what comes before the first point where decoding can begin is nothing.
-pub struct H264 {
+pub(crate) struct H264 {
     decoder: Decoder,
 }
 
@@ -26,7 +26,7 @@ enum Decoder {
 }
 
 /// What came of a coded picture.
-pub struct Outcome<T> {
+pub(crate) struct Outcome<T> {
     /// Absent where nothing could be made of it, or where it was not wanted.
     pub picture: Option<T>,
     /// It is not what was encoded; pictures that only refer to such a one are not counted.
@@ -38,7 +38,7 @@ impl H264 {
     ///
     /// # Errors
     /// `Unsupported` when the library does not start, `Io` when the child does not.
-    pub fn new(child: Option<&SafeDecoder>) -> Result<H264> {
+    pub(crate) fn new(child: Option<&SafeDecoder>) -> Result<H264> {
         match child {
             None => H264::here(),
             Some(by) => Ok(H264 { decoder: Decoder::Child(Remote::start(by)?) }),
@@ -46,13 +46,13 @@ impl H264 {
     }
 
     /// A decoder in this process.
-    pub fn here() -> Result<H264> {
+    pub(crate) fn here() -> Result<H264> {
         let decoder = OpenH264::new().ok_or_else(|| Error::unsupported("the built-in H.264 decoder does not start"))?;
         Ok(H264 { decoder: Decoder::Here(decoder) })
     }
 
     /// A flag that makes [`H264::decode`] give up soon, where it waits for a child.
-    pub fn stopper(&self) -> Option<Arc<AtomicBool>> {
+    pub(crate) fn stopper(&self) -> Option<Arc<AtomicBool>> {
         match &self.decoder {
             Decoder::Here(_) => None,
             Decoder::Child(remote) => Some(remote.stopper()),
@@ -64,7 +64,7 @@ impl H264 {
     ///
     /// # Errors
     /// None in this process; those of a child that cannot go on ([`SafeDecoder`]), not of the picture.
-    pub fn decode<T>(
+    pub(crate) fn decode<T>(
         &mut self,
         picture: &Picture,
         is_wanted: bool,

@@ -10,7 +10,7 @@ pub(super) const MAX_MACROBLOCKS: u64 = 36_864;
 
 /// What a sequence parameter set says about the pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sps {
+pub(crate) struct Sps {
     /// After cropping.
     pub height: usize,
     pub width: usize,
@@ -25,7 +25,7 @@ impl Sps {
     /// # Errors
     /// `Unsupported` for what the decoder cannot do (more than 8 bits, other than 4:2:0, interlaced, beyond level 5.2),
     /// `Format` for a damaged set.
-    pub fn parse(nal: &[u8]) -> Result<Sps> {
+    pub(crate) fn parse(nal: &[u8]) -> Result<Sps> {
         let rbsp = unescape(nal.get(1..).unwrap_or_default());
         let mut bits = Bits::new(&rbsp);
         let head = bits.head()?;
@@ -120,11 +120,11 @@ pub(super) struct Bits<'a> {
 }
 
 impl Bits<'_> {
-    pub fn new(data: &[u8]) -> Bits<'_> {
+    pub(super) fn new(data: &[u8]) -> Bits<'_> {
         Bits { data, at: 0 }
     }
 
-    pub fn bit_at(&self, i: usize) -> Option<bool> {
+    pub(super) fn bit_at(&self, i: usize) -> Option<bool> {
         self.data.get(i / 8).map(|byte| byte >> (7 - i % 8) & 1 == 1)
     }
 
@@ -157,7 +157,7 @@ impl Bits<'_> {
     }
 
     /// profile_idc, constraint flags, level_idc, seq_parameter_set_id.
-    pub fn head(&mut self) -> Result<Head> {
+    pub(super) fn head(&mut self) -> Result<Head> {
         let profile = self.bits(8)?;
         self.bits(16)?;
         self.ue()?;

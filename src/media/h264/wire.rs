@@ -31,7 +31,7 @@ const N_ANSWER: usize = 5;
 
 /// A coded picture to decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// Counted from one request to the next; the answer repeats it.
     pub number: u32,
     /// Whether the planes are asked for, or only what came of it.
@@ -43,7 +43,7 @@ impl Request {
     ///
     /// # Errors
     /// `Limit` for a picture beyond [`MAX_PACKET_BYTES`].
-    pub fn write(self, picture: &Picture) -> Result<Vec<u8>> {
+    pub(super) fn write(self, picture: &Picture) -> Result<Vec<u8>> {
         let n = packet_len(picture.annex_b.len())?;
         let flags = flag(picture.is_idr, IS_IDR) | flag(self.is_wanted, IS_WANTED);
         let mut message = Vec::with_capacity(4 * N_REQUEST + picture.annex_b.len());
@@ -56,7 +56,7 @@ impl Request {
     ///
     /// # Errors
     /// `Limit` for a picture beyond [`MAX_PACKET_BYTES`], `Io` when the rest of it does not come.
-    pub fn read(input: &mut impl Read, picture: &mut Picture) -> Result<Option<Request>> {
+    pub(super) fn read(input: &mut impl Read, picture: &mut Picture) -> Result<Option<Request>> {
         let Some([n, number, flags]) = fields::<N_REQUEST>(input) else { return Ok(None) };
         let n = packet_len(n as usize)? as usize;
         // Room comes with the bytes: few requests are as long as they may be.
@@ -76,7 +76,7 @@ fn packet_len(n: usize) -> Result<u32> {
 
 /// What came of a coded picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub(super) struct Answer {
     pub number: u32,
     pub is_damaged: bool,
     height: usize,
@@ -90,7 +90,7 @@ impl Answer {
     ///
     /// # Errors
     /// In words: what is no answer, or announces more than a decoder can have.
-    pub fn read(output: &mut impl Read) -> Option<Result<Answer, String>> {
+    pub(super) fn read(output: &mut impl Read) -> Option<Result<Answer, String>> {
         let [magic, number, flags, height, width] = fields::<N_ANSWER>(output)?;
         if magic != MAGIC || flags > (IS_DAMAGED | HAS_PICTURE) {
             return Some(Err("answers with something else than pictures".into()));
@@ -110,7 +110,7 @@ impl Answer {
     }
 
     /// The picture, if there is one.
-    pub fn planes(&self) -> Option<Planes<'_>> {
+    pub(super) fn planes(&self) -> Option<Planes<'_>> {
         let ([luma, chroma], half) = (plane_bytes(self.height, self.width)?, self.width.div_ceil(2));
         let (y, rest) = self.data.split_at_checked(luma)?;
         let (cb, cr) = rest.split_at_checked(chroma)?;
@@ -126,7 +126,7 @@ impl Answer {
 }
 
 /// The fields of an answer; what [`push_planes`] has made of a picture of that size follows them.
-pub fn head(number: u32, is_damaged: bool, size: Option<(usize, usize)>) -> Vec<u8> {
+pub(super) fn head(number: u32, is_damaged: bool, size: Option<(usize, usize)>) -> Vec<u8> {
     let (height, width) = size.unwrap_or((0, 0));
     let flags = flag(is_damaged, IS_DAMAGED) | flag(size.is_some(), HAS_PICTURE);
     let mut message = Vec::new();
@@ -137,7 +137,7 @@ pub fn head(number: u32, is_damaged: bool, size: Option<(usize, usize)>) -> Vec<
 
 /// Appends the rows of a complete 4:2:0 picture without their padding; `None`, and nothing appended, for one beyond what can
 /// be answered.
-pub fn push_planes(planes: &Planes, out: &mut Vec<u8>) -> Option<(usize, usize)> {
+pub(super) fn push_planes(planes: &Planes, out: &mut Vec<u8>) -> Option<(usize, usize)> {
     let n = n_bytes(planes.height, planes.width)?;
     let [cb, cr] = planes.chroma?;
     out.reserve(n);

@@ -13,7 +13,7 @@ pub(super) struct Defaults {
 
 impl Defaults {
     /// From the content of an `mvex` box, for the track of that id.
-    pub fn of(mvex: &[u8], id: u32) -> Defaults {
+    pub(super) fn of(mvex: &[u8], id: u32) -> Defaults {
         let trex = boxes(mvex).find(|(name, data)| name == b"trex" && u32_at(data, 4) == Some(id));
         let field = |i: usize| trex.and_then(|(_, data)| u32_at(data, 8 + i * 4)).unwrap_or(0);
         Defaults { id, fields: std::array::from_fn(field) }
@@ -25,7 +25,7 @@ impl SampleTable {
     ///
     /// # Errors
     /// Those of [`SampleTable::push`].
-    pub fn read_moof(&mut self, moof: &[u8], moof_at: u64, defaults: &Defaults) -> Result<()> {
+    pub(super) fn read_moof(&mut self, moof: &[u8], moof_at: u64, defaults: &Defaults) -> Result<()> {
         for (_, traf) in boxes(moof).filter(|(name, _)| name == b"traf") {
             let Some(tfhd) = child(traf, b"tfhd").filter(|tfhd| u32_at(tfhd, 4) == Some(defaults.id)) else { continue };
             let flags = u32_at(tfhd, 0).unwrap_or(0) & 0xFF_FFFF;

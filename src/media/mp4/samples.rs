@@ -24,7 +24,7 @@ pub(super) struct SampleTable {
 
 impl SampleTable {
     /// An empty table for a file of so many bytes.
-    pub fn new(file_len: u64) -> SampleTable {
+    pub(super) fn new(file_len: u64) -> SampleTable {
         let max_samples = usize::try_from(file_len / MIN_SAMPLE_BYTES).unwrap_or(usize::MAX);
         SampleTable {
             samples: Vec::new(),
@@ -43,7 +43,15 @@ impl SampleTable {
     /// # Errors
     /// `Limit` beyond the caps, `Format` for an index that lists the same bytes again and again.
     #[allow(clippy::too_many_arguments)]
-    pub fn push(&mut self, offset: u64, size: u32, delta: u32, shift: i64, sync: bool, config: u32) -> Result<()> {
+    pub(super) fn push(
+        &mut self,
+        offset: u64,
+        size: u32,
+        delta: u32,
+        shift: i64,
+        sync: bool,
+        config: u32,
+    ) -> Result<()> {
         if self.samples.len() + self.lost >= MAX_FRAMES {
             return Err(Error::limit(format!("the video has more than {MAX_FRAMES} frames")));
         }
@@ -77,7 +85,7 @@ impl SampleTable {
     ///
     /// # Errors
     /// Those of [`SampleTable::push`]; `Unsupported` for compact sizes.
-    pub fn read_stbl(&mut self, stbl: &[u8]) -> Result<()> {
+    pub(super) fn read_stbl(&mut self, stbl: &[u8]) -> Result<()> {
         let sizes = Sizes::read(stbl)?;
         let chunks = Chunks { near: entries::<4>(child(stbl, b"stco")), far: entries::<8>(child(stbl, b"co64")) };
         let runs = entries::<12>(child(stbl, b"stsc"));

@@ -98,7 +98,7 @@ impl Head {
     ///
     /// # Errors
     /// `Format` for what is missing or damaged, `Unsupported` for what is not built in.
-    pub fn read(trak: &[u8], mvhd: Option<&[u8]>) -> Result<Head> {
+    pub(super) fn read(trak: &[u8], mvhd: Option<&[u8]>) -> Result<Head> {
         let cut = |what: &str| Error::format(format!("the {what} of the video track is missing or cut off"));
         let ticks = path(trak, &[b"mdia", b"mdhd"]).and_then(time_scale).ok_or_else(|| cut("time scale (mdhd)"))?;
         let movie_ticks = mvhd.and_then(time_scale).unwrap_or(index::MOVIE_TICKS);

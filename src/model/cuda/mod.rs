@@ -1,4 +1,4 @@
-//! Networks on NVIDIA cards: the kernels of `kernels::cuda` as a [`Device`], and who owns what there. `layers.rs` has the
+//! Networks on NVIDIA GPUs: the kernels of `kernels::cuda` as a [`Device`], and who owns what there. `layers.rs` has the
 //! language model's layers, `step.rs` a batch's way through them, `rows.rs` their rows of the cache, `tower.rs` the vision tower.
 
 mod layers;
@@ -10,7 +10,7 @@ mod tower;
 use std::ops::Range;
 
 pub(super) use layers::{DeviceLayers, DeviceScratch};
-use rows::CardRows;
+use rows::GpuRows;
 pub(super) use tower::DeviceTower;
 
 use super::device::{
@@ -22,14 +22,14 @@ use super::{TextModel, VisionTower};
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::kernels::cuda::{
-    Card, DeltaMem, DeltaRowsMem, DevMat, EpilogueMem, Input, KvMem, Mem, QuantizedMem, Rotation, Sees, Sequences,
+    DeltaMem, DeltaRowsMem, DevMat, EpilogueMem, Gpu, Input, KvMem, Mem, QuantizedMem, Rotation, Sees, Sequences,
     WindowMem,
 };
 use crate::{Error, Result};
 
-/// A stream of a card, with the memory that operations need besides their operands.
+/// A stream of a GPU, with the memory that operations need besides their operands.
 pub(super) struct Cuda {
-    card: Card,
+    gpu: Gpu,
     quantized: QuantizedMem,
     /// Partial results of attention.
     parts: Mem,
@@ -53,9 +53,9 @@ pub(super) struct FreshMem {
 /// The one sequence of a batch.
 ///
 /// # Panics
-/// When there are several: on cards they take turns.
+/// When there are several: on GPUs they take turns.
 fn alone<'a, 'c>(sequences: &'a [Sequence<'c>]) -> &'a Sequence<'c> {
-    let [sequence] = sequences else { panic!("{} sequences at once on a card", sequences.len()) };
+    let [sequence] = sequences else { panic!("{} sequences at once on a GPU", sequences.len()) };
     sequence
 }
 
@@ -80,7 +80,7 @@ impl FreshMem {
 
 impl Cuda {
     /// # Panics
-    /// When `rows` are not all of a batch: cards take it whole.
+    /// When `rows` are not all of a batch: GPUs take it whole.
     fn sequences(&self, rows: &Range<usize>, n_per_seq: usize) -> Sequences<'_> {
         assert!(rows.start == 0 && rows.end.is_multiple_of(n_per_seq), "{rows:?} in sequences of {n_per_seq}");
         Sequences { n_seq: rows.len() / n_per_seq, n_per_seq, past: &self.past, n_past: 0 }
@@ -88,7 +88,7 @@ impl Cuda {
 
     /// Keys and values of layer `il`.
     fn kv(&self, cache: &KvCache, il: usize) -> (KvMem, KvMem) {
-        CardRows::of(cache, self.place).layer(il, cache.shape())
+        GpuRows::of(cache, self.place).layer(il, cache.shape())
     }
 }
 
@@ -100,13 +100,13 @@ impl Device for Cuda {
     type Angles = Rotation;
     type Fresh = FreshMem;
     type Ids = Mem;
-    type Home = Card;
+    type Home = Gpu;
 
-    fn mat(home: &Card, mat: &Mat, what: &str) -> Result<DevMat> {
+    fn mat(home: &Gpu, mat: &Mat, what: &str) -> Result<DevMat> {
         DevMat::upload(home, mat.view(), what)
     }
 
-    fn vec(home: &Card, vec: &[f32], what: &str) -> Result<Mem> {
+    fn vec(home: &Gpu, vec: &[f32], what: &str) -> Result<Mem> {
         home.upload(vec, what)
     }
 
@@ -121,8 +121,8 @@ impl Device for Cuda {
         let (weight, width) = (&norm.weight, norm.weight.len() / size_of::<f32>());
         let (x, out) = (part(x, of_x, n, width), part(out, of_out, n, width));
         match &norm.bias {
-            None => self.card.rms_norm(&x, weight, eps, &out, n),
-            Some(bias) => self.card.layer_norm(&x, (weight, bias), eps, &out, n),
+            None => self.gpu.rms_norm(&x, weight, eps, &out, n),
+            Some(bias) => self.gpu.layer_norm(&x, (weight, bias), eps, &out, n),
         }
     }
 
@@ -134,7 +134,7 @@ impl Device for Cuda {
         (x, of_x): To<'_, Mem>,
     ) -> Result<()> {
         let input = part(input, first, n, w.n_cols());
-        let input = Input::new(&self.card, &input, &self.quantized, (n, w.n_cols()));
+        let input = Input::new(&self.gpu, &input, &self.quantized, (n, w.n_cols()));
         let epilogue = EpilogueMem { bias: bias.as_ref(), ..EpilogueMem::default() };
         input.product(w, epilogue, &part(x, of_x, n, w.n_rows()))
     }
@@ -145,26 +145,26 @@ impl Device for Cuda {
         (input, first): From<'_, Mem>,
         (x, of_x): To<'_, Mem>,
     ) -> Result<()> {
-        self.card.add(&part(x, of_x, n, width), &part(input, first, n, width), n * width)
+        self.gpu.add(&part(x, of_x, n, width), &part(input, first, n, width), n * width)
     }
 
     fn take_queries(&self, n: usize, (n_head, d): (usize, usize), rows: &Mem, out: &mut Mem) -> Result<()> {
-        self.card.take_queries(rows, (n * n_head, d), out)
+        self.gpu.take_queries(rows, (n * n_head, d), out)
     }
 
     fn gate_heads(&self, n: usize, (n_head, d): (usize, usize), rows: &Mem, x: &mut Mem) -> Result<()> {
-        self.card.gate_heads(rows, (n * n_head, d), x)
+        self.gpu.gate_heads(rows, (n * n_head, d), x)
     }
 
     fn arrange(&self, rows: Range<usize>, width: usize, x: &Mem, pairs: &Pairs<Cuda>, out: &mut Mem) -> Result<()> {
         let Some(order) = &pairs.order else { unreachable!("rows have another order") };
-        assert!(rows.start == 0, "cards take a batch whole");
-        self.card.reorder_rows(x, (rows.len(), width), (order, pairs.n()), out)
+        assert!(rows.start == 0, "GPUs take a batch whole");
+        self.gpu.reorder_rows(x, (rows.len(), width), (order, pairs.n()), out)
     }
 
     fn add_positions(&self, n: usize, pairs: &Pairs<Cuda>, (table, side): (&Mem, usize), x: &mut Mem) -> Result<()> {
         let width = table.len() / size_of::<f32>() / (side * side);
-        self.card.add_positions(x, (n, width), (&pairs.places, pairs.n()), pairs.grid, (table, side))
+        self.gpu.add_positions(x, (n, width), (&pairs.places, pairs.n()), pairs.grid, (table, side))
     }
 
     fn products<const N: usize>(
@@ -176,7 +176,7 @@ impl Device for Cuda {
         let Some(Product { w, .. }) = products.first() else { return Ok(()) };
         let n_cols = w.n_cols();
         let x = part(x, first, n, n_cols);
-        let input = Input::new(&self.card, &x, &self.quantized, (n, n_cols));
+        let input = Input::new(&self.gpu, &x, &self.quantized, (n, n_cols));
         for Product { w, bias, then, out: (out, first) } in products {
             let epilogue = EpilogueMem {
                 bias,
@@ -200,7 +200,7 @@ impl Device for Cuda {
         let mut of_up = self.up.clone().expect("reserved where there are gated pairs");
         let products = [Product::of(gate, Then::Store, (&mut *out, 0)), Product::of(up, Then::Store, (&mut of_up, 0))];
         self.products(n, x, products)?;
-        self.card.silu_mul(out, &of_up, n * gate.weight.n_rows())
+        self.gpu.silu_mul(out, &of_up, n * gate.weight.n_rows())
     }
 
     fn finish(
@@ -214,7 +214,7 @@ impl Device for Cuda {
         let Some(Rotation { table, n_turning, n_pair, .. }) = angles else { unreachable!("queries turn") };
         let table = part(table, angle, n, 2 * n_turning);
         let rotation = Rotation { table, n_tokens: n, n_turning: *n_turning, n_pair: *n_pair };
-        self.card.rotate_rows(x, bias, &rotation, n, heads)
+        self.gpu.rotate_rows(x, bias, &rotation, n, heads)
     }
 
     fn store(
@@ -228,7 +228,7 @@ impl Device for Cuda {
         let (keys, values) = self.kv(cache, il);
         let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past: &self.past, n_past: cache.len() };
         for ((rows, Finish { bias, angles }), to) in [(k, &keys), (v, &values)] {
-            self.card.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
+            self.gpu.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Device for Cuda {
         let (keys, values) = self.kv(cache, il);
         let past = if rows.start == 0 { &self.past } else { &self.past_last };
         let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past, n_past: cache.len() + rows.start };
-        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), Sees::Causal, out, &self.parts)
+        self.gpu.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), Sees::Causal, out, &self.parts)
     }
 
     fn recur(
@@ -258,11 +258,11 @@ impl Device for Cuda {
         let Sequence { rows, cache, .. } = alone(sequences);
         let n = rows.len();
         let recurrent = cache.shape().recurrent.expect("a cache of this model");
-        let state = CardRows::of(cache, self.place).state(il, &recurrent);
+        let state = GpuRows::of(cache, self.place).state(il, &recurrent);
         let DeltaNet { conv, a, dt: dt_bias, norm, .. } = net;
         let weights = DeltaMem { conv, a, dt_bias, norm, norm_eps };
         let rows = DeltaRowsMem { qkv, z, beta, alpha };
-        self.card.delta(&recurrent.state, &weights, &state, &rows, n, (out, &self.flags))
+        self.gpu.delta(&recurrent.state, &weights, &state, &rows, n, (out, &self.flags))
     }
 
     fn store_within(
@@ -277,7 +277,7 @@ impl Device for Cuda {
         let (keys, values) = fresh.kv(n_per_seq, heads.1);
         let seqs = self.sequences(&rows, n_per_seq);
         for (rows, Finish { bias, angles }, to) in [(k, of_k, &keys), (v, of_v, &values)] {
-            self.card.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
+            self.gpu.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
         }
         Ok(())
     }
@@ -297,9 +297,9 @@ impl Device for Cuda {
             Sees::Windows(WindowMem { ends, n: *n, longest: *longest })
         });
         if let Some(rotation) = angles {
-            self.card.rotate_rows(q, bias, rotation, rows.len(), (n_head, d))?;
+            self.gpu.rotate_rows(q, bias, rotation, rows.len(), (n_head, d))?;
         }
-        self.card.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), sees, out, &self.parts)
+        self.gpu.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), sees, out, &self.parts)
     }
 
     fn read(&self, x: &Mem, start: usize, n: usize) -> Result<Vec<f32>> {
@@ -310,33 +310,33 @@ impl Device for Cuda {
 }
 
 impl TextModel {
-    /// Moves the last `n` layers to `cards`; beyond the number of layers also the output matrix, as llama.cpp counts, and the
+    /// Moves the last `n` layers to `gpus`; beyond the number of layers also the output matrix, as llama.cpp counts, and the
     /// embedding.
     ///
     /// # Errors
-    /// Memory that a card does not have, with the numbers.
-    pub fn offload(&mut self, cards: &[Card], n: usize) -> Result<()> {
+    /// Memory that a GPU does not have, with the numbers.
+    pub fn offload(&mut self, gpus: &[Gpu], n: usize) -> Result<()> {
         self.devices = None;
-        if n > 0 && !cards.is_empty() {
+        if n > 0 && !gpus.is_empty() {
             let ends = (n > self.layers.len()).then_some((&self.token_embd, &self.head));
-            self.devices = Some(DeviceLayers::load(cards, &self.layers, n.min(self.layers.len()), ends)?);
+            self.devices = Some(DeviceLayers::load(gpus, &self.layers, n.min(self.layers.len()), ends)?);
         }
         Ok(())
     }
 
-    /// Which layers are on which card, by name, and whether the output matrix is there, too.
-    pub fn on_cards(&self) -> Vec<(String, Range<usize>, bool)> {
+    /// Which layers are on which GPU, by name, and whether the output matrix is there, too.
+    pub fn on_gpus(&self) -> Vec<(String, Range<usize>, bool)> {
         self.devices.as_ref().map_or(Vec::new(), DeviceLayers::names)
     }
 }
 
 impl VisionTower {
-    /// Moves the tower to `card`.
+    /// Moves the tower to `gpu`.
     ///
     /// # Errors
-    /// Memory that the card does not have, with the numbers.
-    pub fn offload(&mut self, card: &Card) -> Result<()> {
-        self.device = Some(DeviceTower::load(card, &self.tower)?);
+    /// Memory that the GPU does not have, with the numbers.
+    pub fn offload(&mut self, gpu: &Gpu) -> Result<()> {
+        self.device = Some(DeviceTower::load(gpu, &self.tower)?);
         Ok(())
     }
 }

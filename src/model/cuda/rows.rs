@@ -1,15 +1,15 @@
-//! The rows of the cache that are on cards.
+//! The rows of the cache that are on GPUs.
 
 use std::any::Any;
 use std::ops::Range;
 
 use crate::Result;
-use crate::cache::{CacheShape, DeviceRows, KvCache, Part, Recurrent, Strided};
-use crate::kernels::cuda::{Card, Copy2d, KvMem, Mem, MemId};
+use crate::cache::{CachePart, CacheShape, DeviceRows, KvCache, Recurrent, Strided};
+use crate::kernels::cuda::{Copy2d, Gpu, KvMem, Mem, MemId};
 
-/// Rows of consecutive layers on one card, laid out as on the host.
-pub(super) struct CardRows {
-    card: Card,
+/// Rows of consecutive layers on one GPU, laid out as on the host.
+pub(super) struct GpuRows {
+    gpu: Gpu,
     layers: Range<usize>,
     k: Mem,
     v: Mem,
@@ -17,38 +17,38 @@ pub(super) struct CardRows {
     states: Mem,
 }
 
-impl CardRows {
+impl GpuRows {
     /// Memory for `layers` of a cache of `shape`.
     ///
     /// # Errors
-    /// Memory that the card does not have, with the numbers.
-    pub fn new(card: &Card, layers: &Range<usize>, shape: &CacheShape) -> Result<CardRows> {
+    /// Memory that the GPU does not have, with the numbers.
+    pub(super) fn new(gpu: &Gpu, layers: &Range<usize>, shape: &CacheShape) -> Result<GpuRows> {
         let what = format!("the cache of {} layers with {} slots", layers.len(), shape.n_ctx);
         let part = shape.of_layers(layers);
         let (k, v) = part.part_bytes()?;
-        // Also where there are none: no part of a card's memory is empty.
-        let [k, v, states] = [k, v, part.state_bytes()?].map(|n| card.alloc(n.max(1), &what));
-        Ok(CardRows { card: card.clone(), layers: layers.clone(), k: k?, v: v?, states: states? })
+        // Also where there are none: no part of a GPU's memory is empty.
+        let [k, v, states] = [k, v, part.state_bytes()?].map(|n| gpu.alloc(n.max(1), &what));
+        Ok(GpuRows { gpu: gpu.clone(), layers: layers.clone(), k: k?, v: v?, states: states? })
     }
 
     /// Those that were placed as number `i`.
     ///
     /// # Panics
     /// When there are none.
-    pub fn of(cache: &KvCache, i: usize) -> &CardRows {
+    pub(super) fn of(cache: &KvCache, i: usize) -> &GpuRows {
         cache.placed()[i].as_any().downcast_ref().expect("one kind of device at a time")
     }
 
-    /// Whether these are the rows of `layers` on `card`.
-    pub fn are(&self, card: &Card, layers: &Range<usize>) -> bool {
-        self.card.is(card) && self.layers == *layers
+    /// Whether these are the rows of `layers` on `gpu`.
+    pub(super) fn are(&self, gpu: &Gpu, layers: &Range<usize>) -> bool {
+        self.gpu.is(gpu) && self.layers == *layers
     }
 
     /// Keys and values of layer `il`.
     ///
     /// # Panics
     /// When the layer is not among these.
-    pub fn layer(&self, il: usize, shape: &CacheShape) -> (KvMem, KvMem) {
+    pub(super) fn layer(&self, il: usize, shape: &CacheShape) -> (KvMem, KvMem) {
         assert!(self.layers.contains(&il), "layer {il} is not among {:?}", self.layers);
         let first = shape.row_layer(self.layers.start);
         let (i, n) = (shape.row_layer(il) - first, shape.row_layer(self.layers.end) - first);
@@ -60,7 +60,7 @@ impl CardRows {
     }
 
     /// Which memory this is: keys, values, states.
-    pub fn ids(&self) -> [MemId; 3] {
+    pub(super) fn ids(&self) -> [MemId; 3] {
         [self.k.id(), self.v.id(), self.states.id()]
     }
 
@@ -68,17 +68,17 @@ impl CardRows {
     ///
     /// # Panics
     /// When the layer is not among these.
-    pub fn state(&self, il: usize, recurrent: &Recurrent) -> Mem {
+    pub(super) fn state(&self, il: usize, recurrent: &Recurrent) -> Mem {
         assert!(self.layers.contains(&il), "layer {il} is not among {:?}", self.layers);
         let n_bytes = recurrent.state.n_state() * size_of::<f32>();
         let i = recurrent.layers.before(il) - recurrent.layers.before(self.layers.start);
         self.states.part(i * n_bytes, n_bytes)
     }
 
-    fn part(&self, part: Part) -> &Mem {
+    fn part(&self, part: CachePart) -> &Mem {
         match part {
-            Part::K => &self.k,
-            Part::V => &self.v,
+            CachePart::K => &self.k,
+            CachePart::V => &self.v,
         }
     }
 }
@@ -92,16 +92,16 @@ fn all(n: usize) -> Copy2d {
     Copy2d { at: 0, pitch: n * size_of::<f32>(), width: n * size_of::<f32>(), rows: 1 }
 }
 
-impl DeviceRows for CardRows {
+impl DeviceRows for GpuRows {
     fn layers(&self) -> Range<usize> {
         self.layers.clone()
     }
 
-    fn write(&self, part: Part, host: &[u8], rows: Strided) -> Result<()> {
+    fn write(&self, part: CachePart, host: &[u8], rows: Strided) -> Result<()> {
         if rows.rows == 0 { Ok(()) } else { self.part(part).write_rows(host, copy2d(rows)) }
     }
 
-    fn read(&self, part: Part, host: &mut [u8], rows: Strided) -> Result<()> {
+    fn read(&self, part: CachePart, host: &mut [u8], rows: Strided) -> Result<()> {
         if rows.rows == 0 { Ok(()) } else { self.part(part).read_rows(host, copy2d(rows)) }
     }
 

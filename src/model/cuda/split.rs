@@ -1,9 +1,9 @@
-//! How the layers of a model are shared among cards.
+//! How the layers of a model are shared among GPUs.
 
 use std::ops::Range;
 
-/// `n` layers in runs whose lengths are as the free bytes of cards.
-pub fn shares(free: &[u64], n: usize) -> Vec<Range<usize>> {
+/// `n` layers in runs whose lengths are as the free bytes of GPUs.
+pub(super) fn shares(free: &[u64], n: usize) -> Vec<Range<usize>> {
     let total: f64 = free.iter().map(|bytes| *bytes as f64).sum::<f64>().max(1.0);
     let (mut start, mut sum) = (0, 0.0);
     let mut runs: Vec<Range<usize>> = Vec::new();
@@ -25,7 +25,7 @@ mod tests {
     use super::shares;
 
     #[test]
-    fn cards_get_layers_by_their_memory() {
+    fn gpus_get_layers_by_their_memory() {
         assert_eq!(shares(&[10, 0], 28), [0..28, 28..28]);
         assert_eq!(shares(&[30, 10], 28), [0..21, 21..28]);
         assert_eq!(shares(&[1, 1, 1], 2), [0..1, 1..1, 1..2]);

@@ -1,14 +1,14 @@
-//! What a batch does on cards: its inputs go there in one piece, the kernels of all layers are launched, and what was asked
+//! What a batch does on GPUs: its inputs go there in one piece, the kernels of all layers are launched, and what was asked
 //! for comes back: hidden states, logits, or only the largest of them. A single token's launches are the same from step to
 //! step, what changes is in the inputs; so they are recorded as a graph, which is then replayed.
 
 use super::layers::{DeviceLayers, DeviceScratch, Run};
-use super::rows::CardRows;
+use super::rows::GpuRows;
 use super::{Cuda, broken};
 use crate::Result;
 use crate::cache::KvCache;
 use crate::gguf::GgmlType;
-use crate::kernels::cuda::{Card, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
+use crate::kernels::cuda::{Gpu, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
 use crate::model::decoder::{Head, Pass, Rows};
 use crate::model::device::{Device, DeviceBatch, DeviceOutput, MAX_TOP, Product, Sequence};
 use crate::model::{HParams, Trace};
@@ -26,7 +26,7 @@ const RESULTS: usize = RESULT_HEAD + 2 * MAX_TOP;
 const BROKEN_CACHE: i32 = 1;
 const BROKEN_LOGITS: i32 = 2;
 
-/// Working memory on one card, for batches of up to `n_batch` tokens.
+/// Working memory on one GPU, for batches of up to `n_batch` tokens.
 pub(super) struct RunScratch {
     device: Cuda,
     rows: Rows<Cuda>,
@@ -72,7 +72,7 @@ struct Recorded {
 fn scratch_sizes(hp: &HParams, n_batch: usize, run: &Run) -> [usize; 14] {
     let floats = |n: usize| n * size_of::<f32>();
     let [x, xb, q, attn, k, v, hidden, gated] = Rows::<Cuda>::sizes(hp, n_batch).map(floats);
-    let parts = floats(Card::attention_parts(n_batch, hp.n_head, hp.n_embd_head));
+    let parts = floats(Gpu::attention_parts(n_batch, hp.n_head, hp.n_embd_head));
     let logits = if run.head.is_some() { floats(HEAD_ROWS * hp.n_vocab) } else { 0 };
     let inputs = INPUT_HEAD * size_of::<u32>() + floats(n_batch * hp.n_embd_head);
     let deep = run.n_taps(hp) * x;
@@ -90,27 +90,27 @@ fn widest(hp: &HParams) -> usize {
 }
 
 impl RunScratch {
-    /// For the card whose rows of the cache are number `place`.
+    /// For the GPU whose rows of the cache are number `place`.
     ///
     /// # Errors
-    /// Memory that the card does not have.
-    pub fn new(run: &Run, place: usize, hp: &HParams, n_batch: usize) -> Result<RunScratch> {
-        let (card, has_head) = (&run.card, run.head.is_some());
+    /// Memory that the GPU does not have.
+    pub(super) fn new(run: &Run, place: usize, hp: &HParams, n_batch: usize) -> Result<RunScratch> {
+        let (gpu, has_head) = (&run.gpu, run.head.is_some());
         let what = format!("batches of {n_batch} tokens");
         let [x, xb, q, attn, k, v, hidden, gated, up, deep, parts, logits, inputs, results] =
-            card.alloc_parts(scratch_sizes(hp, n_batch, run), &what)?;
-        let quantized = QuantizedMem::new(card, n_batch * widest(hp))?;
+            gpu.alloc_parts(scratch_sizes(hp, n_batch, run), &what)?;
+        let quantized = QuantizedMem::new(gpu, n_batch * widest(hp))?;
         let (ids, values) = (results.floats(RESULT_HEAD, MAX_TOP), results.floats(RESULT_HEAD + MAX_TOP, MAX_TOP));
-        let top = has_head.then(|| TopMem::new(card, (1, hp.n_vocab), MAX_TOP, values, ids)).transpose()?;
+        let top = has_head.then(|| TopMem::new(gpu, (1, hp.n_vocab), MAX_TOP, values, ids)).transpose()?;
         let n_inputs = inputs.len() / size_of::<u32>();
-        let host = HostMem::new(card, RESULTS + n_inputs + host_rows(hp, n_batch, has_head))?;
+        let host = HostMem::new(gpu, RESULTS + n_inputs + host_rows(hp, n_batch, has_head))?;
         let [flags, past, past_last] = [results.floats(0, 1), inputs.floats(0, 1), inputs.floats(2, 1)];
-        let device = Cuda { card: card.clone(), quantized, parts, up: Some(up), flags, past, past_last, place };
+        let device = Cuda { gpu: gpu.clone(), quantized, parts, up: Some(up), flags, past, past_last, place };
         let rows = Rows::of([x, xb, q, attn, k, v, hidden, gated]);
         Ok(RunScratch { device, rows, deep, logits, inputs, results, top, host, recorded: Recorded::default() })
     }
 
-    /// Bytes of it on the card.
+    /// Bytes of it on the GPU.
     pub(super) fn n_bytes(hp: &HParams, n_batch: usize, run: &Run) -> usize {
         let top = if run.head.is_some() { TopMem::n_bytes(1, hp.n_vocab, MAX_TOP) } else { 0 };
         let sizes = scratch_sizes(hp, n_batch, run);
@@ -181,11 +181,11 @@ impl DeviceLayers {
     /// come back whole.
     ///
     /// # Errors
-    /// Keys or values that are not finite; what a card says.
+    /// Keys or values that are not finite; what a GPU says.
     ///
     /// # Panics
     /// When the largest logits are wanted of several rows, or more than [`MAX_TOP`].
-    pub fn forward(
+    pub(crate) fn forward(
         &self,
         batch: &DeviceBatch<'_>,
         cache: &mut KvCache,
@@ -221,8 +221,8 @@ impl DeviceLayers {
     /// The whole row of logits of which the last batch brought only the largest.
     ///
     /// # Errors
-    /// What a card says.
-    pub fn last_logits(&self, hp: &HParams, scratch: &mut DeviceScratch, logits: &mut Vec<f32>) -> Result<()> {
+    /// What a GPU says.
+    pub(crate) fn last_logits(&self, hp: &HParams, scratch: &mut DeviceScratch, logits: &mut Vec<f32>) -> Result<()> {
         let Some(s) = scratch.0.last_mut() else { return Ok(()) };
         logits.resize(hp.n_vocab, 0.0);
         s.fetch(true, logits)
@@ -235,7 +235,7 @@ impl Run {
         if self.layers.start < hp.n_deepstack { hp.n_deepstack } else { 0 }
     }
 
-    /// Asks the card for all that a batch takes. A single token's launches are recorded and replayed.
+    /// Asks the GPU for all that a batch takes. A single token's launches are recorded and replayed.
     fn work(
         &self,
         batch: &DeviceBatch<'_>,
@@ -283,7 +283,7 @@ fn head_rows(head: &Head<Cuda>, batch: &DeviceBatch<'_>, s: &mut RunScratch, i: 
     s.device.products(n_rows, (&s.rows.xb, i * HEAD_ROWS), [product])
 }
 
-/// What one card has to do for a batch.
+/// What one GPU has to do for a batch.
 struct Work<'a> {
     run: &'a Run,
     batch: &'a DeviceBatch<'a>,
@@ -300,9 +300,9 @@ impl Work<'_> {
         let heads = (hp.n_head, hp.n_head_kv, hp.n_embd_head);
         Some(Shape {
             weights: self.run.weights.first()?.attn_norm.weight.id(),
-            cache: CardRows::of(cache, self.s.device.place).ids(),
+            cache: GpuRows::of(cache, self.s.device.place).ids(),
             types: [cache.shape().type_k, cache.shape().type_v],
-            n_splits: Card::attention_splits(*n, cache.len() + n, heads),
+            n_splits: Gpu::attention_splits(*n, cache.len() + n, heads),
             takes_token: self.takes_token,
             n_turning: angles.n_turning(),
             n_logits: *n_logits,
@@ -314,16 +314,16 @@ impl Work<'_> {
     /// second time.
     fn step(&mut self, recorded: &mut Recorded) -> Result<()> {
         let shape = self.shape();
-        let card = &self.run.card;
+        let gpu = &self.run.gpu;
         if shape.is_none() || recorded.shape != shape {
             *recorded = Recorded { shape, graph: None };
             return self.launch(None);
         }
         if recorded.graph.is_none() {
-            recorded.graph = card.capture(|| self.launch(None))?;
+            recorded.graph = gpu.capture(|| self.launch(None))?;
         }
         let Some(graph) = &recorded.graph else { return self.launch(None) };
-        if card.replay(graph)? {
+        if gpu.replay(graph)? {
             return Ok(());
         }
         recorded.graph = None;
@@ -334,9 +334,9 @@ impl Work<'_> {
     fn launch(&mut self, mut trace: Option<&mut Trace>) -> Result<()> {
         let Work { run, batch, s, cache, takes_token } = self;
         let DeviceBatch { hp, n, n_logits, n_top, angles, .. } = **batch;
-        let card = &run.card;
+        let gpu = &run.gpu;
         if let (true, Some(embd)) = (*takes_token, &run.embd) {
-            card.embed(embd, Some(&s.token()), n, &s.rows.x)?;
+            gpu.embed(embd, Some(&s.token()), n, &s.rows.x)?;
         }
         let table = s.inputs.floats(INPUT_HEAD, angles.rows().len());
         let angles = Rotation { table, n_tokens: n, n_turning: angles.n_turning(), n_pair: angles.n_pair() };
@@ -354,7 +354,7 @@ impl Work<'_> {
             head_rows(head, batch, s, 0)?;
         }
         match &s.top {
-            Some(top) if n_top > 0 => card.top_k(&s.logits, (1, hp.n_vocab), n_top, top, &s.device.flags),
+            Some(top) if n_top > 0 => gpu.top_k(&s.logits, (1, hp.n_vocab), n_top, top, &s.device.flags),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The vision tower on a card. It computes in a stream of its own, beside the language model; pixels go there and tokens come
+//! The vision tower on a GPU. It computes in a stream of its own, beside the language model; pixels go there and tokens come
 //! back in the stream of copies.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Cuda, FreshMem, broken};
 use crate::Result;
-use crate::kernels::cuda::{Card, Event, Mem, QuantizedMem, Rotation, Stream};
+use crate::kernels::cuda::{Gpu, GpuEvent, Mem, QuantizedMem, Rotation, Stream};
 use crate::model::device::{Pairs, WindowEnds};
 use crate::model::family::VitMlp;
 use crate::model::host::Host;
@@ -14,10 +14,10 @@ use crate::model::vit::{Pass, Rows, Tower};
 use crate::model::{Trace, VisionHParams};
 use crate::position::RotaryTable;
 
-/// All weights of the tower in memory of a card.
-pub struct DeviceTower {
-    card: Card,
-    copies: Card,
+/// All weights of the tower in memory of a GPU.
+pub(crate) struct DeviceTower {
+    gpu: Gpu,
+    copies: Gpu,
     tower: Tower<Cuda>,
     /// Working memory, reserved for the largest batch so far.
     buffers: Mutex<Option<Buffers>>,
@@ -39,8 +39,8 @@ struct Buffers {
     rows: Rows<Cuda>,
     fresh: FreshMem,
     /// The inputs have arrived; everything was computed.
-    sent: Event,
-    done: Event,
+    sent: GpuEvent,
+    done: GpuEvent,
 }
 
 /// Bytes of each of the [`Buffers`] that are copied, of the others, in their order, and activations that are quantized at
@@ -49,23 +49,23 @@ fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 7], [usize; 11], usize) {
     let floats = |n: usize| n * size_of::<f32>();
     let d = hp.n_embd / hp.n_head;
     let [x, xb, q, k, v, hidden, out] = Rows::<Cuda>::sizes(hp, n, n).map(floats);
-    let parts = floats(Card::attention_parts(n, hp.n_head, d));
+    let parts = floats(Gpu::attention_parts(n, hp.n_head, d));
     let up = if hp.spec.mlp == VitMlp::SwiGlu { hidden } else { 0 };
     let copied = [floats(n * hp.n_patch_values()), floats(n * d), 8 * n, 4 * n, 4 * n, out, 4];
     (copied, [x, xb, q, k, v, hidden, up, k, v, parts, 4], n * hp.n_embd.max(hp.n_ff))
 }
 
 impl Buffers {
-    fn new(card: &Card, copies: &Card, hp: &VisionHParams, n: usize) -> Result<Buffers> {
+    fn new(gpu: &Gpu, copies: &Gpu, hp: &VisionHParams, n: usize) -> Result<Buffers> {
         let what = format!("{n} patches in the vision tower");
         let (copied, others, n_quantized) = sizes(hp, n);
         let [input, angles, places, order, ends, out, flags] = copies.alloc_parts(copied, &what)?;
-        let [x, xb, q, k, v, hidden, up, keys, values, parts, past] = card.alloc_parts(others, &what)?;
-        let quantized = QuantizedMem::new(card, n_quantized)?;
-        let (sent, done) = (Event::new(card)?, Event::new(card)?);
+        let [x, xb, q, k, v, hidden, up, keys, values, parts, past] = gpu.alloc_parts(others, &what)?;
+        let quantized = QuantizedMem::new(gpu, n_quantized)?;
+        let (sent, done) = (GpuEvent::new(gpu)?, GpuEvent::new(gpu)?);
         let past_last = past.clone();
         let up = Some(up);
-        let device = Cuda { card: card.clone(), quantized, parts, up, flags, past, past_last, place: 0 };
+        let device = Cuda { gpu: gpu.clone(), quantized, parts, up, flags, past, past_last, place: 0 };
         let rows = Rows::of([x, xb, q, k, v, hidden, out]);
         Ok(Buffers {
             n,
@@ -84,20 +84,20 @@ impl Buffers {
 }
 
 impl DeviceTower {
-    /// Copies the tower to `card`.
+    /// Copies the tower to `gpu`.
     ///
     /// # Errors
-    /// Memory that the card does not have; a type without kernels.
-    pub fn load(on: &Card, tower: &Tower<Host>) -> Result<DeviceTower> {
-        let (card, copies) = (on.on(Stream::Vision), on.on(Stream::Copy));
+    /// Memory that the GPU does not have; a type without kernels.
+    pub(crate) fn load(on: &Gpu, tower: &Tower<Host>) -> Result<DeviceTower> {
+        let (gpu, copies) = (on.on(Stream::Vision), on.on(Stream::Copy));
         let tower = tower.on::<Cuda>(&copies, "the vision tower")?;
         // Whoever uses the weights need not wait for them any more.
         copies.sync()?;
-        Ok(DeviceTower { card, copies, tower, buffers: Mutex::new(None), is_busy: AtomicBool::new(false) })
+        Ok(DeviceTower { gpu, copies, tower, buffers: Mutex::new(None), is_busy: AtomicBool::new(false) })
     }
 
-    /// Bytes of working memory on the card for `n` patches.
-    pub fn n_bytes(hp: &VisionHParams, n: usize) -> usize {
+    /// Bytes of working memory on the GPU for `n` patches.
+    pub(crate) fn n_bytes(hp: &VisionHParams, n: usize) -> usize {
         let (copied, others, quantized) = sizes(hp, n);
         copied.iter().chain(&others).sum::<usize>() + QuantizedMem::n_bytes(quantized)
     }
@@ -109,13 +109,13 @@ impl DeviceTower {
     /// Reserves working memory for batches of up to `n` patches.
     ///
     /// # Errors
-    /// Memory that the card does not have.
-    pub fn reserve(&self, hp: &VisionHParams, n: usize) -> Result<()> {
+    /// Memory that the GPU does not have.
+    pub(crate) fn reserve(&self, hp: &VisionHParams, n: usize) -> Result<()> {
         let mut buffers = self.buffers();
         if buffers.as_ref().is_none_or(|have| have.n < n) && !self.is_busy.load(Ordering::Acquire) {
             // What is there goes first: both might not fit.
             *buffers = None;
-            *buffers = Some(Buffers::new(&self.card, &self.copies, hp, n)?);
+            *buffers = Some(Buffers::new(&self.gpu, &self.copies, hp, n)?);
         }
         Ok(())
     }
@@ -124,8 +124,8 @@ impl DeviceTower {
     /// (1 + n_taps, n / merge², n_embd_out) out, in the tower's order, which may hold numbers that are not finite.
     ///
     /// # Errors
-    /// Keys or values that are not finite; memory that the card does not have.
-    pub fn encode(
+    /// Keys or values that are not finite; memory that the GPU does not have.
+    pub(crate) fn encode(
         &self,
         hp: &VisionHParams,
         pixels: &[f32],
@@ -141,7 +141,7 @@ impl DeviceTower {
             return self.fetch(hp, b, n);
         }
         // Others' tokens are in the buffers.
-        let mut own = Buffers::new(&self.card, &self.copies, hp, n)?;
+        let mut own = Buffers::new(&self.gpu, &self.copies, hp, n)?;
         self.launch(hp, &mut own, pixels, pairs, angles, trace)?;
         self.fetch(hp, &own, n)
     }
@@ -150,8 +150,14 @@ impl DeviceTower {
     /// done, while others are on their way.
     ///
     /// # Errors
-    /// Memory that the card does not have; what the card says.
-    pub fn begin(&self, hp: &VisionHParams, pixels: &[f32], pairs: &Pairs<Host>, angles: &RotaryTable) -> Result<bool> {
+    /// Memory that the GPU does not have; what the GPU says.
+    pub(crate) fn begin(
+        &self,
+        hp: &VisionHParams,
+        pixels: &[f32],
+        pairs: &Pairs<Host>,
+        angles: &RotaryTable,
+    ) -> Result<bool> {
         self.reserve(hp, pixels.len() / hp.n_patch_values())?;
         let mut buffers = self.buffers();
         let Some(b) = buffers.as_mut().filter(|_| !self.is_busy.load(Ordering::Acquire)) else { return Ok(false) };
@@ -163,8 +169,8 @@ impl DeviceTower {
     /// The tokens of `n` patches that [`DeviceTower::begin`] began with.
     ///
     /// # Errors
-    /// Keys or values that are not finite; what the card says.
-    pub fn finish(&self, hp: &VisionHParams, n: usize) -> Result<Vec<f32>> {
+    /// Keys or values that are not finite; what the GPU says.
+    pub(crate) fn finish(&self, hp: &VisionHParams, n: usize) -> Result<Vec<f32>> {
         let buffers = self.buffers();
         let b = buffers.as_ref().expect("they stay while tokens are in them");
         let tokens = self.fetch(hp, b, n);
@@ -173,7 +179,7 @@ impl DeviceTower {
     }
 
     /// Forgets what [`DeviceTower::begin`] began.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.is_busy.store(false, Ordering::Release);
     }
 
@@ -213,7 +219,7 @@ impl DeviceTower {
             b.ends.write(&windows.ends)?;
         }
         b.sent.record(&self.copies)?;
-        b.sent.wait(&self.card)?;
+        b.sent.wait(&self.gpu)?;
         let (n_turning, n_pair) = (angles.n_turning(), angles.n_pair());
         let rotation = Rotation { table: b.angles.clone(), n_tokens: pairs.n(), n_turning, n_pair };
         let ends =
@@ -227,6 +233,6 @@ impl DeviceTower {
         let n = pixels.len() / hp.n_patch_values();
         let pass = Pass { device: &b.device, hp, n, pairs: &pairs, n_part: n, angles: &rotation, exact: true };
         pass.encode(&self.tower, &b.input, &mut b.rows, &mut b.fresh, trace, &mut |_, _| Ok(()))?;
-        b.done.record(&self.card)
+        b.done.record(&self.gpu)
     }
 }

@@ -31,10 +31,13 @@ pub struct Family {
     /// The layouts that its text models may have, the published one first, and what stands for each in an architecture; the
     /// published one needs nothing.
     pub layouts: &'static [(Layout, &'static str)],
+    /// What its language model has that others have not.
     pub text: TextSpec,
     /// llama.cpp's `clip.projector_type`.
     pub projector: &'static str,
+    /// What its vision tower has that others have not.
     pub vit: VitSpec,
+    /// How its videos are sampled, sized and told of.
     pub video: VideoForm,
 }
 
@@ -65,7 +68,9 @@ pub struct TextSpec {
 /// What a vision tower has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VitSpec {
+    /// How rows are normalized.
     pub norm: VitNorm,
+    /// What stands between attention and the next block.
     pub mlp: VitMlp,
     /// The patch embedding has a bias.
     pub patch_bias: bool,
@@ -80,7 +85,9 @@ pub struct VitSpec {
 /// The norms of a tower, and of its merger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VitNorm {
+    /// LayerNorm, with weight and bias.
     Layer,
+    /// RMSNorm, with a weight.
     Rms,
 }
 

@@ -7,15 +7,21 @@ use crate::{Error, Result};
 /// How a family's processors treat media.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct VideoForm {
+    /// How the model is told of time.
     pub time: VideoTime,
+    /// How frames are spread over a video.
     pub sampling: Sampling,
+    /// What bounds the pixels of frames.
     pub budget: FrameBudget,
+    /// How pixels are resized and rounded.
     pub pixels: Pixels,
     /// Least and most merged tokens of a still picture.
     pub picture_tokens: (u64, u64),
-    /// Frames a second, and least and most frames of a file.
+    /// Frames a second, unless asked otherwise.
     pub fps: f64,
+    /// Least frames of a file.
     pub min_frames: usize,
+    /// Most frames of a file.
     pub max_frames: usize,
 }
 
@@ -25,7 +31,10 @@ pub enum VideoTime {
     /// By its place among the others.
     Index,
     /// By positions that follow the clock: so many ids a second, where the projector's file says nothing else.
-    Clock { ids_per_second: f64 },
+    Clock {
+        /// Time ids that pass in a second.
+        ids_per_second: f64,
+    },
     /// In words before each pair (`<1.2 seconds>`), which is a block of its own between vision markers.
     Stamps,
 }
@@ -46,9 +55,19 @@ pub enum Sampling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameBudget {
     /// Least and most merged tokens of each, and a share of what a context holds.
-    Frame { min_tokens: u64, max_tokens: u64 },
+    Frame {
+        /// Least merged tokens of a frame.
+        min_tokens: u64,
+        /// Most merged tokens of a frame.
+        max_tokens: u64,
+    },
     /// Least and most pixels of all frames together. Two frames share their tokens.
-    Volume { shortest: u64, longest: u64 },
+    Volume {
+        /// Least pixels of all frames.
+        shortest: u64,
+        /// Most pixels of all frames.
+        longest: u64,
+    },
 }
 
 /// How sizes are rounded and pixels resampled.
@@ -63,9 +82,11 @@ pub enum Pixels {
 /// A family's form with what a projector's file says otherwise (`longtake.video.*`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct VideoRules {
+    /// The family's rules.
     pub form: VideoForm,
-    /// Instead of the bounds of [`FrameBudget`]: pixels of a frame, or of all frames.
+    /// Least pixels of a frame, or of all frames, where the file states them: instead of the bound of [`FrameBudget`].
     pub shortest: Option<u64>,
+    /// Most pixels, likewise.
     pub longest: Option<u64>,
     /// Stamped videos keep the vision markers that the template puts around all of their pairs.
     pub keep_markers: bool,

@@ -13,7 +13,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       media-src blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Adds the page to the routes.
-pub fn routes(router: Router<App>) -> Router<App> {
+pub(super) fn routes(router: Router<App>) -> Router<App> {
     let files: [(&str, &'static str, &'static str); 3] = [
         ("/", "text/html; charset=utf-8", include_str!("index.html")),
         ("/page.js", "text/javascript; charset=utf-8", include_str!("page.js")),

@@ -10,7 +10,7 @@ type Result<T> = std::result::Result<T, Fault>;
 
 /// A checked request.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct ChatRequest {
+pub(crate) struct ChatRequest {
     pub model: Option<String>,
     pub turns: Vec<Turn>,
     pub stream: bool,
@@ -35,7 +35,7 @@ pub struct ChatRequest {
 
 /// How the next token is picked, where the request says it.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Sampling {
+pub(crate) struct Sampling {
     pub temperature: Option<f32>,
     pub top_p: Option<f32>,
     pub top_k: Option<usize>,
@@ -49,7 +49,7 @@ pub struct Sampling {
 
 /// What form the answer has.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub enum Format {
+pub(crate) enum Format {
     #[default]
     Text,
     /// Any JSON object.
@@ -60,7 +60,7 @@ pub enum Format {
 
 /// What stands in `longtake`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Own {
+pub(crate) struct Own {
     pub max_memory: Option<u64>,
     /// Seconds.
     pub max_time: Option<f64>,
@@ -80,14 +80,14 @@ impl Default for Own {
 
 /// One message.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Turn {
+pub(crate) struct Turn {
     pub role: Role,
     pub parts: Vec<TurnPart>,
 }
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     System,
     User,
     Assistant,
@@ -95,7 +95,7 @@ pub enum Role {
 
 impl Role {
     /// As templates spell it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Role::System => "system",
             Role::User => "user",
@@ -106,7 +106,7 @@ impl Role {
 
 /// A piece of a message.
 #[derive(Debug, Clone, PartialEq)]
-pub enum TurnPart {
+pub(crate) enum TurnPart {
     Text(String),
     Media(MediaPart),
 }
@@ -166,7 +166,7 @@ impl ChatRequest {
     ///
     /// # Errors
     /// What is wrong with the first field that is; a request without messages.
-    pub fn parse(body: &Json<'_>) -> Result<ChatRequest> {
+    pub(crate) fn parse(body: &Json<'_>) -> Result<ChatRequest> {
         let mut request = ChatRequest { cache_prompt: true, ..ChatRequest::default() };
         let mut messages = None;
         let (mut max_old, mut max_new) = (None, None);

@@ -6,7 +6,7 @@ use crate::{Error, ErrorKind};
 
 /// A refusal. Its text never holds a path or an address of this machine.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fault {
+pub(crate) struct Fault {
     pub code: Code,
     pub message: String,
     /// The field that is wrong, where one is.
@@ -17,7 +17,7 @@ pub struct Fault {
 
 /// What is wrong, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Code {
+pub(crate) enum Code {
     InvalidJson,
     InvalidValue,
     UnsupportedParameter,
@@ -53,7 +53,7 @@ pub enum Code {
 
 impl Code {
     /// Its HTTP status. Never 409, nor 408, which clients take as a call to try again.
-    pub fn status(self) -> u16 {
+    pub(crate) fn status(self) -> u16 {
         use Code::*;
         match self {
             InvalidJson
@@ -84,7 +84,7 @@ impl Code {
     }
 
     /// As it is spelt.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         use Code::*;
         match self {
             InvalidJson => "invalid_json",
@@ -133,37 +133,37 @@ impl Code {
     }
 
     /// Whether the very same request may go better later. A full disk does not empty itself.
-    pub fn is_passing(self) -> bool {
+    pub(crate) fn is_passing(self) -> bool {
         matches!(self, Code::QueueFull | Code::TooManyBytes | Code::Loading | Code::Draining)
     }
 }
 
 impl Fault {
     /// Says it.
-    pub fn new(code: Code, message: impl Into<String>) -> Fault {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Fault {
         Fault { code, message: message.into(), param: None, retry_after: None }
     }
 
     /// A value that is not what its field takes.
-    pub fn value(param: impl Into<String>, message: impl Into<String>) -> Fault {
+    pub(crate) fn value(param: impl Into<String>, message: impl Into<String>) -> Fault {
         Fault::new(Code::InvalidValue, message).of(param)
     }
 
     /// The same, of a field.
-    pub fn of(mut self, param: impl Into<String>) -> Fault {
+    pub(crate) fn of(mut self, param: impl Into<String>) -> Fault {
         self.param = Some(param.into());
         self
     }
 
     /// The same, with seconds to wait.
-    pub fn after(mut self, seconds: u64) -> Fault {
+    pub(crate) fn after(mut self, seconds: u64) -> Fault {
         self.retry_after = Some(seconds);
         self
     }
 
     /// What the library says of a request. Its words are kept where they are about the request alone; where they may name
     /// files of this machine, only the message is, without the places that it passed.
-    pub fn from_error(err: &Error) -> Fault {
+    pub(crate) fn from_error(err: &Error) -> Fault {
         let code = match err.kind() {
             ErrorKind::BadInput => Code::InvalidValue,
             ErrorKind::Format | ErrorKind::Unsupported | ErrorKind::Mismatch => Code::InvalidMedia,
@@ -178,7 +178,7 @@ impl Fault {
     }
 
     /// The body.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         json!({ "error": {
             "message": self.message, "type": self.code.kind(), "param": self.param, "code": self.code.name(),
         } })

@@ -8,7 +8,7 @@ type Result<T> = std::result::Result<T, Fault>;
 ///
 /// # Errors
 /// Anything else.
-pub fn flag(value: &Json<'_>, at: &str) -> Result<bool> {
+pub(crate) fn flag(value: &Json<'_>, at: &str) -> Result<bool> {
     match value {
         Json::Bool(b) => Ok(*b),
         other => Err(wrong(other, at, "true or false")),
@@ -19,7 +19,7 @@ pub fn flag(value: &Json<'_>, at: &str) -> Result<bool> {
 ///
 /// # Errors
 /// Anything else.
-pub fn number(value: &Json<'_>, at: &str, (least, most): (f64, f64)) -> Result<f64> {
+pub(crate) fn number(value: &Json<'_>, at: &str, (least, most): (f64, f64)) -> Result<f64> {
     let range = || format!("a number from {least} to {most}");
     let Json::Number(given) = value else { return Err(wrong(value, at, &range())) };
     let number = given.as_f64().filter(|n| (least..=most).contains(n));
@@ -30,7 +30,7 @@ pub fn number(value: &Json<'_>, at: &str, (least, most): (f64, f64)) -> Result<f
 ///
 /// # Errors
 /// Anything else.
-pub fn count(value: &Json<'_>, at: &str, (least, most): (i64, i64)) -> Result<i64> {
+pub(crate) fn count(value: &Json<'_>, at: &str, (least, most): (i64, i64)) -> Result<i64> {
     let range = || format!("a whole number from {least} to {most}");
     let Json::Number(given) = value else { return Err(wrong(value, at, &range())) };
     let whole =
@@ -43,7 +43,7 @@ pub fn count(value: &Json<'_>, at: &str, (least, most): (i64, i64)) -> Result<i6
 ///
 /// # Errors
 /// Anything else.
-pub fn text<'j>(value: &'j Json<'_>, at: &str, most: usize) -> Result<&'j str> {
+pub(crate) fn text<'j>(value: &'j Json<'_>, at: &str, most: usize) -> Result<&'j str> {
     let Json::Text(text) = value else { return Err(wrong(value, at, "a string")) };
     if text.len() > most {
         return Err(Fault::value(at, format!("`{at}` has `{}` bytes, at most {most}", text.len())));
@@ -55,7 +55,7 @@ pub fn text<'j>(value: &'j Json<'_>, at: &str, most: usize) -> Result<&'j str> {
 ///
 /// # Errors
 /// Anything else.
-pub fn object<'j, 'a>(value: &'j Json<'a>, at: &str) -> Result<&'j [(std::borrow::Cow<'a, str>, Json<'a>)]> {
+pub(crate) fn object<'j, 'a>(value: &'j Json<'a>, at: &str) -> Result<&'j [(std::borrow::Cow<'a, str>, Json<'a>)]> {
     let Json::Object(fields) = value else { return Err(wrong(value, at, "an object")) };
     Ok(fields)
 }
@@ -64,7 +64,7 @@ pub fn object<'j, 'a>(value: &'j Json<'a>, at: &str) -> Result<&'j [(std::borrow
 ///
 /// # Errors
 /// Anything else.
-pub fn list<'j, 'a>(value: &'j Json<'a>, at: &str) -> Result<&'j [Json<'a>]> {
+pub(crate) fn list<'j, 'a>(value: &'j Json<'a>, at: &str) -> Result<&'j [Json<'a>]> {
     let Json::List(items) = value else { return Err(wrong(value, at, "a list")) };
     Ok(items)
 }
@@ -73,7 +73,7 @@ pub fn list<'j, 'a>(value: &'j Json<'a>, at: &str) -> Result<&'j [Json<'a>]> {
 ///
 /// # Errors
 /// Anything else.
-pub fn bytes(value: &Json<'_>, at: &str) -> Result<u64> {
+pub(crate) fn bytes(value: &Json<'_>, at: &str) -> Result<u64> {
     let Json::Text(text) = value else { return Ok(count(value, at, (1, 1 << 60))?.unsigned_abs()) };
     crate::text::units::bytes(text).map_err(|err| Fault::value(at, err.message()))
 }
@@ -82,18 +82,18 @@ pub fn bytes(value: &Json<'_>, at: &str) -> Result<u64> {
 ///
 /// # Errors
 /// Anything else.
-pub fn seconds(value: &Json<'_>, at: &str) -> Result<f64> {
+pub(crate) fn seconds(value: &Json<'_>, at: &str) -> Result<f64> {
     let Json::Text(text) = value else { return number(value, at, (0.001, 1e9)) };
     crate::text::units::duration(text).map(|time| time.as_secs_f64()).map_err(|err| Fault::value(at, err.message()))
 }
 
 /// The complaint about a value of another type.
-pub fn wrong(value: &Json<'_>, at: &str, expected: &str) -> Fault {
+pub(crate) fn wrong(value: &Json<'_>, at: &str, expected: &str) -> Fault {
     Fault::value(at, format!("`{at}` is {}, expected {expected}", value.kind()))
 }
 
 /// The complaint about a field that is not known where every field has to be.
-pub fn unknown(at: &str, key: &str) -> Fault {
+pub(crate) fn unknown(at: &str, key: &str) -> Fault {
     let key = short(key);
     let fault = Fault::new(super::Code::UnsupportedParameter, format!("`{at}.{key}` is not known here"));
     fault.of(format!("{at}.{key}"))

@@ -13,7 +13,7 @@ use crate::server::limits::{MAX_JSON_DEPTH, MAX_JSON_VALUES};
 
 /// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Json<'a> {
+pub(crate) enum Json<'a> {
     Null,
     Bool(bool),
     Number(Number),
@@ -27,7 +27,7 @@ impl<'a> Json<'a> {
     ///
     /// # Errors
     /// `invalid_json`, with the place; too deep, too many values, a field twice.
-    pub fn parse(body: &'a [u8]) -> Result<Json<'a>, Fault> {
+    pub(crate) fn parse(body: &'a [u8]) -> Result<Json<'a>, Fault> {
         let wrong = |message: String| Fault::new(Code::InvalidJson, message);
         let text = std::str::from_utf8(body)
             .map_err(|err| wrong(format!("the body is not UTF-8: byte `{}` begins no character", err.valid_up_to())))?;
@@ -39,7 +39,7 @@ impl<'a> Json<'a> {
     }
 
     /// What it is, in a word.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Json::Null => "null",
             Json::Bool(_) => "a bool",
@@ -51,7 +51,7 @@ impl<'a> Json<'a> {
     }
 
     /// Whether it says nothing: null, false, an empty list or object.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         match self {
             Json::Null | Json::Bool(false) => true,
             Json::List(list) => list.is_empty(),
@@ -61,18 +61,18 @@ impl<'a> Json<'a> {
     }
 
     /// The text of a string.
-    pub fn as_text(&self) -> Option<&str> {
+    pub(crate) fn as_text(&self) -> Option<&str> {
         if let Json::Text(text) = self { Some(text) } else { None }
     }
 
     /// A field of an object; null counts as none.
-    pub fn get(&self, key: &str) -> Option<&Json<'a>> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Json<'a>> {
         let Json::Object(fields) = self else { return None };
         fields.iter().find(|(name, _)| name == key).map(|(_, value)| value).filter(|value| **value != Json::Null)
     }
 
     /// A copy that lends nothing.
-    pub fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         match self {
             Json::Null => Value::Null,
             Json::Bool(b) => Value::Bool(*b),
@@ -203,7 +203,7 @@ impl<'de> Visitor<'de> for Key {
 }
 
 /// At most 40 characters of a word that comes from outside, without control characters.
-pub fn short(word: &str) -> String {
+pub(crate) fn short(word: &str) -> String {
     word.chars().filter(|c| !c.is_control()).take(40).collect()
 }
 

@@ -18,7 +18,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING)
 
 /// A picture or a video of a request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct MediaPart {
+pub(crate) struct MediaPart {
     /// What its part says that it is; its bytes count.
     pub named: Named,
     pub from: From,
@@ -32,7 +32,7 @@ pub struct MediaPart {
 
 /// What a part says that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named {
+pub(crate) enum Named {
     Image,
     Video,
     File,
@@ -40,7 +40,7 @@ pub enum Named {
 
 /// Where a medium is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum From {
+pub(crate) enum From {
     /// Here.
     Data(Bytes),
     /// Pictures that are the frames of a video.
@@ -57,7 +57,7 @@ pub enum From {
 
 /// Bytes that are never shown.
 #[derive(Clone, PartialEq)]
-pub struct Bytes(pub Vec<u8>);
+pub(crate) struct Bytes(pub Vec<u8>);
 
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -104,7 +104,7 @@ impl MediaPart {
     ///
     /// # Errors
     /// A type, an option or a URL that is not known; what is no base64.
-    pub fn parse(name: &str, part: &Json<'_>, at: &str) -> Result<MediaPart> {
+    pub(crate) fn parse(name: &str, part: &Json<'_>, at: &str) -> Result<MediaPart> {
         let Some((_, named, field)) = TYPES.into_iter().find(|(known, ..)| *known == name) else {
             let message = format!(
                 "a part of type `{}` is not known, expected text, image_url, video_url, input_video, video or file",
@@ -213,7 +213,7 @@ pub(super) fn option(key: &str, value: &Json<'_>, at: &str, options: &mut Map<St
 ///
 /// # Errors
 /// Anything else.
-pub fn parse_id(id: &str, at: &str) -> Result<From> {
+pub(crate) fn parse_id(id: &str, at: &str) -> Result<From> {
     let is_id = |kind: &str| {
         id.strip_prefix(kind).is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
     };
@@ -280,7 +280,7 @@ fn base64(text: &str, at: &str) -> Result<Bytes> {
 
 /// What bytes are, by how they begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Image,
     Video,
     /// A picture that may move, where it was sent as a video.
@@ -289,7 +289,7 @@ pub enum Kind {
 }
 
 /// Looks at the beginning of a file.
-pub fn kind_of(start: &[u8]) -> Kind {
+pub(crate) fn kind_of(start: &[u8]) -> Kind {
     let at = |offset: usize, sign: &[u8]| start.get(offset..).is_some_and(|rest| rest.starts_with(sign));
     let is = |sign: &[u8]| at(0, sign);
     let brand = |names: &[&[u8]]| at(4, b"ftyp") && names.iter().any(|name| at(8, name));

@@ -2,17 +2,17 @@
 //! Start reading at [`ChatRequest::parse`].
 #![forbid(unsafe_code)]
 
-pub mod chat;
+pub(crate) mod chat;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-pub mod fault;
-pub mod fields;
-pub mod json;
-pub mod media;
-pub mod take;
+pub(crate) mod fault;
+pub(crate) mod fields;
+pub(crate) mod json;
+pub(crate) mod media;
+pub(crate) mod take;
 
-pub use chat::{ChatRequest, Format, Role, Turn, TurnPart};
-pub use fault::{Code, Fault};
-pub use json::{Json, short};
-pub use media::{From, MediaPart};
-pub use take::TakeRequest;
+pub(crate) use chat::{ChatRequest, Format, TurnPart};
+pub(crate) use fault::{Code, Fault};
+pub(crate) use json::{Json, short};
+pub(crate) use media::{From, MediaPart};
+pub(crate) use take::TakeRequest;

@@ -11,7 +11,7 @@ type Result<T> = std::result::Result<T, Fault>;
 
 /// A checked request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TakeRequest {
+pub(crate) struct TakeRequest {
     /// An upload, or a file below the folder of the server.
     pub from: From,
     pub options: Map<String, Value>,
@@ -33,7 +33,7 @@ impl TakeRequest {
     ///
     /// # Errors
     /// What is wrong with the first field that is; no file.
-    pub fn parse(body: &Json<'_>) -> Result<TakeRequest> {
+    pub(crate) fn parse(body: &Json<'_>) -> Result<TakeRequest> {
         let mut from = None;
         let mut request = TakeRequest {
             from: From::Uuid,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Session;
 use crate::model::Choice;
-use crate::stream::Events;
+use crate::stream::{Event, Events};
 use crate::text::{Sampler, StreamDecoder};
 use crate::{Error, Result};
 
@@ -100,6 +100,9 @@ impl Generation {
                 return Ok(String::new());
             }
             Some(id) => context.step(id, if is_tracing { 0 } else { sampler.n_top().unwrap_or(0) })?,
+        }
+        if let Some(message) = engine.text.warning() {
+            events.send(Event::Notice(message));
         }
         let choice =
             context.choice().ok_or_else(|| Error::bad_input("there is nothing to answer: the prompt is empty"))?;

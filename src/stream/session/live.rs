@@ -35,6 +35,7 @@ pub enum WhenFull {
 /// How to watch a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct LiveOptions {
+    /// What becomes of the oldest frames, or of the stream, when the context is full.
     pub when_full: WhenFull,
     /// Slots kept free for what comes after the stream.
     pub reserve: usize,
@@ -43,7 +44,9 @@ pub struct LiveOptions {
 /// The frame pairs of a stream that are in the cache: from the first that was not forgotten to the last that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {
+    /// Frame pairs that were seen.
     pub n_pairs: usize,
+    /// The first of them, which have left the cache.
     pub n_forgotten: usize,
 }
 

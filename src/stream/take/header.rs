@@ -11,17 +11,25 @@ use crate::{Error, Result};
 /// What the cache of a take is of. Keys: `docs/gguf-keys.md`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TakeHeader {
+    /// The text model's own name, or its file's.
     pub model_name: String,
+    /// Identifies the text model's file.
     pub model_fingerprint: String,
+    /// Identifies the projector's file.
     pub mmproj_fingerprint: String,
+    /// The position layout, by name.
     pub layout: String,
+    /// Temporal scale of the video's time ids.
     pub temporal_scale: f64,
+    /// Sizes and types of the cache.
     pub shape: CacheShape,
-    /// Tokens per step of prefill, and frame pairs per step of the vision tower: continuing keeps them.
+    /// Tokens per step of prefill: continuing keeps them.
     pub n_batch: usize,
+    /// Frame pairs per step of the vision tower, likewise.
     pub n_encode: usize,
-    /// Token ids before and after the video.
+    /// Token ids before the video.
     pub before: Vec<u32>,
+    /// Token ids behind the video.
     pub after: Vec<u32>,
     /// The video in merged tokens: frame pairs, rows, columns.
     pub grid: [usize; 3],
@@ -29,23 +37,29 @@ pub struct TakeHeader {
     pub n_forgotten: usize,
     /// Patches per token and side.
     pub merge: usize,
-    /// Frame size in pixels, after resizing.
+    /// Height of a frame after resizing, in pixels.
     pub height: usize,
+    /// Width of a frame after resizing, in pixels.
     pub width: usize,
-    /// Frames in the cache, as indices of the source, at so many per second.
+    /// Frames in the cache, as indices of the source.
     pub frames: Vec<u32>,
+    /// So many frames of the source pass in a second.
     pub fps: f64,
     /// Seconds between pairs and ids per second, for models that were trained with them.
     pub clock: Option<Clock>,
-    /// Whether time is told in words, and the token ids around each pair then.
+    /// Whether time is told in words.
     pub markers: Markers,
+    /// The token ids around each pair then.
     pub text: Option<PairText>,
     /// Tokens that stood around the pairs that are in the cache no more.
     pub n_forgotten_text: usize,
+    /// The system prompt that stands before the video.
     pub system_prompt: Option<String>,
-    /// Where the video was, how large, and its hash.
+    /// Where the video was.
     pub source: String,
+    /// How large it was.
     pub source_bytes: u64,
+    /// Identifies it by content.
     pub source_fingerprint: String,
     /// What watching was asked for, as far as the plan follows from it: flags and values ([`WatchRequest::asked`]). Takes of
     /// version 1 do not say.

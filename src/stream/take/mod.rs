@@ -48,6 +48,7 @@ const STATE_PLACES: usize = 2;
 /// A take that has been opened and checked whole.
 pub struct Take {
     file: Gguf,
+    /// What it says of itself.
     pub header: TakeHeader,
     records: Vec<Record>,
 }
@@ -60,7 +61,7 @@ impl Take {
     /// Another kind of file, another version, damage anywhere; the file, and what differs, are named.
     pub fn open(path: &Path, mmap: bool) -> Result<Take> {
         let place = || path.display().to_string();
-        let file = Gguf::open_with(path, crate::gguf::OpenOptions { mmap })?;
+        let file = Gguf::open_with(path, crate::gguf::GgufOptions { mmap })?;
         let arch = file.meta().need_str("general.architecture").at(place)?;
         if arch != ARCHITECTURE {
             let message = format!("architecture is `{arch}`, expected a take (`{ARCHITECTURE}`), as `watch` writes it");

@@ -10,13 +10,13 @@ use crate::cache::KvCache;
 use crate::{Error, Result};
 
 /// Integers per record.
-pub const WORDS: usize = 8;
+pub(super) const WORDS: usize = 8;
 /// Bytes per record.
-pub const BYTES: usize = 8 * WORDS;
+pub(super) const BYTES: usize = 8 * WORDS;
 
 /// How far watching had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record {
+pub(super) struct Record {
     /// Slots that are filled.
     pub n_tokens: u64,
     /// The hash of the rows of the slots that the record before did not count.
@@ -32,19 +32,25 @@ pub struct Record {
 }
 
 /// What the first record continues: the hash of header, keys and tensor table.
-pub fn chain_start(front: &[u8]) -> u64 {
+pub(super) fn chain_start(front: &[u8]) -> u64 {
     xxh3_64(front)
 }
 
 impl Record {
     /// The record that follows `before` in the chain.
-    pub fn after(before: u64, n_tokens: u64, (rows, states): (u64, u64), milliseconds: u64, written: u64) -> Record {
+    pub(super) fn after(
+        before: u64,
+        n_tokens: u64,
+        (rows, states): (u64, u64),
+        milliseconds: u64,
+        written: u64,
+    ) -> Record {
         let mut record = Record { n_tokens, rows, states, milliseconds, written, chain: before };
         record.chain = xxh3_64(&record.to_bytes());
         record
     }
 
-    pub fn to_bytes(self) -> [u8; BYTES] {
+    pub(super) fn to_bytes(self) -> [u8; BYTES] {
         let words = [self.n_tokens, self.rows, self.milliseconds, self.written, self.states, 0, 0, self.chain];
         let mut bytes = [0; BYTES];
         LE::write_u64_into(&words, &mut bytes);
@@ -63,7 +69,7 @@ impl Record {
 ///
 /// # Errors
 /// No first record, records after the end, counts that do not grow or go beyond `n_tokens`: damage.
-pub fn read(table: &[u8], start: u64, n_tokens: u64) -> Result<Vec<Record>> {
+pub(super) fn read(table: &[u8], start: u64, n_tokens: u64) -> Result<Vec<Record>> {
     let (slots, rest) = table.as_chunks::<BYTES>();
     let (mut records, mut chain) = (Vec::new(), start);
     for bytes in slots {
@@ -88,12 +94,12 @@ pub fn read(table: &[u8], start: u64, n_tokens: u64) -> Result<Vec<Record>> {
 }
 
 /// The hash of no rows.
-pub fn hash_of_nothing() -> u64 {
+pub(super) fn hash_of_nothing() -> u64 {
     Xxh3::new().digest()
 }
 
 /// The hash of the stored rows of some slots.
-pub fn hash_slots(cache: &KvCache, slots: Range<usize>) -> u64 {
+pub(super) fn hash_slots(cache: &KvCache, slots: Range<usize>) -> u64 {
     let mut hash = Xxh3::new();
     for (_, _, bytes) in cache.runs(slots) {
         hash.update(bytes);
@@ -102,7 +108,7 @@ pub fn hash_slots(cache: &KvCache, slots: Range<usize>) -> u64 {
 }
 
 /// The hash of the states of recurrent layers; 0 where there are none.
-pub fn hash_states(states: &[f32]) -> u64 {
+pub(super) fn hash_states(states: &[f32]) -> u64 {
     if states.is_empty() { 0 } else { xxh3_64(bytemuck::cast_slice(states)) }
 }
 

@@ -11,9 +11,13 @@ use crate::{Error, Result};
 /// What watching is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct WatchRequest<'a> {
+    /// The file, or folder of frames.
     pub video: &'a Path,
+    /// What stands before the video, in a turn of its own.
     pub system_prompt: Option<&'a str>,
+    /// How the video is sampled, sized and placed.
     pub media: &'a MediaOptions,
+    /// What may be used.
     pub limits: Limits,
     /// Slots kept free behind the video.
     pub reserve: usize,

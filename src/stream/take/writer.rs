@@ -10,7 +10,7 @@ use super::record::{self, BYTES, Record, WORDS, chain_start};
 use super::{
     ARCHITECTURE, CACHE_K, CACHE_STATES, CACHE_V, CHECKPOINTS, STATE_PLACES, Take, TakeHeader, rows_ne, states_ne,
 };
-use crate::cache::{KvCache, Part};
+use crate::cache::{CachePart, KvCache};
 use crate::error::Context;
 use crate::files::atomic::check_output;
 use crate::files::{input::open_regular, lock};
@@ -273,7 +273,7 @@ fn put(mut file: &File, at: u64, bytes: &[u8]) -> Result<()> {
 /// Writes the rows of some slots where keys and values begin at (`at_k`, `at_v`).
 fn put_rows(file: &File, (at_k, at_v): (u64, u64), cache: &KvCache, slots: Range<usize>) -> Result<()> {
     cache.runs(slots).try_for_each(|(part, at, bytes)| {
-        let start = if part == Part::K { at_k } else { at_v };
+        let start = if part == CachePart::K { at_k } else { at_v };
         put(file, start + at as u64, bytes)
     })
 }

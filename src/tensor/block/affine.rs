@@ -70,7 +70,11 @@ struct Moments {
 
 impl Affine {
     /// Encodes 256 elements in SUBS sub-blocks of N, `w` being the weights of their squared errors.
-    pub fn encode<const SUBS: usize, const N: usize>(&self, x: &[f32; 256], w: &[f32; 256]) -> AffineBlock<SUBS> {
+    pub(super) fn encode<const SUBS: usize, const N: usize>(
+        &self,
+        x: &[f32; 256],
+        w: &[f32; 256],
+    ) -> AffineBlock<SUBS> {
         let (xs, ws) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
         let mut moments = [Moments::default(); SUBS];
         let mut fits = [Fit::default(); SUBS];

@@ -43,7 +43,7 @@ pub(super) struct SymmetricBlock<const SUBS: usize> {
 impl<const SUBS: usize> SymmetricBlock<SUBS> {
     /// The value of grid `G` for an element `x` of sub-block `k`.
     #[inline(always)]
-    pub fn value<G: Grid>(&self, k: usize, x: f32) -> f32 {
+    pub(super) fn value<G: Grid>(&self, k: usize, x: f32) -> f32 {
         G::nearest(x * reciprocal(self.d * self.scales[k] as f32))
     }
 }

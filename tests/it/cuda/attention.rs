@@ -1,16 +1,16 @@
 //! The cache write, byte for byte, and attention over what it wrote.
 
 use longtake::gguf::GgmlType;
-use longtake::kernels::cuda::{Card, KvMem, Mem, Rotation, Sees, Sequences, WindowMem};
+use longtake::kernels::cuda::{Gpu, KvMem, Mem, Rotation, Sees, Sequences, WindowMem};
 use longtake::kernels::{AttentionShape, CacheRows, KvView, attention, kv_write, rotate_rows};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
-use super::{Rng, card, down, nmse, scalar, up};
+use super::{Rng, down, gpu, nmse, scalar, up};
 
 use longtake::cache::CACHE_TYPES as TYPES;
 
 /// A table of random positions whose last pairs stand still, on both sides.
-fn rotation(card: &Card, n_rot: usize, n: usize, rng: &mut Rng) -> (RotaryTable, Rotation) {
+fn rotation(gpu: &Gpu, n_rot: usize, n: usize, rng: &mut Rng) -> (RotaryTable, Rotation) {
     let n_pair = n_rot / 2;
     let n_time = n_pair / 4;
     let sections = [n_time, (n_pair - n_time) / 2, n_pair - n_time - (n_pair - n_time) / 2];
@@ -21,17 +21,17 @@ fn rotation(card: &Card, n_rot: usize, n: usize, rng: &mut Rng) -> (RotaryTable,
     rotary.fill(&pos, &mut table);
     assert!(rotary.n_turning() < n_pair, "HoPE leaves pairs of {n_rot} alone");
     let dev =
-        Rotation { table: up(card, table.rows()), n_tokens: n, n_turning: rotary.n_turning(), n_pair: rotary.n_pair() };
+        Rotation { table: up(gpu, table.rows()), n_tokens: n, n_turning: rotary.n_turning(), n_pair: rotary.n_pair() };
     (table, dev)
 }
 
-fn int(card: &Card, value: usize) -> Mem {
-    card.upload(&[value as i32], "test").unwrap()
+fn int(gpu: &Gpu, value: usize) -> Mem {
+    gpu.upload(&[value as i32], "test").unwrap()
 }
 
 #[test]
 fn the_cache_write_is_that_of_the_host_byte_for_byte() {
-    let card = card();
+    let gpu = gpu();
     for (seed, (n, heads, d, n_past)) in
         [(1, 1, 32, 0), (5, 2, 64, 3), (40, 3, 96, 7), (3, 2, 128, 0)].into_iter().enumerate()
     {
@@ -46,17 +46,17 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
             }
             let bias: Vec<f32> = rng.vec(heads * d).iter().map(|b| if seed == 0 { 0.0 } else { *b }).collect();
             // Heads rotate as a whole, or a part of them does.
-            let (table, rotation) = rotation(&card, if seed == 2 { d } else { d / 2 }, n, &mut rng);
+            let (table, rotation) = rotation(&gpu, if seed == 2 { d } else { d / 2 }, n, &mut rng);
             for turned in [false, true] {
                 let mut want = vec![7u8; heads * n_ctx * row];
                 let to = CacheRows { ty, data: &mut want, stride: n_ctx * row, slot: n_past };
                 kv_write(scalar(), &rows, Some(&bias), turned.then_some((&table, 0)), (heads, d), to).unwrap();
-                let out = KvMem { ty, mem: card.upload(&vec![7u8; want.len()], "test").unwrap(), stride: n_ctx * row };
-                let (past, broken) = (int(&card, n_past), int(&card, 0));
+                let out = KvMem { ty, mem: gpu.upload(&vec![7u8; want.len()], "test").unwrap(), stride: n_ctx * row };
+                let (past, broken) = (int(&gpu, n_past), int(&gpu, 0));
                 let seqs = Sequences { n_seq: 1, n_per_seq: n, past: &past, n_past };
-                let (dev_rows, dev_bias) = (up(&card, &rows), up(&card, &bias));
+                let (dev_rows, dev_bias) = (up(&gpu, &rows), up(&gpu, &bias));
                 let finish = (Some(&dev_bias), turned.then_some(&rotation));
-                card.kv_write(&dev_rows, finish, seqs, (heads, d), &out, &broken).unwrap();
+                gpu.kv_write(&dev_rows, finish, seqs, (heads, d), &out, &broken).unwrap();
                 let mut got = vec![0u8; want.len()];
                 out.mem.read(&mut got).unwrap();
                 let at = got.iter().zip(&want).position(|(g, w)| g != w);
@@ -67,7 +67,7 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
 
                 let mut want = rows.clone();
                 rotate_rows(scalar(), &mut want, Some(&bias), Some((&table, 0)), (heads, d));
-                card.rotate_rows(&dev_rows, Some(&dev_bias), &rotation, n, (heads, d)).unwrap();
+                gpu.rotate_rows(&dev_rows, Some(&dev_bias), &rotation, n, (heads, d)).unwrap();
                 assert!(down(&dev_rows) == want, "queries, seed {seed}");
             }
         }
@@ -76,15 +76,15 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
 
 #[test]
 fn a_row_that_is_not_finite_raises_the_flag() {
-    let card = card();
+    let gpu = gpu();
     for ty in TYPES {
         for (value, want) in [(f32::NAN, 1), (f32::INFINITY, 1), (1.0, 0)] {
             let mut rows = vec![0.5f32; 64];
             rows[37] = value;
-            let out = KvMem { ty, mem: card.alloc(1024, "test").unwrap(), stride: 512 };
-            let (past, broken) = (int(&card, 0), int(&card, 0));
+            let out = KvMem { ty, mem: gpu.alloc(1024, "test").unwrap(), stride: 512 };
+            let (past, broken) = (int(&gpu, 0), int(&gpu, 0));
             let seqs = Sequences { n_seq: 1, n_per_seq: 1, past: &past, n_past: 0 };
-            card.kv_write(&up(&card, &rows), (None, None), seqs, (2, 32), &out, &broken).unwrap();
+            gpu.kv_write(&up(&gpu, &rows), (None, None), seqs, (2, 32), &out, &broken).unwrap();
             let mut flag = [9i32];
             broken.read(&mut flag).unwrap();
             assert_eq!(flag, [want], "{ty} {value}");
@@ -95,7 +95,7 @@ fn a_row_that_is_not_finite_raises_the_flag() {
 /// Attention within windows of any lengths is that of each window for itself.
 #[test]
 fn windows_are_sequences_of_their_own() {
-    let card = card();
+    let gpu = gpu();
     for (seed, (n_seq, ends, n_head, d)) in [
         (1, vec![4, 8], 1, 8),
         (2, vec![16, 32, 40, 44], 2, 20),
@@ -110,7 +110,7 @@ fn windows_are_sequences_of_their_own() {
         let n = *ends.last().unwrap();
         let c = Case { n_seq, n, n_past: 0, n_head, n_head_kv: n_head, d, causal: false };
         let ((host_k, k), (host_v, v)) =
-            (store(&card, &c, GgmlType::F32, &mut rng), store(&card, &c, GgmlType::F32, &mut rng));
+            (store(&gpu, &c, GgmlType::F32, &mut rng), store(&gpu, &c, GgmlType::F32, &mut rng));
         let (width, row) = (n_head * d, d * size_of::<f32>());
         let q: Vec<f32> = rng.vec(n_seq * n * width).iter().map(|x| 3.0 * x).collect();
         let mut want = vec![0f32; q.len()];
@@ -130,14 +130,14 @@ fn windows_are_sequences_of_their_own() {
                 attention(scalar(), shape, view, &q[rows.clone()], &mut want[rows]);
             }
         }
-        let out = up(&card, &vec![f32::NAN; q.len()]);
-        let parts = card.alloc(4 * Card::attention_parts(n_seq * n, n_head, d), "test").unwrap();
-        let past = int(&card, 0);
+        let out = up(&gpu, &vec![f32::NAN; q.len()]);
+        let parts = gpu.alloc(4 * Gpu::attention_parts(n_seq * n, n_head, d), "test").unwrap();
+        let past = int(&gpu, 0);
         let seqs = Sequences { n_seq, n_per_seq: n, past: &past, n_past: 0 };
         let list: Vec<i32> = ends.iter().map(|end| *end as i32).collect();
         let longest = (0..ends.len()).map(|i| ends[i] - if i > 0 { ends[i - 1] } else { 0 }).max().unwrap();
-        let sees = Sees::Windows(WindowMem { ends: &card.upload(&list, "test").unwrap(), n: ends.len(), longest });
-        card.attention(&up(&card, &q), (&k, &v), seqs, (n_head, n_head, d), sees, &out, &parts).unwrap();
+        let sees = Sees::Windows(WindowMem { ends: &gpu.upload(&list, "test").unwrap(), n: ends.len(), longest });
+        gpu.attention(&up(&gpu, &q), (&k, &v), seqs, (n_head, n_head, d), sees, &out, &parts).unwrap();
         let error = nmse(&down(&out), &want);
         assert!(error <= 1e-9, "seed {seed}: NMSE {error:.1e}");
     }
@@ -154,7 +154,7 @@ struct Case {
 }
 
 /// Keys or values of `n_seq` sequences in memory of both sides.
-fn store(card: &Card, c: &Case, ty: GgmlType, rng: &mut Rng) -> (Vec<Vec<u8>>, KvMem) {
+fn store(gpu: &Gpu, c: &Case, ty: GgmlType, rng: &mut Rng) -> (Vec<Vec<u8>>, KvMem) {
     let (n_kv, row) = (c.n_past + c.n, ty.row_bytes(c.d).unwrap());
     let stride = (n_kv + 3) * row;
     let mut all = Vec::new();
@@ -165,13 +165,13 @@ fn store(card: &Card, c: &Case, ty: GgmlType, rng: &mut Rng) -> (Vec<Vec<u8>>, K
         kv_write(scalar(), &rng.vec(n_kv * c.n_head_kv * c.d), None, None, (c.n_head_kv, c.d), to).unwrap();
         all.push(bytes);
     }
-    let mem = card.upload(&all.concat(), "test").unwrap();
+    let mem = gpu.upload(&all.concat(), "test").unwrap();
     (all, KvMem { ty, mem, stride })
 }
 
-fn check(card: &Card, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u64, bound: f64) {
+fn check(gpu: &Gpu, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u64, bound: f64) {
     let mut rng = Rng(seed);
-    let ((host_k, k), (host_v, v)) = (store(card, c, type_k, &mut rng), store(card, c, type_v, &mut rng));
+    let ((host_k, k), (host_v, v)) = (store(gpu, c, type_k, &mut rng), store(gpu, c, type_v, &mut rng));
     let width = c.n_head * c.d;
     // Queries of some size, so that weights are not all alike.
     let q: Vec<f32> = rng.vec(c.n_seq * c.n * width).iter().map(|x| 3.0 * x).collect();
@@ -189,12 +189,12 @@ fn check(card: &Card, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u6
         let view = KvView { type_k, type_v, k: &host_k[is], v: &host_v[is], stride_k: k.stride, stride_v: v.stride };
         attention(scalar(), shape, view, &q[rows.clone()], &mut want[rows]);
     }
-    let out = up(card, &vec![f32::NAN; q.len()]);
-    let parts = card.alloc(4 * Card::attention_parts(c.n_seq * c.n, c.n_head, c.d), "test").unwrap();
-    let past = int(card, c.n_past);
+    let out = up(gpu, &vec![f32::NAN; q.len()]);
+    let parts = gpu.alloc(4 * Gpu::attention_parts(c.n_seq * c.n, c.n_head, c.d), "test").unwrap();
+    let past = int(gpu, c.n_past);
     let sees = if c.causal { Sees::Causal } else { Sees::All };
     let seqs = Sequences { n_seq: c.n_seq, n_per_seq: c.n, past: &past, n_past: c.n_past };
-    card.attention(&up(card, &q), (&k, &v), seqs, (c.n_head, c.n_head_kv, c.d), sees, &out, &parts).unwrap();
+    gpu.attention(&up(gpu, &q), (&k, &v), seqs, (c.n_head, c.n_head_kv, c.d), sees, &out, &parts).unwrap();
     let error = nmse(&down(&out), &want);
     let Case { n_seq, n, n_past, n_head, n_head_kv, d, causal } = c;
     assert!(
@@ -206,7 +206,7 @@ fn check(card: &Card, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u6
 
 #[test]
 fn few_queries_over_split_keys_agree_with_scalar() {
-    let card = card();
+    let gpu = gpu();
     // One token deep in the cache (many ranges of keys), several tokens, more heads than a block takes, wide heads.
     let cases = [
         (1, 1, 700, 12, 2, 128, true),
@@ -221,7 +221,7 @@ fn few_queries_over_split_keys_agree_with_scalar() {
         let case = Case { n_seq, n, n_past, n_head, n_head_kv, d, causal };
         for type_k in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
             for type_v in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
-                check(&card, &case, (type_k, type_v), seed as u64 + 500, 1e-11);
+                check(&gpu, &case, (type_k, type_v), seed as u64 + 500, 1e-11);
             }
         }
     }
@@ -229,7 +229,7 @@ fn few_queries_over_split_keys_agree_with_scalar() {
 
 #[test]
 fn many_queries_on_tensor_cores_agree_with_scalar() {
-    let card = card();
+    let gpu = gpu();
     let cases = [
         (1, 33, 70, 6, 2, 64, true),
         (1, 70, 0, 3, 1, 32, true),
@@ -242,10 +242,10 @@ fn many_queries_on_tensor_cores_agree_with_scalar() {
     for (seed, (n_seq, n, n_past, n_head, n_head_kv, d, causal)) in cases.into_iter().enumerate() {
         let case = Case { n_seq, n, n_past, n_head, n_head_kv, d, causal };
         for ty in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
-            check(&card, &case, (ty, ty), seed as u64 + 600, 1e-9);
+            check(&gpu, &case, (ty, ty), seed as u64 + 600, 1e-9);
         }
         if d % 32 == 0 {
-            check(&card, &case, (GgmlType::Q8_0, GgmlType::F16), seed as u64 + 600, 1e-9);
+            check(&gpu, &case, (GgmlType::Q8_0, GgmlType::F16), seed as u64 + 600, 1e-9);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Every CUDA kernel against the scalar definitions at odd sizes: on the emulated card, or with `LONGTAKE_CUDA_TEST=card` on
-//! the first card of this machine (`tests/gpu/run.sh` does that).
+//! Every CUDA kernel against the scalar definitions at odd sizes: on the emulated GPU, or with `LONGTAKE_CUDA_TEST=gpu` on
+//! the first GPU of this machine (`tests/gpu/run.sh` does that).
 
 mod attention;
 mod delta;
@@ -10,7 +10,7 @@ mod rows;
 mod streams;
 
 use longtake::gguf::GgmlType;
-use longtake::kernels::cuda::{Card, Mem, cards};
+use longtake::kernels::cuda::{Gpu, Mem, gpus};
 use longtake::kernels::{Kernels, supported};
 
 use crate::random::Rng;
@@ -34,23 +34,27 @@ const WEIGHT_TYPES: [GgmlType; 15] = [
     GgmlType::IQ4_XS,
 ];
 
-/// The card that tests use; a demand for one that is not there fails aloud.
-fn card() -> Card {
-    match std::env::var("LONGTAKE_CUDA_TEST").as_deref() {
-        Ok("card") => Card::open(&cards().expect("LONGTAKE_CUDA_TEST=card needs a card")[0]).expect("the card opens"),
-        Ok(other) => panic!("LONGTAKE_CUDA_TEST is `{other}`, expected `card` or nothing"),
-        Err(_) => Card::emulated(1 << 30),
-    }
+/// The GPU that tests use; a demand for one that is not there fails aloud.
+fn gpu() -> Gpu {
+    let gpu = match std::env::var("LONGTAKE_CUDA_TEST").as_deref() {
+        Ok("gpu" | "card") => {
+            Gpu::open(&gpus().expect("LONGTAKE_CUDA_TEST=gpu needs a GPU")[0]).expect("the GPU opens")
+        }
+        Ok(other) => panic!("LONGTAKE_CUDA_TEST is `{other}`, expected `gpu` or nothing"),
+        Err(_) => Gpu::emulated(1 << 30),
+    };
+    gpu.set_graphs(longtake::cli::environment::may_record());
+    gpu
 }
 
-/// Whether tests run on the emulated card, which does only what somebody waits for.
+/// Whether tests run on the emulated GPU, which does only what somebody waits for.
 fn is_emulated() -> bool {
     std::env::var_os("LONGTAKE_CUDA_TEST").is_none()
 }
 
-/// Cards whose streams run in as different an order as they may.
-fn cards_in_any_order() -> Vec<Card> {
-    if is_emulated() { vec![Card::emulated(1 << 30), Card::emulated_eager(1 << 30)] } else { vec![card()] }
+/// GPUs whose streams run in as different an order as they may.
+fn gpus_in_any_order() -> Vec<Gpu> {
+    if is_emulated() { vec![Gpu::emulated(1 << 30), Gpu::emulated_eager(1 << 30)] } else { vec![gpu()] }
 }
 
 /// The definition.
@@ -60,8 +64,8 @@ fn scalar() -> &'static Kernels {
     table
 }
 
-fn up(card: &Card, data: &[f32]) -> Mem {
-    card.upload(data, "test").unwrap()
+fn up(gpu: &Gpu, data: &[f32]) -> Mem {
+    gpu.upload(data, "test").unwrap()
 }
 
 fn down(mem: &Mem) -> Vec<f32> {
@@ -81,8 +85,8 @@ fn nmse(got: &[f32], want: &[f32]) -> f64 {
 
 #[test]
 fn memory_is_zeroed_copied_in_parts_and_refused_with_numbers() {
-    let card = card();
-    let mem = card.alloc(40, "a test").unwrap();
+    let gpu = gpu();
+    let mem = gpu.alloc(40, "a test").unwrap();
     assert_eq!(down(&mem), [0.0; 10]);
     mem.floats(3, 4).write(&[1f32, 2.0, 3.0, 4.0]).unwrap();
     let mut host = [9u8; 40];
@@ -95,8 +99,8 @@ fn memory_is_zeroed_copied_in_parts_and_refused_with_numbers() {
     let sevens = f32::from_le_bytes([7; 4]);
     assert_eq!(down(&mem), [0.0, sevens, sevens, 1.0, sevens, sevens, 4.0, sevens, sevens, 0.0]);
 
-    let (free, total) = card.memory().unwrap();
+    let (free, total) = gpu.memory().unwrap();
     assert!(free <= total);
-    let error = card.alloc(total as usize + 1, "a cache").err().expect("more than there is").to_string();
+    let error = gpu.alloc(total as usize + 1, "a cache").err().expect("more than there is").to_string();
     assert!(error.contains(&format!("`{}` bytes for a cache", total + 1)) && error.contains("are free"), "{error}");
 }

@@ -1,49 +1,49 @@
-//! The network on cards: the reference numbers, and agreement with the CPU wherever the boundary between them lies.
+//! The network on GPUs: the reference numbers, and agreement with the CPU wherever the boundary between them lies.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Gguf};
-use longtake::kernels::cuda::Card;
+use longtake::kernels::cuda::Gpu;
 use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
 use longtake::position::{Placer, Pos};
 use longtake::stream::Engine;
 use longtake::text::SamplerOptions;
 
-use super::{Rng, card, cards_in_any_order, is_emulated, nmse};
+use super::{Rng, gpu, gpus_in_any_order, is_emulated, nmse};
 use crate::golden_families::check_family;
-use crate::model::check_on_cards;
+use crate::model::check_on_gpus;
 use crate::stream::{answer_with, engine, prompt, session};
 
-/// Puts all of a model and of a tower on a card.
-fn all_on(card: &Card) -> impl Fn(Option<&mut TextModel>, Option<&mut VisionTower>) {
+/// Puts all of a model and of a tower on a GPU.
+fn all_on(gpu: &Gpu) -> impl Fn(Option<&mut TextModel>, Option<&mut VisionTower>) {
     |text, tower| {
         if let Some(text) = text {
-            text.offload(std::slice::from_ref(card), usize::MAX).unwrap();
+            text.offload(std::slice::from_ref(gpu), usize::MAX).unwrap();
             assert_eq!(text.n_host_layers(), 0);
         }
         if let Some(tower) = tower {
-            tower.offload(card).unwrap();
+            tower.offload(gpu).unwrap();
         }
     }
 }
 
 #[test]
-fn all_on_a_card_gives_the_reference_numbers() {
-    check_on_cards(&[4096], &all_on(&card()));
+fn all_on_a_gpu_gives_the_reference_numbers() {
+    check_on_gpus(&[4096], &all_on(&gpu()));
 }
 
 #[test]
-fn the_families_on_a_card_give_the_reference_numbers() {
+fn the_families_on_a_gpu_give_the_reference_numbers() {
     for family in ["qwen2_5_vl", "qwen3_vl"] {
-        check_family(family, &[4096], &all_on(&card()));
+        check_family(family, &[4096], &all_on(&gpu()));
     }
 }
 
 #[test]
-fn switches_on_a_card_are_plain_arithmetic() {
-    crate::spec_switches::check_on_cards(&all_on(&card()), 1e-3);
+fn switches_on_a_gpu_are_plain_arithmetic() {
+    crate::spec_switches::check_on_gpus(&all_on(&gpu()), 1e-3);
 }
 
 pub fn demo(name: &str) -> Arc<Gguf> {
@@ -79,8 +79,8 @@ fn bytes(cache: &KvCache) -> Vec<u8> {
 }
 
 #[test]
-fn layers_on_cards_agree_with_the_cpu_wherever_the_boundary_is() {
-    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+fn layers_on_gpus_agree_with_the_cpu_wherever_the_boundary_is() {
+    let (mut model, _) = crate::common::text_model(&demo("demo.gguf")).unwrap();
     let n_layer = model.hparams().n_layer;
     for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
         if model.hparams().n_embd_head % ty.block_len() != 0 {
@@ -89,16 +89,16 @@ fn layers_on_cards_agree_with_the_cpu_wherever_the_boundary_is() {
         model.offload(&[], 0).unwrap();
         let (want, _) = run(&model, ty, &|_| ());
         for n in [1, n_layer, n_layer + 1] {
-            // Also over two cards, where there are layers for both.
-            for cards in [vec![card()], vec![card(), card()]] {
-                if !is_emulated() && cards.len() > 1 {
-                    continue; // one card, opened twice, is one card
+            // Also over two GPUs, where there are layers for both.
+            for gpus in [vec![gpu()], vec![gpu(), gpu()]] {
+                if !is_emulated() && gpus.len() > 1 {
+                    continue; // one GPU, opened twice, is one GPU
                 }
-                model.offload(&cards, n).unwrap();
+                model.offload(&gpus, n).unwrap();
                 let (got, _) = run(&model, ty, &|_| ());
                 let error = nmse(&got, &want);
                 // Both round activations to 8 bits, each in its way.
-                let case = format!("{ty}, {n} of {n_layer} layers on {} cards", cards.len());
+                let case = format!("{ty}, {n} of {n_layer} layers on {} GPUs", gpus.len());
                 assert!(error <= 2e-3, "{case}: NMSE {error:.1e}");
             }
         }
@@ -131,16 +131,16 @@ fn decode(model: &TextModel, n_top: usize, n_steps: usize, scratch: &mut Scratch
 }
 
 #[test]
-fn the_largest_logits_come_alone_where_all_of_the_model_is_on_cards() {
-    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
+fn the_largest_logits_come_alone_where_all_of_the_model_is_on_gpus() {
+    let (mut model, _) = crate::common::text_model(&demo("demo.gguf")).unwrap();
     let hp = model.hparams().clone();
     for n in [1, hp.n_layer, hp.n_layer + 1] {
-        for cards in [vec![card()], vec![card(), card()]] {
-            if !is_emulated() && cards.len() > 1 {
+        for gpus in [vec![gpu()], vec![gpu(), gpu()]] {
+            if !is_emulated() && gpus.len() > 1 {
                 continue;
             }
-            model.offload(&cards, n).unwrap();
-            let case = format!("{n} of {} layers on {} cards", hp.n_layer, cards.len());
+            model.offload(&gpus, n).unwrap();
+            let case = format!("{n} of {} layers on {} GPUs", hp.n_layer, gpus.len());
             let mut scratch = Scratch::new(&hp, 1);
             let want = decode(&model, 0, 4, &mut scratch);
             for (n_top, n_come) in [(1, 1), (40, 40), (65, hp.n_vocab)] {
@@ -159,9 +159,9 @@ fn the_largest_logits_come_alone_where_all_of_the_model_is_on_cards() {
 
 /// Rows go to the host and back as truncation, forgetting and takes want it, and nothing is lost on the way.
 #[test]
-fn rows_on_cards_survive_being_moved() {
-    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
-    model.offload(&[card()], usize::MAX).unwrap();
+fn rows_on_gpus_survive_being_moved() {
+    let (mut model, _) = crate::common::text_model(&demo("demo.gguf")).unwrap();
+    model.offload(&[gpu()], usize::MAX).unwrap();
     let ty = GgmlType::F16;
     let (want, kept) = run(&model, ty, &|_| ());
     // Pulled after each step, it is the same cache.
@@ -176,12 +176,12 @@ fn rows_on_cards_survive_being_moved() {
         assert_eq!(copy.len(), len - 1);
     });
     assert!(got.len() == want.len() && cut.len() == kept.len() - 6);
-    // Forgetting moves the same bytes on a card as on the host.
-    let mut on_card = kept;
-    let mut on_host = on_card.to_memory().unwrap();
-    on_card.forget(3..20).unwrap();
+    // Forgetting moves the same bytes on a GPU as on the host.
+    let mut on_gpu = kept;
+    let mut on_host = on_gpu.to_memory().unwrap();
+    on_gpu.forget(3..20).unwrap();
     on_host.forget(3..20).unwrap();
-    assert!(bytes(&on_card) == bytes(&on_host), "forgotten");
+    assert!(bytes(&on_gpu) == bytes(&on_host), "forgotten");
     let hp = model.hparams();
     let step = |cache: &mut KvCache| {
         let (mut placer, mut pos) = (Placer::new(hp.layout), Vec::new());
@@ -193,19 +193,19 @@ fn rows_on_cards_survive_being_moved() {
         let batch = Batch { embd: &embd, deep: &[], pos: &pos, n_logits: 1 };
         model.forward(&batch, cache, &mut Scratch::new(hp, 1), None).unwrap().to_vec()
     };
-    assert!(step(&mut on_card) == step(&mut on_host), "a step behind what was forgotten");
+    assert!(step(&mut on_gpu) == step(&mut on_host), "a step behind what was forgotten");
 }
 
 #[test]
-fn the_tower_on_a_card_agrees_with_the_cpu() {
-    let (mut tower, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
+fn the_tower_on_a_gpu_agrees_with_the_cpu() {
+    let (mut tower, _) = crate::common::vision_tower(&demo("mmproj-demo.gguf")).unwrap();
     for (seed, (pairs, h, w)) in [(1, 2, 2), (2, 4, 6), (1, 10, 8), (3, 2, 4)].into_iter().enumerate() {
         let mut rng = Rng(seed as u64 + 700);
         let pixels = rng.vec(pairs * h * w * tower.hparams().n_patch_values());
-        let (host, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
+        let (host, _) = crate::common::vision_tower(&demo("mmproj-demo.gguf")).unwrap();
         let want = host.encode(&pixels, h, w, None).unwrap();
-        for card in cards_in_any_order() {
-            tower.offload(&card).unwrap();
+        for gpu in gpus_in_any_order() {
+            tower.offload(&gpu).unwrap();
             let error = nmse(&tower.encode(&pixels, h, w, None).unwrap(), &want);
             assert!(error <= 1e-3, "seed {seed}: {pairs} pairs of {h} x {w}: NMSE {error:.1e}");
         }
@@ -214,27 +214,27 @@ fn the_tower_on_a_card_agrees_with_the_cpu() {
 
 /// Encoding goes on beside the language model, in memory that is reserved once.
 #[test]
-fn the_tower_shares_its_card_with_the_model() {
-    let tokens: Vec<_> = cards_in_any_order().iter().map(encode_beside).collect();
-    assert!(tokens.iter().all(|of_card| *of_card == tokens[0]), "the order of streams changes nothing");
+fn the_tower_shares_its_gpu_with_the_model() {
+    let tokens: Vec<_> = gpus_in_any_order().iter().map(encode_beside).collect();
+    assert!(tokens.iter().all(|of_gpu| *of_gpu == tokens[0]), "the order of streams changes nothing");
 }
 
 /// Tokens of three batches, encoded in every way.
-fn encode_beside(card: &Card) -> Vec<Vec<f32>> {
-    let (mut tower, _) = VisionTower::load(&demo("mmproj-demo.gguf")).unwrap();
-    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
-    tower.offload(card).unwrap();
-    model.offload(std::slice::from_ref(card), usize::MAX).unwrap();
+fn encode_beside(gpu: &Gpu) -> Vec<Vec<f32>> {
+    let (mut tower, _) = crate::common::vision_tower(&demo("mmproj-demo.gguf")).unwrap();
+    let (mut model, _) = crate::common::text_model(&demo("demo.gguf")).unwrap();
+    tower.offload(gpu).unwrap();
+    model.offload(std::slice::from_ref(gpu), usize::MAX).unwrap();
     let (h, w, n_values) = (4, 6, tower.hparams().n_patch_values());
     let mut rng = Rng(900);
     let groups: Vec<Vec<f32>> = [2, 1, 2].iter().map(|n| rng.vec(n * h * w * n_values)).collect();
     let (alone, mut scratch) =
         (decode(&model, 3, 6, &mut Scratch::new(model.hparams(), 1)), Scratch::new(model.hparams(), 1));
     tower.reserve(2 * h * w).unwrap();
-    let free = card.memory().unwrap().0;
+    let free = gpu.memory().unwrap().0;
     let want: Vec<Vec<f32>> = groups.iter().map(|pixels| tower.encode(pixels, h, w, None).unwrap()).collect();
     for (pixels, tokens) in groups.iter().zip(&want) {
-        let begun = tower.begin(pixels, h, w).unwrap().expect("a tower on a card begins");
+        let begun = tower.begin(pixels, h, w).unwrap().expect("a tower on a GPU begins");
         assert!(tower.begin(pixels, h, w).unwrap().is_none(), "one at a time");
         assert!(decode(&model, 3, 6, &mut scratch) == alone);
         // Whoever cannot wait for the first has memory of his own for so long.
@@ -245,13 +245,13 @@ fn encode_beside(card: &Card) -> Vec<Vec<f32>> {
     assert!(tower.encode(&groups[2], h, w, None).unwrap() == want[2]);
     drop(scratch);
     // A driver may take memory for itself as well.
-    assert!(!is_emulated() || card.memory().unwrap().0 >= free, "nothing more was reserved");
+    assert!(!is_emulated() || gpu.memory().unwrap().0 >= free, "nothing more was reserved");
     want
 }
 
-/// A video and a question: tokens that were picked on the card are those that all logits give, and the CPU's.
+/// A video and a question: tokens that were picked on the GPU are those that all logits give, and the CPU's.
 #[test]
-fn an_answer_from_a_card_is_that_of_the_cpu() {
+fn an_answer_from_a_gpu_is_that_of_the_cpu() {
     let mut engine = engine();
     let greedy = SamplerOptions { temp: 0.0, ..SamplerOptions::default() };
     let answer = |engine: &Arc<Engine>, options: &SamplerOptions| {
@@ -259,7 +259,7 @@ fn an_answer_from_a_card_is_that_of_the_cpu() {
         answer_with(&mut session(engine, 200, 32), &mut prompt, options.clone())
     };
     let want = answer(&engine, &greedy);
-    Arc::get_mut(&mut engine).expect("sessions are over").offload(&[card()], usize::MAX).unwrap();
+    Arc::get_mut(&mut engine).expect("sessions are over").offload(&[gpu()], usize::MAX).unwrap();
     assert_eq!(answer(&engine, &greedy), want);
     // A penalty too small to change anything takes all logits.
     for options in [greedy, SamplerOptions { seed: 11, ..SamplerOptions::default() }] {
@@ -270,12 +270,12 @@ fn an_answer_from_a_card_is_that_of_the_cpu() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_card_that_is_too_small_is_an_error_with_numbers() {
-    let (mut model, _) = TextModel::load(&demo("demo.gguf")).unwrap();
-    let error = model.offload(&[Card::emulated(1000)], 1).unwrap_err().to_string();
+fn a_gpu_that_is_too_small_is_an_error_with_numbers() {
+    let (mut model, _) = crate::common::text_model(&demo("demo.gguf")).unwrap();
+    let error = model.offload(&[Gpu::emulated(1000)], 1).unwrap_err().to_string();
     assert!(error.contains("the weights of layer") && error.contains("of 1000 bytes are free"), "{error}");
     let hp = model.hparams().clone();
-    model.offload(&[Card::emulated(4 << 20)], 1).unwrap();
+    model.offload(&[Gpu::emulated(4 << 20)], 1).unwrap();
     let mut cache = cache_of(&model, 1 << 20, GgmlType::F32);
     let error = model.prepare(&mut cache, &mut Scratch::new(&hp, 1)).unwrap_err().to_string();
     assert!(error.contains("the cache of 1 layers with 1048576 slots"), "{error}");

@@ -9,7 +9,7 @@ use longtake::eval::choice::{
     Collection, CollectionOptions, Log, Report, Response, RunOptions, Step, Tally, Task, run,
 };
 use longtake::gguf::GgmlType;
-use longtake::stream::{Engine, EngineOptions, Event, MediaOptions, MmprojChoice, SessionOptions};
+use longtake::stream::{EngineOptions, Event, MediaOptions, MmprojChoice, SessionOptions};
 use parquet::basic::{Compression, ZstdLevel};
 use serde_json::{Value, json};
 
@@ -355,7 +355,7 @@ fn the_questions_of_one_video_share_its_cache() {
         mmproj: MmprojChoice::Path(model("mmproj-tiny-c.gguf")),
         mmap: true,
     };
-    let engine = Arc::new(Engine::load(&options).unwrap());
+    let engine = Arc::new(crate::common::engine(&options).unwrap());
     let mut media = MediaOptions::default();
     (media.sample.min_pixels, media.sample.max_pixels) = (Some(3136), Some(4704));
     let ty = GgmlType::F16;

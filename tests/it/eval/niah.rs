@@ -21,7 +21,7 @@ const SIZE: (usize, usize) = (56, 84);
 fn engine() -> Arc<Engine> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model");
     let open = |name: &str| Arc::new(Gguf::open(&folder.join(name)).unwrap());
-    Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
+    Arc::new(crate::common::engine_of(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
 fn options(temporal_scale: Option<f64>) -> NiahOptions {

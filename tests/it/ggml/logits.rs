@@ -17,7 +17,7 @@ use super::Rng;
 use crate::common::{Arrays, golden, golden_json, max_abs_diff};
 
 fn load(path: &Path) -> TextModel {
-    TextModel::load(&Arc::new(Gguf::open(path).unwrap())).unwrap().0
+    crate::common::text_model(&Arc::new(Gguf::open(path).unwrap())).unwrap().0
 }
 
 /// The golden models as F32 files in `dir`: from our converter where there is a checkpoint, and the one from another writer.
@@ -224,6 +224,7 @@ fn quantized_models_diverge_no_more_than_in_llama_cpp() {
     let n_texts = std::env::var("LONGTAKE_KL_TEXTS").map_or(12, |n| n.parse().expect("LONGTAKE_KL_TEXTS is a number"));
     let texts = texts("tiny-c", n_texts, 160);
     let want: Vec<Vec<f32>> = texts.iter().map(|text| ours(&exact, text, 512, 0).0).collect();
+    crate::common::choose_kernels();
     println!("kernels {}; mean KL divergence over {} texts", kernels::select().unwrap().name, texts.len());
     println!(
         "{:<8}{:<9}{:<36}{:<26}arithmetic: ggml, ours",

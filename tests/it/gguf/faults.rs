@@ -302,7 +302,7 @@ fn fault_14_a_file_that_changes_while_it_is_open() {
     let path = dir.path().join("m.gguf");
     std::fs::write(&path, mixed()).unwrap();
     let mapped = Gguf::open(&path).unwrap();
-    let read = Gguf::open_with(&path, OpenOptions { mmap: false }).unwrap();
+    let read = Gguf::open_with(&path, GgufOptions { mmap: false }).unwrap();
     let last = mapped.tensors().last().unwrap().clone();
     let content = read.data(&last).to_vec();
 
@@ -327,9 +327,9 @@ fn fault_14_a_file_that_changes_while_it_is_open() {
 fn what_is_not_a_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for mmap in [true, false] {
-        let err = Gguf::open_with(dir.path(), OpenOptions { mmap }).unwrap_err();
+        let err = Gguf::open_with(dir.path(), GgufOptions { mmap }).unwrap_err();
         assert!(err.to_string().contains("is a folder without GGUF files"), "{err}");
-        let err = Gguf::open_with(&dir.path().join("none.gguf"), OpenOptions { mmap }).unwrap_err();
+        let err = Gguf::open_with(&dir.path().join("none.gguf"), GgufOptions { mmap }).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::NotFound);
         assert!(err.to_string().contains("none.gguf"), "{err}");
     }

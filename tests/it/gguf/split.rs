@@ -72,7 +72,7 @@ fn a_split_model_opens_as_one() {
     let dir = tempfile::tempdir().unwrap();
     let paths = three().map(|part| part.write(dir.path()));
     for mmap in [true, false] {
-        let gguf = Gguf::open_with(&paths[0], OpenOptions { mmap }).unwrap();
+        let gguf = Gguf::open_with(&paths[0], GgufOptions { mmap }).unwrap();
         let names: Vec<(&str, usize)> = gguf.tensors().iter().map(|t| (t.name.as_str(), t.shard)).collect();
         assert_eq!(names, [("a", 0), ("b", 0), ("c", 2), ("d", 2), ("e", 2)]);
         for (name, want) in [("a", 1f32), ("b", 2.0), ("c", 3.0), ("d", 4.0), ("e", 5.0)] {

@@ -8,10 +8,20 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use longtake::media::ffmpeg::Tools;
 use longtake::media::image_file::{decode_image, is_picture};
 use longtake::media::limits::{MAX_PIXELS, MAX_SHRUNK_PIXELS};
-use longtake::media::{ImageFile, load_image};
+use longtake::media::{ImageFile, load_image_with};
 use longtake::{ErrorKind, media};
 
 use super::image_file::{assert_clean, crc32, media_bytes, media_dir};
+
+/// With what is installed.
+fn open(path: &Path) -> longtake::Result<ImageFile> {
+    ImageFile::open_with(path, Tools::on_path().as_ref())
+}
+
+/// With what is installed.
+fn load(path: &Path) -> longtake::Result<media::Rgb> {
+    load_image_with(path, Tools::on_path().as_ref())
+}
 
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.join(name);
@@ -70,7 +80,7 @@ fn a_cut_off_picture_is_never_taken_in_silence() {
         ("rgba.webp", media_bytes("rgba.webp")),
     ] {
         let decode = |bytes: &[u8]| {
-            let file = ImageFile::open(&write(dir.path(), name, bytes))?;
+            let file = open(&write(dir.path(), name, bytes))?;
             file.decode(file.size(), &|| false)
         };
         assert_eq!(decode(&bytes).unwrap().warning, None, "{name}");
@@ -111,9 +121,9 @@ fn simple_formats_are_built_in() {
     let clear = image::RgbaImage::from_pixel(9, 7, image::Rgba([0, 0, 0, 0]));
     let path = dir.path().join("clear.bmp");
     clear.save(&path).unwrap();
-    assert!(load_image(&path).unwrap().data.iter().all(|v| *v == 255));
+    assert!(load(&path).unwrap().data.iter().all(|v| *v == 255));
     let pgm = write(dir.path(), "a.pgm", b"P2 2 1 255\n7 200\n");
-    assert_eq!(load_image(&pgm).unwrap().data, [7, 7, 7, 200, 200, 200]);
+    assert_eq!(load(&pgm).unwrap().data, [7, 7, 7, 200, 200, 200]);
 }
 
 /// A TIFF of 8-bit RGB(A), without compression, with an orientation.
@@ -168,7 +178,7 @@ fn other_formats_come_through_ffmpeg() {
         eprintln!("SKIPPED: ffmpeg and ffprobe are not on the PATH, pictures are not decoded through them");
         return;
     };
-    assert!(load_image(&path).unwrap().data == *upright.as_raw());
+    assert!(load(&path).unwrap().data == *upright.as_raw());
     // Orientation 6: shown turned by 90 degrees clockwise; 2 is mirrored; 3 stands on its head.
     for (orientation, size, want) in [
         (6, (64, 48), [BLUE, RED, YELLOW, GREEN]),
@@ -177,14 +187,14 @@ fn other_formats_come_through_ffmpeg() {
         (3, (48, 64), [YELLOW, BLUE, GREEN, RED]),
     ] {
         let path = write(dir.path(), "turned.tif", &tiff(64, 48, 3, orientation, upright.as_raw()));
-        let file = ImageFile::open(&path).unwrap();
+        let file = open(&path).unwrap();
         let rgb = file.decode(size, &|| false).unwrap().rgb;
         assert_eq!((file.size(), (rgb.height, rgb.width)), (size, size), "orientation {orientation}");
         assert_quarters(&rgb, want, &format!("orientation {orientation}"));
     }
     // Half transparent on white.
     let clear = tiff(8, 8, 4, 1, &[0, 0, 0, 128].repeat(64));
-    let rgb = load_image(&write(dir.path(), "clear.tif", &clear)).unwrap();
+    let rgb = load(&write(dir.path(), "clear.tif", &clear)).unwrap();
     assert!(rgb.data.iter().all(|v| v.abs_diff(127) <= 1), "{:?}", &rgb.data[..6]);
     // What ffmpeg itself can write; releases differ.
     let png = dir.path().join("a.png");
@@ -197,7 +207,7 @@ fn other_formats_come_through_ffmpeg() {
         if !ended.success() {
             continue;
         }
-        let file = ImageFile::open(&path).unwrap();
+        let file = open(&path).unwrap();
         let decoded = file.decode(file.size(), &|| false).unwrap();
         assert_eq!((decoded.rgb.height, decoded.rgb.width), (48, 64), "{name}");
         assert_quarters(&decoded.rgb, UPRIGHT, name);
@@ -208,7 +218,7 @@ fn other_formats_come_through_ffmpeg() {
     // Cut off: an error, or a word of warning.
     for cut in [picture.len() - 1, picture.len() / 2, 200, 100, 9] {
         let path = write(dir.path(), "cut.tif", &picture[..cut]);
-        match ImageFile::open(&path).and_then(|file| file.decode(file.size(), &|| false)) {
+        match open(&path).and_then(|file| file.decode(file.size(), &|| false)) {
             Err(err) => assert_clean(&err),
             Ok(decoded) => assert!(decoded.warning.is_some(), "cut at {cut}"),
         }
@@ -220,7 +230,7 @@ fn other_formats_come_through_ffmpeg() {
 fn what_is_no_picture_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["baseline.mp4", "moving.mov", "vp9.webm", "yuv420p.y4m"] {
-        let err = ImageFile::open(&media_dir().join(name)).unwrap_err();
+        let err = open(&media_dir().join(name)).unwrap_err();
         assert!(err.to_string().contains("a video, expected a picture"), "{err}");
         assert!(!is_picture(&media_dir().join(name)).unwrap());
     }
@@ -230,7 +240,7 @@ fn what_is_no_picture_is_said_to_be_none() {
         ("text", b"hello"),
         ("empty.avif", b""),
     ] {
-        let err = ImageFile::open(&write(dir.path(), name, bytes)).unwrap_err();
+        let err = open(&write(dir.path(), name, bytes)).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Unsupported, "{err}");
         assert!(err.to_string().contains(name) && err.to_string().contains("expected a png, jpeg"), "{err}");
         assert!(!is_picture(&dir.path().join(name)).unwrap());
@@ -253,9 +263,7 @@ fn a_pipe_is_refused_at_once() {
     std::os::unix::fs::symlink(&pipe, &link).unwrap();
     let started = Instant::now();
     for path in [pipe.as_path(), &link, Path::new("/dev/null"), Path::new("/dev/zero")] {
-        for err in
-            [ImageFile::open(path).unwrap_err(), load_image(path).unwrap_err(), is_picture(path).map(drop).unwrap_err()]
-        {
+        for err in [open(path).unwrap_err(), load(path).unwrap_err(), is_picture(path).map(drop).unwrap_err()] {
             assert!(err.to_string().contains("not a regular file"), "{err}");
         }
     }
@@ -286,7 +294,7 @@ fn pictures_beyond_the_cap_are_shrunk_while_they_are_decoded() {
     let (width, height) = (9001, 8003);
     large_png(&path, width, height, |x, y| x < 2000 + y / 4 || (x + y) % 2 == 0);
     assert!(u64::from(width) * u64::from(height) > MAX_PIXELS);
-    let file = ImageFile::open(&path).unwrap();
+    let file = open(&path).unwrap();
     assert_eq!(file.size(), (8003, 9001));
     let rgb = file.decode((1000, 1100), &|| false).unwrap().rgb;
     // At least twice as large as wanted, and a whole part of the original.
@@ -297,11 +305,11 @@ fn pictures_beyond_the_cap_are_shrunk_while_they_are_decoded() {
     }
     let stopped = file.decode((1000, 1100), &|| true).unwrap_err();
     assert_eq!(stopped.kind(), ErrorKind::Cancelled);
-    let whole = load_image(&path).unwrap_err();
+    let whole = load(&path).unwrap_err();
     assert!(whole.kind() == ErrorKind::Limit && whole.to_string().contains(&MAX_PIXELS.to_string()), "{whole}");
     // Cut off: the row is named.
     let bytes = std::fs::read(&path).unwrap();
-    let cut = ImageFile::open(&write(dir.path(), "cut.png", &bytes[..bytes.len() / 2])).unwrap();
+    let cut = open(&write(dir.path(), "cut.png", &bytes[..bytes.len() / 2])).unwrap();
     let err = cut.decode((1000, 1100), &|| false).unwrap_err();
     assert!(err.to_string().contains("cut off in row"), "{err}");
 }
@@ -324,7 +332,7 @@ fn large_jpegs_are_shrunk_in_their_blocks() {
             .status()
             .unwrap();
         assert!(made.success());
-        let file = ImageFile::open(&path).unwrap();
+        let file = open(&path).unwrap();
         assert_eq!(file.size(), (8000, 9000));
         let rgb = file.decode((900, 1000), &|| false).unwrap().rgb;
         assert_eq!((rgb.height, rgb.width), (2000, 2250), "{name}: a quarter");
@@ -356,13 +364,13 @@ fn what_cannot_be_shrunk_says_what_to_do() {
         ("bomb.png", header(60_000, 60_000, 0), MAX_SHRUNK_PIXELS),
         ("large.gif", gif, MAX_PIXELS),
     ] {
-        let err = ImageFile::open(&write(dir.path(), name, &bytes)).unwrap_err();
+        let err = open(&write(dir.path(), name, &bytes)).unwrap_err();
         let text = err.to_string();
         assert_eq!(err.kind(), ErrorKind::Limit, "{text}");
         assert!(text.contains(name) && text.contains(&limit.to_string()) && text.contains("smaller first"), "{text}");
     }
     // The size alone is no reason.
     let path = write(dir.path(), "large.png", &header(9000, 8000, 0));
-    assert_eq!(ImageFile::open(&path).unwrap().size(), (8000, 9000));
+    assert_eq!(open(&path).unwrap().size(), (8000, 9000));
     assert!(decode_image(&std::fs::read(&path).unwrap()).is_err());
 }

@@ -27,7 +27,7 @@ struct Case {
 
 fn engine() -> Arc<Engine> {
     let open = |name: &str| Arc::new(Gguf::open(asset(name).as_ref()).unwrap());
-    Arc::new(Engine::from_files(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
+    Arc::new(crate::common::engine_of(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
 fn content(take: &Take) -> Vec<u8> {

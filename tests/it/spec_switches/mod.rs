@@ -1,5 +1,5 @@
 //! Every switch of a family's specs, alone and with others, at odd sizes: the network against plain f64 arithmetic that is written
-//! down here, on the host and, with the feature `cuda`, on the emulated card.
+//! down here, on the host and, with the feature `cuda`, on the emulated GPU.
 
 mod text;
 mod vit;
@@ -159,9 +159,9 @@ fn check(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     assert!(worst <= tolerance * largest, "{what}: off by {worst:.2e} of {largest:.2}");
 }
 
-/// All of it on cards, where `place` puts models and towers.
+/// All of it on GPUs, where `place` puts models and towers.
 #[cfg(feature = "cuda")]
-pub fn check_on_cards(place: &dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>), tolerance: f64) {
+pub fn check_on_gpus(place: &dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>), tolerance: f64) {
     text::check_all((place, tolerance));
     vit::check_small((place, tolerance));
 }

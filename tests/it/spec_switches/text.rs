@@ -3,7 +3,7 @@
 use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Metadata};
 use longtake::model::family::{QWEN2_VL, TextSpec};
-use longtake::model::{Batch, HParams, Scratch, TextModel};
+use longtake::model::{Batch, HParams, Scratch};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
 use super::{HOST, Mat, Place, Plain, Weights, add, attend, check, gated, sigmoid, turn};
@@ -156,7 +156,7 @@ impl Text {
         hp.spec = self.spec;
         (hp.layout, hp.n_rot, hp.rope_sections, hp.n_deepstack) =
             (self.layout, self.n_rot, self.sections(), self.spec.n_deepstack);
-        let (mut model, unused) = TextModel::with(hp, &file).unwrap();
+        let (mut model, unused) = crate::common::text_model_with(hp, &file).unwrap();
         assert!(unused.is_empty(), "{what}: {unused:?}");
         place(Some(&mut model), None);
         let (hp, mut rng, n) = (model.hparams().clone(), Rng(seed + 1), 11);

@@ -277,7 +277,7 @@ fn switches_of_towers_are_plain_arithmetic() {
     check_all(HOST);
 }
 
-/// Cards take a picture whole, so the large one says nothing new there and takes long in emulation.
+/// GPUs take a picture whole, so the large one says nothing new there and takes long in emulation.
 #[cfg(feature = "cuda")]
 pub fn check_small(place: Place<'_>) {
     for (seed, (what, vit)) in

@@ -4,11 +4,11 @@
 use crate::stream::Engine;
 use crate::{Error, Result};
 
-/// How many layers `--n-gpu-layers` wants on cards: a number, or `all` with the output matrix.
+/// How many layers `--n-gpu-layers` wants on GPUs: a number, or `all` with the output matrix.
 ///
 /// # Errors
 /// Another word.
-pub fn n_layers(flag: Option<&str>) -> Result<usize> {
+pub(super) fn n_layers(flag: Option<&str>) -> Result<usize> {
     match flag {
         None => Ok(0),
         Some("all") => Ok(usize::MAX),
@@ -18,18 +18,18 @@ pub fn n_layers(flag: Option<&str>) -> Result<usize> {
     }
 }
 
-/// Moves `n` layers and the vision tower to cards. A machine without cards is no error: it says so in a line, and the CPU
+/// Moves `n` layers and the vision tower to GPUs. A machine without GPUs is no error: it says so in a line, and the CPU
 /// computes.
 ///
 /// # Errors
-/// Cards that refuse, memory that they do not have.
+/// GPUs that refuse, memory that they do not have.
 #[cfg(feature = "cuda")]
-pub fn offload(engine: &mut Engine, n: usize) -> Result<()> {
-    use crate::kernels::cuda::{Card, cards};
+pub(super) fn offload(engine: &mut Engine, n: usize) -> Result<()> {
+    use crate::kernels::cuda::{Gpu, gpus};
     if n == 0 {
         return Ok(());
     }
-    let found = match cards() {
+    let found = match gpus() {
         Ok(found) => found,
         Err(err) => {
             eprintln!("warning: no layers on a GPU: {err}; the CPU computes");
@@ -47,9 +47,10 @@ pub fn offload(engine: &mut Engine, n: usize) -> Result<()> {
     if able.is_empty() {
         return Ok(());
     }
-    let cards = able.into_iter().map(Card::open).collect::<Result<Vec<_>>>()?;
-    engine.offload(&cards, n)?;
-    for (name, layers, head) in engine.text.on_cards() {
+    let gpus = able.into_iter().map(Gpu::open).collect::<Result<Vec<_>>>()?;
+    gpus.iter().for_each(|gpu| gpu.set_graphs(super::environment::may_record()));
+    engine.offload(&gpus, n)?;
+    for (name, layers, head) in engine.text.on_gpus() {
         let head = if head { " and the output matrix" } else { "" };
         eprintln!("{name}: layers {} to {}{head}", layers.start, layers.end - 1);
     }
@@ -61,35 +62,35 @@ pub fn offload(engine: &mut Engine, n: usize) -> Result<()> {
 /// # Errors
 /// None.
 #[cfg(not(feature = "cuda"))]
-pub fn offload(_: &mut Engine, n: usize) -> Result<()> {
+pub(super) fn offload(_: &mut Engine, n: usize) -> Result<()> {
     if n > 0 {
         eprintln!("warning: this binary has no CUDA (cargo feature `cuda`), --n-gpu-layers has no effect");
     }
     Ok(())
 }
 
-/// Lists the cards of this machine on stdout, as text or as a JSON array.
+/// Lists the GPUs of this machine on stdout, as text or as a JSON array.
 ///
 /// # Errors
-/// `Unsupported` saying what is missing: the feature, the driver or a card.
+/// `Unsupported` saying what is missing: the feature, the driver or a GPU.
 #[cfg(feature = "cuda")]
-pub fn list(json: bool) -> Result<()> {
+pub(super) fn list(json: bool) -> Result<()> {
     use std::io::Write;
 
-    let cards = crate::kernels::cuda::cards()?;
+    let gpus = crate::kernels::cuda::gpus()?;
     let mut text = String::new();
-    for card in &cards {
-        let (major, minor) = card.capability;
-        let verdict = if card.can_run() { "can run" } else { "cannot run, expected capability 7.5 or later" };
-        let mib = card.memory >> 20;
-        text += &format!("{}  {}  {mib} MiB  capability {major}.{minor}: {verdict}\n", card.index, card.name);
+    for gpu in &gpus {
+        let (major, minor) = gpu.capability;
+        let verdict = if gpu.can_run() { "can run" } else { "cannot run, expected capability 7.5 or later" };
+        let mib = gpu.memory >> 20;
+        text += &format!("{}  {}  {mib} MiB  capability {major}.{minor}: {verdict}\n", gpu.index, gpu.name);
     }
     if json {
-        let list = cards.iter().map(|card| {
-            let (major, minor) = card.capability;
+        let list = gpus.iter().map(|gpu| {
+            let (major, minor) = gpu.capability;
             serde_json::json!({
-                "index": card.index, "name": card.name, "memory": card.memory, "capability": [major, minor],
-                "can_run": card.can_run(),
+                "index": gpu.index, "name": gpu.name, "memory": gpu.memory, "capability": [major, minor],
+                "can_run": gpu.can_run(),
             })
         });
         text = format!("{}\n", list.collect::<serde_json::Value>());
@@ -100,6 +101,6 @@ pub fn list(json: bool) -> Result<()> {
 /// # Errors
 /// Always: this build has no CUDA.
 #[cfg(not(feature = "cuda"))]
-pub fn list(_: bool) -> Result<()> {
+pub(super) fn list(_: bool) -> Result<()> {
     Err(Error::unsupported("this binary has no CUDA, expected one built with `cargo build --release --features cuda`"))
 }
