@@ -254,9 +254,9 @@ impl Talk {
         self.messages.push(message("assistant", text));
     }
 
-    fn render(&self) -> RenderOptions {
+    fn render(&self) -> RenderOptions<'static> {
         let ChatOptions { add_vision_id, special, .. } = self.options;
-        RenderOptions { add_generation_prompt: true, add_vision_id, special }
+        RenderOptions { add_generation_prompt: true, add_vision_id, special, tools: &[] }
     }
 
     /// Slots for what is not media or words of the first question.
@@ -337,7 +337,8 @@ impl Talk {
     /// Reads the question with all that waits.
     pub(super) fn begin(&mut self, question: String, cancel: &Cancel) -> Result<((Generation, Sampler), Usage)> {
         self.fault.take().map_or(Ok(()), Err)?;
-        let sampler = Sampler::new(self.options.sampling.clone())?;
+        let guide = self.options.form.as_ref().map(|form| form.guide(&self.engine.tokenizer)).transpose()?;
+        let sampler = Sampler::new(self.options.sampling.clone())?.guided(guide);
         let messages = self.asked(&question);
         let known = (self.images.len(), self.videos.len());
         let is_first = self.session.is_none();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::gguf::GgmlType;
 use crate::stream::{Engine, GenerateOptions, Limits, MediaOptions, MmprojChoice, SessionOptions};
-use crate::text::SamplerOptions;
+use crate::text::{Form, SamplerOptions};
 
 /// How a model is opened.
 #[derive(Debug, Clone)]
@@ -77,6 +77,8 @@ pub struct ChatOptions {
     pub max_tokens: usize,
     /// How tokens are chosen: the likeliest, by default.
     pub sampling: SamplerOptions,
+    /// The form that answers have to have; any text, by default.
+    pub form: Option<Form>,
     /// How media are sampled, sized and decoded.
     pub media: MediaOptions,
     /// Numbers pictures and videos in the prompt.
@@ -97,6 +99,7 @@ impl Default for ChatOptions {
             max_time: None,
             max_tokens: 2048,
             sampling: SamplerOptions { temp: 0.0, ..SamplerOptions::default() },
+            form: None,
             media: MediaOptions::default(),
             add_vision_id: false,
             special: false,
@@ -157,6 +160,12 @@ impl ChatOptions {
     #[must_use]
     pub fn sampling(self, sampling: SamplerOptions) -> ChatOptions {
         ChatOptions { sampling, ..self }
+    }
+
+    /// With answers of this form: JSON of a schema, a grammar, one of a few words.
+    #[must_use]
+    pub fn form(self, form: Form) -> ChatOptions {
+        ChatOptions { form: Some(form), ..self }
     }
 
     /// With media sampled, sized and decoded this way. What is not built in is decoded by nobody, unless

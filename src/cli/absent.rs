@@ -16,6 +16,7 @@ const GATED: &[Gated] = &[
     Gated { words: &["demo"], feature: "demo", is_here: cfg!(feature = "demo") },
     Gated { words: &["convert"], feature: "convert", is_here: cfg!(feature = "convert") },
     Gated { words: &["serve"], feature: "server", is_here: cfg!(feature = "server") },
+    Gated { words: &["batch"], feature: "server", is_here: cfg!(feature = "server") },
     Gated { words: &["quantize"], feature: "convert", is_here: cfg!(feature = "convert") },
     Gated { words: &["eval"], feature: "eval", is_here: cfg!(feature = "eval") },
     Gated { words: &["analyze", "theory"], feature: "eval", is_here: cfg!(feature = "eval") },

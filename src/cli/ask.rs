@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::HumanDuration;
 
-use super::flags::{ComputeFlags, SamplingFlags, TemplateFlags, all_if_negative};
+use super::flags::{ComputeFlags, FormFlags, SamplingFlags, TemplateFlags, all_if_negative};
 use super::known_models;
 use super::out::stdout;
 use super::run::{Request, respond};
@@ -43,6 +43,8 @@ pub(super) struct Args {
     template: TemplateFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
+    #[command(flatten)]
+    form: FormFlags,
     /// Print one JSON object per question with text, tokens and timings instead of the text.
     #[arg(long)]
     json: bool,
@@ -61,6 +63,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     args.template.apply(&mut engine)?;
     compute.offload(&mut engine)?;
     let engine = Arc::new(engine);
+    let form = args.form.read(&engine, args.sampling.ignore_eos)?;
     let mut session = Session::from_take(&engine, &take)?;
     let load_time = started.elapsed();
     if !args.quiet {
@@ -72,6 +75,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         media: &media,
         budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
+        form: form.as_ref(),
         add_vision_id: false,
         special: args.special,
         json: args.json,

@@ -52,7 +52,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     };
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
     let mut prompt = || Prompt::build(&engine, &messages, render, &args.media.options()?);
     let n_tokens = prompt()?.n_tokens()?;
     let n_predict = match args.model.compute.ctx_size {

@@ -10,7 +10,7 @@ use serde_json::Map;
 
 use super::ask::{introduce, open as open_take};
 use super::budget::{measure_time, print_time};
-use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
+use super::flags::{FormFlags, MediaFlags, ModelFlags, SamplingFlags};
 use super::out;
 use super::progress::{Progress, at_prompt, catch_interrupt, forget_interrupt};
 use crate::files::atomic::write_beside;
@@ -20,7 +20,7 @@ use crate::stream::{
 };
 use crate::text::message::to_json;
 use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part, Sampler, Source};
+use crate::text::{Content, Form, MediaSource, Message, Part, Sampler, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /help, /quit.
@@ -41,6 +41,8 @@ pub(super) struct Args {
     media: MediaFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
+    #[command(flatten)]
+    form: FormFlags,
 }
 
 /// Tokens that a question and the template around it take.
@@ -58,8 +60,10 @@ pub(super) fn run(args: Args) -> Result<()> {
             (Some(take), Arc::new(engine))
         }
     };
+    let form = args.form.read(&engine, args.sampling.ignore_eos)?;
     let mut dialogue = Dialogue {
         args: &args,
+        form,
         engine: &engine,
         session: begin(&args, &engine, take.as_ref())?,
         take: take.as_ref(),
@@ -191,6 +195,8 @@ fn begin(args: &Args, engine: &Arc<Engine>, take: Option<&Take>) -> Result<Sessi
 
 struct Dialogue<'a> {
     args: &'a Args,
+    /// The form of every answer.
+    form: Option<Form>,
     engine: &'a Arc<Engine>,
     session: Session,
     take: Option<&'a Take>,
@@ -333,7 +339,8 @@ impl Dialogue<'_> {
     }
 
     fn answer(&mut self) -> Result<String> {
-        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: self.args.special };
+        let render =
+            RenderOptions { add_generation_prompt: true, add_vision_id: false, special: self.args.special, tools: &[] };
         let units = Prompt::units(self.engine, &self.messages, render)?;
         let mut prompt =
             Prompt { units, images: std::mem::take(&mut self.images), videos: std::mem::take(&mut self.videos) };
@@ -348,7 +355,8 @@ impl Dialogue<'_> {
         let mut events = Events::new(&mut sink, catch_interrupt()?);
         self.session.feed(prompt, &mut events)?;
         let sampling = &self.args.sampling;
-        let mut sampler = Sampler::new(sampling.options())?;
+        let guide = self.form.as_ref().map(|form| form.guide(&self.engine.tokenizer)).transpose()?;
+        let mut sampler = Sampler::new(sampling.options())?.guided(guide);
         let options = GenerateOptions { n_predict: sampling.n_predict(), ignore_eos: sampling.ignore_eos };
         let mut text = String::new();
         let mut on_text = |piece: &str| {

@@ -102,6 +102,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
         media: &args.media,
         budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
+        form: None,
         add_vision_id: false,
         special: false,
         json: args.json,

@@ -8,13 +8,15 @@ use clap::Args;
 use super::gpus;
 use crate::cache::CACHE_TYPES;
 use crate::error::Context;
+use crate::files::input::read_text;
 use crate::gguf::GgmlType;
 use crate::media::sample::SampleOptions;
 use crate::media::{Decoders, SafeDecoder};
 use crate::position::{Layout, parse_temporal_scale, scale_warning};
 use crate::stream::{Engine, EngineOptions, MediaOptions, MmprojChoice, SessionOptions};
-use crate::text::SamplerOptions;
+use crate::text::guide::MAX_FORM_BYTES;
 use crate::text::sampler::MAX_REPEAT_LAST_N;
+use crate::text::{Form, SamplerOptions};
 use crate::{Error, Result};
 
 /// llama.cpp's flags of several letters after one dash, which clap cannot spell itself.
@@ -219,6 +221,54 @@ pub(super) struct SamplingFlags {
     /// Penalty per occurrence among them (0: none).
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     pub frequency_penalty: f32,
+}
+
+/// The form that answers have to have.
+#[derive(Args, Default)]
+pub(crate) struct FormFlags {
+    /// Answer with JSON of this schema ('{}': any JSON).
+    #[arg(short = 'j', long, value_name = "JSON", group = "demanded_form")]
+    pub json_schema: Option<String>,
+    /// The same from a file.
+    #[arg(long, value_name = "FILE", group = "demanded_form")]
+    pub json_schema_file: Option<PathBuf>,
+    /// Answer with text of this grammar: GBNF, or Lark as llguidance reads it.
+    #[arg(long, value_name = "TEXT", group = "demanded_form")]
+    pub grammar: Option<String>,
+    /// The same from a file.
+    #[arg(long, value_name = "FILE", group = "demanded_form")]
+    pub grammar_file: Option<PathBuf>,
+}
+
+impl FormFlags {
+    /// The form, compiled once so that what is wrong with it shows before any work.
+    ///
+    /// # Errors
+    /// A file that cannot be read; what cannot be compiled, with the flag that says it.
+    pub(crate) fn read(&self, engine: &Engine, ignore_eos: bool) -> Result<Option<Form>> {
+        let file = |path: &Option<PathBuf>| {
+            let read = |path: &PathBuf| read_text(path, MAX_FORM_BYTES as u64).at(|| path.display().to_string());
+            path.as_ref().map(read).transpose()
+        };
+        let schema = self.json_schema.clone().map_or_else(|| file(&self.json_schema_file), |text| Ok(Some(text)))?;
+        let grammar = self.grammar.clone().map_or_else(|| file(&self.grammar_file), |text| Ok(Some(text)))?;
+        let (form, flag) = match (schema, grammar) {
+            (None, None) => return Ok(None),
+            (Some(text), _) => {
+                let schema =
+                    serde_json::from_str(&text).map_err(|err| Error::bad_input(format!("--json-schema: {err}")))?;
+                (Form::Schema(schema), "--json-schema")
+            }
+            (None, Some(text)) => (Form::Grammar(text), "--grammar"),
+        };
+        if ignore_eos {
+            return Err(Error::bad_input(format!(
+                "--ignore-eos and {flag} exclude each other: a form says where it ends"
+            )));
+        }
+        form.guide(&engine.tokenizer).at(|| flag)?;
+        Ok(Some(form))
+    }
 }
 
 /// A count where 0 means all, and llama.cpp's -1 does, too.

@@ -96,8 +96,12 @@ pub(super) fn answer(
     if args.dump.is_some() {
         return Err(Error::bad_input("--dump needs a video that can be read whole, not a stream"));
     }
-    let render =
-        RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id, special: args.special };
+    let render = RenderOptions {
+        add_generation_prompt: true,
+        add_vision_id: args.add_vision_id,
+        special: args.special,
+        tools: &[],
+    };
     let units = Prompt::units(engine, messages, render)?;
     let is_token = |unit: &Unit| matches!(unit, Unit::Token(_));
     let n_before = units.iter().take_while(|unit| is_token(unit)).count();

@@ -17,6 +17,8 @@ use crate::{ErrorKind, Result};
 mod absent;
 mod analyze;
 mod ask;
+#[cfg(feature = "server")]
+mod batch;
 mod bench;
 mod budget;
 mod cache_error;
@@ -68,6 +70,8 @@ enum Command {
     Run(Box<run::Args>),
     #[cfg(feature = "server")]
     Serve(Box<serve::Args>),
+    #[cfg(feature = "server")]
+    Batch(Box<batch::Args>),
     Chat(Box<chat::Args>),
     Watch(Box<watch::Args>),
     Ask(Box<ask::Args>),
@@ -93,6 +97,8 @@ impl Command {
             Command::Run(args) => run::run(*args, matches),
             #[cfg(feature = "server")]
             Command::Serve(args) => serve::run(*args),
+            #[cfg(feature = "server")]
+            Command::Batch(args) => batch::run(*args),
             Command::Chat(args) => chat::run(*args),
             Command::Watch(args) => watch::run(*args),
             Command::Ask(args) => ask::run(*args),
@@ -122,8 +128,9 @@ fn command() -> clap::Command {
     let command = command.mut_subcommand("chat", |chat| chat.mut_arg("model", unless_take));
     // The embedded model needs no file.
     #[cfg(all(feature = "server", feature = "demo"))]
-    let command = command.mut_subcommand("serve", |serve| {
-        serve.mut_arg("model", |arg| arg.required(false).required_unless_present("demo"))
+    let command = ["serve", "batch"].into_iter().fold(command, |command, name| {
+        command
+            .mut_subcommand(name, |sub| sub.mut_arg("model", |arg| arg.required(false).required_unless_present("demo")))
     });
     // Needles are drawn for the embedded model.
     #[cfg(feature = "eval")]

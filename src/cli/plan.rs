@@ -65,6 +65,7 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         add_generation_prompt: true,
         add_vision_id: args.parts.add_vision_id,
         special: args.parts.special,
+        tools: &[],
     };
     let wanted = args.media.options()?;
     let Conversation { units, media } = match is_plain {

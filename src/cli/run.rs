@@ -11,7 +11,7 @@ use clap::ArgMatches;
 use serde_json::{Map, json};
 
 use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
-use super::flags::{ComputeFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
+use super::flags::{ComputeFlags, FormFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::live::{self, LiveFlags};
 use super::out::{self, stdout};
 use super::progress::{Progress, catch_interrupt, waiting};
@@ -23,7 +23,7 @@ use crate::stream::{
 };
 use crate::text::message::{MAX_JSON_BYTES, parse_messages};
 use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part, Sampler, Source};
+use crate::text::{Content, Form, MediaSource, Message, Part, Sampler, Source};
 use crate::{Error, Result};
 
 /// Answer one question about videos, pictures and text, in the order given.
@@ -41,6 +41,8 @@ pub(super) struct Args {
     budget: BudgetFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
+    #[command(flatten)]
+    form: FormFlags,
     /// Print one JSON object with text, tokens and timings instead of the text.
     #[arg(long)]
     json: bool,
@@ -90,11 +92,13 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let started = Instant::now();
     let engine = args.model.load(wants_vision)?;
     let load_time = started.elapsed();
+    let form = args.form.read(&engine, args.sampling.ignore_eos)?;
     let request = Request {
         compute: &args.model.compute,
         media: &args.media,
         budget: &args.budget,
         sampling: &args.sampling,
+        form: form.as_ref(),
         add_vision_id: args.parts.add_vision_id,
         special: args.parts.special,
         json: args.json,
@@ -118,6 +122,8 @@ pub(super) struct Request<'a> {
     pub media: &'a MediaFlags,
     pub budget: &'a BudgetFlags,
     pub sampling: &'a SamplingFlags,
+    /// The form that the answer has to have.
+    pub form: Option<&'a Form>,
     pub add_vision_id: bool,
     pub special: bool,
     /// Keep the text for the JSON object that is returned instead of printing it.
@@ -135,8 +141,12 @@ pub(super) fn answer(
     load_time: Duration,
 ) -> Result<serde_json::Value> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
-    let render =
-        RenderOptions { add_generation_prompt: true, add_vision_id: args.add_vision_id, special: args.special };
+    let render = RenderOptions {
+        add_generation_prompt: true,
+        add_vision_id: args.add_vision_id,
+        special: args.special,
+        tools: &[],
+    };
     let ctx_size = args.compute.ctx_size;
     let options = args.compute.session(engine, 0, scale)?;
     let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
@@ -167,7 +177,8 @@ pub(super) fn respond(
     load_time: Duration,
 ) -> Result<serde_json::Value> {
     let n_prompt = prompt.n_tokens()?;
-    let mut sampler = Sampler::new(args.sampling.options())?;
+    let guide = args.form.map(|form| form.guide(&session.engine().tokenizer)).transpose()?;
+    let mut sampler = Sampler::new(args.sampling.options())?.guided(guide);
     let mut progress = Progress::new(args.quiet);
     // Tokens that the session held already; what is wrong with media.
     let (mut n_known, mut warnings) = (0, Vec::new());

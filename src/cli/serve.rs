@@ -61,6 +61,9 @@ pub(super) struct Args {
     /// Keep nothing: no uploads, no takes.
     #[arg(long, env = "LONGTAKE_NO_STORE")]
     no_store: bool,
+    /// Further folder of takes, as `watch` writes them: they can be asked, and are never changed.
+    #[arg(long, value_name = "DIR", env = "LONGTAKE_TAKES", conflicts_with = "no_store")]
+    takes: Option<PathBuf>,
     /// Folder of which requests may name files (file:///…).
     #[arg(long, value_name = "DIR", env = "LONGTAKE_MEDIA_PATH")]
     media_path: Option<PathBuf>,
@@ -139,15 +142,14 @@ pub(super) fn run(args: Args) -> Result<()> {
             _ => Ok(()),
         }
     };
-    let load = move || {
-        let engine = args.engine()?;
-        let hp = engine.text.hparams();
-        // What the model was trained for, unless that is more than a machine of today has memory for.
-        let n_ctx = hp.n_ctx_train.min(MAX_OPEN_CONTEXT);
-        let options = args.model.compute.session(&engine, n_ctx, args.media.scale(hp.layout)?)?;
-        Ok((engine, options))
+    let load_model = move || {
+        #[cfg(feature = "demo")]
+        let is_demo = args.demo;
+        #[cfg(not(feature = "demo"))]
+        let is_demo = false;
+        load(&args.model, is_demo, &args.media)
     };
-    serve(&bind, setup, stop, listening, load, |desk| {
+    serve(&bind, setup, stop, listening, load_model, |desk| {
         let SessionOptions { n_ctx, .. } = desk.setup.session;
         let (_, _, cache) = desk.pool.usage();
         let weights = desk.engine.n_bytes;
@@ -165,18 +167,30 @@ pub(super) fn run(args: Args) -> Result<()> {
 /// Longest context that nobody asked for.
 const MAX_OPEN_CONTEXT: usize = 32_768;
 
-impl Args {
-    fn engine(&self) -> Result<Arc<Engine>> {
-        #[cfg(feature = "demo")]
-        if self.demo {
-            self.model.compute.start()?;
-            let mut engine = crate::drawn::embedded::engine()?;
-            self.model.compute.offload(&mut engine)?;
-            return Ok(Arc::new(engine));
-        }
-        self.model.load(true)
-    }
+/// The model, or the embedded one, and the sizes of its conversations.
+pub(crate) fn load(model: &ModelFlags, is_demo: bool, media: &MediaFlags) -> Result<(Arc<Engine>, SessionOptions)> {
+    let engine = if is_demo { embedded(model)? } else { model.load(true)? };
+    let hp = engine.text.hparams();
+    // What the model was trained for, unless that is more than a machine of today has memory for.
+    let n_ctx = hp.n_ctx_train.min(MAX_OPEN_CONTEXT);
+    let options = model.compute.session(&engine, n_ctx, media.scale(hp.layout)?)?;
+    Ok((engine, options))
+}
 
+#[cfg(feature = "demo")]
+fn embedded(model: &ModelFlags) -> Result<Arc<Engine>> {
+    model.compute.start()?;
+    let mut engine = crate::drawn::embedded::engine()?;
+    model.compute.offload(&mut engine)?;
+    Ok(Arc::new(engine))
+}
+
+#[cfg(not(feature = "demo"))]
+fn embedded(_: &ModelFlags) -> Result<Arc<Engine>> {
+    Err(Error::unsupported("this build has no embedded model"))
+}
+
+impl Args {
     fn setup(&self) -> Result<Setup> {
         let mut keys = self.api_key.clone();
         if let Some(path) = &self.api_key_file {
@@ -213,6 +227,7 @@ impl Args {
             hosts: self.allow_host.clone(),
             origins: self.allow_origin.iter().map(|url| url.trim_end_matches('/').to_string()).collect(),
             data: if self.no_store { None } else { Some(self.data.clone().map_or_else(data_folder, Ok)?) },
+            takes: self.takes.clone(),
             media_path,
             max_body: bytes(&self.max_body)?,
             rules,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use super::batches::Batches;
 use super::crew::Crew;
 use super::lane::Lane;
 use super::metrics::{Gauges, Metrics};
@@ -34,6 +35,7 @@ pub(crate) struct Desk {
     pub fingerprint: String,
     files: Option<Arc<Store>>,
     takes: Option<Arc<Takes>>,
+    batches: Option<Arc<Batches>>,
     /// Other names that clients gave to media, newest last.
     aliases: Mutex<VecDeque<(String, (Kind, MediaSource))>>,
 }
@@ -61,8 +63,14 @@ impl Desk {
         let files = setup.data.as_deref().map(|folder| Store::open(folder, setup.rules, setup.media.clone()));
         let files = files.transpose()?.map(Arc::new);
         let fingerprint = format!("{}-{}", &engine.fingerprint()[..12], env!("CARGO_PKG_VERSION"));
-        let takes =
-            setup.data.as_deref().map(|folder| Takes::open_folder(&folder.join("takes"))).transpose()?.map(Arc::new);
+        let takes = setup
+            .data
+            .as_deref()
+            .map(|folder| Takes::open_folder(&folder.join("takes"), setup.takes.as_deref()))
+            .transpose()?
+            .map(Arc::new);
+        let batches = setup.data.as_deref().map(|folder| Batches::open(&folder.join("batches")));
+        let batches = batches.transpose()?.map(Arc::new);
         let desk = Arc::new(Desk {
             pool: Pool::new(&engine, &setup)?,
             crew: Crew::start(engine.clone(), lane.clone(), metrics.clone())?,
@@ -75,6 +83,7 @@ impl Desk {
             metrics,
             files,
             takes,
+            batches,
             aliases: Mutex::default(),
         });
         if let Some(takes) = &desk.takes {
@@ -104,6 +113,15 @@ impl Desk {
     pub(crate) fn takes(&self) -> Result<&Arc<Takes>, Fault> {
         let message = "this server keeps no takes: it was started with --no-store";
         self.takes.as_ref().ok_or_else(|| Fault::new(Code::TakeNotFound, message))
+    }
+
+    /// The batches.
+    ///
+    /// # Errors
+    /// `batch_not_found` where nothing is kept.
+    pub(crate) fn batches(&self) -> Result<&Arc<Batches>, Fault> {
+        let message = "this server keeps no batches: it was started with --no-store";
+        self.batches.as_ref().ok_or_else(|| Fault::new(Code::BatchNotFound, message))
     }
 
     /// The medium that was sent under this name before.

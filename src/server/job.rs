@@ -225,7 +225,7 @@ impl Work<'_> {
     fn run(&self, request: &ChatRequest, mut planned: Planned) -> crate::Result<Done> {
         let desk = self.desk;
         let began = Instant::now();
-        let sampler = Sampler::new(desk.sampler_options(&request.sampling))?;
+        let sampler = Sampler::new(desk.sampler_options(&request.sampling))?.guided(planned.guide.take());
         let mut turn = desk.lane.turn(Class::Prefill);
         planned.prompt.load_pictures(self.cancel)?;
         let mut borrowed =

@@ -44,8 +44,11 @@ pub(crate) const MAX_LOGIT_BIASES: usize = 1024;
 pub(crate) const MAX_TOP_LOGPROBS: usize = 20;
 /// Longest answer where a request names no length, in tokens.
 pub(crate) const OPEN_ANSWER: usize = 4096;
-/// Longest JSON schema, in bytes.
-pub(crate) const MAX_SCHEMA_BYTES: usize = 64 << 10;
+
+/// Most tools of a request, and most calls of a message.
+pub(crate) const MAX_TOOLS: usize = 128;
+/// Most bytes of all tools together.
+pub(crate) const MAX_TOOL_BYTES: usize = 48 << 10;
 
 /// Largest file that may be uploaded, unless the command line says otherwise.
 pub(crate) const MAX_FILE: u64 = 8 << 30;
@@ -73,7 +76,5 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// Shortest and longest time between two words about progress.
 pub(crate) const PROGRESS_LEAST: Duration = Duration::from_millis(250);
 pub(crate) const PROGRESS_MOST: Duration = Duration::from_secs(5);
-/// Words about a take that wait for a slow reader.
-pub(crate) const MAX_EVENTS: usize = 64;
 /// Time between the checkpoints of a take.
 pub(crate) const CHECKPOINT: Duration = Duration::from_secs(10);

@@ -1,29 +1,35 @@
 //! The HTTP server: OpenAI's chat completions for videos, files that are uploaded once, takes that are asked often.
 //! In: requests. Out: answers as they come, events, and refusals with a reason. It never opens a connection itself.
-//! Start reading at [`wire`] for what is understood, at `app` for the routes, at `job` for a question's way; `lane` says whose
+//! Start reading at [`wire`] for what is understood, at `routes` for what there is, at `job` for a question's way; `lane` says whose
 //! turn it is to compute, `crew` gives answers, `takes` reads videos.
 //! On purpose absent here: flags, TLS, anything that fetches.
 #![forbid(unsafe_code)]
 
+pub(crate) mod batch;
 pub(crate) mod limits;
 pub(crate) mod wire;
 
 mod accept;
+mod answer;
 mod app;
+mod batches;
 mod body;
-mod chat;
 mod crew;
 mod desk;
+mod dialect;
 mod guard;
 mod job;
 mod lane;
 mod metrics;
+mod openapi;
+mod opened;
 mod page;
 mod plan;
 mod pool;
 mod queue;
 mod random;
 mod reply;
+mod routes;
 mod run;
 mod setup;
 mod store;

@@ -10,20 +10,22 @@ use serde_json::{Map, Value, json};
 use super::desk::Desk;
 use super::lane::Class;
 use super::limits::{MAX_IMAGES, MAX_VIDEOS, OPEN_ANSWER};
+use super::opened::{Open, message, text_of, video_first};
 use super::store::{Blob, start_of};
-use super::wire::chat::{Own, Sampling};
+use super::wire::chat::Own;
 use super::wire::media::{Kind, Named, kind_of};
-use super::wire::{ChatRequest, Code, Fault, Format, From, MediaPart, TurnPart};
+use super::wire::{ChatRequest, Code, Fault, From, MediaPart, Sampling, Tools, TurnPart};
 use crate::error::Context as _;
 use crate::stream::{Around, Budget, Conversation, Cost, Limits, MediaKind, MediaPlan, Prompt, Take, Unit};
 use crate::text::template::RenderOptions;
-use crate::text::{Content, Data, MediaSource, Message, Part, SamplerOptions, Source};
+use crate::text::{Data, Form, Guide, MediaSource, Message, Part, SamplerOptions, Source};
 use crate::{Error, ErrorKind};
 
 type Result<T> = std::result::Result<T, Fault>;
 
 /// How prompts are rendered: what users write stays text.
-const RENDER: RenderOptions = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
+const RENDER: RenderOptions =
+    RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
 
 /// A share of the context that is kept for text beside media. Plans of media depend on it, so it is coarse: another question
 /// of about the same length finds the same plan, and what was read for the first.
@@ -44,14 +46,10 @@ pub(crate) struct Planned {
     pub n_predict: usize,
     /// Slots of the context.
     pub n_ctx: usize,
+    /// What the answer may be, where it has to have a form.
+    pub guide: Option<Box<dyn Guide>>,
     /// Bytes on disk that are read.
     _held: Vec<Arc<Blob>>,
-}
-
-/// A message in the making.
-struct Open {
-    role: &'static str,
-    parts: Vec<Part>,
 }
 
 /// What a request's parts became.
@@ -70,19 +68,73 @@ impl Desk {
     /// Media that cannot be read, what does not fit, a take that is not ready or is asked in another way than it was read.
     pub(crate) fn plan(&self, request: &mut ChatRequest) -> Result<Planned> {
         self.check_model(request.model.as_deref())?;
-        if request.format != Format::Text {
-            // Better none than one that nobody keeps to.
-            let message = "answers of a form that is demanded are not given by this version";
-            return Err(Fault::new(Code::InvalidSchema, message).of("response_format"));
+        // Before all else: better no answer than one of another form.
+        let guide = match request.form.take() {
+            Some((form, field)) => Some(self.guide(&form, field)?),
+            None if request.calls_tools() => Some(self.guide_of_tools(&request.tools)?),
+            None => None,
+        };
+        if request.is_raw {
+            return self.plan_raw(request).map(|planned| Planned { guide, ..planned });
         }
         let take = request.turns.iter().flat_map(|turn| &turn.parts).find_map(|part| match part {
             TurnPart::Media(MediaPart { from: From::Take(id), at, .. }) => Some((id.clone(), at.clone())),
             _ => None,
         });
-        match take {
+        let planned = match take {
             Some((id, at)) => self.plan_take(request, &id, &at),
             None => self.plan_media(request),
+        };
+        planned.map(|planned| Planned { guide, ..planned })
+    }
+
+    /// What a form allows, compiled.
+    fn guide(&self, form: &Form, field: &str) -> Result<Box<dyn Guide>> {
+        form.guide(&self.engine.tokenizer).map_err(|err| match err.kind() {
+            ErrorKind::Busy => Fault::new(Code::QueueFull, err.message()).after(2),
+            _ => Fault::new(Code::InvalidSchema, err.message()).of(field),
+        })
+    }
+
+    /// What calls of tools allow, in the words of the model's template.
+    fn guide_of_tools(&self, Tools { list, choice, is_parallel }: &Tools) -> Result<Box<dyn Guide>> {
+        let style = self.engine.template.tool_style().ok_or_else(|| {
+            let message = "`tools` is not supported: the chat template of this model knows no tools";
+            Fault::new(Code::UnsupportedParameter, message).of("tools")
+        })?;
+        let choice = choice.clone().unwrap_or_default();
+        let form = style.form(list, &choice, *is_parallel, &self.engine.tokenizer);
+        self.guide(&form.map_err(|err| Fault::new(Code::InvalidSchema, err.message()).of("tools"))?, "tools")
+    }
+
+    /// A prompt as it stands. Whoever writes all of it also writes the control tokens in it.
+    fn plan_raw(&self, request: &ChatRequest) -> Result<Planned> {
+        let texts = request.turns.iter().flat_map(|turn| &turn.parts);
+        let text: String =
+            texts.filter_map(|part| if let TurnPart::Text(text) = part { Some(&**text) } else { None }).collect();
+        let ids = self.engine.tokenizer.encode(&text, true).map_err(|err| Fault::from_error(&err).of("prompt"))?;
+        if ids.is_empty() {
+            return Err(Fault::value("prompt", "`prompt` is empty"));
         }
+        let n_ctx = self.context(&request.own)?;
+        let n_predict = n_predict(request.max_tokens, ids.len(), n_ctx).map_err(|fault| fault.of("prompt"))?;
+        let n_prompt = ids.len();
+        let prompt = Prompt::new(ids.into_iter().map(Unit::Token).collect(), Vec::new());
+        let mut cost = Cost::default();
+        cost.n_ctx = n_ctx;
+        let names = Vec::new();
+        Ok(Planned {
+            prompt,
+            cost,
+            take: None,
+            names,
+            is_reordered: false,
+            n_prompt,
+            n_predict,
+            n_ctx,
+            guide: None,
+            _held: Vec::new(),
+        })
     }
 
     fn plan_media(&self, request: &mut ChatRequest) -> Result<Planned> {
@@ -90,7 +142,7 @@ impl Desk {
         let shared = std::mem::take(&mut request.video_options);
         let mut messages = Vec::new();
         for turn in &mut request.turns {
-            let mut open = Open { role: turn.role.name(), parts: Vec::new() };
+            let mut open = Open::new(turn);
             for part in std::mem::take(&mut turn.parts) {
                 open.parts.push(match part {
                     TurnPart::Text(text) => Part::Text(text),
@@ -119,7 +171,13 @@ impl Desk {
         let has_media = resolved.n_images + resolved.n_videos > 0;
         let fault = |err: Error| fit_fault(&err, has_media);
         let budget = Budget::new(&self.engine, limits, self.setup.session);
-        let open = || Conversation::open(&self.engine, &messages, RENDER, &self.setup.media);
+        // Only those that may be called are told of.
+        let tools: Vec<Value> = match request.calls_tools() {
+            true => request.tools.list.iter().map(|tool| tool.told.clone()).collect(),
+            false => Vec::new(),
+        };
+        let render = RenderOptions { tools: &tools, ..RENDER };
+        let open = || Conversation::open(&self.engine, &messages, render, &self.setup.media);
         let fit = |around: usize, Conversation { units, media }: Conversation| {
             // To measure this machine is work.
             let _turn = limits.time.map(|_| self.lane.turn(Class::Prefill));
@@ -140,7 +198,18 @@ impl Desk {
         let n_prompt = prompt.n_tokens().map_err(fault)?;
         let n_predict = n_predict(request.max_tokens, n_prompt, n_ctx)?;
         let Resolved { names, held, .. } = resolved;
-        Ok(Planned { prompt, cost, take: None, names, is_reordered, n_prompt, n_predict, n_ctx, _held: held })
+        Ok(Planned {
+            prompt,
+            cost,
+            take: None,
+            names,
+            is_reordered,
+            n_prompt,
+            n_predict,
+            n_ctx,
+            guide: None,
+            _held: held,
+        })
     }
 
     /// A question about a take: the conversation begins just as the one that was read.
@@ -148,6 +217,11 @@ impl Desk {
         let differs = |what: &str| Fault::new(Code::TakePrefixMismatch, what.to_string()).of(at);
         let (take, name) = self.takes()?.open(id)?;
         let header = &take.header;
+        if request.calls_tools() {
+            return Err(differs(
+                "tools stand in the system message, under which the take was not read: ask without `tools`",
+            ));
+        }
         let n_media =
             request.turns.iter().flat_map(|turn| &turn.parts).filter(|part| matches!(part, TurnPart::Media(_)));
         if n_media.count() != 1 {
@@ -157,7 +231,7 @@ impl Desk {
         }
         let mut messages = Vec::new();
         for turn in &mut request.turns {
-            let mut open = Open { role: turn.role.name(), parts: Vec::new() };
+            let mut open = Open::new(turn);
             for part in std::mem::take(&mut turn.parts) {
                 match part {
                     TurnPart::Text(text) => open.parts.push(Part::Text(text)),
@@ -178,7 +252,7 @@ impl Desk {
         match (&header.system_prompt, &system) {
             (Some(kept), None) => {
                 let text = vec![Part::Text(kept.clone())];
-                messages.insert(0, Open { role: "system", parts: text });
+                messages.insert(0, Open { role: "system", parts: text, calls: Vec::new() });
             }
             (kept, given) if given.is_some() && kept.as_deref() != given.as_deref() => {
                 let message = "the system message differs from the one that the take was read under: leave it out, or read the video again under this one";
@@ -210,6 +284,7 @@ impl Desk {
             n_prompt,
             n_predict,
             n_ctx,
+            guide: None,
             _held: Vec::new(),
         })
     }
@@ -249,7 +324,14 @@ impl Desk {
             From::File(id) => {
                 let upload = self.files()?.get(&id).map_err(|fault| fault.of(&*at))?;
                 resolved.held.push(upload.blob().clone());
-                let kind = if upload.kind == "image" { Kind::Image } else { Kind::Video };
+                let kind = match &*upload.kind {
+                    "image" => Kind::Image,
+                    "video" => Kind::Video,
+                    _ => {
+                        let message = "the file holds lines of a batch, no picture or video";
+                        return Err(Fault::new(Code::InvalidMedia, message).of(&*at));
+                    }
+                };
                 (kind, MediaSource::Path(upload.blob().path().into()), Some(upload.name))
             }
             From::Path(url) => {
@@ -439,31 +521,6 @@ fn smaller<T: PartialOrd>(a: Option<T>, b: Option<T>) -> Option<T> {
     }
 }
 
-/// Moves the video of a message that is one video and otherwise only text before the text: so questions about it share their
-/// beginning, as models were trained. Says whether that changed anything.
-fn video_first(open: &mut Open) -> bool {
-    let is_video = |part: &Part| matches!(part, Part::Video { .. });
-    let is_text = |part: &Part| matches!(part, Part::Text(_));
-    let n_videos = open.parts.iter().filter(|part| is_video(part)).count();
-    if open.role != "user" || n_videos != 1 || !open.parts.iter().all(|part| is_video(part) || is_text(part)) {
-        return false;
-    }
-    let at = open.parts.iter().position(is_video).unwrap_or(0);
-    open.parts[..=at].rotate_right(1);
-    at > 0
-}
-
-/// As templates take it: text alone is text.
-fn message(open: Open) -> Message {
-    let is_text = open.parts.iter().all(|part| matches!(part, Part::Text(_)));
-    let content = if is_text { Content::Text(text_of(&open)) } else { Content::Parts(open.parts) };
-    Message::new(open.role, content)
-}
-
-fn text_of(open: &Open) -> String {
-    open.parts.iter().map(|part| if let Part::Text(text) = part { text.as_str() } else { "" }).collect()
-}
-
 /// What surrounds the video of a take under this system prompt.
 ///
 /// # Errors
@@ -475,31 +532,4 @@ pub(super) fn around(desk: &Desk, system_prompt: Option<&str>) -> Result<Around>
 /// A name for people: the last part of a path.
 pub(super) fn base_name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lone_video_goes_first_and_any_other_mix_stays() {
-        let video = || Part::Video { source: MediaSource::Path("v".into()), options: Map::new() };
-        let image = || Part::Image { source: "i".into(), options: Map::new() };
-        let text = |t: &str| Part::Text(t.into());
-        for (role, parts, want, moved) in [
-            (
-                "user",
-                vec![text("a"), text("b"), video(), text("c")],
-                vec![video(), text("a"), text("b"), text("c")],
-                true,
-            ),
-            ("user", vec![video(), text("a")], vec![video(), text("a")], false),
-            ("user", vec![text("a"), video(), image()], vec![text("a"), video(), image()], false),
-            ("user", vec![text("a"), video(), video()], vec![text("a"), video(), video()], false),
-            ("user", vec![text("a")], vec![text("a")], false),
-        ] {
-            let mut open = Open { role, parts };
-            assert_eq!((video_first(&mut open), open.parts), (moved, want));
-        }
-    }
 }

@@ -100,7 +100,7 @@ pub(crate) fn serve(
 }
 
 /// Keeps others out of the store, for as long as this is held.
-fn own(folder: &std::path::Path) -> Result<std::fs::File> {
+pub(super) fn own(folder: &std::path::Path) -> Result<std::fs::File> {
     let place = || folder.display().to_string();
     std::fs::create_dir_all(folder).at(place)?;
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join("lock")).at(place)?;
@@ -153,6 +153,9 @@ async fn run(
             let setup = Arc::new(Setup { session, ..(*setup).clone() });
             let desk = Desk::open(engine, setup, opening.metrics().clone())?;
             warm_up(&desk.engine, desk.setup.session)?;
+            if let Ok(batches) = desk.batches() {
+                batches.start(&desk)?;
+            }
             loaded(&desk);
             opening.ready(desk);
             Ok(())
@@ -181,6 +184,9 @@ async fn run(
     if let Some(desk) = app.desk() {
         if let Ok(takes) = desk.takes() {
             takes.close();
+        }
+        if let Ok(batches) = desk.batches() {
+            batches.close();
         }
         let until = Instant::now() + drain;
         let is_busy = || !desk.queue.is_empty() || desk.takes().is_ok_and(|takes| takes.is_reading());

@@ -22,6 +22,8 @@ pub(crate) struct Setup {
     pub origins: Vec<String>,
     /// The folder for files and takes; none: nothing is kept.
     pub data: Option<PathBuf>,
+    /// A further folder of takes, which are only asked.
+    pub takes: Option<PathBuf>,
     /// The folder of which `file:` URLs may name files.
     pub media_path: Option<PathBuf>,
     pub max_body: u64,
@@ -61,6 +63,7 @@ impl Default for Setup {
             hosts: Vec::new(),
             origins: Vec::new(),
             data: None,
+            takes: None,
             media_path: None,
             max_body: limits::MAX_BODY,
             rules: Rules { max_file: limits::MAX_FILE, quota: limits::QUOTA, keep: limits::KEEP },

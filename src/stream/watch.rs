@@ -102,7 +102,7 @@ fn question_units(
     question: &str,
     special: bool,
 ) -> Result<Vec<Unit>> {
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special };
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special, tools: &[] };
     Prompt::units(engine, &conversation(system_prompt, video, question), render)
 }
 

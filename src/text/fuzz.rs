@@ -32,7 +32,7 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
 pub(crate) fn template(input: &[u8]) {
     let Ok(source) = std::str::from_utf8(input) else { return };
     let Ok(template) = ChatTemplate::new(source) else { return };
-    let options = RenderOptions { add_generation_prompt: true, add_vision_id: true, special: false };
+    let options = RenderOptions { add_generation_prompt: true, add_vision_id: true, special: false, tools: &[] };
     if let Ok(text) = template.render(&CONVERSATION, options) {
         assert!(text.len() <= super::sandbox::MAX_OUTPUT_BYTES);
     }

@@ -39,12 +39,23 @@ pub struct Message {
     pub content: Content,
     /// What an answer thought before it was said (`reasoning_content`), for templates that look for it.
     pub thought: Option<String>,
+    /// Tools that an answer called, for templates that know them.
+    pub calls: Vec<Call>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// The tool's.
+    pub name: String,
+    /// An object.
+    pub arguments: Value,
 }
 
 impl Message {
-    /// A turn without a thought.
+    /// A turn without a thought and without calls.
     pub fn new(role: impl Into<String>, content: Content) -> Message {
-        Message { role: role.into(), content, thought: None }
+        Message { role: role.into(), content, thought: None, calls: Vec::new() }
     }
 }
 
@@ -147,6 +158,9 @@ pub(super) fn check_size(messages: &[Message]) -> Result<Size> {
     let mut size = Size { n_messages: messages.len(), n_parts: 0, text_bytes: 0 };
     for message in messages {
         size.text_bytes += message.thought.as_ref().map_or(0, String::len);
+        size.text_bytes +=
+            message.calls.iter().map(|call| call.name.len() + call.arguments.to_string().len()).sum::<usize>();
+        size.n_parts += message.calls.len();
         match &message.content {
             Content::Text(text) => size.text_bytes += text.len(),
             Content::Parts(parts) => {
@@ -194,7 +208,7 @@ fn message(item: Value, path: &str) -> Result<Message> {
         Some(other) => return Err(wrong(&format!("{path}.reasoning_content"), &other, "a string")),
     };
     no_more(&fields, path)?;
-    Ok(Message { role, content, thought })
+    Ok(Message { thought, ..Message::new(role, content) })
 }
 
 fn part(item: Value, path: &str) -> Result<Part> {

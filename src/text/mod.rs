@@ -4,10 +4,13 @@
 //! On purpose absent here: the model, media decoding.
 #![forbid(unsafe_code)]
 
+pub mod guide;
 pub mod message;
 pub mod sampler;
 pub mod template;
 pub mod tokenizer;
+#[cfg(feature = "server")]
+pub(crate) mod tools;
 pub mod units;
 
 mod bytes;
@@ -24,6 +27,7 @@ pub(crate) mod fuzz;
 #[cfg(feature = "convert")]
 pub(crate) use pretokenizer::{QWEN2_SPLIT, QWEN35_SPLIT};
 
+pub use guide::{Form, Guide};
 pub use message::{Content, MediaSource, Message, Part};
 pub use sampler::{Sampler, SamplerOptions};
 pub use sandbox::THREAD as TEMPLATE_THREAD;

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use super::Guide;
 use crate::random::Rng;
 use crate::{Error, Result};
 
@@ -106,6 +107,9 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
     /// Weights of the candidates, relative to the best one's.
     weights: Vec<f64>,
+    /// What may come, where the answer has to have a form, and why that is not known any more.
+    guide: Option<Box<dyn Guide>>,
+    lost: Option<Error>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -121,18 +125,36 @@ impl Sampler {
         options.check()?;
         let n = if options.has_penalties() { options.repeat_last_n } else { 0 };
         let rng = Rng::new(options.seed);
-        Ok(Sampler { options, rng, recent: Recent::new(n), candidates: Vec::new(), weights: Vec::new() })
+        Ok(Sampler {
+            options,
+            rng,
+            recent: Recent::new(n),
+            candidates: Vec::new(),
+            weights: Vec::new(),
+            guide: None,
+            lost: None,
+        })
     }
 
-    /// Counts `id` as seen, for the penalties (prompt and generated tokens).
+    /// The same, choosing only what `guide` allows.
+    pub fn guided(self, guide: Option<Box<dyn Guide>>) -> Sampler {
+        Sampler { guide, ..self }
+    }
+
+    /// Counts `id` as generated: for the penalties, and for the guide.
     pub fn accept(&mut self, id: u32) {
         self.recent.push(id);
+        if let (Some(guide), None) = (&mut self.guide, &self.lost) {
+            // Told with the next choice, which is the first that cannot be made.
+            self.lost = guide.accept(id).err();
+        }
     }
 
     /// The next token. Ties go to the lowest id.
     ///
     /// # Errors
-    /// No logits; a logit that is NaN or positive infinity; all of them negative infinity, so that nothing is left.
+    /// No logits; a logit that is NaN or positive infinity; all of them negative infinity, so that nothing is left; a guide
+    /// that lost its way.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
         self.load(logits)?;
         if self.options.temp <= 0.0 {
@@ -149,8 +171,8 @@ impl Sampler {
     pub fn n_top(&self) -> Option<usize> {
         let o = &self.options;
         match o.top_k {
-            // A penalty or a bias may bring a token up among the largest.
-            _ if o.has_penalties() || !o.logit_bias.is_empty() => None,
+            // A penalty, a bias or a guide may bring a token up among the largest.
+            _ if o.has_penalties() || !o.logit_bias.is_empty() || self.guide.is_some() => None,
             _ if o.temp <= 0.0 => Some(1),
             0 => None,
             k => Some(k),
@@ -204,6 +226,21 @@ impl Sampler {
             // The clamp stops a logit near the end of the range from overflowing.
             let penalized = repeated - *n as f32 * o.frequency_penalty - o.presence_penalty;
             candidate.logit = if logit.is_finite() { penalized.clamp(f32::MIN, f32::MAX) } else { logit };
+        }
+        self.keep_allowed()
+    }
+
+    /// Keeps what the guide allows, where there is one.
+    fn keep_allowed(&mut self) -> Result<()> {
+        let Some(guide) = &mut self.guide else { return Ok(()) };
+        if let Some(err) = self.lost.take() {
+            return Err(err);
+        }
+        let allowed = guide.allowed()?;
+        let is_allowed = |id: u32| allowed.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
+        self.candidates.retain(|c| c.logit > f32::NEG_INFINITY && is_allowed(c.id));
+        if self.candidates.is_empty() {
+            return Err(Error::bad_input("no token that the form of the answer allows can come"));
         }
         Ok(())
     }

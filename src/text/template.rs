@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use minijinja::Value;
 
 use super::mask::{Mask, unused_mark};
+use super::message::Call;
 use super::sandbox::{self, Sandbox};
 use super::tokenizer::Span;
+#[cfg(feature = "server")]
+use super::tools::Style;
 use super::{Content, MediaSource, Message, Part, Tokenizer, message};
 use crate::error::Context;
 use crate::gguf::Metadata;
@@ -85,13 +88,15 @@ const MAX_OPTIONS_BYTES: usize = 1 << 16;
 
 /// How to render.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct RenderOptions {
+pub struct RenderOptions<'a> {
     /// Ends with the beginning of the assistant's turn.
     pub add_generation_prompt: bool,
     /// Numbers pictures and videos (`Picture 1: `).
     pub add_vision_id: bool,
     /// Control tokens spelled in message text become tokens. Whoever writes the text can then end its turn.
     pub special: bool,
+    /// Tools that the template is told of, as OpenAI's requests have them.
+    pub tools: &'a [serde_json::Value],
 }
 
 impl ChatTemplate {
@@ -151,8 +156,15 @@ impl ChatTemplate {
         if let Some(name) = options.keys().find(|name| TAKEN.contains(&name.as_str())) {
             return Err(Error::bad_input(format!("options of the chat template: `{name}` is not for options to set")));
         }
-        self.options.extend(options.iter().map(|(name, value)| (name.clone(), json_value(value))));
+        self.options
+            .extend(options.iter().map(|(name, value)| (name.clone(), json_value(value, &|text| Value::from(text)))));
         Ok(())
+    }
+
+    /// How the template writes calls of tools, if it knows any.
+    #[cfg(feature = "server")]
+    pub(crate) fn tool_style(&self) -> Option<Style> {
+        Style::of(&self.source)
     }
 
     /// The conversation as one string, exactly as the reference renders it.
@@ -176,7 +188,8 @@ impl ChatTemplate {
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`]; `Mismatch` for media that the template leaves out or adds.
     pub fn tokenize(&self, tokenizer: &Tokenizer, messages: &[Message], options: RenderOptions) -> Result<Vec<Piece>> {
         let mask = Mask::new(tokenizer.control_tokens());
-        let texts: Vec<Cow<str>> = messages.iter().flat_map(strings).collect();
+        let mut texts: Vec<Cow<str>> = messages.iter().flat_map(strings).collect();
+        options.tools.iter().for_each(|tool| json_strings(tool, &mut texts));
         if let Some(c) = texts.iter().find_map(|text| mask.single_in(text)).filter(|_| !options.special) {
             let way = "only `--special` lets a prompt hold control tokens";
             return Err(Error::bad_input(format!("messages: {c:?} is a control token of this model; {way}")));
@@ -203,10 +216,15 @@ impl ChatTemplate {
         if self.stuck.load(Ordering::Relaxed) {
             return Err(Error::limit("chat template: it was given up before, while it was running"));
         }
-        let size = message::check_size(messages)?;
+        let mut size = message::check_size(messages)?;
+        let mut words = Vec::new();
+        options.tools.iter().for_each(|tool| json_strings(tool, &mut words));
+        (size.n_parts, size.text_bytes) =
+            (size.n_parts + words.len(), size.text_bytes + words.iter().map(|word| word.len()).sum::<usize>());
         let mut context: BTreeMap<&str, Value> = BTreeMap::new();
         // Known to the reference, and none there unless tools are in use.
-        context.insert("tools", Value::from(()));
+        let tools = options.tools.iter().map(|tool| json_value(tool, string)).collect::<Vec<_>>();
+        context.insert("tools", if tools.is_empty() { Value::from(()) } else { tools.into() });
         context.insert("documents", Value::from(()));
         context.insert("add_generation_prompt", options.add_generation_prompt.into());
         context.insert("add_vision_id", options.add_vision_id.into());
@@ -230,11 +248,19 @@ fn message_value(message: &Message, string: &dyn Fn(&str) -> Value) -> Value {
         Content::Parts(parts) => parts.iter().map(|part| part_value(part, string)).collect::<Vec<_>>().into(),
     };
     let thought = message.thought.iter().map(|thought| ("reasoning_content", string(thought)));
-    thought.chain([("role", string(&message.role)), ("content", content)]).collect::<BTreeMap<_, _>>().into()
+    let call = |call: &Call| -> Value {
+        let function = [("name", string(&call.name)), ("arguments", json_value(&call.arguments, string))];
+        let function: Value = function.into_iter().collect::<BTreeMap<_, _>>().into();
+        BTreeMap::from([("type", Value::from("function")), ("function", function)]).into()
+    };
+    let calls =
+        (!message.calls.is_empty()).then(|| ("tool_calls", message.calls.iter().map(call).collect::<Vec<_>>().into()));
+    let told = [("role", string(&message.role)), ("content", content)];
+    thought.chain(calls).chain(told).collect::<BTreeMap<_, _>>().into()
 }
 
-/// An option as templates see it.
-fn json_value(json: &serde_json::Value) -> Value {
+/// JSON as templates see it, its words turned by `string`.
+fn json_value(json: &serde_json::Value, string: &dyn Fn(&str) -> Value) -> Value {
     match json {
         serde_json::Value::Null => Value::from(()),
         serde_json::Value::Bool(flag) => Value::from(*flag),
@@ -242,12 +268,28 @@ fn json_value(json: &serde_json::Value) -> Value {
             Some(n) => Value::from(n),
             None => Value::from(number.as_f64().unwrap_or(f64::NAN)),
         },
-        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::String(text) => string(text),
         // As deep as the reader of JSON allows, which is not deep.
-        serde_json::Value::Array(items) => items.iter().map(json_value).collect::<Vec<_>>().into(),
+        serde_json::Value::Array(items) => items.iter().map(|item| json_value(item, string)).collect::<Vec<_>>().into(),
         serde_json::Value::Object(map) => {
-            map.iter().map(|(name, value)| (name.clone(), json_value(value))).collect::<BTreeMap<_, _>>().into()
+            let field = |(name, value): (&String, _)| (string(name), json_value(value, string));
+            map.iter().map(field).collect::<BTreeMap<Value, Value>>().into()
         }
+    }
+}
+
+/// All words of JSON: names of fields and texts.
+fn json_strings<'a>(json: &'a serde_json::Value, all: &mut Vec<Cow<'a, str>>) {
+    match json {
+        serde_json::Value::String(text) => all.push(text.into()),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| json_strings(item, all)),
+        serde_json::Value::Object(map) => {
+            for (name, value) in map {
+                all.push(name.into());
+                json_strings(value, all);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -268,6 +310,10 @@ fn part_value(part: &Part, string: &dyn Fn(&str) -> Value) -> Value {
 fn strings(message: &Message) -> Vec<Cow<'_, str>> {
     let mut all = vec![Cow::from(&message.role)];
     all.extend(message.thought.iter().map(Cow::from));
+    for call in &message.calls {
+        all.push((&call.name).into());
+        json_strings(&call.arguments, &mut all);
+    }
     match &message.content {
         Content::Text(text) => all.push(text.into()),
         Content::Parts(parts) => {
@@ -342,5 +388,29 @@ impl Pieces {
             }
         }
         Ok(self.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tools_and_calls_are_what_they_are_in_json() {
+        let source = "{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{%- for m in messages %}{%- for call in m.tool_calls or [] %}\
+            {%- for name, value in call.function.arguments | items %}{{- call.function.name ~ '.' ~ name ~ '=' ~ value }};{%- endfor %}\
+            {{- call.function.arguments | tojson }}{%- endfor %}{%- endfor %}{{- 'none' if not tools }}";
+        let template = ChatTemplate::new(source).unwrap();
+        let tools =
+            [json!({ "function": { "name": "look", "parameters": { "required": ["at"] } }, "type": "function" })];
+        let call = Call { name: "look".into(), arguments: json!({ "at": 3, "why": "who" }) };
+        let messages = [Message { calls: vec![call], ..Message::new("assistant", Content::Text(String::new())) }];
+        let render = |tools| template.render(&messages, RenderOptions { tools, ..RenderOptions::default() }).unwrap();
+        let called = r#"look.at=3;look.why=who;{"at": 3, "why": "who"}"#;
+        let told = r#"{"function": {"name": "look", "parameters": {"required": ["at"]}}, "type": "function"}"#;
+        assert_eq!(render(&tools), format!("{told}{called}"));
+        assert_eq!(render(&[]), format!("{called}none"));
     }
 }

@@ -9,6 +9,8 @@
 //! whether it is words, one long word, digits or Chinese: ordinary text is fed to the crate in short stretches, and a long
 //! word costs n log n.
 
+use std::sync::OnceLock;
+
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::normalizers::unicode::NFC;
@@ -19,6 +21,7 @@ use tokenizers::{
 };
 
 use super::bytes;
+use super::guide::Compiler;
 use super::pretokenizer::PreTokenizer;
 use crate::gguf::Metadata;
 use crate::{Error, Result};
@@ -60,6 +63,8 @@ pub struct Tokenizer {
     ends: Vec<usize>,
     types: Vec<u8>,
     stops: Vec<u32>,
+    /// What forms of answers are compiled with; made when the first one is.
+    compiler: OnceLock<Result<Compiler, String>>,
 }
 
 /// A stretch of text, or a special token that stood in it.
@@ -98,7 +103,7 @@ impl Tokenizer {
         };
         let special = of(&[token_type::UNKNOWN, token_type::CONTROL, token_type::USER_DEFINED])?;
         let user_defined = of(&[token_type::USER_DEFINED])?;
-        Ok(Tokenizer { special, user_defined, bpe, bytes, ends, types, stops })
+        Ok(Tokenizer { special, user_defined, bpe, bytes, ends, types, stops, compiler: OnceLock::new() })
     }
 
     /// Ids of `text`. With `parse_special`, special tokens written in the text become their ids; without, they are
@@ -152,6 +157,25 @@ impl Tokenizer {
     /// Whether generation ends at `id`: the end token, `<|im_end|>`, `<|endoftext|>`, the end-of-turn token.
     pub fn is_stop(&self, id: u32) -> bool {
         self.stops.contains(&id)
+    }
+
+    /// The tokens at which generation ends.
+    pub fn stops(&self) -> &[u32] {
+        &self.stops
+    }
+
+    /// Whether `id` is a piece of text, and no token that was added to the vocabulary.
+    pub fn is_ordinary(&self, id: u32) -> bool {
+        self.types.get(id as usize).is_some_and(|t| i32::from(*t) == token_type::NORMAL)
+    }
+
+    /// What makes guides of forms.
+    ///
+    /// # Errors
+    /// A vocabulary that no form can be followed with, each time.
+    pub(super) fn compiler(&self) -> Result<&Compiler> {
+        let made = self.compiler.get_or_init(|| Compiler::new(self).map_err(|err| err.to_string()));
+        made.as_ref().map_err(|message| Error::unsupported(message.as_str()))
     }
 
     /// Whether `id` is a control token, which printed text leaves out.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use longtake::stream::{Event, Finish};
+use longtake::text::Form;
 use longtake::{Answer, Chat, ChatOptions, ErrorKind, Longtake};
 
 const VIDEO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/symbols/symbols.mp4");
@@ -120,4 +121,18 @@ fn faults_are_told_by_the_question() {
     let mut chat = longtake().chat().system("Be brief.").system("Be long.");
     assert_eq!(chat.ask(SHAPE).err().unwrap().kind(), ErrorKind::BadInput);
     assert_eq!(Longtake::open("none.gguf").err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn an_answer_has_the_form_that_is_demanded() {
+    let ask = |form: Form| {
+        let mut chat = longtake().chat().options(ChatOptions::default().form(form)).video(VIDEO);
+        text(&mut chat, SHAPE)
+    };
+    assert_eq!(ask(Form::Choice(vec!["triangle".into(), "ring".into()])), "ring");
+    let schema = serde_json::json!({ "type": "object", "properties": { "shape": { "enum": ["ring", "star"] } }, "required": ["shape"], "additionalProperties": false });
+    let answer: serde_json::Value = serde_json::from_str(&ask(Form::Schema(schema))).unwrap();
+    assert_eq!(answer["shape"], "ring");
+    let broken = ChatOptions::default().form(Form::Grammar("root ::= nobody".into()));
+    assert_eq!(longtake().chat().options(broken).ask("?").err().unwrap().kind(), ErrorKind::BadInput);
 }

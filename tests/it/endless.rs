@@ -97,7 +97,7 @@ pub fn prompt(engine: &Arc<Engine>, plan: MediaPlan) -> Prompt {
     let video = Part::Video { source: MediaSource::Path("-".into()), options: Default::default() };
     let content = Content::Parts(vec![video, Part::Text(QUESTION.to_string())]);
     let messages = [Message::new("user", content)];
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
     let units = Prompt::units(engine, &messages, render).unwrap();
     Prompt { units, images: Vec::new(), videos: vec![plan] }
 }

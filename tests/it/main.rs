@@ -19,6 +19,7 @@ mod ggml;
 mod ggml_absent;
 mod eval;
 mod families_run;
+mod forms;
 mod gguf;
 mod golden_families;
 mod kernels;

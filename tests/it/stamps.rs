@@ -82,6 +82,7 @@ fn messages(list: &Value) -> Vec<Message> {
     let message = |m: &Value| Message {
         role: m["role"].as_str().unwrap().to_string(),
         thought: None,
+        calls: Vec::new(),
         content: match &m["content"] {
             Value::String(text) => Content::Text(text.clone()),
             parts => Content::Parts(parts.as_array().unwrap().iter().map(part).collect()),

@@ -76,7 +76,7 @@ fn messages(turns: &[&str]) -> Vec<Message> {
 }
 
 pub fn prompt(engine: &Arc<Engine>, turns: &[&str], n_frames: usize, fails_at: Option<usize>) -> Prompt {
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
     let units = Prompt::units(engine, &messages(turns), render).unwrap();
     Prompt { units, images: Vec::new(), videos: vec![Bars::plan(engine, n_frames, 0, fails_at)] }
 }
@@ -249,7 +249,7 @@ fn the_decoder_is_never_far_ahead() {
     (options.sample.min_pixels, options.sample.max_pixels, options.sample.whole) = (Some(3136), Some(1 << 20), true);
     let plan = MediaPlan::frames(source, "bars".to_string(), &options, tower).unwrap();
     assert_eq!(Session::pairs_at_once(plan.grid.h, plan.grid.w), 1);
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
     let units = Prompt::units(&engine, &messages(&["?"]), render).unwrap();
     let n_ctx = plan.n_tokens + 200;
     let mut prompt = Prompt { units, images: Vec::new(), videos: vec![plan] };

@@ -127,6 +127,7 @@ fn check_chat(name: &str) {
             add_generation_prompt: row["add_generation_prompt"].as_bool().unwrap(),
             add_vision_id: row["add_vision_id"].as_bool().unwrap(),
             special: false,
+            tools: &[],
         };
         for (template, which) in [(&stored, "stored"), (&default, "default")] {
             let text = template.render(&messages, options).unwrap();

@@ -63,7 +63,10 @@ impl Server {
         let port_file = data.with_extension("port");
         let _ = std::fs::remove_file(&port_file);
         let mut command = Command::new(env!("CARGO_BIN_EXE_longtake"));
-        command.args(["serve", "--demo", "--port", "0", "--port-file", port_file.to_str().unwrap()]);
+        command.args(["serve", "--port", "0", "--port-file", port_file.to_str().unwrap()]);
+        if !args.iter().any(|arg| arg == "-m") {
+            command.arg("--demo");
+        }
         command.args(["-t", "2"]).args(&args);
         if !args.iter().any(|arg| arg == "--no-store") {
             command.args(["--data", data.to_str().unwrap()]);
@@ -91,6 +94,11 @@ impl Server {
         self.child.wait().unwrap();
         let (dir, data, args) = (self._dir.take(), self.data.clone(), self.args.clone());
         Server::start_in(dir, &data, args)
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it said.

@@ -3,7 +3,12 @@
 mod client;
 
 mod answers;
+mod batch;
 mod cancel;
+mod dialects;
+mod forms;
 mod life;
+mod openapi;
 mod security;
 mod takes;
+mod tools;

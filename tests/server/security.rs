@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::client::{Reply, Server, question, video};
+use crate::client::{Reply, Server, content, question, video};
 
 fn ask(part: Value) -> Value {
     json!({ "messages": [{ "role": "user", "content": [part] }], "max_tokens": 2 })
@@ -200,16 +200,19 @@ fn templates_come_from_the_model_only_and_control_tokens_from_the_template() {
 #[test]
 fn a_schema_is_enforced_or_refused() {
     let server = Server::start(&["--no-store"]);
-    for format in [
-        json!({ "type": "json_object" }),
-        json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": { "type": "object" } } }),
-    ] {
-        let body =
-            json!({ "messages": [{ "role": "user", "content": "x" }], "response_format": format, "max_tokens": 4 });
-        server.post("/v1/chat/completions", &body).refused(400, "invalid_schema");
+    let asked = |field: &str, form: Value| json!({ "messages": [{ "role": "user", "content": "x" }], field: form, "max_tokens": 4 });
+    let schema = |schema: Value| json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": schema } });
+    for format in [json!({ "type": "json_object" }), schema(json!({ "type": "object" }))] {
+        let answer = server.ask(&asked("response_format", format));
+        assert!(content(&answer).starts_with('{'), "{answer}");
     }
-    let body = json!({ "messages": [{ "role": "user", "content": "x" }], "grammar": "root ::= \"x\"" });
-    server.post("/v1/chat/completions", &body).refused(400, "unsupported_parameter");
+    for (field, form) in [
+        ("response_format", schema(json!({ "type": "object", "unevaluatedProperties": false }))),
+        ("response_format", schema(json!({ "$ref": "https://example.com/x" }))),
+        ("grammar", json!("root ::= nobody")),
+    ] {
+        server.post("/v1/chat/completions", &asked(field, form)).refused(400, "invalid_schema");
+    }
 }
 
 /// Uploads: CVE-2026-7302 (names as paths), CVE-2026-7482 (models).

@@ -188,7 +188,7 @@ impl Prepared {
             Some(item) if options.subtitles => subtitle_lines(collection, item, &plan)?,
             _ => None,
         };
-        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false };
+        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
         let units = |item: &&Item| {
             let text = collection.task.prompt(item, &options.words, lines.as_deref());
             Prompt::units(engine, &conversation(None, &path.display().to_string(), &text), render)

@@ -2,9 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::media::{MediaPart, option};
-use super::{Code, Fault, Json, fields, short};
-use crate::server::limits::*;
+use super::media::option;
+use super::sampling::stops;
+use super::turn::turns;
+use super::{Code, Fault, Json, Sampling, Tools, Turn, fields, form, short, tools};
+use crate::server::limits::MAX_TOP_LOGPROBS;
+use crate::text::Form;
+use crate::text::tools::Choice;
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -13,6 +17,8 @@ type Result<T> = std::result::Result<T, Fault>;
 pub(crate) struct ChatRequest {
     pub model: Option<String>,
     pub turns: Vec<Turn>,
+    /// The text of the only turn is the whole prompt, and no template is laid around it.
+    pub is_raw: bool,
     pub stream: bool,
     pub include_usage: bool,
     pub max_tokens: Option<usize>,
@@ -20,42 +26,19 @@ pub(crate) struct ChatRequest {
     pub stop: Vec<String>,
     pub logprobs: bool,
     pub top_logprobs: usize,
-    pub format: Format,
+    /// The form that the answer has to have, and the field that says so.
+    pub form: Option<(Form, &'static str)>,
     pub ignore_eos: bool,
     pub return_progress: bool,
     pub cache_prompt: bool,
     pub timings_per_token: bool,
+    pub tools: Tools,
     /// Options for all videos, which parts override.
     pub video_options: Map<String, Value>,
     pub temporal_scale: Option<f64>,
     pub own: Own,
     /// Fields that are not known, by name.
     pub ignored: Vec<String>,
-}
-
-/// How the next token is picked, where the request says it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Sampling {
-    pub temperature: Option<f32>,
-    pub top_p: Option<f32>,
-    pub top_k: Option<usize>,
-    pub min_p: Option<f32>,
-    pub seed: Option<u64>,
-    pub frequency_penalty: Option<f32>,
-    pub presence_penalty: Option<f32>,
-    pub repeat_penalty: Option<f32>,
-    pub logit_bias: Vec<(u32, f32)>,
-}
-
-/// What form the answer has.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) enum Format {
-    #[default]
-    Text,
-    /// Any JSON object.
-    Object,
-    /// JSON of this schema.
-    Schema(Value),
 }
 
 /// What stands in `longtake`.
@@ -78,41 +61,34 @@ impl Default for Own {
     }
 }
 
-/// One message.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Turn {
-    pub role: Role,
-    pub parts: Vec<TurnPart>,
-}
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    System,
-    User,
-    Assistant,
-}
-
-impl Role {
-    /// As templates spell it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        }
-    }
-}
-
-/// A piece of a message.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum TurnPart {
-    Text(String),
-    Media(MediaPart),
-}
+/// Fields that do what they say, beside those of [`Sampling::FIELDS`] and [`form::FIELDS`].
+pub(crate) const HONOURED: [&str; 22] = [
+    "messages",
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "logprobs",
+    "top_logprobs",
+    "ignore_eos",
+    "return_progress",
+    "cache_prompt",
+    "timings_per_token",
+    "media_io_kwargs",
+    "mm_processor_kwargs",
+    "temporal_scale",
+    "longtake",
+    "n",
+    "modalities",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+];
 
 /// Fields that change nothing here and are known.
-const HARMLESS: [&str; 19] = [
+pub(crate) const HARMLESS: [&str; 17] = [
     "user",
     "metadata",
     "store",
@@ -122,7 +98,6 @@ const HARMLESS: [&str; 19] = [
     "prompt_cache_retention",
     "verbosity",
     "reasoning_effort",
-    "parallel_tool_calls",
     "id_slot",
     "priority",
     "request_id",
@@ -131,28 +106,19 @@ const HARMLESS: [&str; 19] = [
     "add_generation_prompt",
     "skip_special_tokens",
     "sse_ping_interval",
-    "tool_choice",
 ];
 
 /// Fields that would change the answer in a way that is not offered: refused unless they say nothing.
-const REFUSED: [&str; 23] = [
-    "tools",
+pub(crate) const REFUSED: [&str; 15] = [
     "functions",
     "function_call",
     "audio",
     "prediction",
     "web_search_options",
-    "grammar",
-    "json_schema",
     "chat_template",
     "chat_template_kwargs",
     "echo",
     "prompt_logprobs",
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
     "continue_final_message",
     "allowed_token_ids",
     "bad_words",
@@ -193,7 +159,6 @@ impl ChatRequest {
                 "top_logprobs" => {
                     request.top_logprobs = fields::count(value, at, (0, MAX_TOP_LOGPROBS as i64))? as usize
                 }
-                "response_format" => request.format = format(value)?,
                 "ignore_eos" => request.ignore_eos = fields::flag(value, at)?,
                 "return_progress" => request.return_progress = fields::flag(value, at)?,
                 "cache_prompt" => request.cache_prompt = fields::flag(value, at)?,
@@ -212,10 +177,11 @@ impl ChatRequest {
                         return Err(unsupported(at, "answers are text"));
                     }
                 }
-                "tool_choice" if !matches!(value.as_text(), Some("none" | "auto")) => {
-                    return Err(unsupported(at, "tools are not called here"));
-                }
+                "tools" => request.tools.list = tools::list(value)?,
+                "tool_choice" => request.tools.choice = tools::choice(value)?,
+                "parallel_tool_calls" => request.tools.is_parallel = fields::flag(value, at)?,
                 _ if request.sampling.field(at, value)? => {}
+                _ if request.form(at, value)? => {}
                 known if HARMLESS.contains(&known) => {}
                 known if REFUSED.contains(&known) => {
                     if !value.is_empty() {
@@ -228,6 +194,11 @@ impl ChatRequest {
         if request.top_logprobs > 0 && !request.logprobs {
             return Err(Fault::value("top_logprobs", "`top_logprobs` needs `logprobs`: true"));
         }
+        request.check_tools()?;
+        if let (true, Some((_, field))) = (request.ignore_eos, &request.form) {
+            let message = format!("`ignore_eos` and `{field}` exclude each other: a form says where the answer ends");
+            return Err(Fault::value("ignore_eos", message));
+        }
         request.max_tokens = max_new.or(max_old);
         let messages = messages.ok_or_else(|| Fault::value("messages", "`messages` is missing"))?;
         request.turns = turns(messages, &mut request.ignored)?;
@@ -235,6 +206,47 @@ impl ChatRequest {
             request.video_options.entry("temporal_scale").or_insert(scale.into());
         }
         Ok(request)
+    }
+
+    /// Whether tools may be called.
+    pub(crate) fn calls_tools(&self) -> bool {
+        !self.tools.list.is_empty() && self.tools.choice.is_some()
+    }
+
+    /// # Errors
+    /// A choice of a tool that is not there; what a call excludes.
+    fn check_tools(&self) -> Result<()> {
+        let Tools { list, choice, .. } = &self.tools;
+        let is_there = match choice {
+            None | Some(Choice::Auto) => true,
+            Some(Choice::Required) => !list.is_empty(),
+            Some(Choice::Named(name)) => list.iter().any(|tool| tool.name == *name),
+        };
+        if !is_there {
+            return Err(Fault::value("tool_choice", "`tool_choice` demands a tool that is not among `tools`"));
+        }
+        if let (true, Some((_, field))) = (self.calls_tools(), &self.form) {
+            let message =
+                format!("`tools` and `{field}` exclude each other: pass `tool_choice`: \"none\" for the form");
+            return Err(Fault::value(*field, message));
+        }
+        if self.calls_tools() && self.ignore_eos {
+            return Err(Fault::value("ignore_eos", "`ignore_eos` and `tools` exclude each other: calls end an answer"));
+        }
+        Ok(())
+    }
+
+    /// Takes a field if it says the form of the answer.
+    fn form(&mut self, at: &str, value: &Json<'_>) -> Result<bool> {
+        let Some(field) = form::FIELDS.into_iter().find(|field| *field == at) else { return Ok(false) };
+        if let Some(form) = form::form(field, value)? {
+            if let Some((_, other)) = self.form {
+                let message = format!("`{other}` and `{field}` demand two forms, expected one");
+                return Err(Fault::value(field, message));
+            }
+            self.form = Some((form, field));
+        }
+        Ok(true)
     }
 
     /// Notes a field that is not known.
@@ -257,7 +269,7 @@ impl ChatRequest {
 }
 
 /// Adds a name to the list of what is ignored, which is short.
-fn note(ignored: &mut Vec<String>, name: &str) {
+pub(super) fn note(ignored: &mut Vec<String>, name: &str) {
     const MOST: usize = 32;
     if ignored.len() < MOST {
         ignored.push(short(name));
@@ -266,136 +278,12 @@ fn note(ignored: &mut Vec<String>, name: &str) {
 
 /// Whether null stands for the default of a field.
 fn is_known(name: &str) -> bool {
-    const HONOURED: [&str; 31] = [
-        "model",
-        "stream",
-        "stream_options",
-        "max_tokens",
-        "max_completion_tokens",
-        "stop",
-        "logprobs",
-        "top_logprobs",
-        "response_format",
-        "ignore_eos",
-        "return_progress",
-        "cache_prompt",
-        "timings_per_token",
-        "media_io_kwargs",
-        "mm_processor_kwargs",
-        "temporal_scale",
-        "longtake",
-        "n",
-        "modalities",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "seed",
-        "frequency_penalty",
-        "presence_penalty",
-        "repeat_penalty",
-        "repetition_penalty",
-        "logit_bias",
-        "messages",
-        "tool_choice",
-    ];
-    HONOURED.contains(&name) || HARMLESS.contains(&name) || REFUSED.contains(&name)
+    [&HONOURED[..], &Sampling::FIELDS, &form::FIELDS, &HARMLESS, &REFUSED].concat().contains(&name)
 }
 
 /// The refusal of something that is not offered.
-fn unsupported(param: &str, why: &str) -> Fault {
+pub(super) fn unsupported(param: &str, why: &str) -> Fault {
     Fault::new(Code::UnsupportedParameter, format!("`{param}` is not supported: {why}")).of(param)
-}
-
-impl Sampling {
-    /// Takes a field if it is one of its own.
-    fn field(&mut self, at: &str, value: &Json<'_>) -> Result<bool> {
-        let within = |range| fields::number(value, at, range).map(|n| Some(n as f32));
-        match at {
-            "temperature" => self.temperature = within((0.0, 100.0))?,
-            "top_p" => self.top_p = within((0.0, 1.0))?,
-            "min_p" => self.min_p = within((0.0, 1.0))?,
-            // -1 and 0: all.
-            "top_k" => self.top_k = Some(fields::count(value, at, (-1, 1 << 31))?.max(0) as usize),
-            // Any 64 bits, with a sign or without.
-            "seed" => {
-                let Json::Number(seed) = value else { return Err(fields::wrong(value, at, "a whole number")) };
-                let bits = seed.as_u64().or_else(|| seed.as_i64().map(|seed| seed as u64));
-                self.seed =
-                    Some(bits.ok_or_else(|| Fault::value(at, format!("`seed` is `{seed}`, expected a whole number")))?);
-            }
-            "frequency_penalty" => self.frequency_penalty = within((-2.0, 2.0))?,
-            "presence_penalty" => self.presence_penalty = within((-2.0, 2.0))?,
-            "repeat_penalty" | "repetition_penalty" => self.repeat_penalty = within((0.01, 1000.0))?,
-            "logit_bias" => self.logit_bias = biases(value)?,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-}
-
-fn biases(value: &Json<'_>) -> Result<Vec<(u32, f32)>> {
-    let given = fields::object(value, "logit_bias")?;
-    if given.len() > MAX_LOGIT_BIASES {
-        let message = format!("`logit_bias` has `{}` tokens, at most {MAX_LOGIT_BIASES}", given.len());
-        return Err(Fault::value("logit_bias", message));
-    }
-    let one = |(id, bias): &(std::borrow::Cow<'_, str>, Json<'_>)| {
-        let at = format!("logit_bias.{}", short(id));
-        let id = id.parse::<u32>().map_err(|_| Fault::value(&at, format!("`{}` is no token id", short(id))))?;
-        Ok((id, fields::number(bias, &at, (-100.0, 100.0))? as f32))
-    };
-    given.iter().map(one).collect()
-}
-
-fn stops(value: &Json<'_>) -> Result<Vec<String>> {
-    let one = |value: &Json<'_>, at: &str| {
-        let text = fields::text(value, at, MAX_STOP_BYTES)?;
-        if text.is_empty() {
-            return Err(Fault::value(at, format!("`{at}` is empty")));
-        }
-        Ok(text.to_string())
-    };
-    if let Json::Text(_) = value {
-        return Ok(vec![one(value, "stop")?]);
-    }
-    let list = fields::list(value, "stop")?;
-    if list.len() > MAX_STOPS {
-        return Err(Fault::value("stop", format!("`stop` has `{}` strings, at most {MAX_STOPS}", list.len())));
-    }
-    list.iter().enumerate().map(|(i, value)| one(value, &format!("stop[{i}]"))).collect()
-}
-
-fn format(value: &Json<'_>) -> Result<Format> {
-    let at = "response_format";
-    let name = value.get("type").and_then(Json::as_text).unwrap_or_default();
-    let schema = |value: Option<&Json<'_>>| match value {
-        Some(schema @ Json::Object(_)) => {
-            let schema = schema.to_value();
-            match serde_json::to_string(&schema).map_or(usize::MAX, |text| text.len()) {
-                n if n > MAX_SCHEMA_BYTES => {
-                    let message = format!("a schema of `{n}` bytes, at most {MAX_SCHEMA_BYTES}");
-                    Err(Fault::new(Code::InvalidSchema, message).of(at))
-                }
-                _ => Ok(Format::Schema(schema)),
-            }
-        }
-        _ => Err(Fault::new(Code::InvalidSchema, "the schema is missing, or is no object").of(at)),
-    };
-    match name {
-        "text" => Ok(Format::Text),
-        "json_object" if value.get("schema").is_some() => schema(value.get("schema")),
-        "json_object" => Ok(Format::Object),
-        "json_schema" => {
-            let inner = value.get("json_schema");
-            schema(inner.and_then(|inner| inner.get("schema")).or_else(|| value.get("schema")))
-        }
-        other => {
-            let message =
-                format!("`response_format.type` is `{}`, expected text, json_object or json_schema", short(other));
-            Err(Fault::value("response_format.type", message))
-        }
-    }
 }
 
 /// vLLM's options for its loader.
@@ -472,102 +360,10 @@ fn own(value: &Json<'_>) -> Result<Own> {
     Ok(own)
 }
 
-fn turns(value: &Json<'_>, ignored: &mut Vec<String>) -> Result<Vec<Turn>> {
-    let list = fields::list(value, "messages")?;
-    if list.is_empty() || list.len() > MAX_MESSAGES {
-        let message = format!("`messages` has `{}` messages, expected 1 to {MAX_MESSAGES}", list.len());
-        return Err(Fault::value("messages", message));
-    }
-    let turns = list.iter().enumerate().map(|(i, value)| turn(value, &format!("messages[{i}]"), ignored));
-    let turns = turns.collect::<Result<Vec<_>>>()?;
-    let parts = || turns.iter().flat_map(|turn| &turn.parts);
-    let n_text: usize = parts().map(|part| if let TurnPart::Text(text) = part { text.len() } else { 0 }).sum();
-    let media = parts().filter_map(|part| if let TurnPart::Media(media) = part { Some(media) } else { None });
-    let (images, videos): (Vec<_>, Vec<_>) = media.partition(|media| media.named == super::media::Named::Image);
-    for (n, most, what) in [
-        (parts().count(), MAX_PARTS, "parts"),
-        (n_text, MAX_TEXT_BYTES, "bytes of text"),
-        (images.len(), MAX_IMAGES, "pictures"),
-        (videos.len(), MAX_VIDEOS, "videos"),
-    ] {
-        if n > most {
-            return Err(Fault::value("messages", format!("`messages` have `{n}` {what} together, at most {most}")));
-        }
-    }
-    if turns.last().is_some_and(|turn| turn.role == Role::Assistant) {
-        let message = "the last message is the assistant's own: to go on with an answer is not supported";
-        return Err(Fault::new(Code::UnsupportedParameter, message).of("messages"));
-    }
-    Ok(turns)
-}
-
-fn turn(value: &Json<'_>, at: &str, ignored: &mut Vec<String>) -> Result<Turn> {
-    let (mut role, mut parts) = (None, None);
-    for (key, value) in fields::object(value, at)? {
-        let here = format!("{at}.{key}");
-        match &**key {
-            "role" => {
-                role = Some(match fields::text(value, &here, 64)? {
-                    "system" | "developer" => Role::System,
-                    "user" => Role::User,
-                    "assistant" => Role::Assistant,
-                    "tool" | "function" => return Err(unsupported(&here, "tools are not called here")),
-                    other => {
-                        let message = format!("`{here}` is `{}`, expected system, user or assistant", short(other));
-                        return Err(Fault::value(here, message));
-                    }
-                })
-            }
-            "content" => parts = Some(content(value, &here)?),
-            "tool_calls" | "function_call" if !value.is_empty() => {
-                return Err(unsupported(&here, "tools are not called here"));
-            }
-            "name" | "refusal" | "annotations" | "audio" | "tool_calls" | "function_call" | "reasoning_content" => {}
-            other => note(ignored, &format!("{at}.{other}")),
-        }
-    }
-    let role = role.ok_or_else(|| Fault::value(format!("{at}.role"), format!("`{at}.role` is missing")))?;
-    let parts = parts.ok_or_else(|| Fault::value(format!("{at}.content"), format!("`{at}.content` is missing")))?;
-    if role != Role::User && parts.iter().any(|part| matches!(part, TurnPart::Media(_))) {
-        return Err(Fault::value(format!("{at}.content"), "pictures and videos stand in the user's messages"));
-    }
-    Ok(Turn { role, parts })
-}
-
-fn content(value: &Json<'_>, at: &str) -> Result<Vec<TurnPart>> {
-    match value {
-        // Of an assistant that called a tool, and of nothing else.
-        Json::Null => Ok(Vec::new()),
-        Json::Text(text) => Ok(vec![TurnPart::Text(text.to_string())]),
-        Json::List(items) => {
-            if items.len() > MAX_PARTS {
-                return Err(Fault::value(at, format!("`{at}` has `{}` parts, at most {MAX_PARTS}", items.len())));
-            }
-            items.iter().enumerate().map(|(i, item)| part(item, &format!("{at}[{i}]"))).collect()
-        }
-        other => Err(fields::wrong(other, at, "a string or a list of parts")),
-    }
-}
-
-fn part(value: &Json<'_>, at: &str) -> Result<TurnPart> {
-    if let Json::Text(text) = value {
-        return Ok(TurnPart::Text(text.to_string()));
-    }
-    fields::object(value, at)?;
-    let missing = |field: &str| Fault::value(format!("{at}.{field}"), format!("`{at}.{field}` is missing"));
-    let name = value.get("type").ok_or_else(|| missing("type"))?;
-    match fields::text(name, &format!("{at}.type"), 64)? {
-        "text" | "input_text" | "output_text" => {
-            let text = value.get("text").ok_or_else(|| missing("text"))?;
-            Ok(TurnPart::Text(fields::text(text, &format!("{at}.text"), usize::MAX)?.to_string()))
-        }
-        name => MediaPart::parse(name, value, at).map(TurnPart::Media),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::wire::TurnPart;
 
     fn parse(fields: &str) -> Result<ChatRequest> {
         let body = format!(r#"{{"messages":[{{"role":"user","content":"Hi"}}]{fields}}}"#);
@@ -580,7 +376,7 @@ mod tests {
             r#","model":"m","stream":true,"stream_options":{"include_usage":true},"max_tokens":5,"max_completion_tokens":7,
             "temperature":0.5,"top_p":0.9,"top_k":-1,"min_p":0.1,"seed":-3,"stop":["a","b"],"frequency_penalty":1,
             "presence_penalty":-1,"repetition_penalty":1.1,"logit_bias":{"5":-100},"logprobs":true,"top_logprobs":3,
-            "response_format":{"type":"json_object"},"ignore_eos":true,"return_progress":true,"cache_prompt":false,
+            "response_format":{"type":"text"},"ignore_eos":true,"return_progress":true,"cache_prompt":false,
             "media_io_kwargs":{"video":{"num_frames":8}},"mm_processor_kwargs":{"fps":1,"max_pixels":50000},
             "temporal_scale":"retrieval","longtake":{"max_memory":"3G","max_time":"20m","context":4096,"media_order":"as-sent"},
             "user":"u","foo":1,"bar":null"#,
@@ -602,7 +398,7 @@ mod tests {
             ..Own::default()
         };
         assert_eq!(request.own, own);
-        assert_eq!(request.ignored, ["foo", "bar"]);
+        assert_eq!((request.ignored, request.form), (vec!["foo".to_string(), "bar".to_string()], None));
         assert_eq!(parse("").unwrap().turns[0].parts, [TurnPart::Text("Hi".into())]);
     }
 
@@ -622,13 +418,34 @@ mod tests {
             (r#""stop":[""]"#, Code::InvalidValue, "stop[0]"),
             (
                 r#""tools":[{"type":"function","function":{"parameters":{"pattern":"("}}}]"#,
-                Code::UnsupportedParameter,
-                "tools",
+                Code::InvalidValue,
+                "tools[0].function.name",
             ),
-            (r#""tool_choice":"required""#, Code::UnsupportedParameter, "tool_choice"),
+            (r#""tools":[{"type":"retrieval"}]"#, Code::UnsupportedParameter, "tools[0].type"),
+            (r#""tools":[{"function":{"name":"a b"}}]"#, Code::InvalidValue, "tools[0].function.name"),
+            (r#""tools":[{"function":{"name":"a"}},{"function":{"name":"a"}}]"#, Code::InvalidValue, "tools"),
+            (
+                r#""tools":[{"function":{"name":"a","parameters":[]}}]"#,
+                Code::InvalidSchema,
+                "tools[0].function.parameters",
+            ),
+            (
+                r#""tools":[{"function":{"name":"a"}}],"response_format":{"type":"json_object"}"#,
+                Code::InvalidValue,
+                "response_format",
+            ),
+            (
+                r#""tools":[{"function":{"name":"a"}}],"tool_choice":{"function":{"name":"b"}}"#,
+                Code::InvalidValue,
+                "tool_choice",
+            ),
+            (r#""tool_choice":"required""#, Code::InvalidValue, "tool_choice"),
+            (r#""tool_choice":"perhaps""#, Code::InvalidValue, "tool_choice"),
             (r#""chat_template":"{{ x }}""#, Code::UnsupportedParameter, "chat_template"),
             (r#""chat_template_kwargs":{"tokenize":false}"#, Code::UnsupportedParameter, "chat_template_kwargs"),
-            (r#""grammar":"root ::= x""#, Code::UnsupportedParameter, "grammar"),
+            (r#""grammar":3"#, Code::InvalidValue, "grammar"),
+            (r#""grammar":"a","guided_regex":"b""#, Code::InvalidValue, "guided_regex"),
+            (r#""grammar":"a","ignore_eos":true"#, Code::InvalidValue, "ignore_eos"),
             (r#""echo":true"#, Code::UnsupportedParameter, "echo"),
             (r#""modalities":["text","audio"]"#, Code::UnsupportedParameter, "modalities"),
             (r#""longtake":{"contxt":1}"#, Code::UnsupportedParameter, "longtake.contxt"),
@@ -646,40 +463,5 @@ mod tests {
         let many =
             format!(r#","logit_bias":{{{}}}"#, (0..1025).map(|i| format!("\"{i}\":1")).collect::<Vec<_>>().join(","));
         assert_eq!(parse(&many).unwrap_err().param.as_deref(), Some("logit_bias"));
-    }
-
-    #[test]
-    fn messages_are_checked_by_place() {
-        let of = |messages: &str| {
-            ChatRequest::parse(&Json::parse(format!(r#"{{"messages":{messages}}}"#).as_bytes()).unwrap())
-        };
-        for (messages, param) in [
-            ("[]", "messages"),
-            ("3", "messages"),
-            ("[3]", "messages[0]"),
-            (r#"[{"role":"user"}]"#, "messages[0].content"),
-            (r#"[{"content":"x"}]"#, "messages[0].role"),
-            (r#"[{"role":"wizard","content":"x"}]"#, "messages[0].role"),
-            (r#"[{"role":"tool","content":"x"}]"#, "messages[0].role"),
-            (r#"[{"role":"user","content":[{"type":"sound"}]}]"#, "messages[0].content[0].type"),
-            (r#"[{"role":"user","content":[{"text":"x"}]}]"#, "messages[0].content[0].type"),
-            (r#"[{"role":"user","content":[{"type":"text"}]}]"#, "messages[0].content[0].text"),
-            (r#"[{"role":"user","content":"x"},{"role":"assistant","content":"y"}]"#, "messages"),
-            (
-                r#"[{"role":"system","content":[{"type":"image_url","image_url":"data:;base64,AAEC"}]}]"#,
-                "messages[0].content",
-            ),
-        ] {
-            assert_eq!(of(messages).expect_err(messages).param.as_deref(), Some(param), "{messages}");
-        }
-        let parts = vec![r#"{"type":"text","text":"x"}"#; MAX_PARTS + 1].join(",");
-        assert!(of(&format!(r#"[{{"role":"user","content":[{parts}]}}]"#)).is_err());
-        let pictures = vec![r#"{"type":"image_url","image_url":"data:;base64,AAEC"}"#; MAX_IMAGES + 1].join(",");
-        let fault = of(&format!(r#"[{{"role":"user","content":[{pictures}]}}]"#)).unwrap_err();
-        assert!(fault.message.contains("65"));
-        let fine = r#"[{"role":"developer","content":"a","name":"n"},{"role":"user","content":["b",{"type":"input_text","text":"c"}],"mood":1}]"#;
-        let request = of(fine).unwrap();
-        assert_eq!(request.ignored, ["messages[1].mood"]);
-        assert_eq!(request.turns[0].role, Role::System);
     }
 }

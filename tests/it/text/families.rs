@@ -87,6 +87,7 @@ fn chats_of_the_families_render_with_their_options() {
                 add_generation_prompt: take("add_generation_prompt"),
                 add_vision_id: take("add_vision_id"),
                 special: false,
+                tools: &[],
             };
             n_options += given.len();
             template.set_options(&Value::from(given).to_string()).unwrap();

@@ -1,4 +1,5 @@
-//! `POST /v1/chat/completions`: a request becomes a job, and what the job says becomes chunks, or one object.
+//! Answers on their way out: a request becomes a job, and what the job says becomes events, or one object, in the words of a
+//! [`Dialect`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,33 +7,18 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderValue, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::body::Kept;
-use super::crew::{Said, TokenLog};
 use super::desk::Desk;
-use super::job::{self, Done, Job, Progress, Word};
+use super::dialect::{Dialect, Heard};
+use super::job::{self, Job, Progress, Word};
 use super::limits::{PROGRESS_LEAST, PROGRESS_MOST, SILENCE};
-use super::random::{id, now};
-use super::reply::{DONE, comment, event, json as json_reply, stream};
+use super::reply::{comment, json as json_reply, stream};
 use super::takes::Status;
 use super::wire::{ChatRequest, Code, Fault, From, MediaPart, TurnPart};
-use crate::stream::Finish;
-use crate::text::Tokenizer;
-
-/// What answers say of themselves, the same in all chunks.
-struct Answer {
-    desk: Arc<Desk>,
-    id: String,
-    created: u64,
-    include_usage: bool,
-    return_progress: bool,
-    timings_per_token: bool,
-    logprobs: bool,
-    ignored: Vec<String>,
-}
 
 /// A job, or why there is none.
 type Begun = Result<Job, Fault>;
@@ -41,17 +27,13 @@ type Begun = Result<Job, Fault>;
 ///
 /// # Errors
 /// Everything that is wrong with it, before a single byte of the answer is sent.
-pub(super) async fn complete(desk: Arc<Desk>, request: ChatRequest, kept: Kept) -> Result<Response<Body>, Fault> {
-    let answer = Answer {
-        desk: desk.clone(),
-        id: id("chatcmpl"),
-        created: now(),
-        include_usage: request.include_usage,
-        return_progress: request.return_progress,
-        timings_per_token: request.timings_per_token,
-        logprobs: request.logprobs,
-        ignored: request.ignored.clone(),
-    };
+pub(crate) async fn answer(
+    desk: Arc<Desk>,
+    request: ChatRequest,
+    kept: Kept,
+    dialect: Box<dyn Dialect>,
+) -> Result<Response<Body>, Fault> {
+    let answer = Answer { dialect, heard: Heard::default(), return_progress: request.return_progress };
     let (is_stream, keep_alive) = (request.stream, request.own.keep_alive);
     let (send, begun) = oneshot::channel();
     match waits_for(&desk, &request)? {
@@ -87,8 +69,22 @@ pub(super) async fn complete(desk: Arc<Desk>, request: ChatRequest, kept: Kept) 
     }
 }
 
+/// The whole answer to a request that no socket waits for.
+///
+/// # Errors
+/// Everything that is wrong with it, and whatever fails.
+pub(crate) async fn whole(desk: Arc<Desk>, request: ChatRequest, dialect: Box<dyn Dialect>) -> Result<Value, Fault> {
+    if let Some((_, mut shown)) = waits_for(&desk, &request)? {
+        while !shown.borrow().status.is_final() && shown.changed().await.is_ok() {}
+    }
+    let job = begin(desk, request, ()).await?;
+    let (send, begun) = oneshot::channel();
+    let _ = send.send(Ok(job));
+    Answer { dialect, heard: Heard::default(), return_progress: false }.whole(begun).await
+}
+
 /// Plans a request and begins to work on it.
-async fn begin(desk: Arc<Desk>, mut request: ChatRequest, kept: Kept) -> Begun {
+async fn begin<K: Send + 'static>(desk: Arc<Desk>, mut request: ChatRequest, kept: K) -> Begun {
     let planner = desk.clone();
     let planned = tokio::task::spawn_blocking(move || {
         crate::text::Sampler::new(planner.sampler_options(&request.sampling)).map_err(|err| Fault::from_error(&err))?;
@@ -103,6 +99,13 @@ async fn begin(desk: Arc<Desk>, mut request: ChatRequest, kept: Kept) -> Begun {
         desk.metrics.add(super::metrics::Counter::QueueRejected, 1);
     })?;
     Ok(job::begin(&desk, request, planned, place))
+}
+
+/// An answer that is told.
+struct Answer {
+    dialect: Box<dyn Dialect>,
+    heard: Heard,
+    return_progress: bool,
 }
 
 type Waiting = (String, tokio::sync::watch::Receiver<super::takes::Shown>);
@@ -131,7 +134,7 @@ impl Answer {
     ) -> Result<Response<Body>, Fault> {
         if is_stream {
             let (send, body) = stream();
-            tokio::spawn(self.send_chunks(begun, waiting, send));
+            tokio::spawn(self.send_events(begun, waiting, send));
             return Ok(head("text/event-stream", body));
         }
         let mut whole = Box::pin(self.whole(begun));
@@ -166,53 +169,36 @@ impl Answer {
     }
 
     /// The whole answer as one object.
-    async fn whole(self, begun: oneshot::Receiver<Begun>) -> Result<Value, Fault> {
+    async fn whole(mut self, begun: oneshot::Receiver<Begun>) -> Result<Value, Fault> {
         let mut job = begun.await.unwrap_or_else(|_| Err(lost()))?;
-        let (mut text, mut logs) = (String::new(), Vec::new());
         while let Some(word) = job.next().await {
             match word {
-                Word::Said(said) => {
-                    text.push_str(&said.text);
-                    logs.extend(said.logprobs);
-                }
+                Word::Said(said) => self.heard.hear(&said),
                 Word::Failed(fault) => return Err(fault),
-                Word::Done(done) => {
-                    let mut object = self.object("chat.completion");
-                    object["choices"] = json!([{
-                        "index": 0,
-                        "message": { "role": "assistant", "content": text, "refusal": null },
-                        "logprobs": self.logprobs(&logs),
-                        "finish_reason": finish_reason(done.finish),
-                    }]);
-                    object["usage"] = done.usage();
-                    object["timings"] = done.timings();
-                    object["longtake"] = self.own(&done);
-                    return Ok(object);
-                }
+                Word::Done(done) => return Ok(self.dialect.whole(&self.heard, &done)),
             }
         }
         Err(lost())
     }
 
     /// Sends the answer as it comes.
-    async fn send_chunks(
-        self,
+    async fn send_events(
+        mut self,
         begun: oneshot::Receiver<Begun>,
         waiting: Option<tokio::sync::watch::Receiver<Progress>>,
         send: mpsc::Sender<Bytes>,
     ) {
         // The first byte at once: whoever waits for it knows that the request is understood.
-        let sent = self.try_chunks(begun, waiting, &send).await;
+        let sent = self.try_events(begun, waiting, &send).await;
         if let Err(Some(fault)) = sent {
-            let _ = send.send(event(None, None, &fault.to_json())).await;
-            let _ = send.send(DONE).await;
+            let _ = send_all(&send, self.dialect.failed(&fault)).await;
         }
     }
 
     /// # Errors
     /// What to say instead of the rest; nothing where nobody reads any more.
-    async fn try_chunks(
-        &self,
+    async fn try_events(
+        &mut self,
         begun: oneshot::Receiver<Begun>,
         waiting: Option<tokio::sync::watch::Receiver<Progress>>,
         send: &mpsc::Sender<Bytes>,
@@ -226,14 +212,13 @@ impl Answer {
             Some(mut progress) => loop {
                 tokio::select! {
                     job = &mut begun => break job,
-                    () = pulse.beat(&mut progress) => send.send(pulse.say(self, &progress)).await.map_err(gone)?,
+                    () = pulse.beat(&mut progress) => send.send(pulse.say(&*self.dialect, &progress)).await.map_err(gone)?,
                     () = send.closed() => return Err(None),
                 }
             },
         };
         let mut job = job.unwrap_or_else(|_| Err(lost())).map_err(Some)?;
         let mut progress = job.progress.clone();
-        let mut is_first = true;
         loop {
             let word = tokio::select! {
                 // Text before progress.
@@ -241,103 +226,31 @@ impl Answer {
                 () = send.closed() => return Err(None),
                 word = job.next() => word,
                 () = pulse.beat(&mut progress) => {
-                    send.send(pulse.say(self, &progress)).await.map_err(gone)?;
+                    send.send(pulse.say(&*self.dialect, &progress)).await.map_err(gone)?;
                     continue;
                 }
             };
             match word {
                 Some(Word::Said(said)) => {
-                    if std::mem::take(&mut is_first) {
-                        send.send(event(None, None, &self.chunk(json!({ "role": "assistant", "content": "" }), None)))
-                            .await
-                            .map_err(gone)?;
-                    }
+                    self.heard.hear(&said);
                     pulse.rest();
-                    send.send(event(None, None, &self.text(&said))).await.map_err(gone)?;
+                    send_all(send, self.dialect.said(&said)).await?;
                 }
                 Some(Word::Failed(fault)) => return Err(Some(fault)),
                 None => return Err(Some(lost())),
-                Some(Word::Done(done)) => {
-                    if is_first {
-                        send.send(event(None, None, &self.chunk(json!({ "role": "assistant", "content": "" }), None)))
-                            .await
-                            .map_err(gone)?;
-                    }
-                    let mut last = self.chunk(json!({}), Some(finish_reason(done.finish)));
-                    last["timings"] = done.timings();
-                    last["longtake"] = self.own(&done);
-                    send.send(event(None, None, &last)).await.map_err(gone)?;
-                    if self.include_usage {
-                        let mut usage = self.object("chat.completion.chunk");
-                        usage["choices"] = json!([]);
-                        usage["usage"] = done.usage();
-                        send.send(event(None, None, &usage)).await.map_err(gone)?;
-                    }
-                    send.send(DONE).await.map_err(gone)?;
-                    return Ok(());
-                }
+                Some(Word::Done(done)) => return send_all(send, self.dialect.end(&self.heard, &done)).await,
             }
         }
     }
-
-    fn text(&self, said: &Said) -> Value {
-        let mut chunk = self.chunk(json!({ "content": said.text }), None);
-        chunk["choices"][0]["logprobs"] = self.logprobs(&said.logprobs);
-        if self.timings_per_token {
-            chunk["timings"] = json!({ "predicted_n": said.n_tokens });
-        }
-        chunk
-    }
-
-    fn chunk(&self, delta: Value, finish: Option<&str>) -> Value {
-        let mut chunk = self.object("chat.completion.chunk");
-        chunk["choices"] = json!([{ "index": 0, "delta": delta, "logprobs": null, "finish_reason": finish }]);
-        if self.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
-    }
-
-    fn object(&self, kind: &str) -> Value {
-        json!({
-            "id": self.id, "object": kind, "created": self.created, "model": self.desk.name(),
-            "system_fingerprint": self.desk.fingerprint,
-        })
-    }
-
-    fn logprobs(&self, logs: &[TokenLog]) -> Value {
-        if !self.logprobs {
-            return Value::Null;
-        }
-        let tokenizer = &self.desk.engine.tokenizer;
-        let one = |log: &TokenLog| {
-            let mut entry = log_json(tokenizer, log.id, log.logprob);
-            entry["top_logprobs"] = log.top.iter().map(|(id, logprob)| log_json(tokenizer, *id, *logprob)).collect();
-            entry
-        };
-        json!({ "content": logs.iter().map(one).collect::<Vec<_>>(), "refusal": null })
-    }
-
-    /// What no other server says.
-    fn own(&self, done: &Done) -> Value {
-        json!({
-            "media": done.media, "order": if done.is_reordered { "video-first" } else { "as-sent" }, "warnings": done.warnings,
-            "ignored": self.ignored,
-        })
-    }
 }
 
-fn log_json(tokenizer: &Tokenizer, id: u32, logprob: f32) -> Value {
-    let bytes = tokenizer.token_bytes(id);
-    // Numbers of JSON are finite; nothing is less likely than this.
-    json!({ "token": String::from_utf8_lossy(bytes), "logprob": logprob.max(-9999.0), "bytes": bytes })
-}
-
-fn finish_reason(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Length => "length",
-        Finish::Stop | Finish::Caller => "stop",
+/// # Errors
+/// Nothing, where nobody reads any more.
+async fn send_all(send: &mpsc::Sender<Bytes>, events: Vec<Bytes>) -> Result<(), Option<Fault>> {
+    for event in events {
+        send.send(event).await.map_err(|_| None)?;
     }
+    Ok(())
 }
 
 fn lost() -> Fault {
@@ -345,7 +258,7 @@ fn lost() -> Fault {
 }
 
 /// The head of a reply that is sent as it comes.
-pub(super) fn head(content_type: &'static str, body: Body) -> Response<Body> {
+pub(crate) fn head(content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -393,16 +306,11 @@ impl Pulse {
         }
     }
 
-    fn say(&mut self, answer: &Answer, progress: &tokio::sync::watch::Receiver<Progress>) -> Bytes {
+    fn say(&mut self, dialect: &dyn Dialect, progress: &tokio::sync::watch::Receiver<Progress>) -> Bytes {
         self.last = Instant::now();
-        if !self.with_progress {
-            return comment("working");
-        }
         let now = progress.borrow().clone();
-        let mut chunk = answer.object("chat.completion.chunk");
-        chunk["choices"] = json!([{ "index": 0, "delta": {}, "finish_reason": null }]);
-        chunk["prompt_progress"] = now.to_json();
+        let told = if self.with_progress { dialect.progress(&now) } else { None };
         self.said = Some(now);
-        event(None, None, &chunk)
+        told.unwrap_or_else(|| comment("working"))
     }
 }

@@ -7,35 +7,34 @@
 //! DATA/takes/NAME.take     one that `longtake watch` wrote here: it can be asked, and nothing else
 //! ```
 
+mod entry;
+mod read;
+mod wanted;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+
+use entry::Note;
+pub(crate) use entry::{Entry, Shown, Status};
+use read::{Stop, read};
+use wanted::plan_json;
 
 use super::desk::Desk;
-use super::job::Progress;
-use super::lane::Class;
 use super::limits::MAX_ENTRIES;
-use super::plan::{around, base_name, seconds_json};
+use super::plan::base_name;
 use super::random::{id, now};
-use super::store::Blob;
-use super::wire::{Code, Fault, From, Json, TakeRequest};
+use super::wire::{Code, Fault, Json, TakeRequest};
 use crate::error::Context as _;
 use crate::files::atomic::write_beside;
 use crate::files::input::read_capped;
-use crate::gguf::GgmlType;
 use crate::kernels::threads;
-use crate::stream::{
-    Budget, Cost, Event, Events, IfExists, Limits, MediaOptions, MediaPlan, SessionOptions, Take, Watch, WatchRequest,
-    fingerprint, part_options,
-};
-use crate::{Error, ErrorKind};
+use crate::stream::Take;
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -59,139 +58,25 @@ struct State {
     queue: VecDeque<String>,
 }
 
-/// One of them.
-pub(crate) struct Entry {
-    pub id: String,
-    path: PathBuf,
-    note: Note,
-    /// Written by `longtake watch`: not ours to change.
-    is_foreign: bool,
-    show: watch::Sender<Shown>,
-    cancel: AtomicBool,
-    opened: Mutex<Option<Arc<Take>>>,
-    last_used_at: AtomicU64,
-}
-
-/// What was asked for.
-#[derive(Debug, Clone)]
-struct Note {
-    /// Says whether another request is for the same take.
-    key: String,
-    name: String,
-    created_at: u64,
-    /// The body of the request.
-    request: Value,
-    plan: Value,
-}
-
-/// How a take stands.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shown {
-    pub status: Status,
-    pub progress: Progress,
-    /// What is wrong, of one that failed.
-    pub error: Option<Fault>,
-    /// Grows with every change.
-    pub n: u64,
-}
-
-/// In which state it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Status {
-    Queued,
-    Reading,
-    Paused,
-    Ready,
-    Failed,
-}
-
-impl Status {
-    /// As it is spelt.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Status::Queued => "queued",
-            Status::Reading => "reading",
-            Status::Paused => "paused",
-            Status::Ready => "ready",
-            Status::Failed => "failed",
-        }
-    }
-
-    /// Whether nothing happens until somebody asks.
-    pub(crate) fn is_final(self) -> bool {
-        matches!(self, Status::Paused | Status::Ready | Status::Failed)
-    }
-}
-
-impl Entry {
-    fn new(id: String, path: PathBuf, note: Note, is_foreign: bool, status: Status) -> Entry {
-        let (show, _) = watch::channel(Shown { status, progress: Progress::default(), error: None, n: 0 });
-        let last_used_at = AtomicU64::new(now());
-        let (cancel, opened) = (AtomicBool::new(false), Mutex::default());
-        Entry { id, path, note, is_foreign, show, cancel, opened, last_used_at }
-    }
-
-    /// Hears of every change.
-    pub(crate) fn watch(&self) -> watch::Receiver<Shown> {
-        self.show.subscribe()
-    }
-
-    /// How it stands.
-    pub(crate) fn shown(&self) -> Shown {
-        self.show.borrow().clone()
-    }
-
-    fn set(&self, status: Status, error: Option<Fault>) {
-        self.show.send_modify(|shown| {
-            shown.n += 1;
-            (shown.status, shown.error) = (status, error);
-        });
-    }
-
-    /// As clients see it.
-    pub(crate) fn to_json(&self) -> Value {
-        let Shown { status, progress, error, .. } = self.shown();
-        let bytes = fs::metadata(&self.path).map_or(0, |meta| meta.len());
-        json!({
-            "id": self.id, "object": "take", "status": status.name(), "name": self.note.name, "plan": self.note.plan,
-            "progress": (status != Status::Ready).then(|| progress.to_json()),
-            "source": { "file_id": self.note.request["file_id"], "filename": self.note.name },
-            "created_at": self.note.created_at, "bytes": bytes, "last_used_at": self.last_used_at.load(Ordering::Relaxed),
-            "error": error.map(|fault| fault.to_json()["error"].clone()), "read_only": self.is_foreign,
-        })
-    }
-}
-
-/// A request with everything that it names.
-struct Wanted {
-    request: TakeRequest,
-    video: PathBuf,
-    name: String,
-    media: MediaOptions,
-    limits: Limits,
-    options: SessionOptions,
-    _held: Option<Arc<Blob>>,
-}
-
-impl Wanted {
-    fn watch_request(&self) -> WatchRequest<'_> {
-        WatchRequest {
-            video: &self.video,
-            system_prompt: self.request.system_prompt.as_deref(),
-            media: &self.media,
-            limits: self.limits,
-            reserve: self.request.reserve.unwrap_or(RESERVE),
-            options: self.options,
-        }
+impl State {
+    /// Puts a take that `longtake watch` wrote among those that are looked at; its id follows from `name`.
+    fn look_at(&mut self, path: PathBuf, name: &str) {
+        let hash = Sha256::digest(name.as_bytes());
+        let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let (key, name) = (String::new(), base_name(&path));
+        let note = Note { key, name, created_at: now(), request: Value::Null, plan: Value::Null };
+        let id = format!("take-{hex}");
+        self.queue.push_back(id.clone());
+        self.takes.insert(id.clone(), Arc::new(Entry::new(id, path, note, true, Status::Queued)));
     }
 }
 
 impl Takes {
-    /// Opens the takes of a folder, which is made where it is missing.
+    /// Opens the takes of a folder, which is made where it is missing, and those of another, which is only read.
     ///
     /// # Errors
-    /// A folder that cannot be written to.
-    pub(crate) fn open_folder(folder: &Path) -> crate::Result<Takes> {
+    /// A folder that cannot be written to, or one of others that cannot be read.
+    pub(crate) fn open_folder(folder: &Path, others: Option<&Path>) -> crate::Result<Takes> {
         fs::create_dir_all(folder).at(|| folder.display().to_string())?;
         let mut state = State::default();
         let mut names: Vec<PathBuf> =
@@ -213,20 +98,20 @@ impl Takes {
                     state.takes.insert(stem.clone(), Arc::new(Entry::new(stem, take, note, false, status)));
                 }
                 "take" if !path.with_extension("json").exists() => {
-                    let hash = Sha256::digest(base_name(&path).as_bytes());
-                    let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-                    let note = Note {
-                        key: String::new(),
-                        name: base_name(&path),
-                        created_at: now(),
-                        request: Value::Null,
-                        plan: Value::Null,
-                    };
-                    let id = format!("take-{hex}");
-                    state.queue.push_back(id.clone());
-                    state.takes.insert(id.clone(), Arc::new(Entry::new(id, path, note, true, Status::Queued)));
+                    let name = base_name(&path);
+                    state.look_at(path, &name);
                 }
                 _ => {}
+            }
+        }
+        if let Some(others) = others {
+            let read = fs::read_dir(others).at(|| others.display().to_string())?;
+            let mut paths: Vec<PathBuf> = read.flatten().map(|entry| entry.path()).take(MAX_ENTRIES).collect();
+            paths.sort();
+            for path in paths.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "take")) {
+                // Another folder may have one of the same name.
+                let name = path.display().to_string();
+                state.look_at(path, &name);
             }
         }
         let takes = Takes {
@@ -518,183 +403,5 @@ impl Takes {
             if status == Status::Paused && self.is_closing.load(Ordering::Relaxed) { Status::Queued } else { status };
         let _ = self.write(entry, kept);
         entry.set(status, error);
-    }
-}
-
-enum Stop {
-    Cancelled,
-    Fault(Fault),
-}
-
-impl std::convert::From<Error> for Stop {
-    fn from(err: Error) -> Stop {
-        match err.kind() {
-            ErrorKind::Cancelled => Stop::Cancelled,
-            _ => {
-                eprintln!("error: {err}");
-                Stop::Fault(Fault::from_error(&err))
-            }
-        }
-    }
-}
-
-impl std::convert::From<Fault> for Stop {
-    fn from(fault: Fault) -> Stop {
-        Stop::Fault(fault)
-    }
-}
-
-/// Reads a video into its take, or on.
-fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), Stop> {
-    let body = entry.note.request.to_string();
-    let wanted = desk.wanted(TakeRequest::parse(&Json::parse(body.as_bytes())?)?)?;
-    let request = wanted.watch_request();
-    let mut watch = if entry.path.exists() {
-        let take = Take::open(&entry.path, true)?;
-        if take.is_complete() {
-            take.check_same(&desk.engine, &request)?;
-            return Ok(());
-        }
-        Watch::resume(&desk.engine, &request, take)?
-    } else {
-        let (plan, cost) = desk.plan_video(&wanted, false)?;
-        let around = around(desk, request.system_prompt)?;
-        Watch::begin(&desk.engine, &request, (plan, around, cost.n_ctx), (&entry.path, IfExists::Refuse))?
-    };
-    watch.set_interval(desk.setup.checkpoint);
-    let began = Instant::now();
-    let mut turn = desk.lane.turn(Class::Reading);
-    let mut frames = 0;
-    let mut sink = |event: Event| {
-        entry.show.send_modify(|shown| {
-            shown.n += 1;
-            shown.progress.update(&event, began.elapsed());
-        });
-        frames += 2 * usize::from(matches!(event, Event::Encoded { .. }));
-        if matches!(event, Event::Prefilled { .. } | Event::Encoded { .. } | Event::Encoding { .. }) {
-            turn.pass();
-        }
-    };
-    let done = watch.run(&mut Events::new(&mut sink, &entry.cancel));
-    desk.metrics.add(super::metrics::Counter::FramesEncoded, frames as u64);
-    Ok(done?)
-}
-
-impl Desk {
-    /// What a request asks for, with its files.
-    fn wanted(&self, request: TakeRequest) -> Result<Wanted> {
-        let not_found = || Fault::new(Code::MediaNotFound, "nothing is known under this name").of("path");
-        let (video, name, held) = match &request.from {
-            From::File(id) => {
-                let upload = self.files()?.get(id).map_err(|fault| fault.of("file_id"))?;
-                if upload.kind != "video" {
-                    return Err(Fault::value("file_id", "a picture needs no take: ask about it directly"));
-                }
-                (upload.blob().path().to_path_buf(), upload.name.clone(), Some(upload.blob().clone()))
-            }
-            From::Path(path) => {
-                let path = self.local(path).ok_or_else(not_found)?;
-                let name = base_name(&path);
-                (path, name, None)
-            }
-            _ => return Err(not_found()),
-        };
-        let fault = |err: Error| Fault::from_error(&err).of("options");
-        let media = part_options(&request.options, &self.setup.media).map_err(fault)?;
-        let ty = |name: &Option<String>, default: GgmlType, at: &str| match name {
-            None => Ok(default),
-            Some(name) => GgmlType::from_name(name)
-                .filter(|ty| crate::cache::CACHE_TYPES.contains(ty))
-                .ok_or_else(|| Fault::value(at, format!("`{at}` is no type of a cache"))),
-        };
-        let base = self.setup.session;
-        let options = SessionOptions {
-            type_k: ty(&request.cache_type_k, base.type_k, "cache_type_k")?,
-            type_v: ty(&request.cache_type_v, base.type_v, "cache_type_v")?,
-            temporal_scale: request.temporal_scale.or(base.temporal_scale),
-            n_ctx: 0,
-            ..base
-        };
-        let memory = match (request.max_memory, self.setup.limits.memory) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        let time = request.max_time.map(Duration::from_secs_f64).or(self.setup.limits.time);
-        let limits = Limits { n_ctx: request.context, memory, time };
-        Ok(Wanted { request, video, name, media, limits, options, _held: held })
-    }
-
-    /// Tells requests for the same take: by the video's content and everything that the take depends on.
-    fn key(&self, wanted: &Wanted) -> Result<String> {
-        let (content, _) = fingerprint::content(&wanted.video).map_err(|err| Fault::from_error(&err))?;
-        let tower = self.engine.need_vision().map_err(|err| Fault::from_error(&err))?;
-        let asked = wanted.watch_request().asked(&tower.hparams().video.form);
-        let what = (asked, wanted.options, &wanted.request.system_prompt);
-        let scale = wanted.watch_request().temporal_scale(&self.engine);
-        let words =
-            format!("{content} {} {:?} {what:?} {scale}", self.engine.fingerprint(), self.engine.mmproj_fingerprint());
-        Ok(Sha256::digest(words.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// Plans the video of a take; `in_time` also measures how long it will take.
-    fn plan_video(&self, wanted: &Wanted, in_time: bool) -> Result<(MediaPlan, Cost)> {
-        let request = wanted.watch_request();
-        let n_around = around(self, request.system_prompt)?.n_tokens() + request.reserve;
-        let budget = Budget::new(&self.engine, request.limits, request.options).with_reserve(request.reserve);
-        let fault = |err: Error| super::plan::fit_fault(&err, true);
-        let _turn = (in_time || request.limits.time.is_some()).then(|| self.lane.turn(Class::Prefill));
-        let (plan, mut cost) = budget.fit_video(request.video, request.media, n_around).map_err(fault)?;
-        if in_time && cost.is_long() {
-            budget.time(&mut cost).map_err(fault)?;
-        }
-        Ok((plan, cost))
-    }
-
-    /// What reading a video into a take would cost; nothing happens.
-    ///
-    /// # Errors
-    /// As when it is asked for.
-    pub(crate) fn plan_of_take(&self, body: &Json<'_>) -> Result<Value> {
-        let wanted = self.wanted(TakeRequest::parse(body)?)?;
-        let (plan, cost) = self.plan_video(&wanted, true)?;
-        Ok(plan_json(&plan, &cost))
-    }
-}
-
-fn plan_json(plan: &MediaPlan, cost: &Cost) -> Value {
-    let shown = plan.shown();
-    let times: Vec<f64> = shown.iter().map(|frame| (frame.seconds * 1e3).round() / 1e3).collect();
-    let reduced: Vec<&str> = cost.reduced.iter().map(|words| words.rsplit(": ").next().unwrap_or(words)).collect();
-    json!({
-        "media": [{
-            "type": "video", "frames": plan.frames.len(), "size": [plan.width, plan.height], "tokens": plan.n_tokens,
-            "duration": plan.info.as_ref().map(|info| info.duration), "times": times,
-        }],
-        "n_media": cost.n_tokens, "n_ctx": cost.n_ctx,
-        "memory": { "total": cost.memory(), "weights": cost.weights, "cache": cost.cache, "working": cost.working },
-        "seconds": seconds_json(cost), "reduced": reduced,
-    })
-}
-
-impl Note {
-    fn to_json(&self, status: Status) -> Value {
-        json!({
-            "key": self.key, "name": self.name, "created_at": self.created_at, "request": self.request, "plan": self.plan,
-            "status": status.name(),
-        })
-    }
-
-    fn from_json(note: &Value) -> Option<(Note, Status)> {
-        let text = |key: &str| note[key].as_str().map(str::to_string);
-        let status = match note["status"].as_str()? {
-            "ready" => Status::Ready,
-            "paused" => Status::Paused,
-            "failed" => Status::Failed,
-            // Killed while it was read.
-            _ => Status::Queued,
-        };
-        let (request, plan) = (note["request"].clone(), note["plan"].clone());
-        let created_at = note["created_at"].as_u64()?;
-        Some((Note { key: text("key")?, name: text("name")?, created_at, request, plan }, status))
     }
 }

@@ -1,0 +1,108 @@
+//! Questions, what they would cost, and the model that answers.
+
+use axum::extract::{Request, State};
+use serde_json::{Value, json};
+
+use super::Id;
+use crate::server::answer::answer;
+use crate::server::app::{App, Reply, blocking, ok, with_json};
+use crate::server::desk::Desk;
+use crate::server::dialect::{About, Chat, Completion, Response};
+use crate::server::limits::MAX_TEXT_BYTES;
+use crate::server::random::id;
+use crate::server::wire::{ChatRequest, Fault, Json, ResponseRequest, fields};
+
+/// The one model.
+pub(crate) async fn models(State(app): State<App>) -> Reply {
+    ok(&json!({ "object": "list", "data": [app.looking()?.model_json()] }))
+}
+
+/// The same by its name.
+pub(crate) async fn model(State(app): State<App>, Id(id): Id) -> Reply {
+    let desk = app.looking()?;
+    desk.check_model(Some(&id))?;
+    ok(&desk.model_json())
+}
+
+/// An answer, streamed or whole.
+pub(crate) async fn chat(State(app): State<App>, request: Request) -> Reply {
+    let desk = app.working()?.clone();
+    let (request, kept) = with_json(&app, request, ChatRequest::parse).await?;
+    log_prompts(&desk, &request);
+    let about = About::new(&desk, id("chatcmpl"), request.logprobs, &request.ignored);
+    let dialect = Box::new(Chat::new(about, &request));
+    answer(desk, request, kept, dialect).await
+}
+
+/// The text after a prompt.
+pub(crate) async fn completion(State(app): State<App>, request: Request) -> Reply {
+    let desk = app.working()?.clone();
+    let (request, kept) = with_json(&app, request, ChatRequest::parse_completion).await?;
+    log_prompts(&desk, &request);
+    let about = About::new(&desk, id("cmpl"), request.logprobs, &request.ignored);
+    let dialect = Box::new(Completion::new(about, &request));
+    answer(desk, request, kept, dialect).await
+}
+
+/// An answer in the words of the Responses API.
+pub(crate) async fn response(State(app): State<App>, request: Request) -> Reply {
+    let desk = app.working()?.clone();
+    let (request, kept) = with_json(&app, request, ResponseRequest::parse).await?;
+    log_prompts(&desk, &request.chat);
+    let about = About::new(&desk, id("resp"), request.chat.logprobs, &request.chat.ignored);
+    let dialect = Box::new(Response::new(about, &request));
+    answer(desk, request.chat, kept, dialect).await
+}
+
+fn log_prompts(desk: &Desk, request: &ChatRequest) {
+    if desk.setup.log_prompts {
+        eprintln!("prompt: {:?}", request.turns);
+    }
+}
+
+/// How many tokens a prompt has.
+pub(crate) async fn input_tokens(State(app): State<App>, request: Request) -> Reply {
+    let desk = app.working()?.clone();
+    let (mut request, _kept) = with_json(&app, request, ChatRequest::parse).await?;
+    let planned = blocking(move || desk.plan(&mut request)).await?;
+    ok(&json!({ "object": "response.input_tokens", "input_tokens": planned.n_prompt }))
+}
+
+/// The plan of a question, or of a take: a body with messages is the one, with a file the other.
+pub(crate) async fn plan(State(app): State<App>, request: Request) -> Reply {
+    let desk = app.working()?.clone();
+    enum Asked {
+        Chat(Box<ChatRequest>),
+        Take(Value),
+    }
+    let (asked, _kept) = with_json(&app, request, |body| match body.get("messages") {
+        Some(_) => ChatRequest::parse(body).map(|request| Asked::Chat(Box::new(request))),
+        None => Ok(Asked::Take(body.to_value())),
+    })
+    .await?;
+    let plan = blocking(move || match asked {
+        Asked::Chat(mut request) => desk.plan(&mut request).map(|planned| planned.to_json()),
+        Asked::Take(body) => desk.plan_of_take(&Json::parse(body.to_string().as_bytes())?),
+    });
+    ok(&plan.await?)
+}
+
+/// Tokens of a text.
+pub(crate) async fn tokenize(State(app): State<App>, request: Request) -> Reply {
+    let desk = app.working()?.clone();
+    let ((text, with_pieces), _kept) = with_json(&app, request, |body| {
+        let text = body.get("content").or_else(|| body.get("prompt")).or_else(|| body.get("text"));
+        let text = text.ok_or_else(|| Fault::value("content", "`content` is missing"))?;
+        let text = fields::text(text, "content", MAX_TEXT_BYTES)?.to_string();
+        Ok((text, matches!(body.get("with_pieces"), Some(Json::Bool(true)))))
+    })
+    .await?;
+    let tokens = blocking(move || {
+        let ids = desk.engine.tokenizer.encode(&text, false).map_err(|err| Fault::from_error(&err))?;
+        let piece =
+            |id: &u32| json!({ "id": id, "piece": String::from_utf8_lossy(desk.engine.tokenizer.token_bytes(*id)) });
+        let tokens: Value = if with_pieces { ids.iter().map(piece).collect() } else { json!(ids) };
+        Ok(json!({ "tokens": tokens, "count": ids.len(), "max_model_len": desk.setup.session.n_ctx }))
+    });
+    ok(&tokens.await?)
+}

@@ -1,0 +1,76 @@
+//! Reading a video into its take, from wherever it was left.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Entry;
+use crate::server::desk::Desk;
+use crate::server::lane::Class;
+use crate::server::metrics::Counter;
+use crate::server::plan::around;
+use crate::server::wire::{Fault, Json, TakeRequest};
+use crate::stream::{Event, Events, IfExists, Take, Watch};
+use crate::{Error, ErrorKind};
+
+/// Why reading ended before its end.
+pub(super) enum Stop {
+    Cancelled,
+    Fault(Fault),
+}
+
+impl std::convert::From<Error> for Stop {
+    fn from(err: Error) -> Stop {
+        match err.kind() {
+            ErrorKind::Cancelled => Stop::Cancelled,
+            _ => {
+                eprintln!("error: {err}");
+                Stop::Fault(Fault::from_error(&err))
+            }
+        }
+    }
+}
+
+impl std::convert::From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        Stop::Fault(fault)
+    }
+}
+
+/// Reads a video into its take, or on.
+///
+/// # Errors
+/// A stop on request; what is wrong with the video, or with the take that is there.
+pub(super) fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), Stop> {
+    let body = entry.note.request.to_string();
+    let wanted = desk.wanted(TakeRequest::parse(&Json::parse(body.as_bytes())?)?)?;
+    let request = wanted.watch_request();
+    let mut watch = if entry.path.exists() {
+        let take = Take::open(&entry.path, true)?;
+        if take.is_complete() {
+            take.check_same(&desk.engine, &request)?;
+            return Ok(());
+        }
+        Watch::resume(&desk.engine, &request, take)?
+    } else {
+        let (plan, cost) = desk.plan_video(&wanted, false)?;
+        let around = around(desk, request.system_prompt)?;
+        Watch::begin(&desk.engine, &request, (plan, around, cost.n_ctx), (&entry.path, IfExists::Refuse))?
+    };
+    watch.set_interval(desk.setup.checkpoint);
+    let began = Instant::now();
+    let mut turn = desk.lane.turn(Class::Reading);
+    let mut frames = 0;
+    let mut sink = |event: Event| {
+        entry.show.send_modify(|shown| {
+            shown.n += 1;
+            shown.progress.update(&event, began.elapsed());
+        });
+        frames += 2 * usize::from(matches!(event, Event::Encoded { .. }));
+        if matches!(event, Event::Prefilled { .. } | Event::Encoded { .. } | Event::Encoding { .. }) {
+            turn.pass();
+        }
+    };
+    let done = watch.run(&mut Events::new(&mut sink, &entry.cancel));
+    desk.metrics.add(Counter::FramesEncoded, frames as u64);
+    Ok(done?)
+}
