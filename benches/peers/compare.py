@@ -48,9 +48,11 @@ def run(command, **options):
     return done
 
 
-def build(name, work):
-    """Downloads, unpacks and compiles a peer; returns the folder with its programs."""
+def build(name, work, also=()):
+    """Downloads, unpacks and compiles a peer, and those of its programs that few comparisons want (`also`); returns the folder
+    with its programs."""
     package, version, source, targets = PEERS[name]
+    targets = [*targets, *also]
     made = work / f"{name}-{version}"
     bin_dir = made / "build" / "bin"
     if all((bin_dir / target).exists() for target in targets):
@@ -60,11 +62,12 @@ def build(name, work):
     with open(made / "build.log", "w") as log:
         def step(command):
             subprocess.run([str(c) for c in command], stdout=log, stderr=log, check=True)
-        step([sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", made,
-              f"{package}=={version}"])
-        archive = next(made.glob("*.tar.gz"))
-        with tarfile.open(archive) as tar:
-            tar.extractall(made, filter="data")
+        if not any(made.glob(f"*/{source}")):
+            step([sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", made,
+                  f"{package}=={version}"])
+            archive = next(made.glob("*.tar.gz"))
+            with tarfile.open(archive) as tar:
+                tar.extractall(made, filter="data")
         tree = next(made.glob(f"*/{source}"))
         # The sdist of ik_llama.cpp lacks the script that stamps a build with its commit.
         stamp = tree / "common/cmake/build-info-gen-cpp.cmake"
@@ -75,7 +78,9 @@ def build(name, work):
                              f'set(BUILD_TARGET unknown)\nconfigure_file("{place}.in" "{place}")\n')
         # ik_llama.cpp keeps its bench among the examples, llama.cpp among the tools.
         examples = "ON" if (tree / "examples/llama-bench").is_dir() else "OFF"
-        step(["cmake", "-S", tree, "-B", made / "build", *CMAKE, f"-DLLAMA_BUILD_EXAMPLES={examples}"])
+        server = "ON" if "llama-server" in targets else "OFF"
+        step(["cmake", "-S", tree, "-B", made / "build", *CMAKE, f"-DLLAMA_BUILD_EXAMPLES={examples}",
+              f"-DLLAMA_BUILD_SERVER={server}"])
         step(["cmake", "--build", made / "build", "--target", *targets, "-j", os.cpu_count()])
     return with_depth(name, made, source)
 

@@ -31,7 +31,9 @@ mod scalar_matmul;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use attention::{AttentionOps, AttentionShape, AttentionTile, KvView, Partial, attention};
+pub use attention::{
+    AttentionOps, AttentionPart, AttentionShape, AttentionTile, KvView, Partial, attention, attention_of,
+};
 pub use delta::{
     CONV_KERNEL, DELTA_ALIGN, DELTA_CHUNK, DeltaOps, DeltaProduct, DeltaRows, DeltaShape, DeltaState, DeltaStep,
     DeltaWeights, Keep, delta,
@@ -39,8 +41,8 @@ pub use delta::{
 pub use detect::{Candidate, Wish, candidates, cpu_features, definition, prefer, select, supported, wanted};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
-    Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile,
-    RowChunk, Tile, Word, matmul, matmul_with, panel_group,
+    Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout, MAX_DOT_TOKENS, Number, PackRows, Panel,
+    QuantizeTile, RowChunk, Tile, Word, matmul, matmul_with, panel_group,
 };
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.

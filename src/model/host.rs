@@ -10,8 +10,8 @@ use super::weights::Mat;
 use crate::Result;
 use crate::gguf::GgmlType;
 use crate::kernels::{
-    self, Activations, AttentionShape, CacheRows, DeltaRows, DeltaWeights, Epilogue, Gelu, Kernels, KvView, attention,
-    kv_write, matmul_with, rotate_rows,
+    self, Activations, AttentionPart, AttentionShape, CacheRows, DeltaRows, DeltaWeights, Epilogue, Gelu, Kernels,
+    KvView, attention, attention_of, kv_write, matmul_with, rotate_rows,
 };
 use crate::position::RotaryTable;
 
@@ -251,16 +251,15 @@ impl Device for Host {
         (sequences, il): (&[Sequence<'_>], usize),
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        for Sequence { rows: own, cache, .. } in sequences {
-            let (start, end) = (own.start.max(rows.start), own.end.min(rows.end));
-            if start >= end {
-                continue;
-            }
+        let parts = sequences.iter().map(|Sequence { rows: own, cache, .. }| {
+            // Rows of its own, of those that count.
+            let (start, end) = (own.start.max(rows.start), own.end.max(rows.start));
             let n_past = cache.len() + start - own.start;
             let shape = AttentionShape { n_head, n_head_kv, d, n_past, causal: true, exact };
-            let part = span(start - rows.start, end - start, n_head * d);
-            attention(self.0, shape, cache.view(il), &q[part.clone()], &mut out[part]);
-        }
+            AttentionPart { shape, kv: cache.view(il), rows: start - rows.start..end - rows.start }
+        });
+        let part = span(0, rows.len(), n_head * d);
+        attention_of(self.0, parts, &q[part.clone()], &mut out[part]);
         Ok(())
     }
 

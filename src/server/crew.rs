@@ -1,5 +1,6 @@
 //! Answers that are being given: one thread takes all of them a token further, step by step, so that weights are read once
-//! for all where the model can do that.
+//! for all where the model can do that ([`Together::tokens`]). Nobody's fault is another's: where a step fails, each takes it
+//! alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use super::metrics::{Counter, Metrics};
 use super::pool::Borrowed;
 use crate::kernels::threads;
 use crate::model::Choice;
-use crate::stream::{Engine, Finish};
+use crate::stream::{Engine, Finish, Next, Together};
 use crate::text::{Sampler, StopStrings, StreamDecoder};
 use crate::{Error, ErrorKind, Result};
 
@@ -80,7 +81,9 @@ impl Crew {
     /// A thread that the system refuses.
     pub(crate) fn start(engine: Arc<Engine>, lane: Lane, metrics: Arc<Metrics>) -> Result<Crew> {
         let (join, joined) = channel();
-        threads::builder("answers").spawn(move || run(&engine, &lane, &metrics, &joined))?;
+        let together = Together::new(&engine, Together::MOST_TOKENS)?;
+        let mut steps = Steps { engine, metrics, together, answers: Vec::new() };
+        threads::builder("answers").spawn(move || steps.run(&lane, &joined))?;
         Ok(Crew { join })
     }
 
@@ -110,54 +113,73 @@ impl Crew {
     }
 }
 
-/// Takes all answers a token further, for as long as there are any.
-fn run(engine: &Engine, lane: &Lane, metrics: &Metrics, joined: &Receiver<Active>) {
-    let mut answers: Vec<Active> = Vec::new();
-    loop {
-        let Ok(first) = joined.recv() else { return };
-        answers.push(first);
-        let mut turn = lane.turn(Class::Decode);
-        while !answers.is_empty() {
-            loop {
-                match joined.try_recv() {
-                    Ok(active) => answers.push(active),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
+/// What the thread works with.
+struct Steps {
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+    together: Together,
+    answers: Vec<Active>,
+}
+
+impl Steps {
+    /// Takes all answers a token further, for as long as there are any.
+    fn run(&mut self, lane: &Lane, joined: &Receiver<Active>) {
+        loop {
+            let Ok(first) = joined.recv() else { return };
+            self.answers.push(first);
+            let mut turn = lane.turn(Class::Decode);
+            while !self.answers.is_empty() {
+                loop {
+                    match joined.try_recv() {
+                        Ok(active) => self.answers.push(active),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => return,
+                    }
                 }
+                self.step();
+                if let Some(message) = self.engine.text.warning() {
+                    eprintln!("warning: {message}");
+                }
+                turn.pass();
             }
-            step(engine, metrics, &mut answers);
-            if let Some(message) = engine.text.warning() {
-                eprintln!("warning: {message}");
-            }
-            turn.pass();
         }
+    }
+
+    /// One token for each.
+    fn step(&mut self) {
+        let Steps { engine, metrics, together, answers } = self;
+        let chosen = answers.iter_mut().map(|active| caught(metrics, || active.choose(engine))).collect();
+        end(answers, chosen);
+        if answers.is_empty() {
+            return;
+        }
+        metrics.add(Counter::AnswerSteps, 1);
+        let n_past: Vec<usize> = answers.iter().map(|active| active.borrowed.session.n_past()).collect();
+        let mut next: Vec<Next<'_>> = answers.iter_mut().filter_map(Active::next).collect();
+        let done = match caught(metrics, || together.tokens(&mut next)) {
+            Some(Ok(())) => return,
+            done if next.len() == 1 => vec![done.map(|done| done.map(|()| None))],
+            // One of them spoiled the step for all: alone, each shows whether it is the one.
+            _ => {
+                let each = answers.iter_mut().zip(n_past);
+                each.map(|(active, n_past)| active.alone(n_past, metrics, together)).collect()
+            }
+        };
+        end(answers, done);
     }
 }
 
-/// One token for each.
-fn step(engine: &Engine, metrics: &Metrics, answers: &mut Vec<Active>) {
-    let mut over = Vec::new();
-    for (i, active) in answers.iter_mut().enumerate() {
-        match caught(metrics, || active.choose(engine)) {
-            Some(Ok(None)) => {}
-            Some(Ok(Some(finish))) => over.push((i, Some(Ok(finish)))),
-            Some(Err(err)) => over.push((i, Some(Err(err)))),
-            None => over.push((i, None)),
+/// What an answer has to say after half a step: nothing where it goes on, the end, an error, or that a fault of the program
+/// took it.
+type After = Option<Result<Option<Finish>>>;
+
+/// Ends the answers that are over.
+fn end(answers: &mut Vec<Active>, after: Vec<After>) {
+    for (i, after) in after.into_iter().enumerate().rev() {
+        match after.map(Result::transpose) {
+            Some(None) => {}
+            over => answers.remove(i).end(over.flatten()),
         }
-    }
-    for (i, result) in over.into_iter().rev() {
-        answers.remove(i).end(result);
-    }
-    let mut over = Vec::new();
-    for (i, active) in answers.iter_mut().enumerate() {
-        match caught(metrics, || active.feed()) {
-            Some(Ok(())) => {}
-            Some(Err(err)) => over.push((i, Some(Err(err)))),
-            None => over.push((i, None)),
-        }
-    }
-    for (i, result) in over.into_iter().rev() {
-        answers.remove(i).end(result);
     }
 }
 
@@ -212,11 +234,24 @@ impl Active {
         })
     }
 
-    /// Reads the token that was chosen.
-    fn feed(&mut self) -> Result<()> {
+    /// The token that was chosen, to be read.
+    fn next(&mut self) -> Option<Next<'_>> {
         // All logits, where somebody wants to know how likely tokens were.
         let n_top = if self.manner.n_logprobs.is_some() { 0 } else { self.manner.sampler.n_top().unwrap_or(0) };
-        self.next.take().map_or(Ok(()), |id| self.borrowed.session.step(id, n_top))
+        self.next.map(|id| Next { session: &mut self.borrowed.session, id, n_top })
+    }
+
+    /// Reads the token after a step that failed, unless it was read: `n_past` tokens were there before.
+    fn alone(&mut self, n_past: usize, metrics: &Metrics, together: &mut Together) -> After {
+        let session = &mut self.borrowed.session;
+        if session.n_past() > n_past {
+            return Some(Ok(None));
+        }
+        if !session.take_back(n_past) {
+            return Some(Err(Error::new(ErrorKind::Io, "a step failed, and what was read went with it")));
+        }
+        let mut next = self.next()?;
+        caught(metrics, || together.tokens(std::slice::from_mut(&mut next))).map(|done| done.map(|()| None))
     }
 
     fn say(&mut self, text: String) -> bool {
@@ -264,6 +299,96 @@ fn logprobs(logits: &[f32], id: u32, n: usize) -> TokenLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::{GgmlType, Gguf};
+    use crate::stream::{Events, Prompt, Session, SessionOptions, Unit};
+    use crate::text::SamplerOptions;
+
+    const N: usize = 60;
+
+    /// Answers of the embedded model to words of their own.
+    struct Answers {
+        engine: Arc<Engine>,
+        crew: Crew,
+        metrics: Arc<Metrics>,
+    }
+
+    impl Answers {
+        fn new() -> Answers {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/symbols/symbols.gguf");
+            let engine = Arc::new(Engine::from_files(Arc::new(Gguf::open(&path).unwrap()), None).unwrap());
+            let metrics = Arc::new(Metrics::default());
+            let crew = Crew::start(engine.clone(), Lane::default(), metrics.clone()).unwrap();
+            Answers { engine, crew, metrics }
+        }
+
+        /// The answer to question `i`; `say` gets what [`Manner::say`] gets, and the flag that ends it.
+        fn to(&self, i: u32, say: impl Fn(&Said, &AtomicBool) -> bool + Send + 'static) -> (String, Answered) {
+            let ty = GgmlType::Q8_0;
+            let options = SessionOptions { n_ctx: 128, n_batch: 64, type_k: ty, type_v: ty, temporal_scale: None };
+            let mut session = Session::new(&self.engine, options).unwrap();
+            let units = (0..5 + i).map(|k| Unit::Token(7 * i + k)).collect();
+            let mut prompt = Prompt { units, images: Vec::new(), videos: Vec::new() };
+            session.feed(&mut prompt, &mut Events::new(&mut |_| {}, &AtomicBool::new(false))).unwrap();
+            let (cancel, (heard, hear)) = (Arc::new(AtomicBool::new(false)), channel());
+            let flag = cancel.clone();
+            let manner = Manner {
+                sampler: Sampler::new(SamplerOptions::default()).unwrap(),
+                n_predict: N,
+                ignore_eos: true,
+                stops: StopStrings::new(Vec::new()),
+                n_logprobs: None,
+                until: Instant::now() + Duration::from_secs(600),
+                cancel,
+                say: Box::new(move |said| {
+                    let goes_on = say(&said, &flag);
+                    heard.send(said.text).is_ok() && goes_on
+                }),
+            };
+            let answered = self.crew.answer(Borrowed::of(session), manner);
+            (hear.try_iter().collect(), answered)
+        }
+    }
+
+    #[test]
+    fn answers_take_their_steps_together_and_who_leaves_or_fails_is_alone() {
+        let answers = &Answers::new();
+        let calm = |i: u32| answers.to(i, |_, _| true);
+        let alone: Vec<String> = (0..5).map(|i| calm(i).0).collect();
+        let before = answers.metrics.count(Counter::AnswerSteps);
+        std::thread::scope(|scope| {
+            let steady: Vec<_> = (0..5).map(|i| scope.spawn(move || calm(i))).collect();
+            // One is told to stop at a token and says no other.
+            let stopped = scope.spawn(|| {
+                answers.to(7, |said, cancel| {
+                    cancel.store(said.n_tokens >= 20, Ordering::Relaxed);
+                    true
+                })
+            });
+            // Of one nobody listens any more, and one meets a fault of the program.
+            let left = scope.spawn(|| answers.to(8, |said, _| said.n_tokens < 30));
+            let broken = scope.spawn(|| {
+                answers.to(9, |said, _| {
+                    assert!(said.n_tokens < 10, "on purpose");
+                    true
+                })
+            });
+            let (_, stopped) = stopped.join().unwrap();
+            assert!((20..=22).contains(&stopped.n_tokens), "{} tokens", stopped.n_tokens);
+            assert_eq!(stopped.result.unwrap_err().kind(), ErrorKind::Cancelled);
+            let (_, left) = left.join().unwrap();
+            assert!((30..=32).contains(&left.n_tokens) && left.borrowed.is_some(), "{} tokens", left.n_tokens);
+            let (_, broken) = broken.join().unwrap();
+            assert!(broken.result.is_err() && broken.borrowed.is_none());
+            for (i, steady) in steady.into_iter().enumerate() {
+                let (text, answered) = steady.join().unwrap();
+                assert_eq!((text, answered.n_tokens), (alone[i].clone(), N));
+                assert_eq!(answered.result.unwrap(), Finish::Length);
+            }
+        });
+        assert_eq!(answers.metrics.count(Counter::JobPanics), 1);
+        let n_steps = answers.metrics.count(Counter::AnswerSteps) - before;
+        assert!(n_steps < 3 * N as u64, "{n_steps} steps for some {} tokens", 6 * N);
+    }
 
     #[test]
     fn log_probabilities_are_those_of_the_softmax() {

@@ -31,18 +31,20 @@ pub(crate) enum Counter {
     PromptTokens,
     CachedTokens,
     GeneratedTokens,
+    AnswerSteps,
     FramesEncoded,
     UploadedBytes,
     JobPanics,
 }
 
 impl Counter {
-    const ALL: [(Counter, &'static str, &'static str); 8] = [
+    const ALL: [(Counter, &'static str, &'static str); 9] = [
         (Counter::QueueRejected, "queue_rejected_total", "Requests that found the queue full."),
         (Counter::Cancelled, "cancelled_total", "Requests whose client left before the end."),
         (Counter::PromptTokens, "prompt_tokens_total", "Tokens of prompts, those from the cache included."),
         (Counter::CachedTokens, "cached_tokens_total", "Tokens of prompts that were in the cache already."),
         (Counter::GeneratedTokens, "generated_tokens_total", "Tokens of answers."),
+        (Counter::AnswerSteps, "answer_steps_total", "Steps that took the running answers a token further."),
         (Counter::FramesEncoded, "frames_encoded_total", "Frames that went through the vision tower."),
         (Counter::UploadedBytes, "uploads_bytes_total", "Bytes of uploaded files."),
         (Counter::JobPanics, "job_panics_total", "Requests that ended in a fault of the program."),

@@ -38,6 +38,14 @@ pub(crate) struct Borrowed {
     take: Option<Arc<Take>>,
 }
 
+#[cfg(test)]
+impl Borrowed {
+    /// Of no pool.
+    pub(crate) fn of(session: Session) -> Borrowed {
+        Borrowed { session, take: None }
+    }
+}
+
 impl Pool {
     /// A pool for conversations of the server's context: as many as may be spoken in at a time, or as many as fit the memory
     /// that was allowed.

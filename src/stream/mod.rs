@@ -38,7 +38,7 @@ pub use medium::Medium;
 pub use probe::Probe;
 pub use prompt::{Conversation, Prompt, Unit, part_options};
 pub use session::{
-    Finish, GenerateOptions, Generation, Keep, LiveEnd, LiveOptions, Session, SessionOptions, WhenFull, Window,
+    Finish, GenerateOptions, Generation, Keep, LiveEnd, LiveOptions, Next, Session, SessionOptions, WhenFull, Window,
 };
 pub use shape::{Known, Shape};
 pub use stamps::{PairText, StampCost, stamp};

@@ -2,9 +2,11 @@
 
 mod generate;
 mod live;
+mod together;
 
 pub use generate::{Finish, GenerateOptions, Generation};
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
+pub use together::Next;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

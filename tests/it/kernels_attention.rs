@@ -2,7 +2,10 @@
 //! cache and against the definitions in `tensor` and `position`.
 
 use longtake::gguf::GgmlType;
-use longtake::kernels::{AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, rotate_rows, supported};
+use longtake::kernels::{
+    AttentionPart, AttentionShape, CacheRows, Kernels, KvView, attention, attention_of, kv_write, rotate_rows,
+    supported,
+};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable, rotate_f32};
 use longtake::tensor::{dequantize_row, quantize_row};
 
@@ -65,10 +68,13 @@ fn textbook(shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32]) -> Vec<f64
 }
 
 fn run(kernels: &Kernels, shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32]) -> Vec<f32> {
-    let kv = KvView { type_k: k.ty, type_v: v.ty, k: &k.bytes, v: &v.bytes, stride_k: k.stride, stride_v: v.stride };
     let mut out = vec![f32::NAN; q.len()];
-    attention(kernels, shape, kv, q, &mut out);
+    attention(kernels, shape, view(k, v), q, &mut out);
     out
+}
+
+fn view<'a>(k: &'a Stored, v: &'a Stored) -> KvView<'a> {
+    KvView { type_k: k.ty, type_v: v.ty, k: &k.bytes, v: &v.bytes, stride_k: k.stride, stride_v: v.stride }
 }
 
 /// Squared error relative to the squared result; NaN counts as infinite.
@@ -248,6 +254,46 @@ fn decoding_gives_the_same_bits_twice() {
         let first = run(kernels, shape, &k, &v, &q);
         (0..5).for_each(|_| assert_eq!(run(kernels, shape, &k, &v, &q), first, "{}", kernels.name));
     }
+}
+
+/// Sequences of every kind in one call: with one token and many, whose keys are split over tasks and are not, and without rows.
+#[test]
+fn sequences_together_get_what_they_get_alone_bit_for_bit() {
+    let (n_head, n_head_kv, d) = (6, 2, 32);
+    let mut rng = Rng(8);
+    let mut stored = |n: usize, ty: GgmlType| store(ty, &rng.vec(n * n_head_kv * d), n_head_kv, d);
+    let (short, long) = ([GgmlType::F16, GgmlType::Q8_0], [GgmlType::Q8_0, GgmlType::F32]);
+    let rows = [
+        (1, 4, short),
+        (1, 2100, long),
+        (3, 700, short),
+        (0, 9, short),
+        (130, 300, long),
+        (1, 700, short),
+        (2, 2, long),
+    ];
+    let caches = rows.map(|(n, n_past, [k, v])| (stored(n_past + n, k), stored(n_past + n, v)));
+    let n_tokens: usize = rows.iter().map(|(n, ..)| n).sum();
+    let q = Rng(9).vec(n_tokens * n_head * d);
+    for kernels in supported() {
+        let mut end = 0;
+        let parts: Vec<AttentionPart<'_>> = (rows.iter().zip(&caches))
+            .map(|((n, n_past, _), (k, v))| {
+                let shape = AttentionShape { n_head, n_head_kv, d, n_past: *n_past, causal: true, exact: true };
+                end += n;
+                AttentionPart { shape, kv: view(k, v), rows: end - n..end }
+            })
+            .collect();
+        let mut together = vec![f32::NAN; q.len()];
+        attention_of(kernels, parts.iter().cloned(), &q, &mut together);
+        for (part, (k, v)) in parts.iter().zip(&caches) {
+            let own = part.rows.start * n_head * d..part.rows.end * n_head * d;
+            let alone = run(kernels, part.shape, k, v, &q[own.clone()]);
+            assert_eq!(together[own], alone, "{} {:?}", kernels.name, part.shape);
+        }
+    }
+    let mut out = [];
+    attention_of(supported()[0], std::iter::empty(), &[], &mut out);
 }
 
 /// Rows that are hard to round: ties, the edges of each type, subnormal numbers, zeros of both signs, equal extremes.

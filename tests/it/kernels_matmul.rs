@@ -3,8 +3,8 @@
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    Activations, CHUNK, Epilogue, Gelu, Kernels, Number, PackRows, Panel, QuantizeTile, RowChunk, Word, definition,
-    matmul, matmul_with, supported,
+    Activations, CHUNK, Epilogue, Gelu, Kernels, MAX_DOT_TOKENS, Number, PackRows, Panel, QuantizeTile, RowChunk, Word,
+    definition, matmul, matmul_with, supported,
 };
 use longtake::tensor::{MatView, can_quantize, quantize_row};
 
@@ -147,6 +147,47 @@ fn products_at_the_edges_of_tiles() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Whoever decodes beside others hears nothing of them.
+#[test]
+fn a_few_tokens_get_what_each_gets_alone_bit_for_bit() {
+    for (ty, _) in TYPES.into_iter().filter(|(ty, _)| !FLOATS.contains(ty)) {
+        for n_tokens in 2..=MAX_DOT_TOKENS {
+            let mut rng = Rng(n_tokens as u64 + 40);
+            let (_, n_cols, n_rows) = sizes(ty, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
+            let x = rng.vec(n_tokens * n_cols);
+            for k in supported() {
+                let (mut together, mut alone) = (vec![f32::NAN; n_tokens * n_rows], vec![f32::NAN; n_tokens * n_rows]);
+                matmul(k, w.view(), &x, &mut together);
+                for (x, out) in x.chunks_exact(n_cols).zip(alone.chunks_exact_mut(n_rows)) {
+                    matmul(k, w.view(), x, out);
+                }
+                assert_eq!(together, alone, "{} {ty} ({n_tokens}, {n_cols}) x {n_rows}", k.name);
+            }
+        }
+    }
+}
+
+/// Vectors of another length, the same sums.
+#[test]
+fn tables_of_one_kind_of_products_decode_the_same_bits() {
+    let tables = supported();
+    let table = |name: &str| tables.iter().find(|k| k.name == name);
+    for (half, whole) in [("avx2", "avx512"), ("avxvnni", "avx512vnni")] {
+        let (Some(half), Some(whole)) = (table(half), table(whole)) else { continue };
+        for (ty, _) in TYPES.into_iter().filter(|(ty, _)| !FLOATS.contains(ty)) {
+            let mut rng = Rng(77);
+            let (_, n_cols, n_rows) = sizes(ty, &mut rng);
+            let w = Weights::pack(ty, n_cols, n_rows, &rng.vec(n_cols * n_rows));
+            let x = rng.vec(n_cols);
+            let (mut a, mut b) = (vec![f32::NAN; n_rows], vec![f32::NAN; n_rows]);
+            matmul(half, w.view(), &x, &mut a);
+            matmul(whole, w.view(), &x, &mut b);
+            assert_eq!(a, b, "{} and {}: {ty} {n_cols} x {n_rows}", half.name, whole.name);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::model::Choice;
-use longtake::stream::{Context, Engine, Held, SessionOptions, Together};
+use longtake::stream::{Context, Engine, Events, Held, Next, Prompt, Session, SessionOptions, Together, Unit};
 
 use crate::common::golden;
 use crate::random::Rng;
@@ -121,4 +122,74 @@ fn a_context_that_is_full_stops_nobody_for_good() {
     // Contexts of another model have no place there.
     let stranger = &mut context(&engines()[0], 8);
     assert!(together.step(&mut [stranger]).is_err());
+}
+
+/// A conversation that has read a few words.
+fn session(engine: &Arc<Engine>, n_ctx: usize, seed: u64) -> Session {
+    let ty = GgmlType::Q8_0;
+    let options = SessionOptions { n_ctx, n_batch: 64, type_k: ty, type_v: ty, temporal_scale: None };
+    let mut session = Session::new(engine, options).unwrap();
+    let mut rng = Rng(seed);
+    let units = (0..4 + seed as usize).map(|_| Unit::Token(rng.below(engine.text.hparams().n_vocab) as u32)).collect();
+    let mut prompt = Prompt { units, images: Vec::new(), videos: Vec::new() };
+    session.feed(&mut prompt, &mut Events::new(&mut |_| {}, &AtomicBool::new(false))).unwrap();
+    session
+}
+
+fn tokens(together: &mut Together, sessions: &mut [Session]) -> longtake::Result<()> {
+    let ids: Vec<u32> = sessions.iter().map(|session| likeliest(session.context())).collect();
+    read(together, sessions, &ids)
+}
+
+fn read(together: &mut Together, sessions: &mut [Session], ids: &[u32]) -> longtake::Result<()> {
+    let next = sessions.iter_mut().zip(ids).map(|(session, id)| Next { session, id: *id, n_top: 0 });
+    together.tokens(&mut next.collect::<Vec<_>>())
+}
+
+#[test]
+fn conversations_hear_nothing_of_each_other_to_the_last_bit() {
+    // Weights that are not quantized are multiplied in another order for several tokens.
+    for engine in engines().into_iter().skip(1) {
+        for n in [1, 2, 3, 5, 8, 11] {
+            let mut together = Together::new(&engine, Together::MOST_TOKENS).unwrap();
+            let mut both: [Vec<Session>; 2] =
+                std::array::from_fn(|_| (0..n).map(|i| session(&engine, 64, i as u64)).collect());
+            for step in 0..6 {
+                let [shared, alone] = &mut both;
+                tokens(&mut together, shared).unwrap();
+                for (i, (a, b)) in shared.iter().zip(alone).enumerate() {
+                    b.step(likeliest(b.context()), 0).unwrap();
+                    assert!(a.context().logits() == b.context().logits(), "{i} of {n}, step {step}, {}", engine.name);
+                    assert_eq!(a.n_past(), b.n_past());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_conversation_that_spoils_a_step_is_told_apart() {
+    let engine = engines().swap_remove(1);
+    let mut together = Together::new(&engine, Together::MOST_TOKENS).unwrap();
+    let mut sessions: Vec<Session> =
+        [(64, 1), (6, 2), (64, 3)].map(|(n_ctx, seed)| session(&engine, n_ctx, seed)).into();
+    let want = {
+        let mut alone = session(&engine, 64, 1);
+        (0..2).for_each(|_| alone.step(likeliest(alone.context()), 0).unwrap());
+        alone.context().logits().to_vec()
+    };
+    let n_past: Vec<usize> = sessions.iter().map(Session::n_past).collect();
+    let ids: Vec<u32> = sessions.iter().map(|session| likeliest(session.context())).collect();
+    assert!(read(&mut together, &mut sessions, &ids).is_err(), "the second has no room");
+    // Nothing was read, and what was handed in is forgotten: each goes on alone, but for the one that is full.
+    for (session, n_past) in sessions.iter_mut().zip(&n_past) {
+        assert!(session.n_past() == *n_past && session.take_back(*n_past));
+        assert_eq!(session.context().n_waiting(), 0);
+    }
+    for (i, is_fine) in [(0, true), (1, false), (2, true)] {
+        assert_eq!(read(&mut together, &mut sessions[i..=i], &ids[i..=i]).is_ok(), is_fine, "{i}");
+    }
+    sessions.remove(1);
+    tokens(&mut together, &mut sessions).unwrap();
+    assert!(sessions[0].context().logits() == want);
 }

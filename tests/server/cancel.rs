@@ -4,9 +4,10 @@ use std::io::{BufRead, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use longtake::random::Rng;
 use serde_json::json;
 
-use crate::client::{Server, content, question, video};
+use crate::client::{Server, content, only, question, times, video};
 
 /// Whether nothing runs.
 fn is_idle(server: &Server) -> bool {
@@ -58,7 +59,7 @@ fn leaving_at_any_byte_harms_nobody_else() {
     let server = Server::start(&["--parallel", "4"]);
     let body = json!({
         "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 300, "ignore_eos": true, "stream": true,
-        "logit_bias": {}, "cache_prompt": true,
+        "logit_bias": only(&server, "diamond"), "cache_prompt": true,
     });
     let calm = json!({ "messages": body["messages"], "max_tokens": 120, "ignore_eos": true });
     let want = content(&server.ask(&calm)).to_string();
@@ -73,12 +74,10 @@ fn leaving_at_any_byte_harms_nobody_else() {
             }
             n
         });
-        let mut seed = 12345u64;
-        for _ in 0..40 {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let n = (seed >> 33) as usize % 12_000;
+        let mut rng = Rng(12345);
+        for _ in 0..times("LONGTAKE_LEAVES", 20) {
             let mut stream = server.open("/v1/chat/completions", &body);
-            let mut bytes = vec![0; n];
+            let mut bytes = vec![0; rng.below(12_000)];
             let _ = stream.read_exact(&mut bytes);
         }
         stop.store(true, Ordering::Relaxed);
@@ -87,6 +86,32 @@ fn leaving_at_any_byte_harms_nobody_else() {
     server.until("all stopped", || is_idle(&server));
     assert_eq!(content(&server.ask(&calm)), want);
     assert_eq!(server.metric("longtake_job_panics_total"), 0.0);
+}
+
+/// How many steps an answer still takes is known where answers are given (`crew.rs`); here, that the word gets there at once
+/// from wherever in a stream a client leaves.
+#[test]
+fn leaving_at_any_byte_stops_the_work() {
+    const MOST: u32 = 3000;
+    let server = Server::start(&["-c", "4096"]);
+    let body = json!({
+        "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": MOST, "ignore_eos": true, "stream": true,
+        "logit_bias": only(&server, "diamond"),
+    });
+    let mut rng = Rng(4);
+    for i in 0..times("LONGTAKE_LEAVES", 6) {
+        let before = server.metric("longtake_generated_tokens_total");
+        let mut stream = server.open("/v1/chat/completions", &body);
+        let n = rng.below(20_000);
+        let mut bytes = vec![0; n];
+        stream.read_exact(&mut bytes).unwrap();
+        drop(stream);
+        let left = Instant::now();
+        server.until("stopped", || is_idle(&server));
+        let n_tokens = server.metric("longtake_generated_tokens_total") - before;
+        assert!(n_tokens < f64::from(MOST), "the whole answer was made for nobody who heard {n} bytes");
+        assert!(left.elapsed() < Duration::from_secs(5), "{i}: {:?} after {n} bytes", left.elapsed());
+    }
 }
 
 #[test]
@@ -123,9 +148,14 @@ fn the_queue_is_short_and_honest() {
 #[test]
 fn an_answer_waits_for_a_step_and_not_for_a_film() {
     let server = Server::start(&[]);
-    let file = server.upload(&video(40).bytes, "v.mp4");
+    // A take that is there already, and words alone.
+    let short = server.upload(&video(6).bytes, "short.mp4");
+    let short = server.post("/v1/takes", &json!({ "file_id": short, "reserve": 64 })).json()["id"].clone();
+    server.until("read", || server.get(&format!("/v1/takes/{}", short.as_str().unwrap())).json()["status"] == "ready");
+    let from_take = question(short.as_str().unwrap(), &video(6).question);
     let hello = json!({ "messages": [{ "role": "user", "content": "Hello" }], "max_tokens": 2 });
     server.ask(&hello);
+    let file = server.upload(&video(40).bytes, "v.mp4");
     let take = server.post("/v1/takes", &json!({ "file_id": file, "reserve": 64 })).json();
     let path = format!("/v1/takes/{}", take["id"].as_str().unwrap());
     let status = || server.get(&path).json()["status"].as_str().unwrap().to_string();
@@ -134,6 +164,7 @@ fn an_answer_waits_for_a_step_and_not_for_a_film() {
     let began = Instant::now();
     while status() == "reading" && n < 5 {
         server.ask(&hello);
+        assert_eq!(content(&server.ask(&from_take)), video(6).answer);
         n += 1;
     }
     // Each of them was answered while the film was read, which takes as long as it takes.

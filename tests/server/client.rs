@@ -294,6 +294,17 @@ pub fn question(id: &str, text: &str) -> Value {
     ] }], "max_tokens": 8 })
 }
 
+/// A wish for an answer that is nothing but this word, a token: by itself the embedded model says one word.
+pub fn only(server: &Server, word: &str) -> Value {
+    let tokens = server.post("/v1/tokenize", &json!({ "content": word })).json();
+    json!({ tokens["tokens"][0].to_string(): 100 })
+}
+
+/// How often something is tried: so often, or as often as the nightly run says in this variable.
+pub fn times(variable: &str, few: usize) -> usize {
+    std::env::var(variable).map_or(few, |n| n.parse().expect("a number"))
+}
+
 /// What was said.
 pub fn content(answer: &Value) -> &str {
     answer["choices"][0]["message"]["content"].as_str().unwrap()

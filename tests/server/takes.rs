@@ -1,9 +1,12 @@
 //! Takes over HTTP: read once, asked often, gone on with after anything.
 
+use std::time::Instant;
+
 use longtake::gguf::Gguf;
+use longtake::random::Rng;
 use serde_json::{Value, json};
 
-use crate::client::{Server, content, events, question, video};
+use crate::client::{Server, content, events, question, times, video};
 
 /// The cache of a take: what the model saw, to the byte.
 fn cache(server: &Server, id: &str) -> Vec<u8> {
@@ -132,6 +135,37 @@ fn a_kill_while_it_is_read_loses_a_checkpoint_at_most_and_changes_no_byte() {
     assert!(cache(&server, &id) == whole, "the bytes differ");
     // It did not begin anew: fewer frames than there are went through the tower after the last kill.
     assert!(server.metric("longtake_frames_encoded_total") < video.n_frames as f64);
+    assert_eq!(content(&server.ask(&question(&id, &video.question))), video.answer);
+}
+
+/// Whatever it is doing: before the take is begun, within a checkpoint, or when it is just ready.
+#[test]
+fn kills_at_random_moments_change_no_byte() {
+    let video = video(40);
+    let mut server = Server::start(&["--checkpoint", "0"]);
+    let wanted = json!({ "file_id": server.upload(&video.bytes, "v.mp4"), "reserve": 64 });
+    let begin = |server: &Server| id_of(&server.post("/v1/takes", &wanted).json());
+    let began = Instant::now();
+    let id = begin(&server);
+    ready(&server, &id);
+    let (time, whole) = (began.elapsed(), cache(&server, &id));
+    server.delete(&format!("/v1/takes/{id}"));
+    let mut rng = Rng(11);
+    let mut moment = || time.mul_f64(rng.below(1000) as f64 / 2000.0);
+    let mut id = begin(&server);
+    for _ in 0..times("LONGTAKE_SERVER_KILLS", 3) {
+        std::thread::sleep(moment());
+        server = server.kill_and_restart();
+        // The same request finds it where it was.
+        assert_eq!(begin(&server), id);
+        if status(&server, &id) == "ready" {
+            assert!(cache(&server, &id) == whole, "the bytes differ");
+            server.delete(&format!("/v1/takes/{id}"));
+            id = begin(&server);
+        }
+    }
+    ready(&server, &id);
+    assert!(cache(&server, &id) == whole, "the bytes differ");
     assert_eq!(content(&server.ask(&question(&id, &video.question))), video.answer);
 }
 

@@ -1,8 +1,8 @@
 //! Attention: softmax(q·kᵀ / sqrt(d)) · v over stored keys and values, without a score matrix.
 //! In: queries of a batch, the [`KvView`] of a layer. Out: one row per token and head. Serves the language model (causal,
 //! any cache type) and the vision tower (full, f32).
-//! Start reading at [`attention()`], which cuts the work into tasks: a [`AttentionTile`] of queries (several tokens, all heads that
-//! share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
+//! Start reading at [`attention_of`], which cuts the work into tasks: a [`AttentionTile`] of queries (several tokens of a sequence, all
+//! heads that share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
 //! On purpose absent here: masks other than causal and full, positions.
 
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
@@ -21,7 +21,9 @@ mod values;
 
 pub(super) use scalar::OPS as SCALAR;
 
-use super::disjoint::SharedMat;
+use std::ops::Range;
+
+use super::disjoint::{SharedMat, SharedSlice};
 use super::{Kernels, scratch, threads};
 use crate::gguf::GgmlType;
 
@@ -174,23 +176,146 @@ impl Cut {
 /// # Panics
 /// When the lengths disagree.
 pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[f32], out: &mut [f32]) {
-    let AttentionShape { n_head, n_head_kv, d, n_past, causal, exact } = shape;
-    let n_embd = n_head * d;
-    let n_tokens = q.len() / n_embd;
-    assert!(q.len() == n_tokens * n_embd && out.len() == q.len() && n_head.is_multiple_of(n_head_kv));
-    if n_tokens == 0 {
+    let rows = 0..q.len() / (shape.n_head * shape.d);
+    attention_of(kernels, std::iter::once(AttentionPart { shape, kv, rows }), q, out);
+}
+
+/// A sequence that has some of the rows of queries.
+#[derive(Clone)]
+pub struct AttentionPart<'a> {
+    /// Heads and their size are the same for all.
+    pub shape: AttentionShape,
+    /// What it attends to.
+    pub kv: KvView<'a>,
+    /// Its rows of queries and results.
+    pub rows: Range<usize>,
+}
+
+/// [`attention`] for several sequences, whose rows stand behind each other: their tasks are shared out together, and each row
+/// gets what it gets alone, bit for bit.
+///
+/// # Panics
+/// When the lengths disagree.
+pub fn attention_of<'a>(
+    kernels: &Kernels,
+    parts: impl Iterator<Item = AttentionPart<'a>> + Clone + Sync,
+    q: &[f32],
+    out: &mut [f32],
+) {
+    let Some(AttentionShape { n_head, d, .. }) = parts.clone().next().map(|part| part.shape) else { return };
+    let end = parts.clone().fold(0, |end, AttentionPart { shape, rows, .. }| {
+        assert!(shape.n_head == n_head && shape.d == d && n_head.is_multiple_of(shape.n_head_kv));
+        assert!(rows.start == end && rows.end >= end, "rows {rows:?} behind {end}");
+        rows.end
+    });
+    assert!(q.len() == end * n_head * d && out.len() == q.len());
+    let out = &SharedMat::new(out, n_head * d);
+    let calls = |is_split: bool| {
+        let calls = parts.clone().filter(|part| !part.rows.is_empty()).map(|part| Call::new(kernels, part, q, out));
+        calls.filter(move |call| (call.cut.n_splits > 1) == is_split)
+    };
+    threads::for_each(calls(false).map(|call| call.n_whole()).sum(), |whole| {
+        let (call, whole, _) = find(calls(false), whole, Call::n_whole);
+        scratch::with_shared(call.task_floats, |memory| {
+            call.run(whole, memory);
+            call.finish(whole, memory);
+        });
+    });
+    let n_tasks = calls(true).map(|call| call.n_tasks()).sum();
+    if n_tasks == 0 {
         return;
     }
-    let (group, n_kv) = (n_head / n_head_kv, n_past + n_tokens);
-    let (row_k, row_v) = (row_bytes(kv.type_k, d), row_bytes(kv.type_v, d));
-    let cut = Cut::new(n_tokens, n_kv, n_head_kv, group);
-    let task_floats = cut.tile_tokens * group * (2 * d + 2);
-    let run = |tile: usize, ih_kv: usize, split: usize, memory: &mut [f32]| {
-        let first = tile * cut.tile_tokens;
-        let n = cut.tile_tokens.min(n_tokens - first);
-        let (j0, end) = (split * cut.split_keys, if causal { n_past + first + n } else { n_kv });
-        let (q_rows, out) = task_memory(memory, n * group, d);
-        gather(&q[first * n_embd..], q_rows, n_embd, ih_kv * group, group, d);
+    scratch::with_shared(calls(true).map(|call| call.n_tasks() * call.task_floats).sum(), |memory| {
+        let memory = &SharedSlice::new(memory);
+        threads::for_each(n_tasks, |task| {
+            let (call, task, before) = find(calls(true), task, Call::n_tasks);
+            let at = before + task * call.task_floats;
+            // SAFETY: every task has memory of its own.
+            call.run(task, unsafe { memory.get(at..at + call.task_floats) });
+        });
+        threads::for_each(calls(true).map(|call| call.n_whole()).sum(), |whole| {
+            let (call, whole, before) = find(calls(true), whole, Call::n_whole);
+            let n = call.cut.n_splits * call.task_floats;
+            // SAFETY: what the tasks for the same queries left, and nobody else's.
+            call.finish(whole, unsafe { memory.get(before + whole * n..before + (whole + 1) * n) });
+        });
+    });
+}
+
+/// Which call number `i` is of, where `n` counts those of each; its number there, and floats of the memory of those before.
+fn find<'a>(
+    mut calls: impl Iterator<Item = Call<'a>>,
+    mut i: usize,
+    n: fn(&Call<'a>) -> usize,
+) -> (Call<'a>, usize, usize) {
+    let mut before = 0;
+    let call = calls.find(|call| {
+        let is_here = i < n(call);
+        if !is_here {
+            i -= n(call);
+            before += call.n_tasks() * call.task_floats;
+        }
+        is_here
+    });
+    (call.expect("every number is of some call"), i, before)
+}
+
+/// The attention of one sequence, cut into tasks.
+struct Call<'a> {
+    kernels: &'a Kernels,
+    shape: AttentionShape,
+    kv: KvView<'a>,
+    /// Its own rows.
+    q: &'a [f32],
+    n_tokens: usize,
+    out: &'a SharedMat<'a>,
+    /// The first of its rows there.
+    first: usize,
+    cut: Cut,
+    /// Memory of a task.
+    task_floats: usize,
+}
+
+impl<'a> Call<'a> {
+    fn new(
+        kernels: &'a Kernels,
+        AttentionPart { shape, kv, rows }: AttentionPart<'a>,
+        q: &'a [f32],
+        out: &'a SharedMat<'a>,
+    ) -> Call<'a> {
+        let AttentionShape { n_head, n_head_kv, d, n_past, .. } = shape;
+        let (n_tokens, group, n_embd) = (rows.len(), n_head / n_head_kv, n_head * d);
+        let cut = Cut::new(n_tokens, n_past + n_tokens, n_head_kv, group);
+        let task_floats = cut.tile_tokens * group * (2 * d + 2);
+        let (first, q) = (rows.start, &q[rows.start * n_embd..rows.end * n_embd]);
+        Call { kernels, shape, kv, q, n_tokens, out, first, cut, task_floats }
+    }
+
+    /// Tiles of queries, of all KV heads.
+    fn n_whole(&self) -> usize {
+        self.cut.n_tiles * self.shape.n_head_kv
+    }
+
+    fn n_tasks(&self) -> usize {
+        self.n_whole() * self.cut.n_splits
+    }
+
+    /// The KV head of a tile, its first token and how many it has.
+    fn tile(&self, whole: usize) -> (usize, usize, usize) {
+        let (tile, ih_kv) = (whole / self.shape.n_head_kv, whole % self.shape.n_head_kv);
+        let first = tile * self.cut.tile_tokens;
+        (ih_kv, first, self.cut.tile_tokens.min(self.n_tokens - first))
+    }
+
+    /// Attention of a tile over a range of keys: the tasks of a tile are neighbours.
+    fn run(&self, task: usize, memory: &mut [f32]) {
+        let Call { shape: AttentionShape { n_head, n_head_kv, d, n_past, causal, exact }, kv, cut, .. } = self;
+        let ((ih_kv, first, n), split) = (self.tile(task / cut.n_splits), task % cut.n_splits);
+        let (group, n_embd) = (n_head / n_head_kv, n_head * d);
+        let (row_k, row_v) = (row_bytes(kv.type_k, *d), row_bytes(kv.type_v, *d));
+        let (j0, end) = (split * cut.split_keys, n_past + if *causal { first + n } else { self.n_tokens });
+        let (q_rows, out) = task_memory(memory, n * group, *d);
+        gather(&self.q[first * n_embd..], q_rows, n_embd, ih_kv * group, group, *d);
         let j0 = j0.min(end);
         let t = AttentionTile {
             type_k: kv.type_k,
@@ -198,44 +323,26 @@ pub fn attention(kernels: &Kernels, shape: AttentionShape, kv: KvView<'_>, q: &[
             k: &kv.k[ih_kv * kv.stride_k + j0 * row_k..],
             v: &kv.v[ih_kv * kv.stride_v + j0 * row_v..],
             n_keys: cut.split_keys.min(end - j0),
-            d,
+            d: *d,
             q: q_rows,
             // A split may start behind what the first tokens see.
-            first_seen: if causal { (n_past + first + 1) as isize - j0 as isize } else { isize::MAX / 2 },
+            first_seen: if *causal { (n_past + first + 1) as isize - j0 as isize } else { isize::MAX / 2 },
             group,
-            exact,
+            exact: *exact,
         };
-        (kernels.attend.tile)(&t, out);
-    };
-    let out = &SharedMat::new(out, n_embd);
-    let finish = |tile: usize, ih_kv: usize, memory: &mut [f32]| {
-        let first = tile * cut.tile_tokens;
-        let rows = cut.tile_tokens.min(n_tokens - first) * group;
-        let merged = merge(memory, task_floats, rows, d);
+        (self.kernels.attend.tile)(&t, out);
+    }
+
+    /// Brings the results of a tile's tasks together, and to where they belong.
+    fn finish(&self, whole: usize, memory: &mut [f32]) {
+        let AttentionShape { n_head, n_head_kv, d, .. } = self.shape;
+        let ((ih_kv, first, n), group) = (self.tile(whole), n_head / n_head_kv);
+        let merged = merge(memory, self.task_floats, n * group, d);
         for (r, row) in merged.chunks_exact(d).enumerate() {
+            let column = (ih_kv * group + r % group) * d;
             // SAFETY: of all calls, only this one is for these tokens and this KV head's columns.
-            unsafe { out.write(first + r / group, (ih_kv * group + r % group) * d, row) };
+            unsafe { self.out.write(self.first + first + r / group, column, row) };
         }
-    };
-    let n_whole = cut.n_tiles * n_head_kv;
-    if cut.n_splits == 1 {
-        threads::for_each(n_whole, |task| {
-            let (tile, ih_kv) = (task / n_head_kv, task % n_head_kv);
-            scratch::with_shared(task_floats, |memory| {
-                run(tile, ih_kv, 0, memory);
-                finish(tile, ih_kv, memory);
-            });
-        });
-    } else {
-        scratch::with_shared(n_whole * cut.n_splits * task_floats, |parts| {
-            threads::for_chunks(parts, task_floats, |task, memory| {
-                let (whole, split) = (task / cut.n_splits, task % cut.n_splits);
-                run(whole / n_head_kv, whole % n_head_kv, split, memory);
-            });
-            threads::for_chunks(parts, cut.n_splits * task_floats, |whole, parts| {
-                finish(whole / n_head_kv, whole % n_head_kv, parts);
-            });
-        });
     }
 }
 
