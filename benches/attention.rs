@@ -23,6 +23,10 @@ use timing::best;
 /// Qwen2-VL-2B.
 const HEADS: (usize, usize, usize) = (12, 2, 128);
 
+/// Models with their layers of attention and the heads of these.
+const MODELS: [(&str, usize, (usize, usize, usize)); 3] =
+    [("Qwen2-VL-2B", 28, HEADS), ("Qwen3-VL-2B", 28, (16, 8, 128)), ("Qwen3.5-2B", 6, (8, 2, 256))];
+
 struct Bench {
     words: Vec<String>,
     kernels: &'static Kernels,
@@ -42,12 +46,19 @@ fn main() {
     let bench = Bench { words, kernels, peaks };
     for ty in CACHE_TYPES {
         for depth in [4096, 16384, 65536] {
-            bench.text(&format!("prefill {ty} @{depth}"), ty, depth, 512);
+            bench.text(&format!("prefill {ty} @{depth}"), ty, HEADS, depth, 512);
         }
     }
     for ty in CACHE_TYPES {
         for depth in [4096, 16384, 65536] {
-            bench.text(&format!("decode {ty} @{depth}"), ty, depth, 1);
+            bench.text(&format!("decode {ty} @{depth}"), ty, HEADS, depth, 1);
+        }
+    }
+    // A video of 64k tokens in steps of 512, which see half of them on average.
+    for (model, n_layer, heads) in MODELS {
+        let name = format!("{model} Q8_0 64k");
+        if let Some(secs) = bench.text(&name, GgmlType::Q8_0, heads, 32_512, 512) {
+            println!("{name:<22} {:>9.1} s of attention in {n_layer} layers", secs * 128.0 * n_layer as f64);
         }
     }
     for n in [576, 1196, 4000] {
@@ -64,11 +75,18 @@ impl Bench {
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word.as_str()))
     }
 
-    fn text(&self, name: &str, ty: GgmlType, depth: usize, n: usize) {
+    /// Prints a row, and returns its seconds where it is wanted.
+    fn text(
+        &self,
+        name: &str,
+        ty: GgmlType,
+        (n_head, n_head_kv, d): (usize, usize, usize),
+        depth: usize,
+        n: usize,
+    ) -> Option<f64> {
         if !self.wants(name) {
-            return;
+            return None;
         }
-        let (n_head, n_head_kv, d) = HEADS;
         let n_kv = depth + n;
         let store = Store::new(ty, n_head_kv, d, n_kv);
         let q = noise(2, n * n_head * d);
@@ -84,6 +102,7 @@ impl Bench {
         } else {
             println!("{name:<22} {:>9.3} ms {rate:>7.0} GFLOP/s {}", secs * 1e3, self.shares(rate));
         }
+        Some(secs)
     }
 
     fn shares(&self, rate: f64) -> String {

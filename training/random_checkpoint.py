@@ -5,6 +5,7 @@
     random_checkpoint.py OUT_FOLDER --shape qwen2.5-vl-3b   likewise, 7.5 GB
     random_checkpoint.py OUT_FOLDER --shape qwen3-vl-2b     likewise, 4.3 GB
     random_checkpoint.py OUT_FOLDER --shape qwen3.5-2b      likewise, 4.5 GB
+    random_checkpoint.py OUT_FOLDER --shape qwen3-vl-moe-tiny, qwen3.5-moe-tiny      small ones with 16 experts
 
 What is particular to the newer families is in random_families.py. Any number of a shape can be changed by a flag of its name. Weights are drawn per tensor from (seed, name), row block by
 row block, so memory stays near 100 MB and the same arguments give the same bytes. Scales are chosen so that activations

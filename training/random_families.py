@@ -1,4 +1,5 @@
-"""Shapes, configurations and tensors of the newer families for random_checkpoint.py: Qwen2.5-VL, Qwen3-VL, Qwen3.5 (dense)."""
+"""Shapes, configurations and tensors of the newer families for random_checkpoint.py: Qwen2.5-VL, Qwen3-VL, Qwen3.5; the last two
+also with experts, in small shapes of our own."""
 import math
 
 SHAPES = {
@@ -18,12 +19,29 @@ SHAPES = {
         v_n_embd=1024, v_n_layer=24, v_n_head=16, v_n_ff=4096, v_pos_side=48,
         n_bpe=248044, dtype="bf16", shard_mb=3500,
     ),
+    # Rows of whole blocks of 256, so that every quantized type has its place.
+    "qwen3-vl-moe-tiny": dict(
+        family="qwen3_vl_moe", n_embd=256, n_layer=4, n_head=4, n_head_kv=2, d_head=128, n_ff=512, n_vocab=640, tied=1,
+        n_expert=16, n_expert_used=4, n_ff_expert=256,
+        v_n_embd=128, v_n_layer=4, v_n_head=4, v_n_ff=256, v_pos_side=24, n_taps=3, n_bpe=600, dtype="bf16", shard_mb=1000,
+    ),
+    "qwen3.5-moe-tiny": dict(
+        family="qwen3_5_moe", n_embd=256, n_layer=4, n_head=2, n_head_kv=1, d_head=256, n_ff=512, n_vocab=640, tied=0,
+        n_expert=16, n_expert_used=4, n_ff_expert=256, n_ff_shared=512,
+        full_every=4, n_key=2, n_value=4, d_state=64,
+        v_n_embd=128, v_n_layer=4, v_n_head=4, v_n_ff=256, v_pos_side=24, n_bpe=600, dtype="bf16", shard_mb=1000,
+    ),
 }
+
+
+def dense(family):
+    """The family without experts."""
+    return family.removesuffix("_moe")
 
 
 def split(family, qwen2):
     """How text is cut: in Qwen3.5 marks belong to the letters before them."""
-    if family != "qwen3_5":
+    if dense(family) != "qwen3_5":
         return qwen2
     return qwen2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]+", r"[^\s\p{L}\p{M}\p{N}]+")
 
@@ -35,7 +53,7 @@ def template(family, qwen2):
     begin = qwen2.index('{%- if messages[0].role')
     end = qwen2.index("{%- for message in messages -%}")
     plain = qwen2[:begin] + qwen2[end:]
-    if family == "qwen3_5":
+    if dense(family) == "qwen3_5":
         thought = '{{- ("<think>\\n" if enable_thinking else "<think>\\n\\n</think>\\n\\n") if add_generation_prompt else "" -}}\n'
         plain += thought
     return plain
@@ -48,7 +66,7 @@ def taps(shape):
 
 
 def is_full(shape, i):
-    return shape["family"] != "qwen3_5" or (i + 1) % shape["full_every"] == 0
+    return dense(shape["family"]) != "qwen3_5" or (i + 1) % shape["full_every"] == 0
 
 
 def configs(shape, ids):
@@ -57,7 +75,8 @@ def configs(shape, ids):
     dtype = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[shape["dtype"]]
     names = {
         "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration",
-        "qwen3_5": "Qwen3_5ForConditionalGeneration",
+        "qwen3_5": "Qwen3_5ForConditionalGeneration", "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+        "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
     }
     marks = {
         "vision_start_token_id": ids["<|vision_start|>"], "vision_end_token_id": ids["<|vision_end|>"],
@@ -98,13 +117,20 @@ def configs(shape, ids):
         vision.update(
             hidden_act="gelu_pytorch_tanh", in_channels=3, patch_size=16, model_type=family,
             num_position_embeddings=shape["v_pos_side"] ** 2,
-            deepstack_visual_indexes=taps(shape) if family == "qwen3_vl" else [],
+            deepstack_visual_indexes=taps(shape) if dense(family) == "qwen3_vl" else [],
         )
         text.update(
             attention_bias=False, dtype=dtype, eos_token_id=ids["<|im_end|>"], head_dim=shape["d_head"],
             max_position_embeddings=262144, model_type=family + "_text", tie_word_embeddings=bool(shape["tied"]),
         )
-        if family == "qwen3_vl":
+        if family.endswith("_moe"):
+            text.update(
+                num_experts=shape["n_expert"], num_experts_per_tok=shape["n_expert_used"],
+                moe_intermediate_size=shape["n_ff_expert"],
+            )
+        if dense(family) == "qwen3_vl":
+            if family.endswith("_moe"):
+                text.update(decoder_sparse_step=1, mlp_only_layers=[], norm_topk_prob=True)
             pairs = shape["d_head"] // 2
             h = pairs * 20 // 64
             text["rope_theta"] = 5000000
@@ -114,6 +140,9 @@ def configs(shape, ids):
         else:
             pairs = shape["d_head"] // 8
             t, w = -(-pairs // 3), pairs // 3
+            if family.endswith("_moe"):
+                del text["intermediate_size"]
+                text.update(shared_expert_intermediate_size=shape["n_ff_shared"])
             text.update(
                 attn_output_gate=True, full_attention_interval=shape["full_every"], linear_conv_kernel_dim=4,
                 layer_types=["full_attention" if is_full(shape, i) else "linear_attention" for i in range(shape["n_layer"])],
@@ -203,14 +232,31 @@ def tensors(shape):
     dh = shape.get("d_head", d // shape["n_head"])
     n_q, n_kv = shape["n_head"] * dh, shape["n_head_kv"] * dh
     # Zero-centred norms multiply by one plus the weight.
-    mean = 0.0 if family == "qwen3_5" else 1.0
+    mean = 0.0 if dense(family) == "qwen3_5" else 1.0
+
+    def mlp(name, f):
+        linear(name + ".gate_proj", f, d, 1.2)
+        linear(name + ".up_proj", f, d, 1.0)
+        linear(name + ".down_proj", d, f, deep)
+
+    def experts(b):
+        """Qwen3-VL's matrices are stored with their inputs as rows."""
+        n, fe = shape["n_expert"], shape["n_ff_expert"]
+        linear(b + ".gate", n, d, 2.0)
+        turned = dense(family) == "qwen3_vl"
+        out.append((b + ".experts.gate_up_proj", (n, d, 2 * fe) if turned else (n, 2 * fe, d), 0.0, 1.1 / math.sqrt(d)))
+        out.append((b + ".experts.down_proj", (n, fe, d) if turned else (n, d, fe), 0.0, deep / math.sqrt(fe)))
+        if not turned:
+            linear(b + ".shared_expert_gate", 1, d, 1.0)
+            mlp(b + ".shared_expert", shape["n_ff_shared"])
+
     for i in range(shape["n_layer"]):
         b = f"{text}.layers.{i}"
         norm(b + ".input_layernorm", d, mean=mean)
         norm(b + ".post_attention_layernorm", d, mean=mean)
         if is_full(shape, i):
             bias = None if is_new else 0.2
-            linear(b + ".self_attn.q_proj", n_q * (2 if family == "qwen3_5" else 1), d, 1.3, bias)
+            linear(b + ".self_attn.q_proj", n_q * (2 if dense(family) == "qwen3_5" else 1), d, 1.3, bias)
             linear(b + ".self_attn.k_proj", n_kv, d, 1.3, bias)
             linear(b + ".self_attn.v_proj", n_kv, d, 1.0, None if is_new else 0.05)
             linear(b + ".self_attn.o_proj", d, n_q, deep)
@@ -230,9 +276,10 @@ def tensors(shape):
             norm(b + ".norm", shape["d_state"])
             linear(b + ".out_proj", d, n_value, deep)
             b = f"{text}.layers.{i}"
-        linear(b + ".mlp.gate_proj", f, d, 1.2)
-        linear(b + ".mlp.up_proj", f, d, 1.0)
-        linear(b + ".mlp.down_proj", d, f, deep)
+        if family.endswith("_moe"):
+            experts(b + ".mlp")
+        else:
+            mlp(b + ".mlp", f)
     norm(f"{text}.norm", d, mean=mean)
     if not shape["tied"]:
         out.append(("lm_head.weight", (shape["n_vocab"], d), 0.0, head))

@@ -36,7 +36,7 @@ enum What {
 
 #[derive(clap::Args)]
 struct PositionsArgs {
-    /// rope, tad, mrope, videorope, hope, hopex, mrope-i, hope-i, or one of their relatives (mrope-i-reset, vrope, v2pe, circle, mm-rope).
+    /// rope, tad, mrope, videorope, hope, hopex, mrope-i, hope-i, or one of their relatives (mrope-i-reset, vrope, v2pe, circle, mm-rope, hope-m, videorope-m).
     #[arg(long)]
     layout: String,
     /// Temporal scale (a number, `understanding` or `retrieval`); several apply to the visual segments in order.
@@ -52,7 +52,7 @@ struct PositionsArgs {
 
 #[derive(clap::Args)]
 struct RotateArgs {
-    /// rope, tad, mrope, videorope, hope, hopex, mrope-i, hope-i, or one of their relatives (mrope-i-reset, vrope, v2pe, circle, mm-rope).
+    /// rope, tad, mrope, videorope, hope, hopex, mrope-i, hope-i, or one of their relatives (mrope-i-reset, vrope, v2pe, circle, mm-rope, hope-m, videorope-m).
     #[arg(long)]
     layout: String,
     #[arg(long, default_value_t = 128)]

@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// V-NIAH-D: a look-alike stands 200 units from each needle.
     #[arg(long)]
     distractors: bool,
-    /// Size of all frames; 448x252 (144 tokens a unit) for a video, 56x56 (4 tokens) for drawn ones.
+    /// Size of all frames; 16 x 9 tokens a unit for a video (448x252, from Qwen3-VL on 512x288), 2 x 2 for drawn ones.
     #[arg(long, value_name = "WxH")]
     frame: Option<String>,
     /// Lengths in units (frame pairs): START:END:STEP, or a list.
@@ -78,11 +78,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let lengths = parse_lengths(&args.lengths)?;
     let depths = parse_depths(&args.depths)?;
     let n_max = lengths.iter().copied().max().unwrap_or(0);
-    let size = match &args.frame {
-        Some(text) => parse_size(text)?,
-        None if args.haystack.is_some() => (448, 252),
-        None => (56, 56),
-    };
+    let size = args.frame.as_deref().map(parse_size).transpose()?;
     let plots = plot::KEPT_AS.iter().map(|extension| format!("heatmap.{extension}"));
     let outputs: Vec<String> =
         ["trials.jsonl", "all_accuracies.json"].map(String::from).into_iter().chain(plots).collect();
@@ -101,6 +97,9 @@ pub(super) fn run(args: Args) -> Result<()> {
         (None, Layout::Hope | Layout::HopeX) => Some(parse_temporal_scale("retrieval")?),
         (None, _) => None,
     };
+    let factor = engine.need_vision()?.hparams().factor();
+    let size =
+        size.unwrap_or(if args.haystack.is_some() { (16 * factor, 9 * factor) } else { (2 * factor, 2 * factor) });
     let session = args.model.compute.session(&engine, 1, scale)?;
     std::fs::create_dir_all(&args.out).at(|| args.out.display().to_string())?;
     let settings = json!({

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::derive::Derive;
 use super::expr::Expr;
 use super::files::read_text;
+use super::like::like;
 use crate::error::Context;
 use crate::{Error, Result};
 
@@ -17,7 +18,9 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("converters/qwen2_vl.toml", include_str!("../../converters/qwen2_vl.toml")),
     ("converters/qwen2_5_vl.toml", include_str!("../../converters/qwen2_5_vl.toml")),
     ("converters/qwen3_vl.toml", include_str!("../../converters/qwen3_vl.toml")),
+    ("converters/qwen3_vl_moe.toml", include_str!("../../converters/qwen3_vl_moe.toml")),
     ("converters/qwen3_5.toml", include_str!("../../converters/qwen3_5.toml")),
+    ("converters/qwen3_5_moe.toml", include_str!("../../converters/qwen3_5_moe.toml")),
 ];
 
 /// Largest family file that is read.
@@ -39,6 +42,12 @@ pub(crate) struct Family {
     pub requires: Vec<Require>,
     pub text: Group,
     pub mmproj: Group,
+}
+
+/// What is looked at first: whether a description says only how a family differs from another.
+#[derive(Deserialize)]
+struct Written {
+    like: Option<String>,
 }
 
 /// Which checkpoints a family describes: either list may match.
@@ -213,6 +222,12 @@ pub(crate) enum Reshape {
     Squeeze,
     /// Three equal parts along the first dimension: query, key, value.
     SplitQkv,
+    /// `(experts, 2 n, k)` becomes two tensors `(experts, n, k)`: gates, ups.
+    SplitGateUp,
+    /// `(experts, k, 2 n)` becomes the same: matrices are stored the other way around.
+    SplitGateUpTurned,
+    /// `(experts, k, n)` becomes `(experts, n, k)`.
+    Turn,
     /// `(n, channels, 2, y, x)` becomes two tensors `(n, channels, y, x)`, one per frame of a pair.
     SplitTemporal,
 }
@@ -305,10 +320,25 @@ impl Family {
 
     /// Parses and checks a description.
     pub(crate) fn parse(text: &str) -> Result<Family> {
-        let family: Family =
-            toml::from_str(text).map_err(|err| Error::format(err.to_string().trim_end().to_string()))?;
+        let wrong = |err: toml::de::Error| Error::format(err.to_string().trim_end().to_string());
+        let written: Written = toml::from_str(text).map_err(wrong)?;
+        // Where nothing is put together, errors name lines.
+        let family: Family = match written.like {
+            Some(_) => Family::table(text)?.try_into().map_err(wrong)?,
+            None => toml::from_str(text).map_err(wrong)?,
+        };
         family.check()?;
         Ok(family)
+    }
+
+    /// A description with all that it has from the one that it is like.
+    fn table(text: &str) -> Result<toml::Table> {
+        let own: toml::Table = text.parse().map_err(|err: toml::de::Error| Error::format(err.to_string()))?;
+        let Some(base) = own.get("like") else { return Ok(own) };
+        let file = base.as_str().map(|base| format!("converters/{base}.toml"));
+        let found = BUILT_IN.iter().find(|(known, _)| file.as_deref() == Some(known));
+        let (_, base) = found.ok_or_else(|| Error::format(format!("like: {base} is no built-in family")))?;
+        like(Family::table(base)?, own)
     }
 
     /// Everything that can be known to be wrong without a checkpoint.
@@ -400,6 +430,8 @@ impl TensorRule {
             Reshape::Keep => (1, 1..=4),
             Reshape::Squeeze => (1, 3..=3),
             Reshape::SplitQkv => (3, 1..=4),
+            Reshape::SplitGateUp | Reshape::SplitGateUpTurned => (2, 3..=3),
+            Reshape::Turn => (1, 3..=3),
             Reshape::SplitTemporal => (2, 5..=5),
         };
         if gguf.len() != n_names {

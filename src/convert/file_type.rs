@@ -101,6 +101,8 @@ pub(crate) struct ModelFacts {
     pub n_gqa: usize,
     /// Whether `output.weight` exists (else the embedding does its work).
     pub has_output: bool,
+    /// Experts of a layer, 0 where there are none.
+    pub n_expert: usize,
     /// Whether importances steer the quantization.
     pub has_imatrix: bool,
     /// The layers with a tensor called `attn_v.weight`, in order. Others are recurrent, and are not counted.
@@ -150,12 +152,17 @@ pub(crate) fn recipe(file_type: FileType, name: &str, ne: &[usize], model: &Mode
     if is("ssm_alpha.weight") || is("ssm_beta.weight") {
         return F32;
     }
+    // With eight experts attention is so small a part that more bits for it cost nothing.
+    let is_small = model.n_expert == 8;
     if is("attn_v.weight") {
-        attn_v(file_type, il, model)
+        if is_small { Q8_0 } else { attn_v(file_type, il, model) }
+    } else if is("attn_k.weight") && is_small {
+        Q8_0
     } else if is("ffn_down") {
         ffn_down(file_type, il, model)
     } else if is("attn_output.weight") {
         match file_type.name() {
+            "Q2_K" | "Q3_K_S" | "Q3_K_M" | "Q4_K_S" | "Q4_K_M" | "IQ4_NL" | "IQ4_XS" if is_small => Q5_K,
             "Q2_K" => Q3_K,
             "Q3_K_M" => Q4_K,
             "Q3_K_L" => Q5_K,

@@ -1,5 +1,6 @@
 //! A Hugging Face checkpoint folder becomes a text model and a projector.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -11,7 +12,7 @@ use super::file_type::{FileType, ModelFacts, fit, is_quantizable, recipe};
 use super::hf_tokenizer::set_tokenizer_keys;
 use super::names::{file_name, mmproj_beside, size_label};
 use super::packed::check_not_packed;
-use super::plan::{Part, Plan, Planned};
+use super::plan::{Part, Plan, Planned, Stored};
 use super::progress::Progress;
 use super::staged::{Declared, Staged};
 use super::values::{Values, set_constants};
@@ -218,6 +219,7 @@ fn facts(family: &Family, values: &Values, plan: &Plan) -> Result<ModelFacts> {
         n_gqa: values.uint("n_gqa").unwrap_or(1),
         has_output: plan.text.iter().any(|t| t.name == "output.weight"),
         has_imatrix: false,
+        n_expert: values.uint("n_expert").unwrap_or(0),
         attn_v: ModelFacts::layers_with_attn_v(plan.text.iter().map(|t| t.name.as_str())),
     })
 }
@@ -346,6 +348,7 @@ fn fill(
     let (first, n, row_len) = match planned.part {
         Part::Rows { first, n } => (first, n, n_total / n),
         Part::Frame { n, channels, area, .. } => (0, n, channels * 2 * area),
+        Part::Matrices { n, stored, .. } => (0, n, stored.rows * stored.columns),
     };
     let row_bytes = row_len * stored.block_bytes();
     let n_rows = (CHUNK / row_len).max(1);
@@ -380,8 +383,10 @@ fn fill(
             Map::PlusOne => values.iter_mut().for_each(|x| *x += 1.0),
             Map::NegExp => values.iter_mut().for_each(|x| *x = -f64::from(*x).exp() as f32),
         }
-        if let Part::Frame { frame, area, .. } = planned.part {
-            values = pick_frame(&values, frame, area);
+        match planned.part {
+            Part::Rows { .. } => {}
+            Part::Frame { frame, area, .. } => values = pick_frame(&values, frame, area),
+            Part::Matrices { stored, first, n_rows, .. } => values = pick_rows(&values, stored, first..first + n_rows),
         }
         let before = buf.len();
         encode(&values, ne[0], done, *ty, None, buf).at(place)?;
@@ -396,14 +401,36 @@ fn pick_frame(values: &[f32], frame: usize, area: usize) -> Vec<f32> {
     values.chunks_exact(2 * area).flat_map(|pair| &pair[frame * area..][..area]).copied().collect()
 }
 
+/// Of matrices one behind the other some rows each.
+fn pick_rows(values: &[f32], Stored { rows, columns, turned }: Stored, part: Range<usize>) -> Vec<f32> {
+    let mut picked = Vec::with_capacity(values.len() / rows * part.len());
+    for matrix in values.chunks_exact(rows * columns) {
+        if turned {
+            part.clone().for_each(|row| picked.extend(matrix[row..].iter().step_by(rows)));
+        } else {
+            picked.extend_from_slice(&matrix[part.start * columns..part.end * columns]);
+        }
+    }
+    picked
+}
+
 #[cfg(test)]
 mod tests {
-    use super::pick_frame;
+    use super::{Stored, pick_frame, pick_rows};
 
     #[test]
     fn a_frame_is_every_second_area() {
         let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
         assert_eq!(pick_frame(&values, 0, 3), [0.0, 1.0, 2.0, 6.0, 7.0, 8.0]);
         assert_eq!(pick_frame(&values, 1, 3), [3.0, 4.0, 5.0, 9.0, 10.0, 11.0]);
+    }
+
+    #[test]
+    fn rows_of_matrices_are_picked_however_they_are_stored() {
+        let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let stored = Stored { rows: 3, columns: 2, turned: false };
+        assert_eq!(pick_rows(&values, stored, 1..3), [2.0, 3.0, 4.0, 5.0, 8.0, 9.0, 10.0, 11.0]);
+        let turned = Stored { turned: true, ..stored };
+        assert_eq!(pick_rows(&values, turned, 1..3), [1.0, 4.0, 2.0, 5.0, 7.0, 10.0, 8.0, 11.0]);
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn family_seeds() -> Vec<Vec<u8>> {
     vec![
         include_bytes!("../../converters/qwen2_vl.toml").to_vec(),
         include_bytes!("../../converters/qwen3_5.toml").to_vec(),
+        include_bytes!("../../converters/qwen3_5_moe.toml").to_vec(),
     ]
 }
 
@@ -134,7 +135,8 @@ pub(crate) fn imatrix(input: &[u8]) {
     assert!(imatrix.len() > 0);
     for sums in gguf.tensors() {
         let Some(name) = sums.name.strip_suffix(".in_sum2") else { continue };
-        let weights = imatrix.get(name, sums.n_cols()).expect("the width fits").expect("it was read");
+        let weights =
+            imatrix.get(name, &[sums.n_cols(), 1, sums.n_rows()]).expect("the width fits").expect("it was read");
         assert!(weights.iter().all(|w| *w >= 0.0), "a weight is negative or no number");
     }
 }
@@ -145,11 +147,13 @@ pub(crate) fn imatrix_seeds() -> Vec<Vec<u8>> {
     meta.set("imatrix.datasets", vec!["a.txt"]);
     meta.set("imatrix.chunk_count", 3u32);
     let mut writer = GgufWriter::new(meta);
-    for (name, n) in [("a.in_sum2", 4), ("a.counts", 1), ("b.in_sum2", 2), ("b.counts", 1)] {
-        writer.tensor(name, GgmlType::F32, &[n, 1]).expect("a seed that makes sense");
+    // The last one is of three experts.
+    let sizes = [[4, 1], [1, 1], [2, 1], [1, 1], [2, 3], [1, 3]];
+    for (name, ne) in ["a.in_sum2", "a.counts", "b.in_sum2", "b.counts", "c.in_sum2", "c.counts"].iter().zip(&sizes) {
+        writer.tensor(*name, GgmlType::F32, ne).expect("a seed that makes sense");
     }
     let fill = |i: usize, out: &mut Vec<u8>| {
-        (0..[4, 1, 2, 1][i]).for_each(|x| out.extend((x as f32 * 0.5).to_le_bytes()));
+        (0..sizes[i][0] * sizes[i][1]).for_each(|x| out.extend((x as f32 * 0.5).to_le_bytes()));
         Ok(())
     };
     vec![Sparse::input(&writer.to_bytes(fill).expect("a seed that makes sense"))]

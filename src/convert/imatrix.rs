@@ -8,7 +8,7 @@ use crate::gguf::{GgmlType, Gguf, TensorInfo};
 use crate::tensor::dequantize_row;
 use crate::{Error, Result};
 
-/// Importances per tensor name: one weight per column.
+/// Importances per tensor name: one weight per column, of each matrix of a tensor.
 pub(crate) struct Imatrix {
     /// The file's name, without its folder.
     pub name: String,
@@ -55,23 +55,28 @@ impl Imatrix {
         self.weights.len()
     }
 
-    /// The importances for the tensor called `name`, with `n_cols` columns.
+    /// The importances for the tensor called `name`, of dimensions `ne`: (n_mats, n_cols), where one tensor holds the matrices
+    /// of all experts of a layer.
     ///
     /// # Errors
-    /// `Mismatch` when they are for another width.
-    pub(crate) fn get(&self, name: &str, n_cols: usize) -> Result<Option<&[f32]>> {
+    /// `Mismatch` when they are for another width, or for more or fewer matrices.
+    pub(crate) fn get(&self, name: &str, ne: &[usize]) -> Result<Option<&[f32]>> {
+        let (n_cols, n_mats) = (ne[0], ne.iter().skip(2).product::<usize>());
         match self.weights.get(name) {
-            Some(weights) if weights.len() != n_cols => Err(Error::mismatch(format!(
-                "imatrix `{}`: `{name}` has `{}` columns, the model has `{n_cols}`",
-                self.name,
-                weights.len()
-            ))),
+            Some(weights) if weights.len() != n_cols * n_mats => {
+                let in_all = if n_mats == 1 { String::new() } else { format!(" of {n_mats} matrices each") };
+                Err(Error::mismatch(format!(
+                    "imatrix `{}`: `{name}` has `{}` columns, the model has `{n_cols}`{in_all}",
+                    self.name,
+                    weights.len()
+                )))
+            }
             found => Ok(found.map(Vec::as_slice)),
         }
     }
 }
 
-/// Sums divided by counts; 1 where nothing was counted.
+/// Sums divided by counts, matrix by matrix; 1 where nothing was counted.
 fn mean_squares(gguf: &Gguf, sums: &TensorInfo, counts: &TensorInfo) -> Result<Vec<f32>> {
     if sums.ty != GgmlType::F32 || counts.ty != GgmlType::F32 {
         return Err(Error::format(format!("is {} with counts {}, expected F32", sums.ty, counts.ty)));
@@ -86,15 +91,13 @@ fn mean_squares(gguf: &Gguf, sums: &TensorInfo, counts: &TensorInfo) -> Result<V
         let what = format!("has sums for `{}` matrices and counts for `{}`", sums.n_rows(), counts.len());
         return Err(Error::mismatch(what));
     }
-    if sums.n_rows() != 1 {
-        return Err(Error::unsupported(format!("is for `{}` expert matrices, expected one matrix", sums.n_rows())));
-    }
     let bad = |x: &f32| !(0.0..=f32::MAX).contains(x);
     if let Some(x) = sums_f32.iter().chain(&counts).find(|x| bad(x)) {
         return Err(Error::format(format!("holds `{x}`, expected finite numbers from 0")));
     }
-    Ok(match counts[0] {
+    let mean = |(sums, count): (&[f32], &f32)| match *count {
         0.0 => vec![1.0; n_cols],
-        count => sums_f32.iter().map(|sum| sum / count).collect(),
-    })
+        count => sums.iter().map(|sum| sum / count).collect(),
+    };
+    Ok(sums_f32.chunks_exact(n_cols).zip(&counts).flat_map(mean).collect())
 }

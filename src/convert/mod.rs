@@ -18,6 +18,7 @@ mod files;
 mod from_hf;
 pub mod hf_tokenizer;
 mod imatrix;
+mod like;
 mod names;
 mod packed;
 mod plan;

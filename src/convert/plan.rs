@@ -33,6 +33,17 @@ pub(crate) enum Part {
     Rows { first: usize, n: usize },
     /// Of each of `n` rows `(channels, 2, area)` the values of one frame: `(channels, area)`.
     Frame { frame: usize, n: usize, channels: usize, area: usize },
+    /// Of each of `n` matrices `(rows, columns)` the rows from `first` on, `n_rows` of them.
+    Matrices { n: usize, stored: Stored, first: usize, n_rows: usize },
+}
+
+/// How matrices are stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Stored {
+    pub rows: usize,
+    pub columns: usize,
+    /// Columns follow one another, not rows.
+    pub turned: bool,
 }
 
 /// Heads in groups that are written side by side: the `k`-th head of every group, then the next of every group.
@@ -340,6 +351,18 @@ fn place(
                 return Ok(());
             }
         },
+        Reshape::SplitGateUp | Reshape::SplitGateUpTurned | Reshape::Turn => {
+            let turned = rule.reshape != Reshape::SplitGateUp;
+            let n_parts = if rule.reshape == Reshape::Turn { 1 } else { 2 };
+            let (rows, columns) = if turned { (want[2], want[1]) } else { (want[1], want[2]) };
+            if rows % n_parts != 0 {
+                faults.misshaped.push(format!("`{source}`: `{rows}` outputs are not two equal parts"));
+                return Ok(());
+            }
+            let (stored, n_rows) = (Stored { rows, columns, turned }, rows / n_parts);
+            let part = |k| Part::Matrices { n, stored, first: k * n_rows, n_rows };
+            ((0..n_parts).map(part).collect(), vec![n, n_rows, columns])
+        }
         Reshape::SplitTemporal => match want[..] {
             [n, channels, 2, y, x] => {
                 let frame = |frame| Part::Frame { frame, n, channels, area: y * x };

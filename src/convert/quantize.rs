@@ -128,7 +128,7 @@ pub fn quantize(options: &QuantizeOptions, progress: &mut dyn Progress) -> Resul
         file_bytes = staged.write(&meta, &declared, progress, |i, buf, progress| {
             let info = &gguf.tensors()[i];
             let weights = match &imatrix {
-                Some(imatrix) if choices[i].to != info.ty => imatrix.get(&info.name, info.n_cols())?,
+                Some(imatrix) if choices[i].to != info.ty => imatrix.get(&info.name, &info.ne)?,
                 _ => None,
             };
             let sums = fill(&gguf, info, choices[i].to, weights, buf, progress)?;
@@ -234,7 +234,7 @@ fn choose(
         let quantized = |t: &&TensorInfo| is_quantizable(&t.name, &t.ne);
         let mut unknown = 0;
         for info in gguf.tensors().iter().filter(quantized) {
-            unknown += usize::from(imatrix.get(&info.name, info.n_cols())?.is_none());
+            unknown += usize::from(imatrix.get(&info.name, &info.ne)?.is_none());
         }
         if unknown > 0 {
             progress.note(&format!("the importance matrix knows nothing about {unknown} of the matrices"));
@@ -271,6 +271,7 @@ fn facts(gguf: &Gguf, has_imatrix: bool) -> Result<ModelFacts> {
         n_layer: uint("block_count")?,
         n_gqa: n_head.checked_div(n_head_kv).unwrap_or(1),
         has_output: gguf.tensor("output.weight").is_some(),
+        n_expert: uint("expert_count")?,
         has_imatrix,
         attn_v: ModelFacts::layers_with_attn_v(gguf.tensors().iter().map(|t| t.name.as_str())),
         arch,
@@ -322,13 +323,20 @@ fn fill(
     let n_rows = (CHUNK / n_cols).max(1);
     let mut sums = ErrorSums::default();
     let mut values = Vec::new();
-    for (i, raw) in data.chunks(n_rows * row_bytes).enumerate() {
-        values.resize(raw.len() / row_bytes * n_cols, 0.0);
-        decode(info.ty, raw, n_cols, &mut values)?;
-        let before = buf.len();
-        encode(&values, n_cols, i * n_rows * n_cols, to, weights, buf)?;
-        sums.add(measure(&values, &buf[before..], n_cols, to)?);
-        progress.advance(&info.name, (buf.len() - before) as u64)?;
+    // Each matrix of a tensor has weights of its own.
+    let n_mats = weights.map_or(1, |weights| weights.len() / n_cols);
+    let (mut done, mat_bytes) = (0, data.len() / n_mats);
+    for (mat, data) in data.chunks_exact(mat_bytes).enumerate() {
+        let weights = weights.map(|weights| &weights[mat * n_cols..][..n_cols]);
+        for raw in data.chunks(n_rows * row_bytes) {
+            values.resize(raw.len() / row_bytes * n_cols, 0.0);
+            decode(info.ty, raw, n_cols, &mut values)?;
+            let before = buf.len();
+            encode(&values, n_cols, done, to, weights, buf)?;
+            done += values.len();
+            sums.add(measure(&values, &buf[before..], n_cols, to)?);
+            progress.advance(&info.name, (buf.len() - before) as u64)?;
+        }
     }
     Ok(Some(sums))
 }

@@ -6,6 +6,9 @@
 use crate::random::Rng;
 use crate::{Error, Result};
 
+/// Sides of drawn frames are multiples of this.
+pub const CELL: usize = 28;
+
 /// What a symbol looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Symbol {
@@ -100,7 +103,7 @@ impl DrawnVideo {
         n_needles: usize,
         depth: Option<f64>,
     ) -> Result<DrawnVideo> {
-        if [width, height].iter().any(|side| !(56..=4096).contains(side) || side % 28 != 0) {
+        if [width, height].iter().any(|side| !(2 * CELL..=4096).contains(side) || side % CELL != 0) {
             let message = format!("drawn frames of `{width}x{height}`: sides must be multiples of 28 from 56 to 4096");
             return Err(Error::bad_input(message));
         }

@@ -2,7 +2,7 @@
 //! In: rows of f32 activations, packed weight blocks, cache memory. Out: f32 rows, filled cache slots.
 //! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs` and the
 //! folders `x86_64` and `aarch64` compile the same bodies for their instruction sets, and `detect.rs` chooses. Work is
-//! split over threads in [`matmul()`], [`attention()`], [`delta()`] and [`kv_write()`]. [`openh264`] stands apart: a C library whose own
+//! split over threads in [`matmul()`], [`experts()`], [`attention()`], [`delta()`] and [`kv_write()`]. [`openh264`] stands apart: a C library whose own
 //! interface is called here because this is the room that may.
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
@@ -14,6 +14,7 @@ pub mod cuda;
 mod delta;
 mod detect;
 mod disjoint;
+mod experts;
 mod isa;
 mod kv_write;
 mod matmul;
@@ -39,10 +40,11 @@ pub use delta::{
     DeltaWeights, Keep, delta,
 };
 pub use detect::{Candidate, Wish, candidates, cpu_features, definition, prefer, select, supported, wanted};
+pub use experts::{Experts, expert_bytes, experts};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
     Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout, MAX_DOT_TOKENS, Number, PackRows, Panel,
-    QuantizeTile, RowChunk, Tile, Word, matmul, matmul_with, panel_group,
+    QuantizeTile, RowChunk, Stacked, Tile, TokenGroup, Word, matmul, matmul_with, panel_group,
 };
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::device::{Device, Finish, Heads, Linear, Norm, Product, Projected, Sequence, Then};
+use super::ffn::Ffn;
 use super::host::Host;
 use super::mixer::{Attention, DeltaNet, Mixer};
 use super::weights::Loader;
@@ -14,11 +15,7 @@ pub(super) struct Layer<D: Device> {
     pub attn_norm: Norm<D>,
     pub mixer: Mixer<D>,
     pub ffn_norm: Norm<D>,
-    /// (n_ff, n_embd)
-    pub ffn_gate: Linear<D>,
-    pub ffn_up: Linear<D>,
-    /// (n_embd, n_ff)
-    pub ffn_down: Linear<D>,
+    pub ffn: Ffn<D>,
 }
 
 /// What turns hidden states into logits.
@@ -36,7 +33,8 @@ pub(super) struct Rows<D: Device> {
     /// (n_tokens, n_head * d); of a recurrent layer the gates of the output and the output, (n_tokens, value_dim)
     pub q: D::Rows,
     pub attn: D::Rows,
-    /// (n_tokens, n_head_kv * d); of a recurrent layer how much is written and kept, (n_tokens, n_head_v)
+    /// (n_tokens, n_head_kv * d); of a recurrent layer how much is written and kept, (n_tokens, n_head_v); then scores of
+    /// experts, (n_tokens, n_expert), and how much of the shared one counts, (n_tokens)
     pub k: D::Rows,
     pub v: D::Rows,
     /// (n_tokens, n_ff), and keys on their way through a norm.
@@ -54,7 +52,8 @@ impl<D: Device> Rows<D> {
         // Recurrent layers have their gates and outputs, betas and alphas, and all that is convolved in the same places.
         let [value, per_head, conv] =
             hp.recurrent.map_or([0; 3], |shape| [shape.value_dim(), shape.n_head_v, shape.conv_dim()]);
-        let (q, kv) = (q.max(value), kv.max(per_head));
+        let n_expert = hp.experts.map_or(0, |shape| shape.n);
+        let (q, kv) = (q.max(value), kv.max(per_head).max(n_expert));
         [hp.n_embd, hp.n_embd, q, q, kv, kv, hidden, gated.max(conv)].map(|width| width * n_batch)
     }
 
@@ -67,17 +66,13 @@ impl<D: Device> Rows<D> {
 impl Layer<Host> {
     /// Layer `il`, or `None` where a matrix is missing: a recorded problem, which [`Loader::finish`] turns into the error.
     pub(super) fn load(load: &mut Loader<'_>, hp: &HParams, il: usize) -> Option<Layer<Host>> {
-        let (n_embd, n_ff) = (hp.n_embd, hp.n_ff);
         let name = |part: &str| format!("blk.{il}.{part}");
         // Every tensor is asked for before the first `?`, so that one error lists all that are wrong.
-        let attn_norm = load.rms_norm(&name("attn_norm"), n_embd);
+        let attn_norm = load.rms_norm(&name("attn_norm"), hp.n_embd);
         let mixer = Mixer::load(load, hp, il);
-        let ffn_norm = load.rms_norm(&name(hp.spec.ffn_norm), n_embd);
-        let ffn_gate = load.matrix(&name("ffn_gate"), n_embd, n_ff);
-        let ffn_up = load.matrix(&name("ffn_up"), n_embd, n_ff);
-        let ffn_down = load.matrix(&name("ffn_down"), n_ff, n_embd);
-        let (ffn_gate, ffn_up, ffn_down) = (ffn_gate?, ffn_up?, ffn_down?);
-        Some(Layer { attn_norm, mixer: mixer?, ffn_norm, ffn_gate, ffn_up, ffn_down })
+        let ffn_norm = load.rms_norm(&name(hp.spec.ffn_norm), hp.n_embd);
+        let ffn = Ffn::load(load, hp, il);
+        Some(Layer { attn_norm, mixer: mixer?, ffn_norm, ffn: ffn? })
     }
 
     /// A copy of the layer on another device.
@@ -90,9 +85,7 @@ impl Layer<Host> {
             attn_norm: self.attn_norm.on::<D>(home, what)?,
             mixer: self.mixer.on::<D>(home, what)?,
             ffn_norm: self.ffn_norm.on::<D>(home, what)?,
-            ffn_gate: self.ffn_gate.on::<D>(home, what)?,
-            ffn_up: self.ffn_up.on::<D>(home, what)?,
-            ffn_down: self.ffn_down.on::<D>(home, what)?,
+            ffn: self.ffn.on::<D>(home, what)?,
         })
     }
 }
@@ -100,9 +93,9 @@ impl Layer<Host> {
 impl<D: Device> Layer<D> {
     /// All of its matrices.
     #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the host counts whole files"))]
-    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear<D>> {
-        let Layer { mixer, ffn_gate, ffn_up, ffn_down, .. } = self;
-        mixer.linears().into_iter().chain([ffn_gate, ffn_up, ffn_down])
+    pub(super) fn mats(&self) -> impl Iterator<Item = &D::Mat> {
+        let Layer { mixer, ffn, .. } = self;
+        mixer.linears().into_iter().map(|linear| &linear.weight).chain(ffn.mats())
     }
 }
 
@@ -152,7 +145,8 @@ impl<D: Device> Pass<'_, D> {
                 break;
             }
             device.norm(&layer.ffn_norm, eps, rows.len(), (&s.x, rows.start), (&mut s.xb, 0))?;
-            self.ffn(layer, rows.clone(), s).at(place)?; // x += down · (silu(gate · xb) * up · xb)
+            // x += down · (silu(gate · xb) * up · xb), of experts by their weights
+            self.ffn(layer, rows.clone(), s).at(place)?;
             let (deep, n_taps) = self.deep;
             if il < n_taps {
                 let dim = (rows.len(), hp.n_embd);
@@ -245,10 +239,23 @@ impl<D: Device> Pass<'_, D> {
     }
 
     fn ffn(&self, layer: &Layer<D>, rows: Range<usize>, s: &mut Rows<D>) -> Result<()> {
-        let device = self.device;
-        device.gated(rows.len(), (&s.xb, 0), (&layer.ffn_gate, &layer.ffn_up), &mut s.hidden)?;
+        let (device, n) = (self.device, rows.len());
+        let (weight, mlp) = match &layer.ffn {
+            Ffn::Dense(mlp) => (None, mlp),
+            Ffn::Experts(experts) => {
+                device.products(n, (&s.xb, 0), [Product::raw(&experts.router, &mut s.k)])?;
+                device.experts(n, (&s.xb, 0), &s.k, experts, (&mut s.x, rows.start))?;
+                let Some((weight, mlp)) = &experts.shared else { return Ok(()) };
+                (Some(weight), mlp)
+            }
+        };
+        device.gated(n, (&s.xb, 0), (&mlp.gate, &mlp.up), &mut s.hidden)?;
+        if let Some(weight) = weight {
+            device.products(n, (&s.xb, 0), [Product::raw(weight, &mut s.v)])?;
+            device.gate_rows(n, self.hp.n_ff, &s.v, &mut s.hidden)?;
+        }
         let onto = (&mut s.x, rows.start);
-        device.products(rows.len(), (&s.hidden, 0), [Product::of(&layer.ffn_down, Then::Add, onto)])
+        device.products(n, (&s.hidden, 0), [Product::of(&mlp.down, Then::Add, onto)])
     }
 
     /// xb = norm(x) for the last `n_logits` rows, from the first one of xb on.

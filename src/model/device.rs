@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::ffn::Experts;
 use super::mixer::DeltaNet;
 use super::weights::Mat;
 use super::{HParams, Trace};
@@ -105,6 +106,19 @@ pub(super) trait Device: Sized {
         gated: (&Linear<Self>, &Linear<Self>),
         out: &mut Self::Rows,
     ) -> Result<()>;
+
+    /// Adds to `n` rows of `out` what the experts that they choose by `scores`, (n, n_expert), make of those of `x`.
+    fn experts(
+        &self,
+        n: usize,
+        x: From<'_, Self::Rows>,
+        scores: &Self::Rows,
+        experts: &Experts<Self>,
+        out: To<'_, Self::Rows>,
+    ) -> Result<()>;
+
+    /// x *= sigmoid(gate) for the first `n` rows of `x`, `width` floats each, with one `gate` for a row.
+    fn gate_rows(&self, n: usize, width: usize, gate: &Self::Rows, x: &mut Self::Rows) -> Result<()>;
 
     /// What is done to every head of the first `n` rows of `x` before it meets keys; `heads`: (n_head, elements per head). Their
     /// angles are those from row `angle` on.
@@ -247,6 +261,17 @@ pub(super) struct Projected<'a, R> {
 pub(super) struct Linear<D: Device> {
     pub weight: D::Mat,
     pub bias: Option<D::Vec>,
+}
+
+/// Matrices of one shape in one place, those of the experts of a layer.
+pub(super) struct Stack<D: Device> {
+    /// All of their rows.
+    pub mat: D::Mat,
+    /// The first row of the first one, and rows from one to the next.
+    pub first: usize,
+    pub step: usize,
+    /// Rows of each.
+    pub n_rows: usize,
 }
 
 /// LayerNorm where there is a bias, RMSNorm where there is none.

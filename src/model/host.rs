@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::device::{
-    Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Sequence, Then, To, WindowEnds,
+    Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Sequence, Stack, Then, To, WindowEnds,
 };
+use super::ffn::Experts;
 use super::mixer::DeltaNet;
 use super::weights::Mat;
 use crate::Result;
@@ -209,6 +210,35 @@ impl Device for Host {
         let (n_cols, n_rows) = (gate.0.n_cols(), gate.0.n_rows());
         let mut x = Activations::new(self.0, &x[span(first, n, n_cols)], n_cols);
         x.matmul_gated(gate, up, &mut out[..n * n_rows]);
+        Ok(())
+    }
+
+    fn experts(
+        &self,
+        n: usize,
+        (x, first): From<'_, Vec<f32>>,
+        scores: &Vec<f32>,
+        Experts { shape, gate, up, down, .. }: &Experts<Host>,
+        (out, of_out): To<'_, Vec<f32>>,
+    ) -> Result<()> {
+        let width = down.n_rows;
+        let [gate, up, down] = [gate, up, down].map(|Stack { mat, first, step, n_rows }| kernels::Stacked {
+            mat: mat.view(),
+            first: *first,
+            step: *step,
+            n_rows: *n_rows,
+        });
+        let experts = kernels::Experts { n: shape.n, n_used: shape.n_used, gate, up, down };
+        let out = &mut out[span(of_out, n, width)];
+        kernels::experts(self.0, experts, &scores[..n * shape.n], &x[span(first, n, width)], out);
+        Ok(())
+    }
+
+    fn gate_rows(&self, n: usize, width: usize, gate: &Vec<f32>, x: &mut Vec<f32>) -> Result<()> {
+        kernels::for_rows(&mut x[..n * width], width, |it, x| {
+            let weight = 1.0 / (1.0 + (-gate[it]).exp());
+            x.iter_mut().for_each(|x| *x *= weight);
+        });
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Hyper-parameters of the language model, read from metadata and checked before any weight is looked at.
 
-use super::family::{Family, TextSpec, layout_of};
+use super::family::{Family, FfnSpec, TextSpec, layout_of};
 use crate::cache::{CacheShape, LayerSet, Recurrent};
 use crate::gguf::{GgmlType, Gguf, Metadata};
 use crate::kernels::{CONV_KERNEL, DELTA_ALIGN, DeltaShape};
@@ -22,8 +22,10 @@ pub struct HParams {
     pub n_layer: usize,
     /// Width of a hidden state.
     pub n_embd: usize,
-    /// Width inside the feed-forward network.
+    /// Hidden elements of the MLP that every token goes through; 0 where all of them are experts.
     pub n_ff: usize,
+    /// The experts, where layers have some.
+    pub experts: Option<ExpertShape>,
     /// Heads of queries.
     pub n_head: usize,
     /// Heads of keys and values.
@@ -61,10 +63,22 @@ pub enum LayerKind {
     Recurrent,
 }
 
+/// Sizes of a layer's experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertShape {
+    /// How many there are.
+    pub n: usize,
+    /// How many of them a token goes through.
+    pub n_used: usize,
+    /// Hidden elements of each.
+    pub n_ff: usize,
+}
+
 /// Caps that keep every product of sizes far from overflow.
 const MAX_LAYERS: u64 = 1024;
 const MAX_WIDTH: u64 = 1 << 20;
 const MAX_HEAD: u64 = 1024;
+const MAX_EXPERTS: u64 = 4096;
 
 impl HParams {
     /// The shape of a cache for this model, of `n_ctx` slots.
@@ -109,7 +123,13 @@ impl HParams {
         let size = |name: &str, max: u64| sized(meta, &key(name), max);
         let n_layer = n_layer(meta, arch)?;
         let n_embd = size("embedding_length", MAX_WIDTH)?;
-        let n_ff = size("feed_forward_length", MAX_WIDTH)?;
+        let (n_ff, experts) = match spec.ffn {
+            FfnSpec::Dense => (size("feed_forward_length", MAX_WIDTH)?, None),
+            FfnSpec::Experts { shared: false } => (0, Some(experts(meta, arch)?)),
+            FfnSpec::Experts { shared: true } => {
+                (size("expert_shared_feed_forward_length", MAX_WIDTH)?, Some(experts(meta, arch)?))
+            }
+        };
         let n_head = size("attention.head_count", MAX_WIDTH)?;
         let n_head_kv = match meta.uint(&key("attention.head_count_kv"))? {
             Some(_) => size("attention.head_count_kv", MAX_WIDTH)?,
@@ -162,6 +182,7 @@ impl HParams {
             n_layer,
             n_embd,
             n_ff,
+            experts,
             n_head,
             n_head_kv,
             n_embd_head,
@@ -262,6 +283,31 @@ fn recurrent(meta: &Metadata, arch: &str) -> Result<DeltaShape> {
             Err(Error::unsupported(format!("key `{key}` is `{n}`, expected {CONV_KERNEL}")))
         }
     }
+}
+
+/// Sizes of the experts, where nothing asks for another kind of router than there is.
+fn experts(meta: &Metadata, arch: &str) -> Result<ExpertShape> {
+    let key = |name: &str| format!("{arch}.{name}");
+    let n = sized(meta, &key("expert_count"), MAX_EXPERTS)?;
+    let n_used = sized(meta, &key("expert_used_count"), n as u64)?;
+    // Scores are softmaxed and weigh what they are, experts have no groups, and every layer has some. 0 is what is not said.
+    for (name, same) in [
+        ("expert_gating_func", 1.0),
+        ("expert_weights_scale", 1.0),
+        ("expert_group_count", 1.0),
+        ("moe_every_n_layers", 1.0),
+        ("interleave_moe_layer_step", 1.0),
+        ("leading_dense_block_count", 0.0),
+    ] {
+        let key = key(name);
+        if let Some(value) = meta.float(&key)?
+            && value != same
+            && value != 0.0
+        {
+            return Err(Error::unsupported(format!("key `{key}` is `{value}`, expected {same}")));
+        }
+    }
+    Ok(ExpertShape { n, n_used, n_ff: sized(meta, &key("expert_feed_forward_length"), MAX_WIDTH)? })
 }
 
 /// How the file wants frequencies changed, by llama.cpp's keys and defaults: a factor without a type is linear.

@@ -10,6 +10,7 @@ mod cuda;
 mod decoder;
 mod device;
 pub mod family;
+mod ffn;
 mod hparams;
 mod host;
 mod mixer;
@@ -24,7 +25,7 @@ pub(crate) mod fuzz;
 
 pub use device::Sequence;
 pub use family::{Family, architecture_of, layout_of};
-pub use hparams::{HParams, LayerKind};
+pub use hparams::{ExpertShape, HParams, LayerKind};
 pub use text_model::{Batch, Choice, Scratch, TextModel};
 pub use trace::Trace;
 pub use vision::{Encoding, VisionTower};

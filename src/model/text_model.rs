@@ -90,7 +90,11 @@ impl Scratch {
         let q = (hp.n_head * hp.n_embd_head).max(hp.recurrent.map_or(0, |shape| shape.value_dim()));
         let rows: usize = Rows::<Host>::sizes(hp, n_batch).iter().sum();
         let floats = rows + n_batch * hp.n_ff + hp.n_vocab;
-        floats * size_of::<f32>() + n_batch * (hp.n_embd + q + hp.n_ff) * 2
+        let experts = hp.experts.map_or(0, |shape| {
+            let sizes = (hp.n_embd, shape.n_ff);
+            kernels::expert_bytes(n_batch, shape.n_used, sizes) + n_batch * shape.n_ff * 2
+        });
+        floats * size_of::<f32>() + n_batch * (hp.n_embd + q + hp.n_ff) * 2 + experts
     }
 
     /// The largest batch.

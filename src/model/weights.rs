@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::device::{Device, Linear, Norm};
+use super::device::{Device, Linear, Norm, Stack};
 use super::host::Host;
 use crate::gguf::{GgmlType, Gguf, TensorInfo};
 use crate::tensor::{MatView, can_dequantize, dequantize_row};
@@ -65,6 +65,17 @@ impl Linear<Host> {
     pub(super) fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Linear<D>> {
         let bias = self.bias.as_ref().map(|bias| D::vec(home, bias, what)).transpose()?;
         Ok(Linear { weight: D::mat(home, &self.weight, what)?, bias })
+    }
+}
+
+impl Stack<Host> {
+    /// A copy on another device.
+    ///
+    /// # Errors
+    /// Memory that the device does not have.
+    pub(super) fn on<D: Device>(&self, home: &D::Home, what: &str) -> Result<Stack<D>> {
+        let Stack { mat, first, step, n_rows } = self;
+        Ok(Stack { mat: D::mat(home, mat, what)?, first: *first, step: *step, n_rows: *n_rows })
     }
 }
 
@@ -173,6 +184,28 @@ impl<'a> Loader<'a> {
     /// A matrix without one.
     pub(super) fn matrix(&mut self, name: &str, n_cols: usize, n_rows: usize) -> Option<Linear<Host>> {
         Some(Linear { weight: self.mat(&format!("{name}.weight"), n_cols, n_rows)?, bias: None })
+    }
+
+    /// `n` matrices in one tensor.
+    pub(super) fn stack(&mut self, name: &str, n_cols: usize, n_rows: usize, n: usize) -> Option<Stack<Host>> {
+        let info = self.find(&format!("{name}.weight"), &[n_cols, n_rows, n], can_dequantize)?;
+        let data = Data::File(Arc::clone(self.file), info.clone());
+        let mat = Mat { data, ty: info.ty, n_cols, rows: 0..n_rows * n, n_rows_of_data: n_rows * n };
+        Some(Stack { mat, first: 0, step: n_rows, n_rows })
+    }
+
+    /// The gates and the ups of `n` experts: each in a tensor of their own, or both in one, `gate_up`, where an expert's gate
+    /// stands before its up.
+    pub(super) fn gate_and_up(&mut self, ffn: &str, n_cols: usize, n_ff: usize, n: usize) -> [Option<Stack<Host>>; 2] {
+        let fused = format!("{ffn}_gate_up_exps");
+        if self.has(&format!("{ffn}_gate_exps.weight")) || !self.has(&format!("{fused}.weight")) {
+            return ["gate", "up"].map(|part| self.stack(&format!("{ffn}_{part}_exps"), n_cols, n_ff, n));
+        }
+        let all = self.stack(&fused, n_cols, 2 * n_ff, n);
+        [0, n_ff].map(|first| {
+            let Stack { mat, step, .. } = all.as_ref()?;
+            Some(Stack { mat: mat.clone(), first, step: *step, n_rows: n_ff })
+        })
     }
 
     /// The weights of an RMSNorm.

@@ -86,9 +86,10 @@ pub fn drivers(layout: Layout, sections: [usize; 3], n_rot: usize) -> Result<Vec
         Pairs::Bands if i < t + h => Driver::H,
         Pairs::Bands => Driver::W,
         Pairs::SpaceFirst(_) if i < h + w => [Driver::H, Driver::W][i % 2],
+        Pairs::SpaceSecond(_) if 0 < i && i < h + w => [Driver::W, Driver::H][i % 2],
         Pairs::Interleaved(_) if i % 3 == 1 && i / 3 < h => Driver::H,
         Pairs::Interleaved(_) if i % 3 == 2 && i / 3 < w => Driver::W,
-        Pairs::SpaceFirst(rest) | Pairs::Interleaved(rest) => rest,
+        Pairs::SpaceFirst(rest) | Pairs::SpaceSecond(rest) | Pairs::Interleaved(rest) => rest,
         Pairs::Repeated(list) => list[i % list.len()],
     };
     Ok((0..n_pair).map(driver).collect())

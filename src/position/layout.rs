@@ -34,6 +34,10 @@ pub enum Layout {
     CircleRope,
     /// Time, height and width in small groups over all frequencies, in steps of 4, 8 and 8 (MM-RoPE, arXiv 2507.08801).
     MmRope,
+    /// HoPE as Multimodal-RoPEs (arXiv 2510.23095) has it: rows before columns, and the first pair stands still as well.
+    HopeM,
+    /// VideoRoPE as they have it: likewise, and the first pair goes with time.
+    VideoRopeM,
 }
 
 use Layout::*;
@@ -52,8 +56,23 @@ const BLOCK: Rule = Rule {
 
 impl Layout {
     /// All layouts.
-    pub const ALL: [Layout; 13] =
-        [Rope, Tad, Mrope, VideoRope, Hope, HopeX, MropeI, HopeI, MropeIReset, VRope, V2pe, CircleRope, MmRope];
+    pub const ALL: [Layout; 15] = [
+        Rope,
+        Tad,
+        Mrope,
+        VideoRope,
+        Hope,
+        HopeX,
+        MropeI,
+        HopeI,
+        MropeIReset,
+        VRope,
+        V2pe,
+        CircleRope,
+        MmRope,
+        HopeM,
+        VideoRopeM,
+    ];
     /// Those of HoPE's paper, which its training code knows.
     pub const OF_HOPE: [Layout; 6] = [Rope, Tad, Mrope, VideoRope, Hope, HopeX];
 
@@ -121,6 +140,10 @@ impl Layout {
             }
             CircleRope => {
                 &const { Rule { name: "circle", space: Space::Circle { radius: 10.0, alpha: 0.5 }, ..BLOCK } }
+            }
+            HopeM => &const { Rule { name: "hope-m", pairs: Pairs::SpaceSecond(Driver::ZERO), ..HOPE } },
+            VideoRopeM => {
+                &const { Rule { name: "videorope-m", pairs: Pairs::SpaceSecond(Driver::T), time: Time::Scaled(2.0), ..HOPE } }
             }
             MmRope => {
                 &const {

@@ -32,6 +32,8 @@ pub enum Pairs {
     Bands,
     /// Height and width in turn on the high frequencies, as many as both sections have; then this one.
     SpaceFirst(Driver),
+    /// The same with this one before them, in place of the first: width has a pair less.
+    SpaceSecond(Driver),
     /// Height and width every third pair each, from the second and third on, as many as their sections have; this one has
     /// all others, to the last pair.
     Interleaved(Driver),

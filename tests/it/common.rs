@@ -68,6 +68,11 @@ pub fn golden_families() -> PathBuf {
     }
 }
 
+/// Those of tiny models with experts.
+pub fn golden_experts() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden_experts")
+}
+
 /// Reads a golden JSON file.
 pub fn golden_json(path: &str) -> serde_json::Value {
     json_at(&golden().join(path))
@@ -80,15 +85,23 @@ pub fn families_json(path: &str) -> serde_json::Value {
 
 /// Every model with goldens of the newer families, with its index.
 pub fn family_models() -> Vec<(String, serde_json::Value)> {
-    let dir = golden_families().join("model");
+    let models = models_in(&golden_families());
+    assert!(models.len() >= 3, "{} models", models.len());
+    models
+}
+
+/// The same of golden data in a folder of their own.
+pub fn models_in(root: &std::path::Path) -> Vec<(String, serde_json::Value)> {
+    let dir = root.join("model");
     let entries = std::fs::read_dir(&dir).unwrap_or_else(|err| panic!("{}: {err}", dir.display()));
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert!(names.len() >= 3, "{names:?}");
-    names.into_iter().map(|name| (name.clone(), families_json(&format!("model/{name}/index.json")))).collect()
+    assert!(!names.is_empty(), "{}", dir.display());
+    names.into_iter().map(|name| (name.clone(), json_at(&dir.join(name).join("index.json")))).collect()
 }
 
-fn json_at(path: &std::path::Path) -> serde_json::Value {
+/// Reads a JSON file.
+pub fn json_at(path: &std::path::Path) -> serde_json::Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
 }

@@ -7,7 +7,7 @@ use longtake::position::Layout;
 use serde_json::Value;
 
 use crate::cli::{messages_of, ok, text};
-use crate::common::{Arrays, family_models, golden_families, max_abs_diff};
+use crate::common::{Arrays, families_json, family_models, golden_families, max_abs_diff};
 
 /// A converted checkpoint in `dir`.
 fn converted(dir: &Path, checkpoint: &str, layout: &str) -> PathBuf {
@@ -109,4 +109,35 @@ fn a_watched_video_answers_as_one_that_is_read() {
             assert_eq!(asked, read, "{checkpoint} {keep:?}");
         }
     }
+}
+
+/// Table 3.2, T4: what is generated stands behind a video whose pairs are as far apart as its frame rate says, whatever it is.
+#[test]
+fn t4_generation_keeps_the_seconds_between_pairs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (checkpoint, index) = family_models().into_iter().find(|(name, _)| name.starts_with("q25")).unwrap();
+    let inputs = Arrays::at(&golden_families().join(format!("model/{checkpoint}/video.inputs.safetensors")));
+    messages_of(dir.path(), "t4", &index["cases"]["video"], &inputs);
+    let (frames, dump) = (dir.path().join("t4-0"), dir.path().join("dump.safetensors"));
+    let model = converted(dir.path(), &checkpoint, "mrope");
+    let config = families_json(&format!("checkpoints/{checkpoint}/config.json"));
+    let (pad, mut behind) = (config["video_token_id"].as_i64().unwrap(), Vec::new());
+    for fps in ["0.5", "0.7", "2.4"] {
+        let args = ["run", "-m", text(&model), "--video", text(&frames), "--fps", fps, "-p", "What?", "-n", "4", "-q"];
+        ok(&[&args[..], &["--temp", "0", "--ignore-eos", "--dump", text(&dump)]].concat());
+        let got = Arrays::at(&dump);
+        let (ids, pos) = (got.i64("input_ids"), got.f32("position_ids"));
+        let times: Vec<f32> = (0..ids.len()).filter(|i| ids[*i] == pad).map(|i| pos[i]).collect();
+        // Seven pairs of 14 frames, two ids a second.
+        let seconds = 2.0 / fps.parse::<f32>().unwrap();
+        let want: Vec<f32> = (0..7).map(|f| (f as f32 * seconds * 2.0).floor()).collect();
+        let mut seen: Vec<f32> = times.iter().map(|t| t - times[0]).collect();
+        seen.dedup();
+        assert_eq!(seen, want, "{fps} frames a second");
+        let last = pos.iter().copied().fold(f32::MIN, f32::max);
+        let generated = got.f32("generated_positions");
+        assert_eq!(generated[..4], [1.0, 2.0, 3.0, 4.0].map(|n| last + n), "{fps} frames a second");
+        behind.push(generated[0]);
+    }
+    assert!(behind[0] > behind[1] && behind[1] > behind[2], "{behind:?}");
 }

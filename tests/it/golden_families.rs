@@ -1,6 +1,7 @@
 //! The newer families against the reference: every checkpoint, case and variant that the goldens hold, converted by our own
 //! converter and computed in F32.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use longtake::cache::KvCache;
@@ -12,7 +13,7 @@ use longtake::model::{Batch, Scratch, TextModel, Trace, VisionTower};
 use longtake::position::{Layout, Pos};
 use serde_json::Value;
 
-use crate::common::{Arrays, families_json, family_models, golden_families, max_abs_diff};
+use crate::common::{Arrays, golden_experts, golden_families, json_at, max_abs_diff, models_in};
 
 /// Logits and hidden states, as the goldens' description suggests for f32 arithmetic.
 const TOLERANCE: f32 = 2e-3;
@@ -28,8 +29,8 @@ struct Pair {
     mmproj: Arc<Gguf>,
 }
 
-fn convert_checkpoint(dir: &std::path::Path, name: &str, layout: Layout) -> Pair {
-    let input = golden_families().join("checkpoints").join(name);
+fn convert_checkpoint(root: &Path, dir: &Path, name: &str, layout: Layout) -> Pair {
+    let input = root.join("checkpoints").join(name);
     let mut options = ConvertOptions::new(input, dir.join(format!("{name}-{layout}.gguf")));
     options.outtype = Some(FileType::from_name("f32").unwrap());
     options.mmproj_outtype = options.outtype;
@@ -137,8 +138,8 @@ fn resized_rows(data: &[u8], n_in: usize, n_channels: usize, n_out: usize) -> Ve
 
 impl Case {
     /// Encodes the media of a case and checks every stage of the tower on the way.
-    fn load(model: &str, name: &str, entry: &Value, tower: &VisionTower, pads: [i64; 2]) -> Case {
-        let inputs = Arrays::at(&golden_families().join(format!("model/{model}/{name}.inputs.safetensors")));
+    fn load(root: &Path, model: &str, name: &str, entry: &Value, tower: &VisionTower, pads: [i64; 2]) -> Case {
+        let inputs = Arrays::at(&root.join(format!("model/{model}/{name}.inputs.safetensors")));
         let name = format!("{model}/{name}");
         let hp = tower.hparams();
         let rows = ["image", "video"].map(|kind| {
@@ -321,29 +322,35 @@ fn first_state(model: &TextModel, cache: &KvCache) -> (Vec<f32>, Vec<f32>) {
 
 /// Walks every model of a family, in chunks of these sizes, with models and towers that `place` puts somewhere first.
 pub fn check_family(family: &str, chunks: &[usize], place: Place<'_>) {
+    let n_runs = check_models(&golden_families(), family, chunks, place);
+    assert!(n_runs >= 2 * chunks.len(), "{family}: {n_runs} runs");
+}
+
+/// The same for the golden data in a folder; how many runs there were.
+pub fn check_models(root: &Path, family: &str, chunks: &[usize], place: Place<'_>) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let mut n_runs = 0;
-    for (model, index) in family_models().into_iter().filter(|(_, index)| index["family"] == family) {
-        let config = families_json(&format!("checkpoints/{model}/config.json"));
+    for (model, index) in models_in(root).into_iter().filter(|(_, index)| index["family"] == family) {
+        let config = json_at(&root.join(format!("checkpoints/{model}/config.json")));
         let pads = ["image_token_id", "video_token_id"].map(|key| config[key].as_i64().unwrap());
         let mut texts = std::collections::HashMap::new();
-        let published = convert_checkpoint(dir.path(), &model, layout_of(family, "published"));
+        let published = convert_checkpoint(root, dir.path(), &model, layout_of(family, "published"));
         let (mut tower, unused) = crate::common::vision_tower(&published.mmproj).unwrap();
         assert!(unused.is_empty(), "{unused:?}");
         place(None, Some(&mut tower));
         for (name, entry) in index["cases"].as_object().unwrap() {
-            let case = Case::load(&model, name, entry, &tower, pads);
+            let case = Case::load(root, &model, name, entry, &tower, pads);
             for (label, run) in entry["variants"].as_object().unwrap() {
                 let layout = layout_of(family, run["variant"].as_str().unwrap());
                 let text = texts.entry(layout).or_insert_with(|| {
-                    let pair = convert_checkpoint(dir.path(), &model, layout);
+                    let pair = convert_checkpoint(root, dir.path(), &model, layout);
                     let (mut text, _) = crate::common::text_model(&pair.text).unwrap();
                     place(Some(&mut text), None);
                     text
                 });
                 assert_eq!(text.hparams().first_attention(), index["attn_layer"].as_u64().map(|il| il as usize));
                 let ids = case.inputs.i64(if run["form"] == "b" { "input_ids_b" } else { "input_ids" });
-                let want = Arrays::at(&golden_families().join(format!("model/{model}/{name}.{label}.safetensors")));
+                let want = Arrays::at(&root.join(format!("model/{model}/{name}.{label}.safetensors")));
                 let safe = run["safe_steps"].as_u64().unwrap() as usize;
                 for &chunk in chunks {
                     case.check(text, &ids, &want, safe, chunk);
@@ -352,7 +359,7 @@ pub fn check_family(family: &str, chunks: &[usize], place: Place<'_>) {
             }
         }
     }
-    assert!(n_runs >= 2 * chunks.len(), "{family}: {n_runs} runs");
+    n_runs
 }
 
 /// One chunk, odd chunks, token by token.
@@ -371,4 +378,12 @@ fn qwen3_vl_gives_the_reference_numbers() {
 #[test]
 fn qwen3_5_gives_the_reference_numbers() {
     check_family("qwen3_5", &[4096, 64, 7, 1], &|_, _| ());
+}
+
+/// Tiny models of our own with experts, through the same versions of the reference (tests/golden_experts/make.py).
+#[test]
+fn models_with_experts_give_the_reference_numbers() {
+    for family in ["qwen3_vl_moe", "qwen3_5_moe"] {
+        assert_eq!(check_models(&golden_experts(), family, &[4096, 9, 7, 1], &|_, _| ()), 4, "{family}");
+    }
 }

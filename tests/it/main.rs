@@ -7,6 +7,7 @@ mod caps;
 mod cli;
 
 mod convert;
+mod deviations;
 #[cfg(feature = "cuda-emulation")]
 mod cuda;
 #[cfg(all(feature = "cuda", not(feature = "cuda-emulation")))]
@@ -26,6 +27,7 @@ mod kernels;
 mod kernels_matmul;
 mod kernels_attention;
 mod kernels_delta;
+mod kernels_experts;
 mod large_picture;
 mod manners;
 mod media;

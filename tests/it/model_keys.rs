@@ -34,6 +34,15 @@ fn text(architecture: &str) -> Metadata {
     ] {
         meta.set(key(name), n);
     }
+    if architecture.contains("moe") {
+        meta.remove(&key("feed_forward_length"));
+        for (name, n) in [("expert_count", 6u32), ("expert_used_count", 2), ("expert_feed_forward_length", 20)] {
+            meta.set(key(name), n);
+        }
+    }
+    if architecture.starts_with("qwen35moe") {
+        meta.set(key("expert_shared_feed_forward_length"), 28u32);
+    }
     meta.set(key("attention.layer_norm_rms_epsilon"), 1e-6f32);
     meta.set(key("rope.freq_base"), 1e6f32);
     let is_partial = architecture.starts_with("qwen35");
@@ -73,6 +82,14 @@ fn text_models_get_what_their_family_was_published_with() {
     meta.set("qwen35.attention.recurrent_layers", vec![true, true, false, true, true, true, true, false]);
     let hp = hparams(meta).unwrap();
     assert_eq!((hp.first_attention(), hp.n_layer, hp.kinds.len()), (Some(2), 7, 7));
+    // Experts: the MLP that every token goes through is the shared one, or none.
+    let hp = hparams(text("qwen3vlmoe")).unwrap();
+    let experts = hp.experts.unwrap();
+    assert_eq!((hp.family.name, hp.n_ff, hp.n_deepstack), ("Qwen3-VL-MoE", 0, 3));
+    assert_eq!((experts.n, experts.n_used, experts.n_ff), (6, 2, 20));
+    let hp = hparams(text("qwen35moe-hope")).unwrap();
+    assert_eq!((hp.family.name, hp.n_ff, hp.layout), ("Qwen3.5-MoE", 28, Layout::HopeI));
+    assert!(hparams(text("qwen3vl")).unwrap().experts.is_none());
     // Qwen2-VL's files may leave more to the reader.
     let mut meta = text("qwen2vl");
     meta.remove("qwen2vl.rope.dimension_sections");
@@ -96,6 +113,13 @@ fn keys_of_text_models_are_refused_by_name() {
         ("qwen35", "ssm.group_count"),
         ("qwen35", "ssm.time_step_rank"),
         ("qwen35", "ssm.inner_size"),
+        ("qwen3vlmoe", "expert_count"),
+        ("qwen3vlmoe", "expert_used_count"),
+        ("qwen3vlmoe", "expert_feed_forward_length"),
+        ("qwen35moe", "expert_count"),
+        ("qwen35moe", "expert_used_count"),
+        ("qwen35moe", "expert_feed_forward_length"),
+        ("qwen35moe", "expert_shared_feed_forward_length"),
     ] {
         let mut meta = text(architecture);
         meta.remove(&format!("{architecture}.{name}")).unwrap();
@@ -115,6 +139,15 @@ fn keys_of_text_models_are_refused_by_name() {
         ("qwen35", "ssm.state_size", 4096),
         ("qwen35", "ssm.time_step_rank", 3),
         ("qwen35", "ssm.inner_size", 63),
+        ("qwen3vlmoe", "expert_count", 0),
+        ("qwen3vlmoe", "expert_count", 1 << 20),
+        ("qwen3vlmoe", "expert_used_count", 0),
+        ("qwen3vlmoe", "expert_used_count", 7),
+        ("qwen3vlmoe", "expert_gating_func", 2),
+        ("qwen3vlmoe", "expert_weights_scale", 2),
+        ("qwen35moe", "expert_group_count", 4),
+        ("qwen35moe", "leading_dense_block_count", 1),
+        ("qwen35moe", "expert_shared_feed_forward_length", 0),
     ] {
         let mut meta = text(architecture);
         meta.set(format!("{architecture}.{name}"), value);
@@ -209,4 +242,59 @@ fn keys_of_projectors_are_refused_by_name() {
     );
     let error = VisionHParams::from_gguf(&bad).unwrap_err().to_string();
     assert!(error.contains("`v.position_embd.weight`"), "{error}");
+}
+
+/// What a model of these sizes costs: operations of attention and recurrence for `n` tokens one after another, bytes that a token
+/// leaves in an F16 cache, and bytes of states.
+fn cost(architecture: &str, sizes: &[(&str, u32)], n: f64) -> (f64, usize, usize) {
+    let mut meta = text(architecture);
+    sizes.iter().for_each(|(name, size)| meta.set(format!("{architecture}.{name}"), *size));
+    let pairs = if architecture == "qwen35" { vec![11i32, 11, 10, 0] } else { vec![16, 24, 24, 0] };
+    meta.set(format!("{architecture}.rope.dimension_sections"), pairs);
+    let hp = hparams(meta).unwrap();
+    let n_attention = hp.kinds.iter().filter(|kind| **kind == LayerKind::Attention).count();
+    let pairs_seen = n * (n + 1.0) / 2.0;
+    let attention = pairs_seen * (n_attention * hp.n_head * 4 * hp.n_embd_head) as f64;
+    let (recurrence, states) = hp.recurrent.map_or((0.0, 0), |shape| {
+        let n_layer = hp.n_layer - n_attention;
+        let work = n_layer * shape.n_head_v * 8 * shape.d_k * shape.d_v;
+        (work as f64 * n, n_layer * shape.n_state() * 4)
+    });
+    (attention + recurrence, n_attention * hp.n_head_kv * hp.n_embd_head * 2 * 2, states)
+}
+
+/// 64k tokens of video cost Qwen3.5-2B less than a third of what they cost Qwen2-VL-2B, as docs/performance.md counts it.
+#[test]
+fn a_long_video_costs_qwen3_5_less_than_a_third() {
+    let n = 65_536.0;
+    let heads = |n: u32, kv: u32, d: u32| {
+        [
+            ("attention.head_count", n),
+            ("attention.head_count_kv", kv),
+            ("attention.key_length", d),
+            ("attention.value_length", d),
+        ]
+    };
+    let (old, old_bytes, _) = cost("qwen2vl", &[&heads(12, 2, 128)[..], &[("block_count", 28)]].concat(), n);
+    let states = [("state_size", 128), ("group_count", 16), ("time_step_rank", 16), ("inner_size", 2048)];
+    let states = states.map(|(name, size)| (format!("ssm.{name}"), size));
+    let mut sizes = [&heads(8, 2, 256)[..], &[("block_count", 24), ("rope.dimension_count", 64)]].concat();
+    sizes.extend(states.iter().map(|(name, size)| (name.as_str(), *size)));
+    let (new, new_bytes, n_states) = cost("qwen35", &sizes, n);
+    assert!(new / old < 1.0 / 3.0, "{}", new / old);
+    let step = |bytes: usize, states: usize| (bytes as f64 * n + 2.0 * states as f64) / 1e9;
+    let doc = include_str!("../../docs/performance.md");
+    let (old_step, new_step) = (step(old_bytes, 0), step(new_bytes, n_states));
+    for row in [
+        format!("| {:.0} T | 1 | 28,672 | {old_step:.2} GB |", old / 1e12),
+        format!(
+            "| {:.0} T (2.5 T of them recurrent) | {:.2} | 12,288 | {new_step:.2} GB ({:.2}) |",
+            new / 1e12,
+            new / old,
+            new_step / old_step
+        ),
+    ] {
+        assert!(doc.contains(&row), "{row}");
+    }
+    assert_eq!((old_bytes, new_bytes), (28_672, 12_288));
 }

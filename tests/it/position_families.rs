@@ -109,6 +109,22 @@ fn golden_absolute_times_are_exact() {
     assert!(differs > 0, "the goldens tell f32 from f64");
 }
 
+/// Table 3.1, L2: a video of Qwen2-VL is one block, each pair one later than the one before, in the rows and columns of the
+/// first; where every pair is a block of its own, the third would stand 6 later.
+#[test]
+fn l2_a_video_is_one_block() {
+    let (mut placer, mut pos) = (Placer::new(Layout::Mrope), Vec::new());
+    placer.text(5, &mut pos);
+    placer.begin_visual(2, 3, Pace::default()).unwrap();
+    placer.frames(3, &mut pos);
+    placer.end_visual();
+    for (i, pos) in pos[5..].iter().enumerate() {
+        let [f, y, x] = [i / 6, i / 3 % 2, i % 3].map(|n| (5 + n) as f64);
+        assert_eq!(*pos, Pos { t: f, h: y, w: x }, "token {i}");
+    }
+    assert_eq!(placer.next_pos(), 8.0);
+}
+
 /// Table 3.2, T1: with more pairs than rows and columns, text after a video stands behind its last time, not among its times.
 #[test]
 fn t1_text_goes_on_behind_the_last_time_of_a_video() {
@@ -122,7 +138,7 @@ fn t1_text_goes_on_behind_the_last_time_of_a_video() {
     }
 }
 
-/// Table 3.2, T2 and T4: time between pairs is a number with a fraction; above 2 frames a second it is not 0.
+/// Table 3.2, T2: time between pairs is a number with a fraction; above 2 frames a second it is not 0.
 #[test]
 fn t2_seconds_between_pairs_are_not_whole() {
     let (mut placer, mut pos) = (Placer::new(Layout::Mrope), Vec::new());
@@ -329,4 +345,33 @@ fn circle_rope_is_its_formula() {
         assert!((dt * dt + dh * dh + dw * dw - 100.0).abs() < 1e-9 && (dt + dh + dw).abs() < 1e-9);
     }
     assert!((next - (largest + 1.0)).abs() < 1e-12);
+}
+
+/// HoPE and VideoRoPE as Multimodal-RoPEs have them: h on odd pairs below 48, w on even ones from 2 to 46, the others nothing or time;
+/// ids along the diagonal, and a pair in a block of its own has no use for a temporal scale.
+#[test]
+fn hope_of_multimodal_ropes_is_its_formula() {
+    for (layout, rest, step) in [(Layout::HopeM, "0", 1.0), (Layout::VideoRopeM, "t", 2.0)] {
+        let table = drivers(layout, [16, 24, 24], 128).unwrap();
+        for (i, driver) in table.iter().enumerate() {
+            let want = match i {
+                0 | 48.. => rest,
+                i if i % 2 == 1 => "h",
+                _ => "w",
+            };
+            assert_eq!(driver.name(), want, "pair {i} of {layout}");
+        }
+        let (s, [n_t, n_h, n_w]) = (5, [3, 2, 4]);
+        let (pos, next) = around(layout, s, [n_t, n_h, n_w]);
+        for (i, pos) in pos.iter().enumerate() {
+            let (f, y, x) = ((i / (n_h * n_w)) as f64, (i / n_w % n_h) as f64, (i % n_w) as f64);
+            let t = s as f64 + step * f;
+            assert_eq!(*pos, Pos { t, h: t + y, w: t + x - 1.0 }, "token {i} of {layout}");
+        }
+        assert_eq!(next, s as f64 + step * (n_t - 1) as f64 + 1.0);
+        // Blocks of one pair, as where time is told in words.
+        let blocks = [Segment::Video { t: 1, h: n_h, w: n_w }; 2];
+        let [slow, fast] = [0.5, 3.0].map(|scale| place_all(layout, &blocks, &[scale]).unwrap().0);
+        assert_eq!(slow, fast);
+    }
 }

@@ -14,9 +14,12 @@ use crate::cli::{ok, text};
 use crate::common::golden_families;
 use crate::endless::{answer, options, prompt, watch, y4m};
 
-/// A converted Qwen3-VL, in F32.
-fn engine(dir: &Path) -> Arc<Engine> {
-    let (input, out) = (golden_families().join("checkpoints/q3-a"), dir.join("q3.gguf"));
+/// Qwen3-VL, whose layers forget what they are told to, and Qwen3.5, whose recurrent layers forget nothing.
+const CHECKPOINTS: [&str; 2] = ["q3-a", "q35-a"];
+
+/// A converted checkpoint, in F32.
+fn engine(dir: &Path, name: &str) -> Arc<Engine> {
+    let (input, out) = (golden_families().join("checkpoints").join(name), dir.join(format!("{name}.gguf")));
     ok(&["convert", text(&input), "-o", text(&out), "--outtype", "f32"]);
     Arc::new(crate::common::engine(&EngineOptions { model: out, mmproj: MmprojChoice::Auto, mmap: true }).unwrap())
 }
@@ -35,8 +38,8 @@ fn live(engine: &Arc<Engine>, n_frames: usize, keep: bool) -> LivePlan {
 #[test]
 fn a_stamped_stream_that_fits_is_the_video() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = engine(dir.path());
-    for keep in [false, true] {
+    for (engine, keep) in CHECKPOINTS.iter().flat_map(|name| [false, true].map(|keep| (engine(dir.path(), name), keep)))
+    {
         for n_frames in [1, 8, 7] {
             let path = dir.path().join("frames.y4m");
             std::fs::write(&path, y4m(2, 0..n_frames)).unwrap();
@@ -58,8 +61,8 @@ fn a_stamped_stream_that_fits_is_the_video() {
 #[test]
 fn forgotten_pairs_take_their_stamps_along() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = engine(dir.path());
-    for keep in [false, true] {
+    for (engine, keep) in CHECKPOINTS.iter().flat_map(|name| [false, true].map(|keep| (engine(dir.path(), name), keep)))
+    {
         let mut plan = live(&engine, 60, keep);
         let mut session = Session::new(&engine, options(200, 16)).unwrap();
         let (window, end) = watch(&mut session, &mut plan, (WhenFull::Forget, 60), &mut |_, _, _| {}).unwrap();

@@ -6,6 +6,7 @@ use longtake::convert::{ConvertOptions, FileType, convert};
 use longtake::gguf::Gguf;
 use longtake::media::{FrameSource, Rgb, VideoInfo};
 use longtake::model::VisionHParams;
+use longtake::position::{Layout, Placer};
 use longtake::stream::{MediaKind, MediaOptions, Medium, Prompt, StampCost, Unit};
 use longtake::text::template::RenderOptions;
 use longtake::text::{ChatTemplate, Content, MediaSource, Message, Part, Source, Tokenizer};
@@ -207,7 +208,23 @@ fn golden_prompts_of_the_models() {
     assert!(n >= 6, "{n} prompts");
 }
 
-/// Table 3.1, L1 and L2: each stamp stands before its pair, frames pair up from the first on; L3: time by the clock is in the plan.
+/// Table 3.1, L3: the time of a Qwen2.5-VL video goes by the seconds between its pairs, with no time it would stand still.
+#[test]
+fn l3_time_goes_by_the_clock() {
+    let hp = Words::of("q25-a").hp;
+    for (fps, step) in [(2.0, 2.0), (1.0, 4.0), (4.0, 1.0), (0.5, 8.0)] {
+        let mut options = MediaOptions::default();
+        options.sample.fps = Some(fps);
+        let plan = Medium::frames(List::new(vec![gray(56, 56); 8]), "v".into(), &options).whole(&hp).unwrap();
+        let (mut placer, mut pos) = (Placer::new(Layout::Mrope), Vec::new());
+        placer.begin_visual(1, 1, plan.pace(1.0)).unwrap();
+        placer.frames(plan.n_pairs(), &mut pos);
+        let times: Vec<f64> = pos.iter().map(|pos| pos.t).collect();
+        assert_eq!(times, [0.0, step, 2.0 * step, 3.0 * step], "{fps} frames a second");
+    }
+}
+
+/// Table 3.1, L1: each stamp stands before its pair, frames pair up from the first on.
 #[test]
 fn l1_stamps_stand_before_their_pairs() {
     let words = Words::of("q3-a");

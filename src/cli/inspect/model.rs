@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde_json::{Value as Json, json};
 
 use crate::gguf::Gguf;
-use crate::model::family::FAMILIES;
+use crate::model::family::{FAMILIES, FrameBudget, VideoForm, VideoTime};
 use crate::model::{HParams, LayerKind, VisionHParams};
 
 /// A model of a family that is known here.
@@ -53,6 +53,11 @@ impl Known {
                 if n_recurrent > 0 {
                     writeln!(out, "  recurrent layers keep {} bytes, however many tokens there were", state_bytes(hp))?;
                 }
+                if let Some(experts) = &hp.experts {
+                    let shared = if hp.n_ff > 0 { format!(", and one of {} for all", hp.n_ff) } else { String::new() };
+                    let (n, n_used, n_ff) = (experts.n, experts.n_used, experts.n_ff);
+                    writeln!(out, "  a token goes through {n_used} of {n} experts of {n_ff} hidden elements{shared}")?;
+                }
                 match hp.n_deepstack {
                     0 => Ok(()),
                     n => writeln!(out, "  takes the tower's taps behind its first {n} layers"),
@@ -73,9 +78,7 @@ impl Known {
                     let taps: Vec<String> = hp.taps.iter().map(usize::to_string).collect();
                     writeln!(out, "  taps behind blocks {}", taps.join(", "))?;
                 }
-                if let Some(rate) = hp.tokens_per_second {
-                    writeln!(out, "  time goes by the clock: {rate} positions a second")?;
-                }
+                writeln!(out, "  videos: {}", video_in_words(hp))?;
                 if let (Some(min), Some(max)) = (hp.image_min_pixels, hp.image_max_pixels) {
                     writeln!(out, "  pictures of {min} to {max} pixels")?;
                 }
@@ -91,18 +94,62 @@ impl Known {
                 "kind": "text", "layout": hp.layout.name(), "n_layer": hp.n_layer, "n_recurrent": n_recurrent(hp),
                 "n_embd": hp.n_embd, "n_head": hp.n_head, "n_head_kv": hp.n_head_kv, "n_embd_head": hp.n_embd_head,
                 "n_rot": hp.n_rot, "token_bytes_f16": token_bytes(hp), "state_bytes": state_bytes(hp),
-                "n_deepstack": hp.n_deepstack,
+                "n_deepstack": hp.n_deepstack, "n_expert": hp.experts.map(|experts| experts.n),
+                "n_expert_used": hp.experts.map(|experts| experts.n_used),
+                "n_ff_expert": hp.experts.map(|experts| experts.n_ff), "n_ff": hp.n_ff,
             }),
             Known::Tower(hp) => json!({
                 "kind": "tower", "n_layer": hp.n_layer, "n_embd": hp.n_embd, "n_head": hp.n_head,
                 "token_side_pixels": hp.factor(), "taps": hp.taps, "n_pos_side": hp.n_pos_side,
                 "window_tokens": hp.windows.as_ref().map(|windows| windows.side),
-                "tokens_per_second": hp.tokens_per_second,
+                "tokens_per_second": hp.tokens_per_second, "video": video_to_json(hp),
             }),
         };
         json["families"] = self.families().into();
         json
     }
+}
+
+/// Pixels that bound frames, of each or of all together, and which of both.
+fn frame_bounds(hp: &VisionHParams) -> (u64, u64, bool) {
+    let token = (hp.factor() * hp.factor()) as u64;
+    let (shortest, longest, is_volume) = match hp.video.form.budget {
+        FrameBudget::Frame { min_tokens, max_tokens } => (min_tokens * token, max_tokens * token, false),
+        FrameBudget::Volume { shortest, longest } => (shortest, longest, true),
+    };
+    (hp.video.shortest.unwrap_or(shortest), hp.video.longest.unwrap_or(longest), is_volume)
+}
+
+/// How videos are sampled, sized and told of.
+fn video_in_words(hp: &VisionHParams) -> String {
+    let VideoForm { time, fps, min_frames, max_frames, .. } = hp.video.form;
+    let time = match (time, hp.tokens_per_second) {
+        (VideoTime::Stamps, _) if hp.video.keep_markers => {
+            "time in words before each pair, between the template's markers".to_string()
+        }
+        (VideoTime::Stamps, _) => "time in words before each pair".to_string(),
+        (VideoTime::Clock { .. }, Some(rate)) => format!("time by the clock, {rate} positions a second"),
+        _ => "time by the number of the pair".to_string(),
+    };
+    let (min, max, is_volume) = frame_bounds(hp);
+    let most = max / (2 * hp.factor() * hp.factor()) as u64;
+    let of = if is_volume { format!("in all, no more than {most} tokens") } else { "each".to_string() };
+    format!("{fps} frames a second, {min_frames} to {max_frames}, of {min} to {max} pixels {of}; {time}")
+}
+
+/// The same for programs.
+fn video_to_json(hp: &VisionHParams) -> Json {
+    let VideoForm { time, fps, min_frames, max_frames, .. } = hp.video.form;
+    let time = match time {
+        VideoTime::Index => "index",
+        VideoTime::Clock { .. } => "clock",
+        VideoTime::Stamps => "stamps",
+    };
+    let (min, max, is_volume) = frame_bounds(hp);
+    json!({
+        "time": time, "fps": fps, "min_frames": min_frames, "max_frames": max_frames, "min_pixels": min, "max_pixels": max,
+        "pixels_of": if is_volume { "video" } else { "frame" }, "keep_markers": hp.video.keep_markers,
+    })
 }
 
 fn n_recurrent(hp: &HParams) -> usize {

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Needle, Units};
-use crate::drawn::symbols::{DrawnVideo, Question};
+use crate::drawn::symbols::{CELL, DrawnVideo, Question};
 use crate::files::input::{decode_text, read_capped};
 use crate::media::sample::SampleOptions;
 use crate::media::{Decoders, Rgb, load_image_with, resize};
@@ -125,10 +125,10 @@ pub fn drawn_haystack(
     n: usize,
     on_unit: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Units> {
-    let video = DrawnVideo::new(seed, size, n, 0, None)?;
     let mut units = Units::new(engine, size)?;
+    let video = DrawnVideo::new(seed, drawn_size(engine, size)?, n, 0, None)?;
     for pair in 0..n {
-        let frames = [2 * pair, 2 * pair + 1].map(|i| rgb(&video, i));
+        let frames = [2 * pair, 2 * pair + 1].map(|i| rgb(&video, i, size));
         units.push_pair(engine, [&frames[0], &frames[1]])?;
         on_unit(pair + 1)?;
     }
@@ -152,11 +152,11 @@ pub fn drawn_needles(
         let n_symbols = if interrupts { 2 } else { 1 };
         // Far from the seeds of haystacks, which begin at the user's.
         let own = seed.wrapping_add(1 << 40).wrapping_add(i as u64);
-        let video = DrawnVideo::new(own, size, n_symbols, n_symbols, None)?;
+        let video = DrawnVideo::new(own, drawn_size(engine, size)?, n_symbols, n_symbols, None)?;
         let mut pictures = Units::new(engine, size)?;
         for needle in &video.needles {
             // A still picture: both frames of the pair are one.
-            let picture = rgb(&video, 2 * needle.pair);
+            let picture = rgb(&video, 2 * needle.pair, size);
             pictures.push_pair(engine, [&picture, &picture])?;
         }
         let Some(Question { text, answer }) = video.question() else { continue };
@@ -166,6 +166,14 @@ pub fn drawn_needles(
     Ok(needles)
 }
 
-fn rgb(video: &DrawnVideo, i: usize) -> Rgb {
-    Rgb { width: video.width, height: video.height, data: video.frame(i) }
+/// What is drawn for frames of `size`: as many tokens, each of the size that drawings are made of.
+fn drawn_size(engine: &Engine, (width, height): (usize, usize)) -> Result<(usize, usize)> {
+    let factor = engine.need_vision()?.hparams().factor();
+    Ok((width / factor * CELL, height / factor * CELL))
+}
+
+/// Frame `i`, as large as units are.
+fn rgb(video: &DrawnVideo, i: usize, (width, height): (usize, usize)) -> Rgb {
+    let drawn = Rgb { width: video.width, height: video.height, data: video.frame(i) };
+    if (drawn.width, drawn.height) == (width, height) { drawn } else { resize::bicubic(&drawn, height, width) }
 }

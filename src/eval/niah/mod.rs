@@ -1,8 +1,10 @@
 //! V-NIAH: does a model find one frame in a long video? (Zhang et al., arXiv 2406.16852, as VideoRoPE and HoPE measure it.)
 //!
 //! A trial is a text opening, `n` units of haystack with the needle's picture before unit `depth * n`, a question, and the
-//! answer, which the model must prefer token by token (teacher forcing). No tokens stand around the units. A unit is what one
-//! frame pair becomes. V-NIAH-D adds a look-alike 200 units from the needle.
+//! answer, which the model must prefer token by token (teacher forcing). A unit is what one frame pair becomes. No tokens stand around
+//! the units, but where a model is told time in words: there each has the stamp of its place, of frames a second apart, as a video
+//! that holds the needle would, and the words around the video are the model's own. V-NIAH-D adds a look-alike 200 units from the
+//! needle.
 //!
 //! Trials are ordered so that what comes before the first inserted picture only ever grows: the cache keeps it, and each
 //! trial feeds no more than what is behind it.
@@ -19,9 +21,12 @@ use crate::cache::KvCache;
 use crate::gguf::GgmlType;
 use crate::media::Rgb;
 use crate::media::patch::{Grid, pixel_values};
+use crate::position::Pace;
 use crate::position::Pos;
 use crate::random::Rng;
-use crate::stream::{Context, Engine, Held, Probe, SessionOptions, patch_spec};
+use crate::stream::{Context, Engine, Held, PairText, Probe, SessionOptions, patch_spec, stamp};
+use crate::text::template::RenderOptions;
+use crate::text::{Content, Message};
 use crate::{Error, Result};
 
 /// How far a look-alike stands from the needle, in units: about the period of the temporal pair that M-RoPE turns slowest.
@@ -31,11 +36,28 @@ const OPENING: &str = "<|im_start|>system\nYou are a helpful assistant.<|im_end|
 /// Between question and answer.
 const CLOSING: &str = "<|im_end|>\n<|im_start|>assistant\n";
 
+/// What stands before the haystack and behind the question: as published, or, where time is told in words, as the model's template has
+/// it, without a thought.
+fn around(engine: &Engine, is_stamped: bool) -> Result<(String, String)> {
+    if !is_stamped {
+        return Ok((OPENING.to_string(), CLOSING.to_string()));
+    }
+    const MARK: &str = "a needle and a question";
+    let user = Message::new("user", Content::Text(MARK.to_string()));
+    let render = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+    let text = engine.template.render(&[user], render)?;
+    let (before, after) =
+        text.split_once(MARK).ok_or_else(|| Error::format("the chat template leaves out what the user says"))?;
+    let thought = if after.trim_end().ends_with("<think>") { "\n</think>\n\n" } else { "" };
+    Ok((before.to_string(), format!("{after}{thought}")))
+}
+
 /// Visual tokens of frame pairs, as the vision tower gives them, rounded to bf16 as the published protocol keeps them.
 pub struct Units {
     /// Merged rows and columns of a unit.
     grid: (usize, usize),
-    n_embd: usize,
+    /// Values of a token, with what taps add.
+    n_values: usize,
     rows: Vec<bf16>,
 }
 
@@ -46,13 +68,6 @@ impl Units {
     /// A model without a projector; sides that are no multiples of what becomes a token.
     pub fn new(engine: &Engine, (width, height): (usize, usize)) -> Result<Units> {
         let hp = engine.need_vision()?.hparams();
-        if hp.video.is_stamped() {
-            return Err(Error::unsupported(format!(
-                "{} is told the time of frames in words, which V-NIAH's haystacks do not have; `longtake eval videomme` and its \
-                 like do",
-                hp.family.name
-            )));
-        }
         let spec = patch_spec(hp);
         let factor = spec.factor();
         if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor) {
@@ -60,7 +75,7 @@ impl Units {
             return Err(Error::bad_input(message));
         }
         let grid = (height / factor, width / factor);
-        Ok(Units { grid, n_embd: engine.text.hparams().n_embd, rows: Vec::new() })
+        Ok(Units { grid, n_values: hp.n_out_values(), rows: Vec::new() })
     }
 
     /// How many there are.
@@ -79,7 +94,7 @@ impl Units {
     }
 
     fn row_len(&self) -> usize {
-        self.n_tokens() * self.n_embd
+        self.n_tokens() * self.n_values
     }
 
     /// Adds the units of `pixels`, rows of patches of whole frame pairs.
@@ -203,6 +218,8 @@ pub struct Niah<'a> {
     opening: Vec<u32>,
     /// Question with what follows, and answer, of each needle.
     asked: Vec<(Vec<u32>, Vec<u32>)>,
+    /// The words around the unit of each place, where time is told in words.
+    stamps: Option<PairText>,
     /// The opening under one mark, then one for each unit of plain haystack.
     context: Context,
 }
@@ -223,7 +240,9 @@ impl<'a> Niah<'a> {
             return Err(Error::bad_input("V-NIAH needs a haystack, a needle and a batch of at least 1"));
         }
         let encode = |text: &str| engine.tokenizer.encode(text, true);
-        let opening = encode(OPENING)?;
+        let is_stamped = engine.need_vision()?.hparams().video.is_stamped();
+        let (before, closing) = around(engine, is_stamped)?;
+        let opening = encode(&before)?;
         let mut asked = Vec::new();
         for needle in needles {
             if needle.pictures.is_empty() || needle.pictures.grid != haystack.grid {
@@ -231,7 +250,7 @@ impl<'a> Niah<'a> {
             }
             // The question is text: what looks like a control token in it is none.
             let mut question = engine.tokenizer.encode(&needle.question, false)?;
-            question.extend(encode(CLOSING)?);
+            question.extend(encode(&closing)?);
             let answer = engine.tokenizer.encode(&needle.answer, false)?;
             if answer.is_empty() {
                 return Err(Error::bad_input(format!("needle `{}` has an empty answer", needle.name)));
@@ -239,12 +258,22 @@ impl<'a> Niah<'a> {
             asked.push((question, answer));
         }
         let text = opening.len() + asked.iter().map(|(q, a)| q.len() + a.len()).max().unwrap_or(0);
-        let n_ctx = n_max.checked_add(2).and_then(|n| n.checked_mul(haystack.n_tokens())?.checked_add(text));
+        // Two more than the haystack: the needle, and its look-alike.
+        let n_units = n_max.checked_add(2);
+        let stamps = match n_units.filter(|_| is_stamped) {
+            None => None,
+            Some(n) => {
+                let stamps: Vec<String> = (0..n).map(|i| stamp((2 * i) as f64, (2 * i + 1) as f64)).collect();
+                Some(PairText::of(&engine.tokenizer, &stamps)?)
+            }
+        };
+        let text = text + stamps.as_ref().map_or(0, PairText::n_text);
+        let n_ctx = n_units.and_then(|n| n.checked_mul(haystack.n_tokens())?.checked_add(text));
         let n_ctx = n_ctx.ok_or_else(|| Error::limit(format!("sequences of `{n_max}` units are too long")))?;
         let NiahOptions { n_batch, type_k, type_v, temporal_scale, .. } = options;
         let sizes = SessionOptions { n_ctx, n_batch, type_k, type_v, temporal_scale };
         let context = Context::new(engine, &sizes)?;
-        Ok(Niah { haystack, needles, options, opening, asked, context })
+        Ok(Niah { haystack, needles, options, opening, asked, stamps, context })
     }
 
     /// Sorts trials so that each begins with what the one before it began with.
@@ -268,19 +297,23 @@ impl<'a> Niah<'a> {
         let needle = &self.needles[trial.needle];
         let pieces = pieces(trial, needle.pictures.len() > 1, self.options.seed);
         let (question, answer) = &self.asked[trial.needle];
-        for piece in &pieces[n_plain..] {
+        let mut pushed = Ok(());
+        for (place, piece) in pieces.iter().enumerate().skip(n_plain) {
             let unit = match piece {
                 Piece::Hay(i) => self.haystack.unit(*i),
                 Piece::Needle => needle.pictures.unit(0),
                 Piece::Interrupt => needle.pictures.unit(1),
             };
-            push_unit(&mut self.context, unit);
+            pushed =
+                pushed.and_then(|()| push_unit(&mut self.context, self.haystack.grid, (&self.stamps, place), unit));
         }
-        let n_tokens = self.opening.len() + pieces.len() * self.haystack.n_tokens() + question.len() + answer.len();
+        let units: usize = (0..pieces.len()).map(|place| n_unit_tokens(self.haystack, &self.stamps, place)).sum();
+        let n_tokens = self.opening.len() + units + question.len() + answer.len();
         // The last token of the answer predicts nothing that counts, and each is predicted by the one before it.
         let asked = [question, &answer[..answer.len() - 1]].concat();
         self.context.want_logits(n_tokens - 1 - answer.len());
-        let read = self.context.push_tokens(&asked).and_then(|()| self.context.drain(true, &mut Told(on_step)));
+        let asked = pushed.and_then(|()| self.context.push_tokens(&asked));
+        let read = asked.and_then(|()| self.context.drain(true, &mut Told(on_step)));
         // Whatever happened, what is behind the plain haystack belongs to this trial alone.
         self.context.truncate(self.context.n_whole());
         read?;
@@ -307,8 +340,11 @@ impl<'a> Niah<'a> {
             let (h, w) = self.haystack.grid;
             context.push_tokens(&self.opening)?;
             context.drain(true, &mut Told(&mut *on_step))?;
-            let scale = self.options.temporal_scale.unwrap_or(context.engine().text.hparams().temporal_scale);
-            context.begin_visual(h, w, Some(scale))?;
+            // A stamped video is a block for each unit, all others are one.
+            if self.stamps.is_none() {
+                let scale = self.options.temporal_scale.unwrap_or(context.engine().text.hparams().temporal_scale);
+                context.begin_visual(h, w, Some(scale))?;
+            }
             context.mark(Held::Rows);
         }
         // In pieces, so that waiting rows stay few.
@@ -316,7 +352,7 @@ impl<'a> Niah<'a> {
         while context.n_marks() < 1 + n {
             let first = context.n_marks() - 1;
             for i in first..n.min(first + step) {
-                push_unit(context, self.haystack.unit(i));
+                push_unit(context, self.haystack.grid, (&self.stamps, i), self.haystack.unit(i))?;
                 context.mark(Held::Rows);
             }
             context.drain(true, &mut Told(&mut *on_step))?;
@@ -334,10 +370,28 @@ impl Probe for Told<'_> {
     }
 }
 
-/// The next unit of the one video.
-fn push_unit(context: &mut Context, rows: &[bf16]) {
+/// The unit at `place`, of the one video, or in a block of its own behind its stamp.
+fn push_unit(
+    context: &mut Context,
+    (h, w): (usize, usize),
+    (stamps, place): (&Option<PairText>, usize),
+    rows: &[bf16],
+) -> Result<()> {
     let rows: Vec<f32> = rows.iter().map(|v| v.to_f32()).collect();
+    let Some(PairText { lead, tail, .. }) = stamps else {
+        context.push_pair(&rows);
+        return Ok(());
+    };
+    context.push_tokens(&lead[place])?;
+    context.begin_visual(h, w, Pace::default())?;
     context.push_pair(&rows);
+    context.end_visual();
+    context.push_tokens(tail)
+}
+
+/// Tokens of the unit at `place`, with its stamp.
+fn n_unit_tokens(units: &Units, stamps: &Option<PairText>, place: usize) -> usize {
+    stamps.as_ref().map_or(units.n_tokens(), |text| text.n_tokens(place, units.n_tokens()))
 }
 
 /// The index of the largest value; the first of equals.

@@ -36,6 +36,44 @@ pub struct Activations<'a> {
 /// One of two matrices that [`Activations::matmul_gated`] multiplies, with its bias.
 pub(super) type Gated<'a> = (MatView<'a>, Option<&'a [f32]>);
 
+/// Matrices of one shape in one place, those of the experts of a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Stacked<'a> {
+    /// All of their rows.
+    pub mat: MatView<'a>,
+    /// The first row of the first one.
+    pub first: usize,
+    /// Rows from one to the next.
+    pub step: usize,
+    /// Rows of each.
+    pub n_rows: usize,
+}
+
+impl<'a> Stacked<'a> {
+    /// A matrix alone.
+    fn alone(mat: MatView<'a>) -> Stacked<'a> {
+        Stacked { mat, first: 0, step: 0, n_rows: mat.n_rows() }
+    }
+
+    /// The one of number `i`.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn of(&self, i: usize) -> MatView<'a> {
+        let first = self.first + i * self.step;
+        self.mat.rows(first..first + self.n_rows)
+    }
+}
+
+/// Tokens that meet one of stacked matrices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenGroup {
+    /// The number of the matrix.
+    pub matrix: usize,
+    /// Which of the tokens.
+    pub tokens: Range<usize>,
+}
+
 /// What becomes of the sums of a product before they reach the output.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Epilogue<'a> {
@@ -130,10 +168,20 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// When the lengths disagree.
     pub fn matmul_with(&mut self, w: MatView<'_>, epilogue: Epilogue<'_>, out: &mut [f32]) {
-        assert!(w.n_cols() == self.n_cols && out.len() == self.n_tokens * w.n_rows(), "matmul operands disagree");
-        assert!(epilogue.bias.is_none_or(|bias| bias.len() == w.n_rows()), "one bias per row");
+        let all = 0..self.n_tokens;
+        self.matmul_of_groups(Stacked::alone(w), &[TokenGroup { matrix: 0, tokens: all }], epilogue, out);
+    }
+
+    /// The same where each group of tokens has a matrix of its own.
+    ///
+    /// # Panics
+    /// When the lengths disagree; when there are several groups and one of them is of more than [`MAX_DOT_TOKENS`].
+    pub fn matmul_of_groups(&mut self, w: Stacked<'_>, groups: &[TokenGroup], epilogue: Epilogue<'_>, out: &mut [f32]) {
+        let (n_rows, n_cols) = (w.n_rows, w.mat.n_cols());
+        assert!(n_cols == self.n_cols && out.len() == self.n_tokens * n_rows, "matmul operands disagree");
+        assert!(epilogue.bias.is_none_or(|bias| bias.len() == n_rows), "one bias per row");
         let kernels = self.kernels;
-        self.run(&[w], out, |row, [sums, _], out| {
+        self.run(&[w], groups, out, |row, [sums, _], out| {
             if let Some(bias) = epilogue.bias {
                 sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
             }
@@ -151,12 +199,28 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// When the lengths disagree.
     pub fn matmul_gated(&mut self, gate: Gated<'_>, up: Gated<'_>, out: &mut [f32]) {
-        let ((gate, of_gate), (up, of_up)) = (gate, up);
-        assert!(gate.n_cols() == self.n_cols && up.n_cols() == self.n_cols, "matmul operands disagree");
-        assert!(gate.n_rows() == up.n_rows() && out.len() == self.n_tokens * up.n_rows(), "matmul operands disagree");
-        assert!([of_gate, of_up].iter().flatten().all(|bias| bias.len() == up.n_rows()), "one bias per row");
+        let group = TokenGroup { matrix: 0, tokens: 0..self.n_tokens };
+        let [gate, up] = [gate, up].map(|(mat, bias)| (Stacked::alone(mat), bias));
+        self.matmul_gated_of_groups(gate, up, &[group], out);
+    }
+
+    /// The same where each group of tokens has matrices of its own.
+    ///
+    /// # Panics
+    /// As [`Activations::matmul_of_groups`].
+    pub fn matmul_gated_of_groups(
+        &mut self,
+        (gate, of_gate): (Stacked<'_>, Option<&[f32]>),
+        (up, of_up): (Stacked<'_>, Option<&[f32]>),
+        groups: &[TokenGroup],
+        out: &mut [f32],
+    ) {
+        let n_cols = [gate.mat.n_cols(), up.mat.n_cols()];
+        assert!(n_cols == [self.n_cols; 2], "matmul operands disagree");
+        assert!(gate.n_rows == up.n_rows && out.len() == self.n_tokens * up.n_rows, "matmul operands disagree");
+        assert!([of_gate, of_up].iter().flatten().all(|bias| bias.len() == up.n_rows), "one bias per row");
         let kernels = self.kernels;
-        self.run(&[gate, up], out, |row, [up, gate], out| {
+        self.run(&[gate, up], groups, out, |row, [up, gate], out| {
             for (sums, bias) in [(&mut *gate, of_gate), (&mut *up, of_up)] {
                 if let Some(bias) = bias {
                     sums.iter_mut().zip(&bias[row..]).for_each(|(sum, bias)| *sum += bias);
@@ -168,25 +232,33 @@ impl<'a> Activations<'a> {
     }
 
     /// Multiplies with one matrix, or with two of the same shape, and calls `epilogue(row, sums, out)` with the sums of some
-    /// rows, from `row` on, and one token: those of the last matrix first.
+    /// rows, from `row` on, and one token: those of the last matrix first. Tokens of other groups are left out.
     fn run(
         &mut self,
-        matrices: &[MatView<'_>],
+        stacks: &[Stacked<'_>],
+        groups: &[TokenGroup],
         out: &mut [f32],
         epilogue: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
     ) {
-        if out.is_empty() {
+        if out.is_empty() || groups.is_empty() {
             return;
         }
-        if self.n_tokens <= MAX_DOT_TOKENS {
-            if matrices.iter().any(|w| panel_group(w.ty()).is_some()) {
+        if groups.iter().all(|group| group.tokens.len() <= MAX_DOT_TOKENS) {
+            if stacks.iter().any(|w| panel_group(w.mat.ty()).is_some()) {
                 self.quantize_rows();
             }
-            self.run_dot(matrices, out, epilogue);
+            self.run_dot(stacks, groups, out, epilogue);
         } else {
+            let [TokenGroup { matrix, tokens }] = groups else { panic!("{} groups, of many tokens", groups.len()) };
+            assert!(*tokens == (0..self.n_tokens), "{tokens:?} of {} tokens", self.n_tokens);
             // No more than two.
-            let forms = matrices.iter().fold([0; 2], |[_, last], w| [last, self.quantize_tiles(self.panel(*w))]);
-            self.run_panels(matrices, &forms[2 - matrices.len()..], out, epilogue);
+            let mut matrices = [stacks[0].of(*matrix); 2];
+            let mut forms = [0; 2];
+            for (i, stack) in stacks.iter().enumerate() {
+                matrices[i] = stack.of(*matrix);
+                forms[i] = self.quantize_tiles(self.panel(matrices[i]));
+            }
+            self.run_panels(&matrices[..stacks.len()], &forms[..stacks.len()], out, epilogue);
         }
     }
 
@@ -198,34 +270,45 @@ impl<'a> Activations<'a> {
         self.n_cols.div_ceil(CHUNK)
     }
 
+    /// `groups`, none of them empty, are of few tokens each.
     fn run_dot(
         &self,
-        matrices: &[MatView<'_>],
+        stacks: &[Stacked<'_>],
+        groups: &[TokenGroup],
         out: &mut [f32],
         epilogue: impl Fn(usize, [&mut [f32]; 2], Place<'_>) + Sync,
     ) {
-        let ops = &self.kernels.int8;
-        let (n_rows, n_tokens, n_cols, x) = (matrices[0].n_rows(), self.n_tokens, self.n_cols, &self.forms.rows);
+        let (ops, n_chunks) = (&self.kernels.int8, self.n_chunks());
+        let (n_rows, n_cols) = (stacks[0].n_rows, self.n_cols);
         // A few tasks per thread even out what else the machine does; small matrices are not worth a task each.
-        let bytes: usize = matrices.iter().map(|w| w.data().len()).sum();
+        let bytes: usize = groups.len() * stacks.iter().map(|w| w.n_rows * w.mat.row_bytes()).sum::<usize>();
         let tasks = (threads::TASKS_PER_THREAD * threads::count()).min(bytes / TASK_BYTES).max(1);
-        let per_task = n_rows.div_ceil(tasks);
+        let per_task = n_rows.div_ceil(tasks.div_ceil(groups.len()));
+        let per_group = n_rows.div_ceil(per_task);
         let out = &SharedMat::new(out, n_rows);
-        threads::for_each(n_rows.div_ceil(per_task), |task| {
-            let first = task * per_task;
+        threads::for_each(groups.len() * per_group, |task| {
+            let TokenGroup { matrix, tokens } = &groups[task / per_group];
+            let (n_tokens, first) = (tokens.len(), task % per_group * per_task);
             let n = per_task.min(n_rows - first);
-            scratch::with(matrices.len() * n * n_tokens, |sums| {
-                for (w, sums) in matrices.iter().rev().zip(sums.chunks_exact_mut(n * n_tokens)) {
+            scratch::with(stacks.len() * n * n_tokens, |sums| {
+                for (w, sums) in stacks.iter().rev().zip(sums.chunks_exact_mut(n * n_tokens)) {
+                    let w = w.of(*matrix);
                     let (rows, row_bytes) = (w.rows(first..first + n).data(), w.row_bytes());
                     match panel_group(w.ty()) {
-                        Some(_) => (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes, n_cols, x }, sums),
-                        None => (ops.dot_floats)(w.ty(), FloatRows { rows, row_bytes, n_cols, x: self.x }, sums),
+                        Some(_) => {
+                            let x = &self.forms.rows[tokens.start * n_chunks..tokens.end * n_chunks];
+                            (ops.dot_rows)(w.ty(), DotRows { rows, row_bytes, n_cols, x }, sums);
+                        }
+                        None => {
+                            let x = &self.x[tokens.start * n_cols..tokens.end * n_cols];
+                            (ops.dot_floats)(w.ty(), FloatRows { rows, row_bytes, n_cols, x }, sums);
+                        }
                     }
                 }
                 let (last, other) = sums.split_at_mut(n * n_tokens);
                 for (it, last) in last.chunks_exact_mut(n).enumerate() {
                     let other = other.chunks_exact_mut(n).nth(it).unwrap_or_default();
-                    epilogue(first, [last, other], Place { out, row: it, col: first });
+                    epilogue(first, [last, other], Place { out, row: tokens.start + it, col: first });
                 }
             });
         });

@@ -16,7 +16,7 @@ pub(super) mod panel;
 pub(super) mod tile;
 pub(super) mod tile_codes;
 
-pub use activations::{Activations, Epilogue, Gelu};
+pub use activations::{Activations, Epilogue, Gelu, Stacked, TokenGroup};
 pub use codes::CHUNK;
 pub(super) use codes::Chunk;
 pub use dot::{DotRows, RowChunk};

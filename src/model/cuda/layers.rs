@@ -166,7 +166,7 @@ impl Run {
         // A tied matrix is there once.
         let embd = self.embd.as_ref().filter(|embd| head.is_none_or(|head| !embd.is(head)));
         let ends = [head, embd].into_iter().flatten().map(DevMat::n_bytes).sum::<usize>();
-        let layers = self.weights.iter().flat_map(|layer| layer.linears()).map(|linear| linear.weight.n_bytes());
+        let layers = self.weights.iter().flat_map(|layer| layer.mats()).map(DevMat::n_bytes);
         layers.sum::<usize>() + ends
     }
 }

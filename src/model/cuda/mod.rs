@@ -16,6 +16,7 @@ pub(super) use tower::DeviceTower;
 use super::device::{
     Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Sequence, Then, To, WindowEnds,
 };
+use super::ffn::Experts;
 use super::mixer::DeltaNet;
 use super::weights::Mat;
 use super::{TextModel, VisionTower};
@@ -62,6 +63,11 @@ fn alone<'a, 'c>(sequences: &'a [Sequence<'c>]) -> &'a Sequence<'c> {
 /// What flags say of keys or values.
 fn broken(what: &str) -> Error {
     Error::format(format!("keys or values {what}are not finite: the weights are broken"))
+}
+
+/// What is said of models with experts.
+fn no_experts() -> Error {
+    Error::unsupported("layers with experts are not computed on GPUs yet, expected --n-gpu-layers 0")
 }
 
 /// `n` rows of `width` floats from row `first` on.
@@ -203,6 +209,14 @@ impl Device for Cuda {
         self.gpu.silu_mul(out, &of_up, n * gate.weight.n_rows())
     }
 
+    fn experts(&self, _: usize, _: From<'_, Mem>, _: &Mem, _: &Experts<Cuda>, _: To<'_, Mem>) -> Result<()> {
+        Err(no_experts())
+    }
+
+    fn gate_rows(&self, _: usize, _: usize, _: &Mem, _: &mut Mem) -> Result<()> {
+        Err(no_experts())
+    }
+
     fn finish(
         &self,
         n: usize,
@@ -314,10 +328,13 @@ impl TextModel {
     /// embedding.
     ///
     /// # Errors
-    /// Memory that a GPU does not have, with the numbers.
+    /// Memory that a GPU does not have, with the numbers; a model with experts, for which there are no kernels yet.
     pub fn offload(&mut self, gpus: &[Gpu], n: usize) -> Result<()> {
         self.devices = None;
         if n > 0 && !gpus.is_empty() {
+            if self.hp.experts.is_some() {
+                return Err(no_experts().at(self.hp.family.name));
+            }
             let ends = (n > self.layers.len()).then_some((&self.token_embd, &self.head));
             self.devices = Some(DeviceLayers::load(gpus, &self.layers, n.min(self.layers.len()), ends)?);
         }

@@ -9,13 +9,17 @@
 mod qwen2_5_vl;
 mod qwen2_vl;
 mod qwen3_5;
+mod qwen3_5_moe;
 mod qwen3_vl;
+mod qwen3_vl_moe;
 mod video_form;
 
 pub use qwen2_5_vl::QWEN2_5_VL;
 pub use qwen2_vl::QWEN2_VL;
 pub use qwen3_5::QWEN3_5;
+pub use qwen3_5_moe::QWEN3_5_MOE;
 pub use qwen3_vl::QWEN3_VL;
+pub use qwen3_vl_moe::QWEN3_VL_MOE;
 pub use video_form::{FrameBudget, Pixels, Sampling, VideoForm, VideoRules, VideoTime};
 
 use crate::position::Layout;
@@ -58,11 +62,26 @@ pub struct TextSpec {
     pub explicit_sections: bool,
     /// The tensor of the norm between attention and MLP.
     pub ffn_norm: &'static str,
+    /// What stands behind that norm.
+    pub ffn: FfnSpec,
     /// First layers behind which rows of the projector's taps are added (DeepStack), unless the file says how many.
     pub n_deepstack: usize,
     /// Some layers keep a recurrent state (Gated DeltaNet) and not keys and values: all but every so many-th, unless the file
     /// lists them.
     pub full_attention_interval: Option<usize>,
+}
+
+/// The MLPs of a layer; all are down(silu(gate) * up).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FfnSpec {
+    /// One, for every token.
+    Dense,
+    /// Many, of which a router gives each token a few: those with the largest scores, each weighted with its share of their
+    /// softmax.
+    Experts {
+        /// Beside them there is one for every token, weighted with the sigmoid of a product of its own.
+        shared: bool,
+    },
 }
 
 /// What a vision tower has.
@@ -112,7 +131,7 @@ pub struct WindowSpec {
 }
 
 /// All families. Where some share an architecture or a projector, the first one stands for them.
-pub static FAMILIES: [&Family; 4] = [&QWEN2_VL, &QWEN2_5_VL, &QWEN3_VL, &QWEN3_5];
+pub static FAMILIES: [&Family; 6] = [&QWEN2_VL, &QWEN2_5_VL, &QWEN3_VL, &QWEN3_5, &QWEN3_VL_MOE, &QWEN3_5_MOE];
 
 /// The `general.architecture` of a text model of `family` with `layout`.
 ///

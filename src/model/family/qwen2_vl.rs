@@ -1,6 +1,6 @@
 //! Qwen2-VL (arXiv 2409.12191): biases of q, k, v; positions in three contiguous bands of pairs; a plain tower.
 
-use super::{Family, FrameBudget, Pixels, Sampling, TextSpec, VideoForm, VideoTime, VitMlp, VitNorm, VitSpec};
+use super::{Family, FfnSpec, FrameBudget, Pixels, Sampling, TextSpec, VideoForm, VideoTime, VitMlp, VitNorm, VitSpec};
 use crate::position::Layout;
 
 /// Qwen2-VL, and what was trained from it with other positions.
@@ -23,6 +23,7 @@ pub static QWEN2_VL: Family = Family {
         partial_rotary: false,
         explicit_sections: false,
         ffn_norm: "ffn_norm",
+        ffn: FfnSpec::Dense,
         n_deepstack: 0,
         full_attention_interval: None,
     },

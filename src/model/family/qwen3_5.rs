@@ -1,7 +1,7 @@
 //! Qwen3.5, dense, and what has its architecture (Qwen3.6, Qwen3.8): three recurrent layers (Gated DeltaNet, arXiv 2412.06464) to
 //! one of gated attention, of which a quarter rotates. The tower is Qwen3-VL's, published without taps.
 
-use super::{Family, QWEN3_VL, TextSpec};
+use super::{Family, FfnSpec, QWEN3_VL, TextSpec};
 use crate::position::Layout;
 
 /// Qwen3.5 without experts.
@@ -17,6 +17,7 @@ pub static QWEN3_5: Family = Family {
         partial_rotary: true,
         explicit_sections: true,
         ffn_norm: "post_attention_norm",
+        ffn: FfnSpec::Dense,
         n_deepstack: 0,
         full_attention_interval: Some(4),
     },

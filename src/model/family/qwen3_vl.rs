@@ -1,7 +1,7 @@
 //! Qwen3-VL, dense (arXiv 2511.21631): norms of queries and keys, heads of a size of their own, interleaved axes; a tower with
 //! learned positions and taps (DeepStack).
 
-use super::{Family, FrameBudget, Pixels, Sampling, TextSpec, VideoForm, VideoTime, VitMlp, VitNorm, VitSpec};
+use super::{Family, FfnSpec, FrameBudget, Pixels, Sampling, TextSpec, VideoForm, VideoTime, VitMlp, VitNorm, VitSpec};
 use crate::position::Layout;
 
 /// Qwen3-VL without experts.
@@ -17,6 +17,7 @@ pub static QWEN3_VL: Family = Family {
         partial_rotary: false,
         explicit_sections: true,
         ffn_norm: "ffn_norm",
+        ffn: FfnSpec::Dense,
         n_deepstack: 3,
         full_attention_interval: None,
     },

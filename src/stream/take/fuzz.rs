@@ -1,14 +1,17 @@
 //! Takes from bytes, for `crate::fuzzing`.
 
 use byteorder::{ByteOrder, LE};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::record::{self, BYTES, Record, WORDS, chain_start, hash_of_nothing, hash_slots};
-use super::{CACHE_K, CACHE_V, CHECKPOINTS, Take, TakeHeader};
+use super::{CACHE_K, CACHE_STATES, CACHE_V, CHECKPOINTS, STATE_PLACES, Take, TakeHeader, rows_ne, states_ne};
 use crate::Result;
-use crate::cache::{CacheShape, KvCache};
+use crate::cache::{CacheShape, KvCache, LayerSet, Recurrent};
 use crate::fuzzing::Sparse;
 use crate::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
+use crate::kernels::DeltaShape;
 use crate::position::Clock;
+use crate::stream::stamps::{Markers, PairText};
 
 /// A whole take. Hashes would let no changed file through, so they are made to fit first.
 pub(crate) fn take(input: &[u8]) {
@@ -39,15 +42,22 @@ fn sealed(gguf: &Gguf, header: &TakeHeader, mut bytes: Vec<u8>) -> Option<Vec<u8
     let copies = (gguf.data_copy(k).ok()?, gguf.data_copy(v).ok()?);
     let cache = KvCache::from_memory(header.shape, 0, copies.0, copies.1).ok()?;
     let (mut chain, mut from) = (chain_start(gguf.fronts().next()?), 0);
+    // What the record of each place says of the states, where there are any.
+    let states = |i: usize| {
+        let [n_state, n_layer, _] = states_ne(&header.shape).filter(|_| i > 0)?;
+        let data = gguf.data(gguf.tensor(CACHE_STATES)?);
+        let n_bytes = n_state.checked_mul(n_layer)?.checked_mul(size_of::<f32>())?;
+        data.chunks_exact(n_bytes.max(1)).nth(i % STATE_PLACES).map(xxh3_64)
+    };
     let start = usize::try_from(gguf.file_offset(table)).ok()?;
-    for slot in bytes.get_mut(start..start + table.n_bytes)?.as_chunks_mut::<BYTES>().0 {
+    for (i, slot) in bytes.get_mut(start..start + table.n_bytes)?.as_chunks_mut::<BYTES>().0.iter_mut().enumerate() {
         let word = |i: usize| LE::read_u64(&slot[8 * i..]);
         if slot.iter().all(|b| *b == 0) {
             break;
         }
         let to = usize::try_from(word(0)).ok().filter(|n| (from..=header.n_tokens()).contains(n))?;
         let rows = if to == 0 { hash_of_nothing() } else { hash_slots(&cache, from..to) };
-        let record = Record::after(chain, to as u64, (rows, word(4)), word(2), word(3));
+        let record = Record::after(chain, to as u64, (rows, states(i).unwrap_or(0)), word(2), word(3));
         (chain, from) = (record.chain, to);
         *slot = record.to_bytes();
     }
@@ -104,19 +114,29 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
 
 pub(crate) fn take_seeds() -> Vec<Vec<u8>> {
     let types = [(GgmlType::F32, GgmlType::F32), (GgmlType::F16, GgmlType::Q8_0), (GgmlType::Q4_0, GgmlType::Q4_0)];
-    let seeds = types.iter().flat_map(|types| [0, 1, 2].map(|n| seed(*types, n).expect("a seed that makes sense")));
-    seeds.map(|file| Sparse::input(&file)).collect()
+    let plain = types.iter().flat_map(|types| [0, 1, 2].map(|n| seed(*types, n, [false, false])));
+    let others = [[true, false], [false, true], [true, true]].map(|has| seed(types[0], 0, has));
+    plain.chain(others).map(|file| Sparse::input(&file.expect("a seed that makes sense"))).collect()
 }
 
-/// A take of two frame pairs of one token each, with `n_forgotten` of one more before them.
-fn seed((type_k, type_v): (GgmlType, GgmlType), n_forgotten: usize) -> Result<Vec<u8>> {
+/// A take of two frame pairs of one token each, with `n_forgotten` of one more before them; with a recurrent layer before the one
+/// of attention, or with stamps.
+fn seed(
+    (type_k, type_v): (GgmlType, GgmlType),
+    n_forgotten: usize,
+    [is_hybrid, is_stamped]: [bool; 2],
+) -> Result<Vec<u8>> {
+    let state = DeltaShape { n_head_k: 1, n_head_v: 1, d_k: 16, d_v: 16 };
+    let recurrent = is_hybrid.then(|| Recurrent { layers: LayerSet::of([true, false]), state });
+    let n_layer = if is_hybrid { 2 } else { 1 };
+    let lead = vec![vec![4, 5], vec![4, 6, 5]];
     let header = TakeHeader {
         model_name: "m".to_string(),
         model_fingerprint: "0123".to_string(),
         mmproj_fingerprint: "4567".to_string(),
         layout: "hope".to_string(),
         temporal_scale: 0.75,
-        shape: CacheShape { n_layer: 1, n_head_kv: 1, d: 32, n_ctx: 8, type_k, type_v, recurrent: None },
+        shape: CacheShape { n_layer, n_head_kv: 1, d: 32, n_ctx: 16, type_k, type_v, recurrent },
         n_batch: 4,
         n_encode: 1,
         before: vec![1, 2],
@@ -129,8 +149,8 @@ fn seed((type_k, type_v): (GgmlType, GgmlType), n_forgotten: usize) -> Result<Ve
         frames: vec![0, 1, 2, 3],
         fps: 25.0,
         clock: (n_forgotten == 2).then_some(Clock { seconds_per_pair: 0.5, ids_per_second: 2.0 }),
-        markers: Default::default(),
-        text: None,
+        markers: if is_stamped { Markers::Replaced } else { Markers::Plain },
+        text: is_stamped.then(|| PairText { lead, tail: vec![7], n_taken: 1 }),
         n_forgotten_text: 0,
         system_prompt: (n_forgotten == 1).then(|| "Be brief.".to_string()),
         source: "v.mp4".to_string(),
@@ -141,11 +161,18 @@ fn seed((type_k, type_v): (GgmlType, GgmlType), n_forgotten: usize) -> Result<Ve
     let mut meta: Metadata = header.to_metadata();
     meta.set("general.alignment", 32u32);
     let shape = header.shape;
-    let ne = [shape.d, shape.n_ctx, shape.n_head_kv, shape.n_layer];
+    let ne = rows_ne(&shape);
     let mut writer = GgufWriter::new(meta);
     writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, 3])?;
     writer.tensor(CACHE_K, type_k, &ne)?;
     writer.tensor(CACHE_V, type_v, &ne)?;
+    let n_states = match states_ne(&shape) {
+        Some(ne) => {
+            writer.tensor(CACHE_STATES, GgmlType::F32, &ne)?;
+            ne.iter().product()
+        }
+        None => 0,
+    };
     let first = Record::after(chain_start(&writer.front()?), 0, (hash_of_nothing(), 0), 0, 1_700_000_000);
     let last = Record::after(first.chain, header.n_tokens() as u64, (0, 0), 5, 1_700_000_005);
     let rows = |ty: GgmlType| ty.row_bytes(shape.d).unwrap_or_default() * shape.n_ctx;
@@ -153,7 +180,8 @@ fn seed((type_k, type_v): (GgmlType, GgmlType), n_forgotten: usize) -> Result<Ve
         match i {
             0 => out.extend([first.to_bytes(), last.to_bytes(), [0; BYTES]].concat()),
             1 => out.resize(rows(type_k), 0),
-            _ => out.resize(rows(type_v), 0),
+            2 => out.resize(rows(type_v), 0),
+            _ => (0..n_states).for_each(|i| out.extend((i as f32).to_le_bytes())),
         }
         Ok(())
     })

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::source::copy_folder;
 use super::{checkpoint_tensors, converted, values};
-use crate::common::golden_families;
+use crate::common::{golden_experts, golden_families};
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -476,6 +476,66 @@ fn sixteen_bits_stay_and_small_tensors_are_wide() {
                 assert_eq!(info.ty, GgmlType::F32, "{name}");
             } else if !name.contains("patch_embd") {
                 assert!(matches!(info.ty, GgmlType::F16 | GgmlType::BF16), "{name} is {}", info.ty);
+            }
+        }
+    }
+}
+
+/// Experts: gates and ups apart, matrices with outputs as rows however they were stored, routers and shared experts by name.
+#[test]
+fn experts_are_where_the_format_wants_them() {
+    for (name, architecture) in [("q3moe-a", "qwen3vlmoe"), ("q35moe-a", "qwen35moe")] {
+        let dir = golden_experts().join("checkpoints").join(name);
+        let (config, left) = (config(&dir), checkpoint_tensors(&dir));
+        let (text, _) = wide(&dir, Layout::Mrope);
+        let of_text = |key: &str| number(&config, &format!("/text_config/{key}"));
+        let (n, n_ff, n_embd) = (of_text("num_experts"), of_text("moe_intermediate_size"), of_text("hidden_size"));
+        check_keys(
+            &text,
+            &[
+                ("general.architecture", architecture.into()),
+                (&format!("{architecture}.expert_count"), n.into()),
+                (&format!("{architecture}.expert_used_count"), of_text("num_experts_per_tok").into()),
+                (&format!("{architecture}.expert_feed_forward_length"), n_ff.into()),
+            ],
+        );
+        let [n, n_ff, n_embd] = [n, n_ff, n_embd].map(|n| n as usize);
+        let is_turned = architecture == "qwen3vlmoe";
+        for il in 0..of_text("num_hidden_layers") {
+            let source = |part: &str| &left[&format!("model.language_model.layers.{il}.mlp.{part}")].1;
+            let file = |part: &str| {
+                let name = format!("blk.{il}.{part}.weight");
+                (text.tensor(&name).unwrap_or_else(|| panic!("{name}")).ne.clone(), values(&text, &name))
+            };
+            // Element (row, column) of an expert's matrix with so many rows and columns.
+            let at = |all: &[f32], e: usize, (rows, columns): (usize, usize), (r, c): (usize, usize)| {
+                all[e * rows * columns + if is_turned { c * rows + r } else { r * columns + c }]
+            };
+            let (both, down) = (source("experts.gate_up_proj"), source("experts.down_proj"));
+            for (part, first) in [("ffn_gate_exps", 0), ("ffn_up_exps", n_ff)] {
+                let (ne, got) = file(part);
+                assert_eq!(ne, [n_embd, n_ff, n], "{name} {part}");
+                for (i, x) in got.iter().enumerate() {
+                    let (e, r, c) = (i / (n_ff * n_embd), i / n_embd % n_ff, i % n_embd);
+                    assert_eq!(*x, at(both, e, (2 * n_ff, n_embd), (first + r, c)), "{name} {part} ({e}, {r}, {c})");
+                }
+            }
+            let (ne, got) = file("ffn_down_exps");
+            assert_eq!(ne, [n_ff, n_embd, n], "{name}");
+            for (i, x) in got.iter().enumerate() {
+                let (e, r, c) = (i / (n_ff * n_embd), i / n_ff % n_embd, i % n_ff);
+                assert_eq!(*x, at(down, e, (n_embd, n_ff), (r, c)), "{name} ffn_down_exps ({e}, {r}, {c})");
+            }
+            assert!(file("ffn_gate_inp").1 == *source("gate.weight"), "{name}");
+            if !is_turned {
+                for (part, from) in [
+                    ("ffn_gate_inp_shexp", "shared_expert_gate"),
+                    ("ffn_gate_shexp", "shared_expert.gate_proj"),
+                    ("ffn_up_shexp", "shared_expert.up_proj"),
+                    ("ffn_down_shexp", "shared_expert.down_proj"),
+                ] {
+                    assert!(file(part).1 == *source(&format!("{from}.weight")), "{name} {part}");
+                }
             }
         }
     }

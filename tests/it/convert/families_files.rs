@@ -2,14 +2,14 @@
 //! llama.cpp asks for.
 
 use longtake::convert::{ConvertOptions, FileType, QuantizeOptions, quantize};
-use longtake::gguf::{Gguf, GgufWriter, Metadata};
+use longtake::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
 use longtake::model::{HParams, LayerKind, VisionHParams};
 use longtake::position::Layout;
 use serde_json::Value as Json;
 
-use super::converted;
 use super::families::{folders, wide};
-use crate::common::golden_families;
+use super::{converted, values};
+use crate::common::{golden_experts, golden_families};
 
 #[test]
 fn every_file_becomes_smaller_and_what_is_small_stays_wide() {
@@ -38,11 +38,27 @@ fn every_file_becomes_smaller_and_what_is_small_stays_wide() {
 
 #[test]
 fn inspect_says_what_a_file_is_as_a_model() {
-    let rows: [(&str, &[&str], &[&str]); 3] = [
+    let rows: [(&str, &[&str], &[&str]); 5] = [
+        (
+            "q3moe",
+            &["text model of Qwen3-VL-MoE", "goes through 3 of 8 experts of 32 hidden elements\n", "first 2 layers"],
+            &["Qwen3-VL-MoE", "taps behind blocks"],
+        ),
+        (
+            "q35moe",
+            &["2 recurrent", "goes through 3 of 8 experts of 32 hidden elements, and one of 40 for all"],
+            &[
+                "2 frames a second, 4 to 768, of 4096 to 25165824 pixels in all, no more than 12288 tokens; time in words",
+            ],
+        ),
         (
             "q25",
             &["text model of Qwen2-VL or Qwen2.5-VL", "layers: 3 of attention"],
-            &["windows of 4 tokens", "blocks 1, 3", "2 positions a second"],
+            &[
+                "windows of 4 tokens",
+                "blocks 1, 3",
+                "videos: 2 frames a second, 4 to 768, of 100352 to 602112 pixels each; time by the clock, 2 positions a second",
+            ],
         ),
         (
             "q3",
@@ -57,7 +73,8 @@ fn inspect_says_what_a_file_is_as_a_model() {
         ),
     ];
     for (family, text_says, tower_says) in rows {
-        let dir = golden_families().join(format!("checkpoints/{family}-a"));
+        let root = if family.ends_with("moe") { golden_experts() } else { golden_families() };
+        let dir = root.join(format!("checkpoints/{family}-a"));
         let out = tempfile::tempdir().unwrap();
         let (text, mmproj) = converted(&ConvertOptions::new(dir, out.path().join("x.gguf")));
         for (gguf, says) in [(text, text_says), (mmproj, tower_says)] {
@@ -72,8 +89,60 @@ fn inspect_says_what_a_file_is_as_a_model() {
             }
             let json: Json = serde_json::from_str(&run(true)).unwrap();
             assert!(json["model"]["families"].is_array(), "{family}");
+            let n_expert = if family.ends_with("moe") { Json::from(8) } else { Json::Null };
+            assert_eq!(json["model"]["n_expert"], if json["model"]["kind"] == "text" { n_expert } else { Json::Null });
+            if json["model"]["kind"] == "tower" {
+                let time = if family == "q25" { "clock" } else { "stamps" };
+                assert_eq!(json["model"]["video"]["time"], time, "{family}");
+            }
         }
     }
+}
+
+/// Experts are packed as one tensor each, routers stay as they are, and each expert has importances of its own.
+#[test]
+fn experts_become_smaller() {
+    let out = tempfile::tempdir().unwrap();
+    let dir = golden_experts().join("checkpoints/q35moe-a");
+    let (text, _) = converted(&ConvertOptions::new(dir, out.path().join("x.gguf")));
+    let name = "blk.1.ffn_down_exps.weight";
+    let (n_ff, n) = (32, 8);
+    // All that counts of expert e is column e: a column that counts for nothing may become anything.
+    let sums = |is_one: bool| {
+        let path = out.path().join(format!("{is_one}.im.gguf"));
+        let mut meta = Metadata::default();
+        meta.set("general.type", "imatrix");
+        meta.set("imatrix.datasets", vec!["words.txt".to_string()]);
+        let mut writer = GgufWriter::new(meta);
+        writer.tensor(format!("{name}.in_sum2"), GgmlType::F32, &[n_ff, n]).unwrap();
+        writer.tensor(format!("{name}.counts"), GgmlType::F32, &[1, n]).unwrap();
+        let fill = |i: usize, out: &mut Vec<u8>| {
+            let sum = |at: usize| if !is_one || at % n_ff == at / n_ff { 1e6f32 } else { 1e-6 };
+            let values: Vec<f32> = if i == 0 { (0..n_ff * n).map(sum).collect() } else { vec![1.0; n] };
+            values.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes()));
+            Ok(())
+        };
+        writer.write(&path, fill).unwrap();
+        path
+    };
+    let error_of = |imatrix: Option<std::path::PathBuf>| {
+        let to = out.path().join("y.gguf");
+        let mut options = QuantizeOptions::new(text.path(), &to, FileType::from_name("IQ4_NL").unwrap());
+        options.imatrix = imatrix;
+        quantize(&options, &mut ()).unwrap();
+        let gguf = Gguf::open(&to).unwrap();
+        for info in gguf.tensors().iter().filter(|info| info.name.starts_with("blk.")) {
+            let is_expert = info.name.contains("_exps");
+            assert!(!is_expert || info.ty.block_len() == 32, "{} is {}", info.name, info.ty);
+            assert!(!info.name.contains("gate_inp") || info.ty == GgmlType::F32, "{} is {}", info.name, info.ty);
+        }
+        let (before, after) = (values(&text, name), values(&gguf, name));
+        // Of each expert the column with its own number.
+        let own = |at: usize| at % n_ff == at / (before.len() / n);
+        (0..before.len()).filter(|at| own(*at)).map(|at| (before[at] - after[at]).powi(2)).sum::<f32>()
+    };
+    let (plain, even, one) = (error_of(None), error_of(Some(sums(false))), error_of(Some(sums(true))));
+    assert!(one < 0.7 * even && one < 0.7 * plain, "{plain} {even} {one}");
 }
 
 /// Files of other converters lack our keys, and say how layers alternate by an interval.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longtake::cache::KvCache;
+use longtake::convert::{ConvertOptions, FileType, convert};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels::cuda::Gpu;
 use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
@@ -39,6 +40,24 @@ fn the_families_on_a_gpu_give_the_reference_numbers() {
     for family in ["qwen2_5_vl", "qwen3_vl"] {
         check_family(family, &[4096], &all_on(&gpu()));
     }
+}
+
+/// There are no kernels for experts: such a model says so, and stays where it is.
+#[test]
+fn models_with_experts_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = crate::common::golden_experts().join("checkpoints/q35moe-a");
+    let mut options = ConvertOptions::new(input, dir.path().join("m.gguf"));
+    options.outtype = Some(FileType::from_name("f32").unwrap());
+    let path = convert(&options, &mut ()).unwrap().text.path;
+    let (mut model, _) = crate::common::text_model(&Arc::new(Gguf::open(&path).unwrap())).unwrap();
+    let error = model.offload(&[gpu()], 1).unwrap_err().to_string();
+    assert!(
+        error.contains("Qwen3.5-MoE") && error.contains("experts") && error.contains("--n-gpu-layers 0"),
+        "{error}"
+    );
+    assert_eq!(model.n_host_layers(), model.hparams().n_layer);
+    model.offload(&[gpu()], 0).unwrap();
 }
 
 #[test]

@@ -3,18 +3,25 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use longtake::cache::KvCache;
+use longtake::convert::{ConvertOptions, FileType, convert};
 use longtake::drawn::symbols::DrawnVideo;
 use longtake::eval::niah::{Needle, Niah, NiahOptions, Trial, Units, drawn_haystack, drawn_needles};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::media::Rgb;
 use longtake::media::patch::pixel_values;
+use longtake::media::resize::bicubic;
 use longtake::model::{Batch, Scratch};
 use longtake::position::{Segment, place_all};
-use longtake::stream::{Engine, patch_spec};
+use longtake::stream::{Engine, Events, MediaOptions, Prompt, Session, SessionOptions, patch_spec};
+use longtake::text::RenderOptions;
+use longtake::text::message::parse_messages;
 use longtake::{Error, ErrorKind};
 use serde_json::Value;
+
+use crate::common::golden_families;
 
 const SIZE: (usize, usize) = (56, 84);
 
@@ -28,11 +35,6 @@ fn options(temporal_scale: Option<f64>) -> NiahOptions {
     NiahOptions { n_batch: 37, type_k: GgmlType::F32, type_v: GgmlType::F32, temporal_scale, seed: 3 }
 }
 
-fn materials(engine: &Arc<Engine>, n: usize) -> (Units, Vec<Needle>) {
-    let haystack = drawn_haystack(engine, 5, SIZE, n, &mut |_| Ok(())).unwrap();
-    (haystack, drawn_needles(engine, 6, SIZE, 2, true).unwrap())
-}
-
 fn grid(lengths: &[usize], depths: &[f64], n_needles: usize) -> Vec<Trial> {
     let mut trials = Vec::new();
     for &n in lengths {
@@ -43,15 +45,37 @@ fn grid(lengths: &[usize], depths: &[f64], n_needles: usize) -> Vec<Trial> {
     trials
 }
 
+/// A converted checkpoint of a newer family.
+fn later(name: &str) -> Arc<Engine> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = ConvertOptions::new(golden_families().join("checkpoints").join(name), dir.path().join("m.gguf"));
+    options.outtype = Some(FileType::from_name("f32").unwrap());
+    options.mmproj_outtype = options.outtype;
+    let report = convert(&options, &mut ()).unwrap();
+    let open = |path: &Path| Arc::new(Gguf::open(path).unwrap());
+    Arc::new(crate::common::engine_of(open(&report.text.path), Some(open(&report.mmproj.path))).unwrap())
+}
+
 /// Outcomes do not depend on what ran before, nor on a trial that was broken off in between.
 #[test]
 fn reuse_changes_nothing() {
-    let engine = engine();
+    check_reuse(&engine(), SIZE, 230);
+}
+
+/// Nor where time is told in words, with taps, or with layers that go back only to a few places.
+#[test]
+fn reuse_changes_nothing_in_stamped_videos() {
+    for name in ["q3-a", "q35-a"] {
+        check_reuse(&later(name), (64, 96), 40);
+    }
+}
+
+fn check_reuse(engine: &Arc<Engine>, size: (usize, usize), n_max: usize) {
     // The haystack is shorter than the longest trial and is repeated.
-    let (haystack, needles) = materials(&engine, 20);
-    let n_max = 230;
+    let haystack = drawn_haystack(engine, 5, size, 20, &mut |_| Ok(())).unwrap();
+    let needles = drawn_needles(engine, 6, size, 2, true).unwrap();
     let mut trials = grid(&[1, 7, 30, n_max], &[0.0, 0.35, 1.0], needles.len());
-    let mut reused = Niah::new(&engine, &haystack, &needles, n_max, options(Some(0.75))).unwrap();
+    let mut reused = Niah::new(engine, &haystack, &needles, n_max, options(Some(0.75))).unwrap();
     reused.sort(&mut trials);
     for (k, trial) in trials.iter().enumerate() {
         if k % 3 == 1 {
@@ -62,7 +86,7 @@ fn reuse_changes_nothing() {
             });
             assert!(stopped.is_err_and(|err| err.kind() == ErrorKind::Cancelled) || steps <= k % 5, "{trial:?}");
         }
-        let mut fresh = Niah::new(&engine, &haystack, &needles, trial.n, options(Some(0.75))).unwrap();
+        let mut fresh = Niah::new(engine, &haystack, &needles, trial.n, options(Some(0.75))).unwrap();
         let expected = fresh.run(*trial, &mut |_| Ok(())).unwrap();
         assert_eq!(reused.run(*trial, &mut |_| Ok(())).unwrap(), expected, "{trial:?}");
     }
@@ -139,6 +163,65 @@ fn a_trial_is_the_published_sequence() {
     assert!(run(first.clone()).right);
     let other = if first == "Y" { "N" } else { "Y" };
     assert!(!run(other.to_string()).right);
+}
+
+/// Where time is told in words, a trial is the video of its units as any prompt has it, a frame a second; what is preferred first is
+/// what a session prefers behind the question.
+#[test]
+fn a_stamped_trial_is_a_video_in_a_prompt() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["q3-a", "q35-a"] {
+        let engine = later(name);
+        let (n, at, size) = (11, 4, (64, 96));
+        let video = DrawnVideo::new(5, SIZE, n, 0, None).unwrap();
+        let shown = DrawnVideo::new(9, SIZE, 1, 1, None).unwrap();
+        let rgb =
+            |v: &DrawnVideo, i| bicubic(&Rgb { width: v.width, height: v.height, data: v.frame(i) }, size.1, size.0);
+        let (mut haystack, mut pictures) = (Units::new(&engine, size).unwrap(), Units::new(&engine, size).unwrap());
+        let mut frames: Vec<[Rgb; 2]> = (0..n).map(|pair| [2 * pair, 2 * pair + 1].map(|i| rgb(&video, i))).collect();
+        frames.iter().for_each(|[a, b]| haystack.push_pair(&engine, [a, b]).unwrap());
+        let picture = rgb(&shown, 0);
+        pictures.push_pair(&engine, [&picture, &picture]).unwrap();
+        frames.insert(at, [picture.clone(), picture]);
+        let folder = dir.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        for (i, frame) in frames.iter().flatten().enumerate() {
+            let picture = image::RgbImage::from_raw(size.0 as u32, size.1 as u32, frame.data.clone()).unwrap();
+            picture.save(folder.join(format!("{i:02}.png"))).unwrap();
+        }
+        let question = "\nWhat is shown?";
+        let content = serde_json::json!([
+            {"type": "video", "video": folder, "fps": 1.0, "resized_height": size.1, "resized_width": size.0},
+            {"type": "text", "text": question},
+        ]);
+        let messages = serde_json::json!([{"role": "user", "content": content}]).to_string();
+        let render = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        let mut prompt =
+            Prompt::build(&engine, &parse_messages(&messages).unwrap(), render, &MediaOptions::default()).unwrap();
+        let n_prompt = prompt.n_tokens().unwrap();
+        let sizes = SessionOptions {
+            n_ctx: n_prompt + 8,
+            n_batch: 64,
+            type_k: GgmlType::F32,
+            type_v: GgmlType::F32,
+            temporal_scale: None,
+        };
+        let mut session = Session::new(&engine, sizes).unwrap();
+        let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
+        session.feed(&mut prompt, &mut Events::new(&mut sink, &cancel)).unwrap();
+        session.complete_logits().unwrap();
+        let row = session.context().logits();
+        let first = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32;
+        let answer = engine.tokenizer.decode(&[first], false);
+        let needle = Needle { name: "drawn".into(), pictures, question: question.into(), answer: answer.clone() };
+        let mut niah = Niah::new(&engine, &haystack, std::slice::from_ref(&needle), n, options(None)).unwrap();
+        let outcome = niah.run(Trial { n, depth: 0.4, needle: 0 }, &mut |_| Ok(())).unwrap();
+        let told = engine.tokenizer.encode(&answer, false).unwrap();
+        assert_eq!(outcome.n_tokens, n_prompt + told.len(), "{name}");
+        if told == [first] {
+            assert!(outcome.right, "{name}: `{}` for `{answer}`", outcome.predicted);
+        }
+    }
 }
 
 /// The user's own haystack and needles: a video file that is shorter than the sweep, pictures of another size.

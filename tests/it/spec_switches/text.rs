@@ -2,8 +2,8 @@
 
 use longtake::cache::KvCache;
 use longtake::gguf::{GgmlType, Metadata};
-use longtake::model::family::{QWEN2_VL, TextSpec};
-use longtake::model::{Batch, HParams, Scratch};
+use longtake::model::family::{FfnSpec, QWEN2_VL, TextSpec};
+use longtake::model::{Batch, ExpertShape, HParams, Scratch};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
 use super::{HOST, Mat, Place, Plain, Weights, add, attend, check, gated, sigmoid, turn};
@@ -15,6 +15,9 @@ struct Text {
     layout: Layout,
     n_rot: usize,
     fused: bool,
+    /// Where the spec has experts: their sizes, and whether gates and ups are in one tensor.
+    experts: ExpertShape,
+    fused_experts: bool,
 }
 
 const N_EMBD: usize = 20;
@@ -46,9 +49,28 @@ impl Text {
             }
             w.linear(&name("attn_output"), n_head * d, N_EMBD, false);
             w.norm(&name(self.spec.ffn_norm), N_EMBD, false);
-            w.linear(&name("ffn_gate"), N_EMBD, N_FF, false);
-            w.linear(&name("ffn_up"), N_EMBD, N_FF, false);
-            w.linear(&name("ffn_down"), N_FF, N_EMBD, false);
+            let mut mlp = |end: &str| {
+                w.linear(&name(&format!("ffn_gate{end}")), N_EMBD, N_FF, false);
+                w.linear(&name(&format!("ffn_up{end}")), N_EMBD, N_FF, false);
+                w.linear(&name(&format!("ffn_down{end}")), N_FF, N_EMBD, false);
+            };
+            let FfnSpec::Experts { shared } = self.spec.ffn else {
+                mlp("");
+                continue;
+            };
+            if shared {
+                mlp("_shexp");
+                w.add(name("ffn_gate_inp_shexp.weight"), &[N_EMBD], 0.0);
+            }
+            let ExpertShape { n, n_ff, .. } = self.experts;
+            w.linear(&name("ffn_gate_inp"), N_EMBD, n, false);
+            if self.fused_experts {
+                w.add(name("ffn_gate_up_exps.weight"), &[N_EMBD, 2 * n_ff, n], 0.0);
+            } else {
+                w.add(name("ffn_gate_exps.weight"), &[N_EMBD, n_ff, n], 0.0);
+                w.add(name("ffn_up_exps.weight"), &[N_EMBD, n_ff, n], 0.0);
+            }
+            w.add(name("ffn_down_exps.weight"), &[n_ff, N_EMBD, n], 0.0);
         }
         let mut meta = Metadata::default();
         meta.set("general.architecture", "qwen2vl");
@@ -137,8 +159,24 @@ impl Text {
             }
             add(&mut x, &w.linear(&mixed, &name("attn_output")));
             let normed = w.norms(&x, &name(self.spec.ffn_norm));
-            let hidden = gated(w.linear(&normed, &name("ffn_gate")), w.linear(&normed, &name("ffn_up")));
-            add(&mut x, &w.linear(&hidden, &name("ffn_down")));
+            let mlp = |end: &str| {
+                let part = |part: &str| w.linear(&normed, &name(&format!("{part}{end}")));
+                w.linear(&gated(part("ffn_gate"), part("ffn_up")), &name(&format!("ffn_down{end}")))
+            };
+            match self.spec.ffn {
+                FfnSpec::Dense => add(&mut x, &mlp("")),
+                FfnSpec::Experts { shared } => {
+                    if shared {
+                        let gate = w.linear(&normed, &name("ffn_gate_inp_shexp"));
+                        let weigh =
+                            |(row, gate): (Vec<f64>, &Vec<f64>)| row.iter().map(|v| v * sigmoid(gate[0])).collect();
+                        add(&mut x, &mlp("_shexp").into_iter().zip(&gate).map(weigh).collect());
+                    }
+                    let scores = w.linear(&normed, &name("ffn_gate_inp"));
+                    let one = |(row, scores): (&Vec<f64>, &Vec<f64>)| self.experts_of(w, il, row, scores);
+                    add(&mut x, &normed.iter().zip(&scores).map(one).collect());
+                }
+            }
             if let Some(deep) = deep.get(il) {
                 add(&mut x, deep);
             }
@@ -149,6 +187,36 @@ impl Text {
         x.iter().map(|x| table.chunks_exact(N_EMBD).map(|row| dot(row, x)).collect()).collect()
     }
 
+    /// What the chosen experts of layer `il` make of a row: a softmax over all scores, the largest of which share 1.
+    fn experts_of(&self, w: &Plain, il: usize, row: &[f64], scores: &[f64]) -> Vec<f64> {
+        let ExpertShape { n, n_used, n_ff } = self.experts;
+        let all: f64 = scores.iter().map(|s| s.exp()).sum();
+        let mut shares: Vec<(usize, f64)> = scores.iter().map(|s| s.exp() / all).enumerate().collect();
+        shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+        shares.truncate(n_used);
+        let of_chosen: f64 = shares.iter().map(|(_, share)| share).sum();
+        // Matrix `i` of a tensor of `n`.
+        let product = |name: &str, i: usize, rows: std::ops::Range<usize>, x: &[f64]| -> Vec<f64> {
+            let all = w.vec(&format!("blk.{il}.{name}.weight"));
+            let one = &all[i * all.len() / n..(i + 1) * all.len() / n];
+            let row = |r: usize| one[r * x.len()..][..x.len()].iter().zip(x).map(|(a, b)| a * b).sum();
+            rows.map(row).collect()
+        };
+        let mut out = vec![0.0; row.len()];
+        for (i, share) in shares {
+            let (gate, up) = if self.fused_experts {
+                let part = |rows| product("ffn_gate_up_exps", i, rows, row);
+                (part(0..n_ff), part(n_ff..2 * n_ff))
+            } else {
+                (product("ffn_gate_exps", i, 0..n_ff, row), product("ffn_up_exps", i, 0..n_ff, row))
+            };
+            let hidden = gated(vec![gate], vec![up]).remove(0);
+            let made = product("ffn_down_exps", i, 0..row.len(), &hidden);
+            out.iter_mut().zip(made).for_each(|(out, made)| *out += share / of_chosen * made);
+        }
+        out
+    }
+
     fn check(&self, what: &str, seed: u64, (place, tolerance): Place<'_>) {
         let (weights, meta) = self.weights(seed);
         let file = weights.file(meta);
@@ -156,6 +224,9 @@ impl Text {
         hp.spec = self.spec;
         (hp.layout, hp.n_rot, hp.rope_sections, hp.n_deepstack) =
             (self.layout, self.n_rot, self.sections(), self.spec.n_deepstack);
+        if let FfnSpec::Experts { shared } = self.spec.ffn {
+            (hp.n_ff, hp.experts) = (if shared { N_FF } else { 0 }, Some(self.experts));
+        }
         let (mut model, unused) = crate::common::text_model_with(hp, &file).unwrap();
         assert!(unused.is_empty(), "{what}: {unused:?}");
         place(Some(&mut model), None);
@@ -191,8 +262,44 @@ impl Text {
     }
 }
 
+fn plain() -> Text {
+    let experts = ExpertShape { n: 5, n_used: 2, n_ff: 18 };
+    Text { spec: QWEN2_VL.text, layout: Layout::Mrope, n_rot: 12, fused: false, experts, fused_experts: false }
+}
+
+fn expert_cases() -> Vec<(&'static str, Text)> {
+    let with = |shared: bool, n: usize, n_used: usize| {
+        let mut text = plain();
+        text.spec.ffn = FfnSpec::Experts { shared };
+        (text.experts.n, text.experts.n_used) = (n, n_used);
+        text
+    };
+    let fused = |text: Text| Text { fused_experts: true, ..text };
+    vec![
+        ("two of five experts", with(false, 5, 2)),
+        ("a shared expert beside them", with(true, 5, 2)),
+        ("gates and ups in one tensor", fused(with(false, 5, 2))),
+        // All tokens come to the same ones, more than are multiplied in one go.
+        ("all of three experts", with(true, 3, 3)),
+        ("an expert alone", fused(with(false, 1, 1))),
+        ("one of many experts", with(true, 33, 1)),
+        ("Qwen3-VL with experts", {
+            let mut text = with(false, 7, 3);
+            (text.spec.qkv_bias, text.spec.qk_norm, text.spec.n_deepstack, text.layout) =
+                (false, true, 3, Layout::MropeI);
+            text
+        }),
+        ("Qwen3.5's attention with experts", {
+            let mut text = with(true, 7, 3);
+            (text.spec.qkv_bias, text.spec.qk_norm, text.spec.output_gate) = (false, true, true);
+            (text.spec.ffn_norm, text.layout, text.n_rot) = ("post_attention_norm", Layout::MropeI, 8);
+            text
+        }),
+    ]
+}
+
 fn text_cases() -> Vec<(&'static str, Text)> {
-    let plain = Text { spec: QWEN2_VL.text, layout: Layout::Mrope, n_rot: 12, fused: false };
+    let plain = plain();
     let with = |change: &dyn Fn(&mut Text)| {
         let mut text = plain;
         change(&mut text);
@@ -236,6 +343,13 @@ fn text_cases() -> Vec<(&'static str, Text)> {
 #[test]
 fn switches_of_language_models_are_plain_arithmetic() {
     check_all(HOST);
+}
+
+#[test]
+fn experts_are_plain_arithmetic() {
+    for (seed, (what, text)) in expert_cases().into_iter().enumerate() {
+        text.check(what, 80 + seed as u64, HOST);
+    }
 }
 
 pub fn check_all(place: Place<'_>) {
