@@ -49,6 +49,8 @@ pub mod convert;
 #[doc(hidden)]
 pub mod drawn;
 pub mod api;
+#[cfg(feature = "ffi")]
+pub mod ffi;
 #[cfg(feature = "eval")]
 #[doc(hidden)]
 pub mod eval;
@@ -61,5 +63,5 @@ pub mod cli;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use api::{Answer, Cancel, Chat, ChatOptions, Longtake, OpenOptions};
+pub use api::{Answer, Cancel, Chat, ChatOptions, Frames, Longtake, OpenOptions};
 pub use error::{Error, ErrorKind, Result};

@@ -7,6 +7,8 @@ use std::time::Instant;
 use serde_json::Map;
 
 use super::answer::{Answer, Cancel, Usage};
+use super::frames::{Frames, FramesFile};
+use super::ledger::{Hold, Ledger};
 use super::options::ChatOptions;
 use crate::stream::{
     Budget, Cost, Engine, Event, Events, Generation, Limits, MediaKind, MediaPlan, Medium, Prompt, Session,
@@ -27,6 +29,8 @@ pub struct Chat {
 /// Where a talk is while nobody answers.
 pub(super) struct Home {
     talk: Mutex<Option<Box<Talk>>>,
+    /// The first thing that was wrong with what was given.
+    fault: Mutex<Option<Error>>,
     pub cancel: Cancel,
 }
 
@@ -34,6 +38,11 @@ impl Home {
     fn take(&self) -> Result<Box<Talk>> {
         let talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner).take();
         talk.ok_or_else(|| Error::busy("the talk has an answer that is not over; read it to its end or drop it"))
+    }
+
+    /// The fault, which is told once.
+    fn fault(&self) -> Result<()> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
 
     pub(super) fn put(&self, talk: Box<Talk>) {
@@ -56,8 +65,11 @@ pub(super) struct Talk {
     images: Vec<MediaPlan>,
     videos: Vec<MediaPlan>,
     sink: Sink,
-    /// The first thing that was wrong with what was given.
-    fault: Option<Error>,
+    /// What the session may take of the memory of all talks, once there is one.
+    hold: Option<Hold>,
+    ledger: Arc<Ledger>,
+    /// Frames that came from memory, for as long as they may be read.
+    frames: Vec<FramesFile>,
 }
 
 /// What the next question will take.
@@ -96,7 +108,7 @@ impl PlannedMedium {
 }
 
 impl Chat {
-    pub(super) fn new(engine: &Arc<Engine>) -> Chat {
+    pub(super) fn new(engine: &Arc<Engine>, ledger: &Arc<Ledger>) -> Chat {
         Chat::of(Talk {
             engine: Arc::clone(engine),
             options: ChatOptions::default(),
@@ -106,12 +118,14 @@ impl Chat {
             images: Vec::new(),
             videos: Vec::new(),
             sink: Box::new(|_| {}),
-            fault: None,
+            hold: None,
+            ledger: Arc::clone(ledger),
+            frames: Vec::new(),
         })
     }
 
     /// A talk about the video of a complete take.
-    pub(super) fn about(engine: &Arc<Engine>, take: &Take) -> Result<Chat> {
+    pub(super) fn about((engine, ledger): (&Arc<Engine>, &Arc<Ledger>), take: &Take) -> Result<Chat> {
         if !take.is_complete() {
             let message = format!(
                 "is not complete: {} of {} tokens are in it; watch the video again to go on",
@@ -120,9 +134,13 @@ impl Chat {
             );
             return Err(Error::bad_input(message).at(take.path().display().to_string()));
         }
-        let chat = Chat::new(engine);
+        let chat = Chat::new(engine, ledger);
         let mut talk = chat.home.take()?;
-        talk.session = Some(Session::from_take(engine, take)?);
+        let session = Session::from_take(engine, take)?;
+        let limits = Limits { n_ctx: Some(session.n_ctx()), memory: ledger.limit(None, None), time: None };
+        let (_, cost) = Budget::new(engine, limits, session.options()).fit(Vec::new(), 0)?;
+        ledger.hold(&mut talk.hold, &cost)?;
+        talk.session = Some(session);
         let source = MediaSource::Path((&*take.header.source).into());
         talk.waiting.push(Part::Video { source, options: Map::new() });
         talk.videos.push(MediaPlan::watched(&take.header));
@@ -132,18 +150,29 @@ impl Chat {
     }
 
     fn of(talk: Talk) -> Chat {
-        Chat { home: Arc::new(Home { talk: Mutex::new(Some(Box::new(talk))), cancel: Cancel::new() }) }
+        let (talk, fault) = (Mutex::new(Some(Box::new(talk))), Mutex::new(None));
+        Chat { home: Arc::new(Home { talk, fault, cancel: Cancel::new() }) }
     }
 
-    /// Changes the talk; what cannot be is told by the next question.
+    /// Changes the talk; what cannot be is told by [`Chat::check`] or the next question.
     fn with(self, change: impl FnOnce(&mut Talk) -> Result<()>) -> Chat {
-        if let Ok(mut talk) = self.home.take() {
-            if let Err(error) = change(&mut talk) {
-                talk.fault.get_or_insert(error);
-            }
+        let changed = self.home.take().and_then(|mut talk| {
+            let changed = change(&mut talk);
             self.home.put(talk);
+            changed
+        });
+        if let Err(error) = changed {
+            self.home.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
         self
+    }
+
+    /// Whether everything that was given so far can be part of the next question, which would tell the same: media are not opened.
+    ///
+    /// # Errors
+    /// What was wrong first; the next question then goes without it.
+    pub fn check(&mut self) -> Result<()> {
+        self.home.fault()
     }
 
     /// Holds the talk this way. The context's size, its types and steps hold from the first question on.
@@ -174,6 +203,18 @@ impl Chat {
         self.with(|talk| {
             let source = MediaSource::Path(Source::from_word(source.into().as_os_str())?);
             talk.waiting.push(Part::Video { source, options: Map::new() });
+            Ok(())
+        })
+    }
+
+    /// Adds frames from memory as a video.
+    #[must_use]
+    pub fn frames(self, frames: Frames) -> Chat {
+        self.with(|talk| {
+            let file = frames.finish()?;
+            let source = MediaSource::Path(Source::Path(file.path().to_path_buf()));
+            talk.waiting.push(Part::Video { source, options: Map::new() });
+            talk.frames.push(file);
             Ok(())
         })
     }
@@ -217,7 +258,7 @@ impl Chat {
     /// What [`Chat::ask`] would say of the media and limits.
     pub fn plan(&mut self, question: impl Into<String>) -> Result<Plan> {
         let mut talk = self.home.take()?;
-        let planned = talk.plan(question.into());
+        let planned = self.home.fault().and_then(|()| talk.plan(question.into()));
         self.home.put(talk);
         planned
     }
@@ -229,7 +270,7 @@ impl Chat {
     /// Media that cannot be read, limits that they do not fit, cancellation; an answer of this talk that is not over (`Busy`).
     pub fn ask(&mut self, question: impl Into<String>) -> Result<Answer> {
         let mut talk = self.home.take()?;
-        match talk.begin(question.into(), &self.home.cancel) {
+        match self.home.fault().and_then(|()| talk.begin(question.into(), &self.home.cancel)) {
             Ok((generating, usage)) => Ok(Answer::new(talk, Arc::clone(&self.home), generating, usage)),
             Err(error) => {
                 self.home.put(talk);
@@ -265,7 +306,20 @@ impl Talk {
     }
 
     fn budget(&self) -> Budget {
-        Budget::new(&self.engine, self.options.limits(), self.options.session(&self.engine))
+        let limits = Limits { memory: self.memory(), ..self.options.limits() };
+        Budget::new(&self.engine, limits, self.options.session(&self.engine))
+    }
+
+    /// Bytes that the talk may take, weights included.
+    fn memory(&self) -> Option<u64> {
+        self.ledger.limit(self.hold.as_ref(), self.options.max_memory)
+    }
+
+    /// A medium as it will be read; frames from memory are named as such.
+    fn planned(&self, plan: &MediaPlan) -> PlannedMedium {
+        let own = self.frames.iter().find(|file| file.path().as_os_str() == &*plan.label);
+        let planned = PlannedMedium::of(plan);
+        PlannedMedium { label: own.map_or(planned.label, FramesFile::label), ..planned }
     }
 
     /// The conversation with the question in it.
@@ -277,35 +331,39 @@ impl Talk {
     }
 
     fn plan(&mut self, question: String) -> Result<Plan> {
-        self.fault.take().map_or(Ok(()), Err)?;
         let messages = self.asked(&question);
-        let (media, cost) = match &self.session {
+        let (media, mut cost) = match &self.session {
             None => {
                 let (prompt, mut cost) =
                     self.budget().fit_prompt(&messages, self.render(), &self.options.media, self.around())?;
-                let media = prompt.media_in_order().into_iter().map(PlannedMedium::of).collect();
+                let media = prompt.media_in_order().into_iter().map(|plan| self.planned(plan)).collect();
                 if self.options.max_time.is_some() || cost.is_long() {
                     self.budget().time(&mut cost)?;
                 }
                 (media, cost)
             }
             Some(session) => {
-                let plans = self.plan_more(session, &messages)?;
+                let plans = self.plan_more(session, &messages)?.0;
                 let n_new: usize = plans.iter().map(|plan| plan.n_tokens).sum();
                 let n_ctx = session.n_ctx();
                 let mut cost = Cost::default();
                 (cost.n_tokens, cost.n_ctx) = (n_new, n_ctx);
-                (plans.iter().map(PlannedMedium::of).collect(), cost)
+                (plans.iter().map(|plan| self.planned(plan)).collect(), cost)
             }
         };
+        for file in &self.frames {
+            let name = file.path().display().to_string();
+            cost.reduced.iter_mut().for_each(|line| *line = line.replace(&name, &file.label()));
+        }
         Ok(Plan { cost, media })
     }
 
-    /// Plans what later questions bring: a medium that fits as it is stays so, any other has half of what is left.
-    fn plan_more(&self, session: &Session, messages: &[Message]) -> Result<Vec<MediaPlan>> {
+    /// Plans what later questions bring, with the most that one of them costs: a medium that fits as it is stays so, any other has
+    /// half of what is left.
+    fn plan_more(&self, session: &Session, messages: &[Message]) -> Result<(Vec<MediaPlan>, Cost)> {
         let (n_ctx, sizes) = (session.n_ctx(), session.options());
         let mut known = (self.images.len(), self.videos.len());
-        let mut plans: Vec<MediaPlan> = Vec::new();
+        let (mut plans, mut most): (Vec<MediaPlan>, Cost) = Default::default();
         for part in messages.iter().flat_map(parts_of) {
             let (count, medium): (_, &dyn Fn() -> Result<Medium>) = match part {
                 Part::Text(_) => continue,
@@ -323,20 +381,24 @@ impl Talk {
             }
             let waiting: usize = plans.iter().map(|plan| plan.n_tokens).sum();
             let used = session.n_past() + waiting + self.options.room() + QUESTION;
-            let budget = Budget::new(&self.engine, Limits { n_ctx: Some(n_ctx), ..Limits::default() }, sizes);
+            let budget =
+                Budget::new(&self.engine, Limits { n_ctx: Some(n_ctx), memory: self.memory(), time: None }, sizes);
             let whole = budget.fit_one(medium()?, used);
-            plans.push(match whole {
-                Ok((plan, cost)) if cost.reduced.is_empty() => plan,
+            let (plan, cost) = match whole {
+                Ok((plan, cost)) if cost.reduced.is_empty() => (plan, cost),
                 Err(error) if error.kind() != ErrorKind::Limit => return Err(error),
-                _ => budget.fit_one(medium()?, used + n_ctx.saturating_sub(used) / 2)?.0,
-            });
+                _ => budget.fit_one(medium()?, used + n_ctx.saturating_sub(used) / 2)?,
+            };
+            plans.push(plan);
+            if most.memory() < cost.memory() {
+                most = cost;
+            }
         }
-        Ok(plans)
+        Ok((plans, most))
     }
 
     /// Reads the question with all that waits.
     pub(super) fn begin(&mut self, question: String, cancel: &Cancel) -> Result<((Generation, Sampler), Usage)> {
-        self.fault.take().map_or(Ok(()), Err)?;
         let guide = self.options.form.as_ref().map(|form| form.guide(&self.engine.tokenizer)).transpose()?;
         let sampler = Sampler::new(self.options.sampling.clone())?.guided(guide);
         let messages = self.asked(&question);
@@ -353,7 +415,7 @@ impl Talk {
                 self.images.truncate(known.0);
                 self.videos.truncate(known.1);
                 if is_first {
-                    self.session = None;
+                    (self.session, self.hold) = (None, None);
                 }
                 Err(error)
             }
@@ -365,11 +427,16 @@ impl Talk {
         if self.session.is_none() {
             let fit = self.budget().fit_prompt(messages, self.render(), &self.options.media, self.around());
             let (prompt, cost) = fit?;
+            self.ledger.hold(&mut self.hold, &cost)?;
             let sizes = SessionOptions { n_ctx: cost.n_ctx, ..self.options.session(&self.engine) };
             self.session = Some(Session::new(&self.engine, sizes)?);
             (self.images, self.videos) = (prompt.images, prompt.videos);
         } else if let Some(session) = &self.session {
-            for plan in self.plan_more(session, messages)? {
+            let (plans, cost) = self.plan_more(session, messages)?;
+            if !plans.is_empty() {
+                self.ledger.hold(&mut self.hold, &cost)?;
+            }
+            for plan in plans {
                 if plan.kind == MediaKind::Image { self.images.push(plan) } else { self.videos.push(plan) }
             }
         }

@@ -7,6 +7,8 @@
 
 mod answer;
 mod chat;
+mod frames;
+mod ledger;
 mod options;
 mod watch;
 
@@ -15,17 +17,26 @@ use std::sync::Arc;
 
 pub use answer::{Answer, Cancel, Usage};
 pub use chat::{Chat, Plan, PlannedMedium};
+pub use frames::Frames;
 pub use options::{ChatOptions, OpenOptions};
 pub use watch::{Watched, Watching};
 
-use crate::Result;
+use ledger::Ledger;
+
+use crate::error::Context;
 use crate::kernels::{prefer, threads};
 use crate::stream::{Engine, EngineOptions, Take};
+use crate::{Error, Result};
+
+/// What of a cap on memory no plan gets: what allocators keep between the steps of decoding and reading, and small things of talks. A
+/// talk that was planned to 57 MiB had 64 at the peak of its first question and 71 at that of its second.
+const SPARE_BYTES: u64 = 16 << 20;
 
 /// A model that is ready to talk. Clones share it, and threads may, too.
 #[derive(Clone)]
 pub struct Longtake {
     engine: Arc<Engine>,
+    ledger: Arc<Ledger>,
 }
 
 impl Longtake {
@@ -40,17 +51,18 @@ impl Longtake {
     /// The same with options.
     ///
     /// # Errors
-    /// As [`Longtake::open`]; an operating system that refuses threads; kernels that cannot run here, or come after others.
+    /// As [`Longtake::open`]; `Limit` for a model that does not fit into [`OpenOptions::max_memory`]; an operating system that
+    /// refuses threads; kernels that cannot run here, or come after others.
     pub fn open_with(model: impl AsRef<Path>, options: OpenOptions) -> Result<Longtake> {
-        if let Some(n) = options.threads {
-            threads::start(n)?;
+        let model = model.as_ref();
+        // Seen before a byte of it is read.
+        let n_bytes = std::fs::metadata(model).at(|| model.display().to_string())?.len();
+        if let Some(limit) = options.max_memory.filter(|limit| *limit < n_bytes) {
+            let message = format!("a file of `{n_bytes}` bytes, expected at most {limit}; raise the limit on memory");
+            return Err(Error::limit(message).at(model.display().to_string()));
         }
-        if let Some(name) = &options.kernels {
-            prefer(name, "the option `kernels`")?;
-        }
-        let OpenOptions { mmproj, mmap, .. } = options;
-        let engine = Engine::load(&EngineOptions { model: model.as_ref().to_path_buf(), mmproj, mmap })?;
-        Ok(Longtake { engine: Arc::new(engine) })
+        let OpenOptions { mmproj, mmap, .. } = options.clone();
+        Longtake::with_options(options, || Engine::load(&EngineOptions { model: model.to_path_buf(), mmproj, mmap }))
     }
 
     /// The model that this program carries: it knows eight shapes in eight colours.
@@ -59,12 +71,37 @@ impl Longtake {
     /// None, unless memory is refused.
     #[cfg(feature = "demo")]
     pub fn demo() -> Result<Longtake> {
-        Ok(Longtake { engine: Arc::new(crate::drawn::embedded::engine()?) })
+        Longtake::demo_with(OpenOptions::default())
+    }
+
+    /// The same with options, of which those of files mean nothing.
+    ///
+    /// # Errors
+    /// As [`Longtake::open_with`].
+    #[cfg(feature = "demo")]
+    pub fn demo_with(options: OpenOptions) -> Result<Longtake> {
+        Longtake::with_options(options, crate::drawn::embedded::engine)
+    }
+
+    fn with_options(options: OpenOptions, load: impl FnOnce() -> Result<Engine>) -> Result<Longtake> {
+        if let Some(n) = options.threads {
+            threads::start(n)?;
+        }
+        if let Some(name) = &options.kernels {
+            prefer(name, "the option `kernels`")?;
+        }
+        let limit = options.max_memory.map(|limit| limit.saturating_sub(SPARE_BYTES));
+        let longtake = Longtake { engine: Arc::new(load()?), ledger: Ledger::new(limit) };
+        if options.max_memory.is_some() {
+            // Room for the least talk that there is.
+            longtake.chat().options(ChatOptions::default().reserve(0).max_tokens(1)).plan("")?;
+        }
+        Ok(longtake)
     }
 
     /// A model that was loaded otherwise.
     pub fn from_engine(engine: Arc<Engine>) -> Longtake {
-        Longtake { engine }
+        Longtake { engine, ledger: Ledger::new(None) }
     }
 
     /// The model itself.
@@ -79,7 +116,7 @@ impl Longtake {
 
     /// Begins a talk.
     pub fn chat(&self) -> Chat {
-        Chat::new(&self.engine)
+        Chat::new(&self.engine, &self.ledger)
     }
 
     /// Begins a talk about the video of a take, which is not read again.
@@ -87,11 +124,11 @@ impl Longtake {
     /// # Errors
     /// A take that is damaged, incomplete, or of another model.
     pub fn chat_about(&self, take: impl AsRef<Path>) -> Result<Chat> {
-        Chat::about(&self.engine, &Take::open(take.as_ref(), true)?)
+        Chat::about((&self.engine, &self.ledger), &Take::open(take.as_ref(), true)?)
     }
 
     /// Will watch a video once, to keep what was seen in a take.
     pub fn watch(&self, video: impl Into<PathBuf>) -> Watching {
-        Watching::new(&self.engine, video.into())
+        Watching::new((&self.engine, &self.ledger), video.into())
     }
 }

@@ -21,11 +21,14 @@ pub struct OpenOptions {
     /// The table of kernels to use instead of the fastest that this CPU can run, by name ([`crate::kernels::candidates`]); the
     /// first model decides for all of this process.
     pub kernels: Option<String>,
+    /// Bytes that the model and all its talks may take together: a talk that does not fit into what others left of it is reduced
+    /// or refused.
+    pub max_memory: Option<u64>,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { mmproj: MmprojChoice::Auto, mmap: true, threads: None, kernels: None }
+        OpenOptions { mmproj: MmprojChoice::Auto, mmap: true, threads: None, kernels: None, max_memory: None }
     }
 }
 
@@ -52,6 +55,12 @@ impl OpenOptions {
     #[must_use]
     pub fn kernels(self, name: impl Into<String>) -> OpenOptions {
         OpenOptions { kernels: Some(name.into()), ..self }
+    }
+
+    /// Within so many bytes, for all talks together.
+    #[must_use]
+    pub fn max_memory(self, n_bytes: u64) -> OpenOptions {
+        OpenOptions { max_memory: Some(n_bytes), ..self }
     }
 }
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Cancel;
+use super::ledger::Ledger;
 use super::options::ChatOptions;
-use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, Take, Watch, WatchRequest};
+use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, Limits, Take, Watch, WatchRequest};
 use crate::{Error, Result};
 
 /// A video that will be watched into a take. A take that was left unfinished is gone on with.
 pub struct Watching {
     engine: Arc<Engine>,
+    ledger: Arc<Ledger>,
     video: PathBuf,
     options: ChatOptions,
     system: Option<String>,
@@ -34,9 +36,10 @@ pub struct Watched {
 }
 
 impl Watching {
-    pub(super) fn new(engine: &Arc<Engine>, video: PathBuf) -> Watching {
+    pub(super) fn new((engine, ledger): (&Arc<Engine>, &Arc<Ledger>), video: PathBuf) -> Watching {
         Watching {
             engine: Arc::clone(engine),
+            ledger: Arc::clone(ledger),
             video,
             options: ChatOptions::default().reserve(4096),
             system: None,
@@ -99,10 +102,13 @@ impl Watching {
             video: &self.video,
             system_prompt: self.system.as_deref(),
             media: &self.options.media,
-            limits: self.options.limits(),
+            // Of the whole, so that a take can be gone on with whatever else is held at that time.
+            limits: Limits { memory: self.ledger.whole(self.options.max_memory), ..self.options.limits() },
             reserve: self.options.reserve,
             options: self.options.session(&engine),
         };
+        let budget = |limits| Budget::new(&engine, limits, request.options).with_reserve(request.reserve);
+        let mut hold = None;
         let mut watch = if goes_on {
             let take = Take::open(path, true)?;
             if take.is_complete() {
@@ -110,12 +116,16 @@ impl Watching {
                 let n_tokens = take.n_done();
                 return Ok(Watched { take: path.to_path_buf(), n_tokens, n_before: n_tokens });
             }
+            let limits = Limits { n_ctx: Some(take.header.shape.n_ctx), ..Limits::default() };
+            if self.ledger.is_limited() {
+                self.ledger.hold(&mut hold, &budget(limits).fit_video(request.video, request.media, 0)?.1)?;
+            }
             Watch::resume(&engine, &request, take)?
         } else {
             let around = Around::of(&engine, request.system_prompt)?;
-            let budget = Budget::new(&engine, request.limits, request.options).with_reserve(request.reserve);
             let n_around = around.n_tokens() + request.reserve;
-            let (plan, cost) = budget.fit_video(request.video, request.media, n_around)?;
+            let (plan, cost) = budget(request.limits).fit_video(request.video, request.media, n_around)?;
+            self.ledger.hold(&mut hold, &cost)?;
             Watch::begin(&engine, &request, (plan, around, cost.n_ctx), (path, if_exists))?
         };
         if self.checkpoint > Duration::from_secs(86_400) {

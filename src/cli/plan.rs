@@ -38,6 +38,9 @@ pub(super) struct Args {
     media: MediaFlags,
     #[command(flatten)]
     budget: BudgetFlags,
+    /// Leave out the minutes, for which this machine would be measured.
+    #[arg(long)]
+    no_time: bool,
     /// Print one JSON object on stdout.
     #[arg(long)]
     json: bool,
@@ -83,7 +86,9 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     if !args.json {
         print_plan(&plans, &cost);
     }
-    measure_time(&budget, &mut cost, args.json)?;
+    if !args.no_time {
+        measure_time(&budget, &mut cost, args.json)?;
+    }
     if args.json {
         writeln!(stdout(), "{}", plan_json(&plans, n_text, &cost))?;
     } else {

@@ -4,6 +4,7 @@
 //! at every error, while a panic unwinds. What a killed run leaves there, the next scratch file removes, as
 //! [`atomic`](super::atomic) tells of its temporaries.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
@@ -36,6 +37,11 @@ impl ScratchFile {
             Ok(ScratchFile(temp))
         };
         write().at(|| folder.display().to_string())
+    }
+
+    /// The open file, for who writes on behind the bytes that it began with.
+    pub fn file(&self) -> &File {
+        &self.0.file
     }
 
     /// Where it is.

@@ -5,6 +5,7 @@ mod cut;
 mod flips;
 mod kills;
 mod outputs;
+mod torn;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

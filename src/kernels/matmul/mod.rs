@@ -14,6 +14,7 @@ pub(super) mod lanes;
 mod ops;
 pub(super) mod panel;
 pub(super) mod tile;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod tile_codes;
 
 pub use activations::{Activations, Epilogue, Gelu, Stacked, TokenGroup};

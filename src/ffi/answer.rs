@@ -1,0 +1,167 @@
+//! An answer, piece by piece.
+
+use std::ffi::c_char;
+use std::sync::Mutex;
+
+use super::call::{call, given, lock, lt_status, place, take_back};
+use crate::Answer;
+use crate::stream::Finish;
+
+/// An answer that comes piece by piece. One call at a time may use it, from any thread; one more meanwhile is told `LT_BUSY`.
+pub struct lt_answer(Mutex<State>);
+
+struct State {
+    answer: Answer,
+    /// The last piece and a zero byte; it grows to the longest piece and is used again.
+    piece: Vec<u8>,
+}
+
+/// Why an answer ended.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum lt_finish {
+    /// It has not ended, or a failure ended it.
+    LT_NOT_FINISHED = 0,
+    /// The model ended it.
+    LT_FINISH_STOP = 1,
+    /// It is as long as `max_tokens` or the context allows.
+    LT_FINISH_LENGTH = 2,
+    /// `lt_answer_stop` was called.
+    LT_FINISH_CALLER = 3,
+}
+
+/// What an answer took until now.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lt_usage {
+    /// Tokens of the chat with its media.
+    pub prompt_tokens: u64,
+    /// So many of them had been read before.
+    pub cached_tokens: u64,
+    /// Tokens of the answer.
+    pub completion_tokens: u64,
+    /// Seconds of reading.
+    pub prompt_seconds: f64,
+    /// Seconds of answering.
+    pub answer_seconds: f64,
+    /// Why it ended.
+    pub finish: lt_finish,
+}
+
+impl lt_answer {
+    pub(super) fn new(answer: Answer) -> lt_answer {
+        lt_answer(Mutex::new(State { answer, piece: Vec::new() }))
+    }
+}
+
+/// Waits for the next piece: `LT_OK` with text of whole characters in UTF-8 behind `*piece`, which ends with a zero byte and is
+/// good until the next call with the answer; `LT_END`, with an empty piece, when it is over, however often it is asked. `length`
+/// may be null and is then not told: bytes of the piece, should it hold a zero byte.
+///
+/// # Safety
+/// `answer` is one that is not freed; `piece` is good for writing a pointer, `length` is, or null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lt_answer_next(
+    answer: *const lt_answer,
+    piece: *mut *const c_char,
+    length: *mut usize,
+) -> lt_status {
+    // SAFETY: the caller's promises.
+    call(|| unsafe {
+        let (place, answer) = (place(piece, "piece")?, given(answer, "answer")?);
+        place.write(c"".as_ptr());
+        if let Some(length) = length.as_mut() {
+            *length = 0;
+        }
+        let mut state = lock(&answer.0, "answer")?;
+        let State { answer, piece } = &mut *state;
+        let Some(next) = answer.next().transpose()? else { return Ok(lt_status::LT_END) };
+        piece.clear();
+        piece.extend_from_slice(next.as_bytes());
+        piece.push(0);
+        place.write(piece.as_ptr().cast());
+        if let Some(length) = length.as_mut() {
+            *length = next.len();
+        }
+        Ok(lt_status::LT_OK)
+    })
+}
+
+/// Ends an answer after the piece that came last: the next one is `LT_END`, and the chat can be asked again.
+///
+/// # Safety
+/// `answer` is one that is not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lt_answer_stop(answer: *const lt_answer) -> lt_status {
+    // SAFETY: the caller's promise.
+    call(|| unsafe {
+        lock(&given(answer, "answer")?.0, "answer")?.answer.stop();
+        Ok(lt_status::LT_OK)
+    })
+}
+
+/// What it took until now.
+///
+/// # Safety
+/// `answer` is one that is not freed; `usage` is good for writing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lt_answer_usage(answer: *const lt_answer, usage: *mut lt_usage) -> lt_status {
+    // SAFETY: the caller's promises.
+    call(|| unsafe {
+        let (place, answer) = (place(usage, "usage")?, given(answer, "answer")?);
+        let state = lock(&answer.0, "answer")?;
+        let usage = state.answer.usage();
+        place.write(lt_usage {
+            prompt_tokens: usage.prompt_tokens as u64,
+            cached_tokens: usage.cached_tokens as u64,
+            completion_tokens: usage.completion_tokens as u64,
+            prompt_seconds: usage.prompt_time.as_secs_f64(),
+            answer_seconds: usage.answer_time.as_secs_f64(),
+            finish: match state.answer.finish() {
+                None => lt_finish::LT_NOT_FINISHED,
+                Some(Finish::Stop) => lt_finish::LT_FINISH_STOP,
+                Some(Finish::Length) => lt_finish::LT_FINISH_LENGTH,
+                Some(Finish::Caller) => lt_finish::LT_FINISH_CALLER,
+            },
+        });
+        Ok(lt_status::LT_OK)
+    })
+}
+
+/// The tokens until now: at most `room` of them are copied to `tokens`, and `*n` becomes how many there are. `tokens` may be null
+/// where `room` is 0.
+///
+/// # Safety
+/// `answer` is one that is not freed; `tokens` is good for writing `room` numbers, `n` for writing one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lt_answer_tokens(
+    answer: *const lt_answer,
+    tokens: *mut u32,
+    room: usize,
+    n: *mut usize,
+) -> lt_status {
+    // SAFETY: the caller's promises; what is copied fits.
+    call(|| unsafe {
+        let (n, answer) = (place(n, "n")?, given(answer, "answer")?);
+        if room > 0 {
+            place(tokens, "tokens")?;
+        }
+        let state = lock(&answer.0, "answer")?;
+        let all = state.answer.tokens();
+        n.write(all.len());
+        if room > 0 {
+            std::ptr::copy_nonoverlapping(all.as_ptr(), tokens, all.len().min(room));
+        }
+        Ok(lt_status::LT_OK)
+    })
+}
+
+/// Ends an answer, whether it is over or not; what came until then is what was answered. Null is nothing.
+///
+/// # Safety
+/// `answer` is null, or came from `lt_chat_ask`, is freed once, and no other call uses it any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lt_answer_free(answer: *mut lt_answer) {
+    // SAFETY: the caller's promise.
+    unsafe { take_back(answer) }
+}
