@@ -5,7 +5,8 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, streamText } from "ai";
 
 const [base, path, question, answer] = process.argv.slice(2);
-const model = createOpenAICompatible({ name: "longtake", baseURL: base })("symbols");
+const { data: [{ id }] } = await (await fetch(`${base}/models`)).json();
+const model = createOpenAICompatible({ name: "longtake", baseURL: base })(id);
 const content = [{ type: "text", text: question }, { type: "file", mediaType: "video/mp4", data: readFileSync(path) }];
 const messages = [{ role: "user", content }];
 const whole = await generateText({ model, messages });

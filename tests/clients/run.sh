@@ -27,12 +27,12 @@ base="http://127.0.0.1:$(cat "$folder/port")/v1"
 
 "$folder/venv/bin/python" tests/clients/openai_python.py "$base" "$folder/v.mp4" "$question" "$answer"
 "$folder/venv/bin/pip" install -q litellm langchain-openai
-"$folder/venv/bin/python" tests/clients/others_python.py "$base" "$folder/v.mp4" "$question" "$answer"
+LITELLM_LOCAL_MODEL_COST_MAP=True "$folder/venv/bin/python" tests/clients/others_python.py "$base" "$folder/v.mp4" "$question" "$answer"
 if command -v npm >/dev/null; then
   [ -d "$folder/node_modules/openai" ] || npm install --silent --no-audit --no-fund --prefix "$folder" openai
   cp tests/clients/openai_node.mjs "$folder/openai_node.mjs"
   node "$folder/openai_node.mjs" "$base" "$folder/v.mp4" "$question" "$answer"
-  [ -d "$folder/node_modules/@ai-sdk" ] || npm install --silent --no-audit --no-fund --prefix "$folder" ai @ai-sdk/openai-compatible
+  [ -d "$folder/node_modules/@ai-sdk" ] || npm install --silent --no-audit --no-fund --prefix "$folder" ai@7 @ai-sdk/openai-compatible@3
   cp tests/clients/ai_sdk.mjs "$folder/ai_sdk.mjs"
   node "$folder/ai_sdk.mjs" "$base" "$folder/v.mp4" "$question" "$answer"
   if chromium=$(command -v chromium || command -v google-chrome); then
