@@ -33,7 +33,7 @@ fn run_ask_and_chat_answer_in_the_form_that_is_demanded() {
     let (take, grammar, schema) = (at("v.take"), at("g.gbnf"), at("s.json"));
     std::fs::write(&grammar, "root ::= \"It is a \" (\"ring\" | \"star\") \".\"\n").unwrap();
     std::fs::write(&schema, SCHEMA).unwrap();
-    let out = longtake(&["watch", VIDEO, "-m", MODEL, "-o", &take, "-c", "2048"], "");
+    let out = longtake(&["watch", VIDEO, "-m", MODEL, "-o", &take, "-c", "2048", "--reserve", "256"], "");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let ask = ["ask", &take, question, question, "-m", MODEL, "-q"];
     let out = longtake(&[&ask[..], &["--grammar-file", &grammar]].concat(), "");
