@@ -43,8 +43,9 @@ pub use detect::{Candidate, Wish, candidates, cpu_features, definition, prefer, 
 pub use experts::{Experts, expert_bytes, experts};
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
-    Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout, MAX_DOT_TOKENS, Number, PackRows, Panel,
-    QuantizeTile, RowChunk, Stacked, Tile, TokenGroup, Word, matmul, matmul_with, panel_group,
+    Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout as PanelLayout, MAX_DOT_TOKENS, Number,
+    PackRows, Panel, QuantizeTile, RowChunk, Stacked, Tile as MatmulTile, TokenGroup, Word, matmul, matmul_with,
+    panel_group,
 };
 
 /// The operations of one instruction set. Only a successful CPU check hands a table out, so calling its functions is safe.

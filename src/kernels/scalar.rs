@@ -4,8 +4,9 @@ use super::attention::{self, AttentionOps};
 use super::body::{Isa, table};
 use super::delta::{self, DeltaOps};
 use super::isa::Unproven;
+use super::matmul::Layout;
 use super::scalar_matmul::{INT8, PLAIN};
-use super::{Int8Ops, Kernels, Layout};
+use super::{Int8Ops, Kernels};
 
 pub(super) struct Scalar;
 
