@@ -5,7 +5,6 @@ mod cut;
 mod flips;
 mod kills;
 mod outputs;
-mod torn;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -15,27 +15,27 @@ use longtake::text::{Sampler, SamplerOptions};
 use super::{SMALL, asset, count, said, stream, with_model};
 
 /// A take and what it holds.
-pub(super) struct Case {
-    pub name: String,
-    pub path: PathBuf,
-    pub bytes: Vec<u8>,
+struct Case {
+    name: String,
+    path: PathBuf,
+    bytes: Vec<u8>,
     is_complete: bool,
     n_done: usize,
-    pub content: Vec<u8>,
-    pub answer: Option<Vec<u32>>,
+    content: Vec<u8>,
+    answer: Option<Vec<u32>>,
 }
 
-pub(super) fn engine() -> Arc<Engine> {
+fn engine() -> Arc<Engine> {
     let open = |name: &str| Arc::new(Gguf::open(asset(name).as_ref()).unwrap());
     Arc::new(crate::common::engine_of(open("demo.gguf"), Some(open("mmproj-demo.gguf"))).unwrap())
 }
 
-pub(super) fn content(take: &Take) -> Vec<u8> {
+fn content(take: &Take) -> Vec<u8> {
     let cache = take.cache().unwrap();
     cache.runs(0..take.n_done()).flat_map(|(_, _, bytes)| bytes.to_vec()).collect()
 }
 
-pub(super) fn answer(engine: &Arc<Engine>, take: &Take) -> Vec<u32> {
+fn answer(engine: &Arc<Engine>, take: &Take) -> Vec<u32> {
     let (cancel, mut sink) = (AtomicBool::new(false), |_| {});
     let mut events = Events::new(&mut sink, &cancel);
     let mut session = Session::from_take(engine, take).unwrap();
@@ -47,7 +47,7 @@ pub(super) fn answer(engine: &Arc<Engine>, take: &Take) -> Vec<u32> {
 }
 
 /// Makes takes of every structure in `dir`, with the program.
-pub(super) fn cases(dir: &Path, engine: &Arc<Engine>) -> Vec<Case> {
+fn cases(dir: &Path, engine: &Arc<Engine>) -> Vec<Case> {
     let (video, mut takes) = (asset("demo.mp4"), Vec::new());
     let mut watch = |name: &str, args: &[&str], camera: bool| {
         let out = format!("{name}.take");
