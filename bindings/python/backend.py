@@ -17,12 +17,27 @@ from maturin import (  # noqa: F401  (hooks of PEP 517 and 660 that need nothing
     get_requires_for_build_editable,
     get_requires_for_build_sdist,
     get_requires_for_build_wheel,
-    prepare_metadata_for_build_editable,
-    prepare_metadata_for_build_wheel,
 )
 
 HERE = Path(__file__).resolve().parent
 NAME = "longtake.exe" if os.name == "nt" else "longtake"
+
+
+def folder() -> Path:
+    """Where maturin takes files for the PATH from; it wants to see it even before there is one."""
+    scripts = HERE / "longtake.data" / "scripts"
+    scripts.mkdir(parents=True, exist_ok=True)
+    return scripts
+
+
+def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: Any = None) -> str:
+    folder()
+    return str(maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings))
+
+
+def prepare_metadata_for_build_editable(metadata_directory: str, config_settings: Any = None) -> str:
+    folder()
+    return str(maturin.prepare_metadata_for_build_editable(metadata_directory, config_settings))
 
 
 def program() -> None:
@@ -32,8 +47,7 @@ def program() -> None:
         root = HERE.parents[1]
         subprocess.run(["cargo", "build", "--release", "--locked"], cwd=root, check=True)
         built = str(Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / "release" / NAME)
-    scripts = HERE / "longtake.data" / "scripts"
-    scripts.mkdir(parents=True, exist_ok=True)
+    scripts = folder()
     shutil.copy2(built, scripts / NAME)
     # Names are of no use to whoever installs it, and half of its size.
     if shutil.which("strip"):
