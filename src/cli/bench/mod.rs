@@ -43,8 +43,8 @@ pub(super) struct Args {
     /// Tokens already in the cache (comma list).
     #[arg(short = 'd', long, value_delimiter = ',', default_value = "0")]
     n_depth: Vec<usize>,
-    /// Picture sizes to encode, as WIDTHxHEIGHT (comma list; `none`).
-    #[arg(short = 'e', long, value_delimiter = ',', default_value = "448x252")]
+    /// Picture sizes to encode, as WIDTHxHEIGHT (comma list; `none`) [default: 448x252, or what the tower's grid has nearest to it]
+    #[arg(short = 'e', long, value_delimiter = ',')]
     encode: Vec<String>,
     /// Video to read from the file to the filled cache, sampled as `run` does (repeatable).
     #[arg(long, value_name = "FILE")]
@@ -130,20 +130,26 @@ struct Work {
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
     threads::start(args.threads)?;
-    let encode = args.encode.iter().filter(|e| *e != "none").map(|e| size(e)).collect::<Result<Vec<_>>>()?;
+    let asked = args.encode.iter().filter(|e| *e != "none").map(|e| size(e)).collect::<Result<Vec<_>>>()?;
+    let encodes = args.encode.is_empty() || !asked.is_empty();
     if args.repetitions == 0 || args.batch_size == 0 {
         return Err(Error::bad_input("repetitions and batch size must be at least 1"));
     }
     let mut peer = args.peer.as_deref().map(|how| Peer::load(&args.model, how)).transpose()?;
-    let mmproj = match (&args.mmproj, encode.is_empty() && args.video.is_empty()) {
+    let mmproj = match (&args.mmproj, encodes || !args.video.is_empty()) {
         (Some(path), _) => MmprojChoice::Path(path.clone()),
-        (None, false) => MmprojChoice::Auto,
-        (None, true) => MmprojChoice::Off,
+        (None, true) => MmprojChoice::Auto,
+        (None, false) => MmprojChoice::Off,
     };
     let mut engine = Engine::load(&EngineOptions { model: args.model.clone(), mmproj, mmap: true })?;
     crate::cli::gpus::offload(&mut engine, crate::cli::gpus::n_layers(args.n_gpu_layers.as_deref())?)?;
     let engine = Arc::new(engine);
     let types = (cache_type(&args.cache_type_k)?, cache_type(&args.cache_type_v)?);
+    let sizes = match &engine.vision {
+        Some(tower) if args.encode.is_empty() => vec![near_default(tower.hparams().factor())],
+        Some(tower) => on_grid(asked, tower.hparams().factor())?,
+        None => Vec::new(),
+    };
     let mut rows = Vec::new();
     for depth in &args.n_depth {
         let suffix = if *depth == 0 { String::new() } else { format!(" @ d{depth}") };
@@ -186,7 +192,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
     }
     if let Some(tower) = &engine.vision {
-        for (w, h) in encode {
+        for (w, h) in sizes {
             let seconds = encode_test(tower, w, h, args.repetitions)?;
             rows.push(Row { test: format!("encode {w}x{h}"), n: 1, unit: "pairs/s", seconds, peer: None });
         }
@@ -198,9 +204,38 @@ pub(super) fn run(args: Args) -> Result<()> {
     print(&args, &engine, &rows)
 }
 
+/// The size that is encoded unless others are asked for, 448 x 252 pixels, with each side on a grid of `factor` pixels.
+fn near_default(factor: usize) -> (usize, usize) {
+    let near = |side: usize| ((side + factor / 2) / factor).max(1) * factor;
+    (near(448), near(252))
+}
+
+/// The sizes, if a tower whose tokens are `factor` pixels wide and high takes them: asked before anything is measured.
+fn on_grid(sizes: Vec<(usize, usize)>, factor: usize) -> Result<Vec<(usize, usize)>> {
+    match sizes.iter().find(|(w, h)| !w.is_multiple_of(factor) || !h.is_multiple_of(factor)) {
+        Some((w, h)) => {
+            Err(Error::bad_input(format!("picture size `{w}x{h}` must be a multiple of {factor} on both sides")))
+        }
+        None => Ok(sizes),
+    }
+}
+
 fn size(text: &str) -> Result<(usize, usize)> {
     let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     sides
         .filter(|(w, h)| (1..=1 << 14).contains(w) && (1..=1 << 14).contains(h))
         .ok_or_else(|| Error::bad_input(format!("picture size `{text}` must be WIDTHxHEIGHT, each 1 to {}", 1 << 14)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{near_default, on_grid};
+
+    #[test]
+    fn sizes_are_on_the_grid_of_the_tower() {
+        assert_eq!([28, 32].map(near_default), [(448, 252), (448, 256)]);
+        assert_eq!(on_grid(vec![(64, 32)], 32).unwrap(), [(64, 32)]);
+        let error = on_grid(vec![(64, 32), (448, 252)], 32).unwrap_err().to_string();
+        assert!(error.contains("`448x252`") && error.contains("multiple of 32"), "{error}");
+    }
 }
