@@ -148,7 +148,11 @@ impl Steps {
     /// One token for each.
     fn step(&mut self) {
         let Steps { engine, metrics, together, answers } = self;
-        let chosen = answers.iter_mut().map(|active| caught(metrics, || active.choose(engine))).collect();
+        let mut chosen: Vec<(&mut Active, After)> = answers.iter_mut().map(|active| (active, None)).collect();
+        threads::for_chunks(&mut chosen, 1, |_, one| {
+            one.iter_mut().for_each(|(active, after)| *after = caught(metrics, || active.choose(engine)));
+        });
+        let chosen = chosen.into_iter().map(|(_, after)| after).collect();
         end(answers, chosen);
         if answers.is_empty() {
             return;

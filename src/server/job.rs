@@ -243,12 +243,11 @@ impl Work<'_> {
                 Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
                 _ => {}
             }
-            // A step is over: others first, if they are more urgent.
-            if matches!(event, Event::Prefilled { .. } | Event::Encoded { .. } | Event::Encoding { .. }) {
-                turn.pass();
-            }
         };
-        let fed = borrowed.session.feed(&mut planned.prompt, &mut Events::new(&mut sink, self.cancel));
+        // Before each step others go first, if they are more urgent.
+        let mut pass = || turn.pass();
+        let fed =
+            borrowed.session.feed(&mut planned.prompt, &mut Events::new(&mut sink, self.cancel).with_turns(&mut pass));
         drop(turn);
         let prompt_time = began.elapsed();
         desk.metrics.add(Counter::FramesEncoded, frames as u64);

@@ -70,23 +70,31 @@ pub enum Event {
     Notice(String),
 }
 
-/// Where events go, the flag that asks the session to stop at the next step, and who looks on.
+/// Where events go, the flag that asks the session to stop at the next step, who looks on, and who may go first.
 pub struct Events<'a> {
     sink: &'a mut dyn FnMut(Event),
     cancel: &'a AtomicBool,
     probe: Option<&'a mut dyn Probe>,
+    pass: Option<&'a mut dyn FnMut()>,
 }
 
 impl<'a> Events<'a> {
     /// Sends events to `sink` until `cancel` is set.
     pub fn new(sink: &'a mut dyn FnMut(Event), cancel: &'a AtomicBool) -> Events<'a> {
-        Events { sink, cancel, probe: None }
+        Events { sink, cancel, probe: None, pass: None }
     }
 
     /// The same with somebody who looks on.
     #[must_use]
     pub fn with_probe(self, probe: &'a mut dyn Probe) -> Events<'a> {
         Events { probe: Some(probe), ..self }
+    }
+
+    /// The same with others who compute, too: `pass` is called before every step, of the model and of the vision tower, and may
+    /// take its time.
+    #[must_use]
+    pub fn with_turns(self, pass: &'a mut dyn FnMut()) -> Events<'a> {
+        Events { pass: Some(pass), ..self }
     }
 
     /// Who looks on.
@@ -105,16 +113,21 @@ impl<'a> Events<'a> {
     /// The same without the flag: for what is done after the stop.
     pub(super) fn unstoppable(&mut self) -> Events<'_> {
         static NEVER: AtomicBool = AtomicBool::new(false);
-        Events { sink: self.sink, cancel: &NEVER, probe: None }
+        Events { sink: self.sink, cancel: &NEVER, probe: None, pass: None }
     }
 
     pub(super) fn send(&mut self, event: Event) {
         (self.sink)(event);
     }
 
+    /// What comes before a step: others, and a look at the flag.
+    ///
     /// # Errors
     /// `Cancelled` once the flag is set.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&mut self) -> Result<()> {
+        if let Some(pass) = &mut self.pass {
+            pass();
+        }
         if self.cancel.load(Ordering::Relaxed) {
             Err(Error::new(ErrorKind::Cancelled, "stopped on request"))
         } else {

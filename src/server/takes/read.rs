@@ -66,11 +66,10 @@ pub(super) fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), S
             shown.progress.update(&event, began.elapsed());
         });
         frames += 2 * usize::from(matches!(event, Event::Encoded { .. }));
-        if matches!(event, Event::Prefilled { .. } | Event::Encoded { .. } | Event::Encoding { .. }) {
-            turn.pass();
-        }
     };
-    let done = watch.run(&mut Events::new(&mut sink, &entry.cancel));
+    // Before each step others go first, if they are more urgent.
+    let mut pass = || turn.pass();
+    let done = watch.run(&mut Events::new(&mut sink, &entry.cancel).with_turns(&mut pass));
     desk.metrics.add(Counter::FramesEncoded, frames as u64);
     Ok(done?)
 }
