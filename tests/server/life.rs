@@ -51,7 +51,8 @@ fn many_clients_get_their_own_answers() {
             scope.spawn(move || (0..6).for_each(|n| assert_eq!(ask((client + n) % 8), alone[(client + n) % 8])));
         }
     });
-    assert_eq!(server.metric("longtake_requests_running"), 0.0);
+    // A place is given back once the answer is out.
+    server.until("nothing runs", || server.metric("longtake_requests_running") == 0.0);
 }
 
 #[test]
