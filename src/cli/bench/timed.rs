@@ -11,7 +11,7 @@ use crate::model::VisionTower;
 use crate::stream::{
     Context, Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Together, Unit,
 };
-use crate::{Error, Result};
+use crate::Result;
 
 /// The tokens that are read: the same in every repetition, and in llama.cpp.
 pub(super) fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
