@@ -332,8 +332,8 @@ impl TextModel {
     pub fn offload(&mut self, gpus: &[Gpu], n: usize) -> Result<()> {
         self.devices = None;
         if n > 0 && !gpus.is_empty() {
-            if self.hp.experts.is_some() {
-                return Err(no_experts().at(self.hp.family.name));
+            if self.hparams().experts.is_some() {
+                return Err(no_experts().at(self.hparams().family.name));
             }
             let ends = (n > self.layers.len()).then_some((&self.token_embd, &self.head));
             self.devices = Some(DeviceLayers::load(gpus, &self.layers, n.min(self.layers.len()), ends)?);
