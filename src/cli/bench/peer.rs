@@ -25,14 +25,14 @@ struct Way {
 }
 
 /// The model in llama.cpp, loaded once per kind of loading.
-pub struct Peer {
+pub(super) struct Peer {
     path: PathBuf,
     ways: Vec<Way>,
     models: [Option<Arc<Model>>; 2],
 }
 
 /// A context filled to its depth, in the fastest way.
-pub struct PeerTest {
+pub(super) struct PeerTest {
     context: Context,
     work: Work,
     tokens: Vec<u32>,
@@ -48,7 +48,7 @@ impl Peer {
     ///
     /// # Errors
     /// A word that is not known.
-    pub fn load(path: &Path, how: &str) -> Result<Peer> {
+    pub(super) fn load(path: &Path, how: &str) -> Result<Peer> {
         let (mut repack, mut flash) = (None, None);
         for word in how.split(',').filter(|word| *word != "best") {
             match word {
@@ -78,7 +78,7 @@ impl Peer {
     ///
     /// # Errors
     /// What llama.cpp says when it cannot run the test in any way.
-    pub fn test(&mut self, work: Work) -> Result<PeerTest> {
+    pub(super) fn test(&mut self, work: Work) -> Result<PeerTest> {
         let mut best: Option<(f64, PeerTest)> = None;
         let mut refused = None;
         for way in self.ways.clone() {
@@ -119,14 +119,14 @@ impl Peer {
     }
 
     /// What ggml was compiled for.
-    pub fn system_info() -> String {
+    pub(super) fn system_info() -> String {
         ggml_sys::system_info()
     }
 }
 
 impl PeerTest {
     /// The way that was fastest.
-    pub fn how(&self) -> String {
+    pub(super) fn how(&self) -> String {
         let word = |yes: bool, name: &str| if yes { name.to_string() } else { format!("no-{name}") };
         format!("{} {}", word(self.way.repack, "repack"), word(self.way.flash, "fa"))
     }
@@ -135,7 +135,7 @@ impl PeerTest {
     ///
     /// # Errors
     /// What llama.cpp says.
-    pub fn run(&mut self, n: usize) -> Result<f64> {
+    pub(super) fn run(&mut self, n: usize) -> Result<f64> {
         self.context.truncate(self.work.depth);
         let started = Instant::now();
         for step in self.tokens[..n].chunks(self.work.n_batch) {
