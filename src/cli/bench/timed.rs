@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Work;
+use crate::Result;
 use crate::cli::progress::catch_interrupt;
 use crate::gguf::GgmlType;
 use crate::model::VisionTower;
 use crate::stream::{
     Context, Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Together, Unit,
 };
-use crate::Result;
 
 /// The tokens that are read: the same in every repetition, and in llama.cpp.
 pub(super) fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
