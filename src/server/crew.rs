@@ -302,6 +302,8 @@ fn logprobs(logits: &[f32], id: u32, n: usize) -> TokenLog {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
     use crate::gguf::{GgmlType, Gguf};
     use crate::stream::{Events, Prompt, Session, SessionOptions, Unit};
@@ -353,25 +355,38 @@ mod tests {
         }
     }
 
+    /// Three questions whose answers are text to the last token: of a token without text nothing is said.
+    fn talkative(answers: &Answers) -> [u32; 3] {
+        let says = |i: u32| {
+            let said = Arc::new(AtomicUsize::new(0));
+            let count = said.clone();
+            answers.to(i, move |_, _| count.fetch_add(1, Ordering::Relaxed) < N);
+            said.load(Ordering::Relaxed)
+        };
+        let mut whole = (5..45).filter(|i| says(*i) == N);
+        std::array::from_fn(|_| whole.next().expect("answers without a token that has no text"))
+    }
+
     #[test]
     fn answers_take_their_steps_together_and_who_leaves_or_fails_is_alone() {
         let answers = &Answers::new();
         let calm = |i: u32| answers.to(i, |_, _| true);
         let alone: Vec<String> = (0..5).map(|i| calm(i).0).collect();
+        let [to_stop, to_leave, to_break] = talkative(answers);
         let before = answers.metrics.count(Counter::AnswerSteps);
         std::thread::scope(|scope| {
             let steady: Vec<_> = (0..5).map(|i| scope.spawn(move || calm(i))).collect();
             // One is told to stop at a token and says no other.
             let stopped = scope.spawn(|| {
-                answers.to(7, |said, cancel| {
+                answers.to(to_stop, |said, cancel| {
                     cancel.store(said.n_tokens >= 20, Ordering::Relaxed);
                     true
                 })
             });
             // Of one nobody listens any more, and one meets a fault of the program.
-            let left = scope.spawn(|| answers.to(8, |said, _| said.n_tokens < 30));
+            let left = scope.spawn(|| answers.to(to_leave, |said, _| said.n_tokens < 30));
             let broken = scope.spawn(|| {
-                answers.to(9, |said, _| {
+                answers.to(to_break, |said, _| {
                     assert!(said.n_tokens < 10, "on purpose");
                     true
                 })
