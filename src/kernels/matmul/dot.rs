@@ -1,5 +1,4 @@
-//! Decode: a few tokens against weights as they lie in memory, one pass over them. A chunk is unpacked once and multiplied with
-//! all tokens; each gets what it gets alone, since nothing that is added up depends on the others.
+//! Decode: a few tokens against weights as they lie in memory, one pass over them.
 
 use super::MAX_DOT_TOKENS;
 use super::codes::{CHUNK, Chunk, Codes, SUB};
@@ -9,10 +8,6 @@ use crate::kernels::prefetch;
 
 /// How far ahead weights are asked for, in bytes: unpacking keeps the CPU from running ahead by itself.
 const AHEAD: usize = 4096;
-
-/// Rows of weights that meet the same activations one after the other. Their sums, which wait for each other within a row, get
-/// ahead side by side, and of many activations each chunk is near for the second.
-const ROWS: usize = 2;
 
 /// 256 consecutive activations of a row, quantized per 32: activation `i` is about `d[i / 16] * q[i]`.
 #[repr(C, align(64))]
@@ -87,26 +82,27 @@ pub(crate) fn dot_rows<I: Int8Isa, F: Codes>(d: DotRows<'_>, out: &mut [f32]) {
     let n_chunks = d.n_cols.div_ceil(CHUNK);
     let (n_tokens, n_rows) = (d.x.len() / n_chunks, d.rows.len() / d.row_bytes);
     assert!(d.x.len() == n_tokens * n_chunks && d.rows.len() == n_rows * d.row_bytes);
-    assert!(n_tokens <= MAX_DOT_TOKENS && out.len() == n_tokens * n_rows);
-    let n_bytes = F::BYTES * (CHUNK / F::LEN);
-    for (b, rows) in d.rows.chunks(ROWS * d.row_bytes).enumerate() {
-        let mut acc = [[I::zero(); MAX_DOT_TOKENS]; ROWS];
+    assert!(out.len() == n_tokens * n_rows);
+    // One token, the common case, has its sums in registers.
+    if n_tokens == 1 { dot_tokens::<I, F, 1>(d, 1, out) } else { dot_tokens::<I, F, MAX_DOT_TOKENS>(d, n_tokens, out) }
+}
+
+#[inline(always)]
+fn dot_tokens<I: Int8Isa, F: Codes, const N: usize>(d: DotRows<'_>, n_tokens: usize, out: &mut [f32]) {
+    let n_chunks = d.n_cols.div_ceil(CHUNK);
+    let (n_rows, n_bytes) = (d.rows.len() / d.row_bytes, F::BYTES * (CHUNK / F::LEN));
+    for (r, row) in d.rows.chunks_exact(d.row_bytes).enumerate() {
+        let mut acc = [I::zero(); N];
+        let acc = &mut acc[..n_tokens];
         for c in 0..n_chunks {
-            for (row, acc) in rows.chunks_exact(d.row_bytes).zip(&mut acc) {
-                // The rows of this pass are read side by side: behind the end of one comes its like of the next pass.
-                let at = c * n_bytes + AHEAD / ROWS;
-                let next = if at < d.row_bytes { at } else { at + (ROWS - 1) * d.row_bytes };
-                prefetch::read(row.as_ptr().wrapping_add(next), n_bytes);
-                let chunk = unpack_chunk::<I::Lanes, F>(row, c);
-                for (acc, x) in acc.iter_mut().zip(d.x.chunks_exact(n_chunks)) {
-                    I::dot(acc, &chunk, &x[c], F::CENTERED);
-                }
+            prefetch::read(row.as_ptr().wrapping_add(c * n_bytes + AHEAD), n_bytes);
+            let chunk = unpack_chunk::<I::Lanes, F>(row, c);
+            for (acc, x) in acc.iter_mut().zip(d.x.chunks_exact(n_chunks)) {
+                I::dot(acc, &chunk, &x[c], F::CENTERED);
             }
         }
-        for (i, acc) in acc.iter().enumerate().take(rows.len() / d.row_bytes) {
-            for (t, acc) in acc.iter().enumerate().take(n_tokens) {
-                out[t * n_rows + b * ROWS + i] = I::sum(*acc);
-            }
+        for (t, acc) in acc.iter().enumerate() {
+            out[t * n_rows + r] = I::sum(*acc);
         }
     }
 }
