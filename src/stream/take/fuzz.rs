@@ -4,7 +4,9 @@ use byteorder::{ByteOrder, LE};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::record::{self, BYTES, Record, WORDS, chain_start, hash_of_nothing, hash_slots};
-use super::{CACHE_K, CACHE_STATES, CACHE_V, CHECKPOINTS, STATE_PLACES, Take, TakeHeader, rows_ne, states_ne};
+use super::{
+    CACHE_K, CACHE_STATES, CACHE_V, CHECKPOINTS, STATE_PLACES, Take, TakeHeader, rows_ne, states_ne, tensors_as_said,
+};
 use crate::Result;
 use crate::cache::{CacheShape, KvCache, LayerSet, Recurrent};
 use crate::fuzzing::Sparse;
@@ -38,7 +40,8 @@ pub(crate) fn take(input: &[u8]) {
 
 /// The file with hashes that fit: each record of its table continues the one before and counts the rows that are there.
 fn sealed(gguf: &Gguf, header: &TakeHeader, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
-    let (k, v, table) = (gguf.tensor(CACHE_K)?, gguf.tensor(CACHE_V)?, gguf.tensor(CHECKPOINTS)?);
+    let (k, v) = tensors_as_said(gguf, &header.shape).ok()?;
+    let table = gguf.tensor(CHECKPOINTS)?;
     let copies = (gguf.data_copy(k).ok()?, gguf.data_copy(v).ok()?);
     let cache = KvCache::from_memory(header.shape, 0, copies.0, copies.1).ok()?;
     let (mut chain, mut from) = (chain_start(gguf.fronts().next()?), 0);

@@ -78,20 +78,8 @@ impl Take {
             return Err(Error::format("bytes between the tensors are damaged, expected zeros"));
         }
         let shape = self.header.shape;
-        let (k, v, table) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?, self.tensor(CHECKPOINTS)?);
-        let ne = rows_ne(&shape);
-        let mut expected = vec![(k, shape.type_k, &ne[..]), (v, shape.type_v, &ne)];
-        let states_ne = states_ne(&shape);
-        if let Some(ne) = &states_ne {
-            expected.push((self.tensor(CACHE_STATES)?, GgmlType::F32, ne));
-        }
-        for (tensor, ty, ne) in expected {
-            if tensor.ne != ne || tensor.ty != ty {
-                let message =
-                    format!("tensor `{}` is {} {:?}, the keys say {ty} {ne:?}", tensor.name, tensor.ty, tensor.ne);
-                return Err(Error::format(message));
-            }
-        }
+        let (k, v) = tensors_as_said(&self.file, &shape)?;
+        let table = tensor(&self.file, CHECKPOINTS)?;
         let front = self.file.fronts().next().expect("a file has a front");
         let records = record::read(self.file.data(table), chain_start(front), self.header.n_tokens() as u64)?;
         let cache = KvCache::from_memory(shape, 0, self.file.data_copy(k)?, self.file.data_copy(v)?)?;
@@ -110,10 +98,6 @@ impl Take {
         }
         self.file.check_unchanged()?;
         Ok(self)
-    }
-
-    fn tensor(&self, name: &str) -> Result<&TensorInfo> {
-        self.file.tensor(name).ok_or_else(|| Error::format(format!("tensor `{name}` is missing")))
     }
 
     /// Where it lies.
@@ -156,7 +140,7 @@ impl Take {
         let Some([n_state, n_layer, _]) = states_ne(&self.header.shape).filter(|_| place > 0) else {
             return Ok(Vec::new());
         };
-        let (tensor, n_bytes) = (self.tensor(CACHE_STATES)?, n_state * n_layer * size_of::<f32>());
+        let (tensor, n_bytes) = (tensor(&self.file, CACHE_STATES)?, n_state * n_layer * size_of::<f32>());
         let bytes = &self.file.data(tensor)[place % STATE_PLACES * n_bytes..][..n_bytes];
         Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
@@ -167,7 +151,7 @@ impl Take {
     /// # Errors
     /// `Io` when the system refuses the memory.
     pub fn cache(&self) -> Result<KvCache> {
-        let (k, v) = (self.tensor(CACHE_K)?, self.tensor(CACHE_V)?);
+        let (k, v) = (tensor(&self.file, CACHE_K)?, tensor(&self.file, CACHE_V)?);
         let mut mapped =
             KvCache::from_memory(self.header.shape, self.n_done(), self.file.data_copy(k)?, self.file.data_copy(v)?)?;
         if self.n_done() > 0 {
@@ -175,6 +159,28 @@ impl Take {
         }
         if self.is_complete() { Ok(mapped) } else { mapped.to_memory() }
     }
+}
+
+fn tensor<'a>(file: &'a Gguf, name: &str) -> Result<&'a TensorInfo> {
+    file.tensor(name).ok_or_else(|| Error::format(format!("tensor `{name}` is missing")))
+}
+
+/// The keys and the values, where they and the states are of the sizes that the keys of the file give.
+fn tensors_as_said<'a>(file: &'a Gguf, shape: &CacheShape) -> Result<(&'a TensorInfo, &'a TensorInfo)> {
+    let (k, v, ne) = (tensor(file, CACHE_K)?, tensor(file, CACHE_V)?, rows_ne(shape));
+    let mut expected = vec![(k, shape.type_k, &ne[..]), (v, shape.type_v, &ne)];
+    let states_ne = states_ne(shape);
+    if let Some(ne) = &states_ne {
+        expected.push((tensor(file, CACHE_STATES)?, GgmlType::F32, ne));
+    }
+    for (tensor, ty, ne) in expected {
+        if tensor.ne != ne || tensor.ty != ty {
+            let message =
+                format!("tensor `{}` is {} {:?}, the keys say {ty} {ne:?}", tensor.name, tensor.ty, tensor.ne);
+            return Err(Error::format(message));
+        }
+    }
+    Ok((k, v))
 }
 
 /// The dimensions of the rows of keys, or of values.
