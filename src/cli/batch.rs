@@ -6,6 +6,7 @@ use super::budget::BudgetFlags;
 use super::flags::{MediaFlags, ModelFlags, SamplingFlags};
 use super::progress::catch_interrupt;
 use super::serve;
+use crate::files::atomic::is_same_file;
 use crate::server::batch::{Batch, Counts, Shard, run_alone};
 use crate::server::{Setup, limits};
 use crate::{Error, Result};
@@ -52,7 +53,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
-    if args.input == args.output {
+    if is_same_file(&args.input, &args.output) {
         return Err(Error::bad_input("the answers would be written over the requests: pass another --output"));
     }
     let shard = args.shard.as_deref().map_or(Ok(Shard::WHOLE), Shard::parse)?;
@@ -86,7 +87,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let counts = done?;
     if !args.quiet {
         let Counts { kept, completed, failed, .. } = counts;
-        eprintln!("{completed} answered, {failed} refused or failed, {kept} were there: {}", args.output.display());
+        eprintln!("{completed} answered, {failed} refused or failed, {kept} of them before: {}", args.output.display());
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Any GGUF becomes a smaller one, with the error of every tensor.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tokenizers::utils::SysRegex;
 
@@ -10,6 +10,7 @@ use super::imatrix::Imatrix;
 use super::progress::Progress;
 use super::staged::{Declared, Staged, data_bytes};
 use crate::error::Context;
+use crate::files::atomic::is_same_file;
 use crate::gguf::{GgmlType, Gguf, Metadata, TensorInfo};
 use crate::tensor::{can_dequantize, can_quantize};
 use crate::{Error, Result};
@@ -339,18 +340,4 @@ fn fill(
         }
     }
     Ok(Some(sums))
-}
-
-/// Whether both paths lead to the same file, through links of either kind.
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    let same_path = matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    #[cfg(unix)]
-    let same_inode = {
-        use std::os::unix::fs::MetadataExt;
-        let id = |path: &Path| path.metadata().ok().map(|m| (m.dev(), m.ino()));
-        id(a).is_some() && id(a) == id(b)
-    };
-    #[cfg(not(unix))]
-    let same_inode = false;
-    same_path || same_inode
 }

@@ -137,6 +137,20 @@ pub fn write_beside_in_place(path: &Path, n_bytes: u64, fill: impl FnOnce(&File)
     write_in(path, sized).at(|| path.display().to_string())
 }
 
+/// Whether both paths lead to the same file, through links of either kind.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    let same_path = matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    #[cfg(unix)]
+    let same_inode = {
+        use std::os::unix::fs::MetadataExt;
+        let id = |path: &Path| path.metadata().ok().map(|m| (m.dev(), m.ino()));
+        id(a).is_some() && id(a) == id(b)
+    };
+    #[cfg(not(unix))]
+    let same_inode = false;
+    same_path || same_inode
+}
+
 /// Whether a path is written as that of a folder, with a separator at its end.
 pub fn ends_as_folder(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().last().is_some_and(|b| std::path::is_separator(char::from(*b)))

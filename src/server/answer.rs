@@ -38,10 +38,7 @@ pub(crate) async fn answer(
     let (send, begun) = oneshot::channel();
     match waits_for(&desk, &request)? {
         // A take that is being read is waited for, while the client hears of it.
-        Some((take, mut shown)) => {
-            if !request.own.wait {
-                return Err(Fault::new(Code::TakeNotReady, format!("the take `{take}` is not ready")));
-            }
+        Some(mut shown) => {
             let (relay, progress) = tokio::sync::watch::channel(Progress::default());
             let mut send = send;
             tokio::spawn(async move {
@@ -74,7 +71,7 @@ pub(crate) async fn answer(
 /// # Errors
 /// Everything that is wrong with it, and whatever fails.
 pub(crate) async fn whole(desk: Arc<Desk>, request: ChatRequest, dialect: Box<dyn Dialect>) -> Result<Value, Fault> {
-    if let Some((_, mut shown)) = waits_for(&desk, &request)? {
+    if let Some(mut shown) = waits_for(&desk, &request)? {
         while !shown.borrow().status.is_final() && shown.changed().await.is_ok() {}
     }
     let job = begin(desk, request, ()).await?;
@@ -108,7 +105,7 @@ struct Answer {
     return_progress: bool,
 }
 
-type Waiting = (String, tokio::sync::watch::Receiver<super::takes::Shown>);
+type Waiting = tokio::sync::watch::Receiver<super::takes::Shown>;
 
 /// The take that a request asks about, where that is still being read.
 fn waits_for(desk: &Desk, request: &ChatRequest) -> Result<Option<Waiting>, Fault> {
@@ -116,7 +113,10 @@ fn waits_for(desk: &Desk, request: &ChatRequest) -> Result<Option<Waiting>, Faul
         if let TurnPart::Media(MediaPart { from: From::Take(id), at, .. }) = part {
             let entry = desk.takes()?.get(id).map_err(|fault| fault.of(&**at))?;
             return Ok(match entry.shown().status {
-                Status::Reading | Status::Queued => Some((id.clone(), entry.watch())),
+                Status::Reading | Status::Queued if !request.own.wait => {
+                    return Err(Fault::new(Code::TakeNotReady, format!("the take `{id}` is not ready")));
+                }
+                Status::Reading | Status::Queued => Some(entry.watch()),
                 _ => None,
             });
         }

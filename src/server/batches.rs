@@ -7,18 +7,19 @@
 //! ```
 
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::batch::{Batch, Counts, Endpoint, Shard, run};
+use super::backlog::Backlog;
+use super::batch::{Batch, Counts, Shard, run};
 use super::desk::Desk;
+use super::dialect::Endpoint;
 use super::limits::MAX_ENTRIES;
 use super::random::{id, now};
-use super::wire::{Code, Fault, Json, fields, short};
+use super::wire::{Code, Fault, Json, fields};
 use crate::error::Context as _;
 use crate::files::atomic::write_beside;
 use crate::files::input::read_capped;
@@ -35,15 +36,7 @@ const MAX_METADATA: usize = 16 << 10;
 /// All batches of the store.
 pub(crate) struct Batches {
     folder: PathBuf,
-    state: Mutex<State>,
-    changed: Condvar,
-    is_closing: AtomicBool,
-}
-
-#[derive(Default)]
-struct State {
-    batches: BTreeMap<String, Arc<Entry>>,
-    queue: VecDeque<String>,
+    backlog: Backlog<Entry>,
 }
 
 /// One of them.
@@ -64,29 +57,49 @@ impl Entry {
         self.note.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A field that is words.
+    fn text(&self, key: &str) -> String {
+        self.lock().get(key).and_then(Value::as_str).unwrap_or_default().to_string()
+    }
+
     fn status(&self) -> String {
-        self.lock()["status"].as_str().unwrap_or_default().to_string()
+        self.text("status")
     }
 
     fn is_final(&self) -> bool {
-        matches!(&*self.status(), "completed" | "failed" | "cancelled")
+        is_final(&self.lock())
     }
 
     /// Changes its status, with the time.
     fn set(&self, status: &str) {
+        set(&mut self.lock(), status);
+    }
+
+    /// Asks it to stop, unless it is over. Whether it was asked.
+    fn cancel(&self) -> bool {
         let mut note = self.lock();
-        note.insert("status".into(), status.into());
-        note.insert(format!("{status}_at"), now().into());
+        if is_final(&note) {
+            return false;
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        set(&mut note, "cancelling");
+        true
     }
 
     fn count(&self, counts: Counts) {
-        let Counts { total, kept, completed, failed } = counts;
-        let mut note = self.lock();
-        note.insert(
-            "request_counts".into(),
-            json!({ "total": total, "completed": kept + completed, "failed": failed }),
-        );
+        let Counts { total, completed, failed, .. } = counts;
+        self.lock()
+            .insert("request_counts".into(), json!({ "total": total, "completed": completed, "failed": failed }));
     }
+}
+
+fn is_final(note: &Map<String, Value>) -> bool {
+    matches!(note.get("status").and_then(Value::as_str), Some("completed" | "failed" | "cancelled"))
+}
+
+fn set(note: &mut Map<String, Value>, status: &str) {
+    note.insert("status".into(), status.into());
+    note.insert(format!("{status}_at"), now().into());
 }
 
 impl Batches {
@@ -96,7 +109,7 @@ impl Batches {
     /// A folder that cannot be written to.
     pub(crate) fn open(folder: &Path) -> crate::Result<Batches> {
         fs::create_dir_all(folder).at(|| folder.display().to_string())?;
-        let mut state = State::default();
+        let batches = Batches { folder: folder.to_path_buf(), backlog: Backlog::new() };
         let mut paths: Vec<PathBuf> =
             fs::read_dir(folder)?.flatten().map(|entry| entry.path()).take(MAX_ENTRIES).collect();
         paths.sort();
@@ -112,17 +125,13 @@ impl Batches {
             if entry.status() == "cancelling" {
                 entry.stop.store(true, Ordering::Relaxed);
             }
-            if !entry.is_final() {
-                state.queue.push_back(stem.clone());
+            let is_final = entry.is_final();
+            batches.backlog.insert(stem.clone(), Arc::new(entry));
+            if !is_final {
+                batches.backlog.push(&stem);
             }
-            state.batches.insert(stem, Arc::new(entry));
         }
-        let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok(Batches { folder: folder.to_path_buf(), state, changed, is_closing: AtomicBool::new(false) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(batches)
     }
 
     /// Starts the thread that runs batches, one after the other.
@@ -130,10 +139,11 @@ impl Batches {
     /// # Errors
     /// A thread or a runtime that the system refuses.
     pub(crate) fn start(self: &Arc<Batches>, desk: &Arc<Desk>) -> crate::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // With a thread of its own: what a cancelled batch leaves behind is still driven, and so dropped.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let (batches, desk) = (self.clone(), Arc::downgrade(desk));
         threads::builder("batches").spawn(move || {
-            while let Some(entry) = batches.next() {
+            while let Some(entry) = batches.backlog.next() {
                 let Some(desk) = desk.upgrade() else { return };
                 runtime.block_on(batches.work(&desk, &entry));
             }
@@ -143,29 +153,9 @@ impl Batches {
         Ok(())
     }
 
-    /// The next one to run; nothing when the server ends.
-    fn next(&self) -> Option<Arc<Entry>> {
-        let mut state = self.lock();
-        loop {
-            if self.is_closing.load(Ordering::Relaxed) {
-                return None;
-            }
-            if let Some(id) = state.queue.pop_front() {
-                match state.batches.get(&id) {
-                    Some(entry) => return Some(entry.clone()),
-                    None => continue,
-                }
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
     /// Stops what runs; it goes on after the next start.
     pub(crate) fn close(&self) {
-        self.is_closing.store(true, Ordering::Relaxed);
-        let state = self.lock();
-        state.batches.values().for_each(|entry| entry.stop.store(true, Ordering::Relaxed));
-        self.changed.notify_all();
+        self.backlog.close(|entry| entry.stop.store(true, Ordering::Relaxed));
     }
 
     fn write(&self, entry: &Entry) -> crate::Result<()> {
@@ -176,20 +166,18 @@ impl Batches {
     }
 
     async fn work(&self, desk: &Arc<Desk>, entry: &Arc<Entry>) {
-        let done = self.answer(desk, entry).await;
-        match done {
-            Ok(()) if entry.status() != "cancelled" => entry.set("completed"),
-            Ok(()) => {}
-            // It goes on after the next start.
-            Err(err) if err.kind() == ErrorKind::Cancelled => return,
-            Err(err) => {
-                eprintln!("error: batch {}: {err}", entry.id);
-                entry.set("failed");
-                let message = Fault::from_error(&err).message;
-                let errors = json!({ "object": "list", "data": [{ "code": "invalid_batch", "message": message, "param": null, "line": null }] });
-                entry.lock().insert("errors".into(), errors);
-            }
+        let Err(err) = self.answer(desk, entry).await else { return };
+        // What the server stops, or its disk, goes on after the next start.
+        if err.kind() == ErrorKind::Cancelled {
+            return;
         }
+        eprintln!("error: batch {}: {err}", entry.id);
+        if err.kind() != ErrorKind::Io {
+            entry.set("failed");
+        }
+        let message = Fault::from_error(&err).message;
+        let errors = json!({ "object": "list", "data": [{ "code": "invalid_batch", "message": message, "param": null, "line": null }] });
+        entry.lock().insert("errors".into(), errors);
         if let Err(err) = self.write(entry) {
             eprintln!("error: batch {}: {err}", entry.id);
         }
@@ -197,9 +185,8 @@ impl Batches {
 
     /// Answers the requests of a batch and makes a file of the answers.
     async fn answer(&self, desk: &Arc<Desk>, entry: &Arc<Entry>) -> crate::Result<()> {
-        let text = |key: &str| entry.lock()[key].as_str().unwrap_or_default().to_string();
         let lost = |fault: Fault| Error::bad_input(fault.message);
-        let input = desk.files().and_then(|files| files.get(&text("input_file_id"))).map_err(lost)?;
+        let input = desk.files().and_then(|files| files.get(&entry.text("input_file_id"))).map_err(lost)?;
         let output = self.folder.join(format!("{}.jsonl", entry.id));
         if entry.status() != "cancelling" {
             entry.set("in_progress");
@@ -209,26 +196,27 @@ impl Batches {
             input: input.blob().path(),
             output: &output,
             shard: Shard::WHOLE,
-            endpoint: Endpoint::of(&text("endpoint")),
+            endpoint: Endpoint::of(&entry.text("endpoint")).ok(),
             // A place stays free for those who wait.
             parallel: desk.setup.parallel.saturating_sub(1).max(1),
         };
         let done = run(desk, &batch, &entry.stop, |counts| entry.count(counts)).await;
         let is_cancelled = done.as_ref().is_err_and(|err| err.kind() == ErrorKind::Cancelled);
-        if !is_cancelled || self.is_closing.load(Ordering::Relaxed) {
+        if !is_cancelled || self.backlog.is_closing() {
             done?;
         }
-        if !is_cancelled {
-            entry.set("finalizing");
-        }
+        self.finish(desk, entry, is_cancelled)
+    }
+
+    /// Makes a file of the answers that there are, and says that the batch is over. Whatever fails, they are still where they were.
+    fn finish(&self, desk: &Desk, entry: &Entry, is_cancelled: bool) -> crate::Result<()> {
+        let output = self.folder.join(format!("{}.jsonl", entry.id));
         if output.exists() {
-            let name = format!("{}_output.jsonl", entry.id);
-            let upload = keep_output(desk, &output, &name).map_err(lost)?;
+            let kept = keep_output(desk, &output, &format!("{}_output.jsonl", entry.id));
+            let upload = kept.map_err(|fault| Error::new(ErrorKind::Io, fault.message))?;
             entry.lock().insert("output_file_id".into(), upload.into());
         }
-        if is_cancelled {
-            entry.set("cancelled");
-        }
+        entry.set(if is_cancelled { "cancelled" } else { "completed" });
         self.write(entry)?;
         let _ = fs::remove_file(&output);
         Ok(())
@@ -247,10 +235,7 @@ impl Batches {
                 "input_file_id" => file = Some(fields::text(value, at, 64)?.to_string()),
                 "endpoint" => {
                     let path = fields::text(value, at, 256)?;
-                    let known = Endpoint::of(path).ok_or_else(|| {
-                        let message = "expected /v1/chat/completions, /v1/completions or /v1/responses";
-                        Fault::value(at, format!("`endpoint` is `{}`, {message}", short(path)))
-                    });
+                    let known = Endpoint::of(path).map_err(|what| Fault::value(at, format!("`endpoint` {what}")));
                     endpoint = known.map(|_| Some(path.to_string()))?;
                 }
                 // All are answered as soon as they can be.
@@ -274,7 +259,7 @@ impl Batches {
             let message = "`input_file_id` names a picture or a video: upload requests with the purpose batch";
             return Err(Fault::value("input_file_id", message));
         }
-        if self.lock().batches.len() >= MAX_ENTRIES {
+        if self.backlog.len() >= MAX_ENTRIES {
             return Err(Fault::new(Code::StorageFull, format!("there are `{MAX_ENTRIES}` batches, which is the most")));
         }
         let id = id("batch");
@@ -288,11 +273,8 @@ impl Batches {
         let note = note.as_object().cloned().unwrap_or_default();
         let entry = Arc::new(Entry { id: id.clone(), note: Mutex::new(note), stop: AtomicBool::new(false) });
         self.write(&entry).map_err(|err| Fault::from_error(&err))?;
-        let mut state = self.lock();
-        state.batches.insert(id.clone(), entry.clone());
-        state.queue.push_back(id);
-        drop(state);
-        self.changed.notify_all();
+        self.backlog.insert(id.clone(), entry.clone());
+        self.backlog.push(&id);
         Ok(entry)
     }
 
@@ -301,13 +283,12 @@ impl Batches {
     /// # Errors
     /// `batch_not_found`.
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Entry>> {
-        let found = self.lock().batches.get(id).cloned();
-        found.ok_or_else(|| Fault::new(Code::BatchNotFound, "no batch has this id"))
+        self.backlog.get(id).ok_or_else(|| Fault::new(Code::BatchNotFound, "no batch has this id"))
     }
 
     /// All of them, newest first.
     pub(crate) fn list(&self) -> Vec<Value> {
-        let mut list: Vec<Value> = self.lock().batches.values().map(|entry| entry.to_json()).collect();
+        let mut list: Vec<Value> = self.backlog.list().iter().map(|entry| entry.to_json()).collect();
         list.sort_by_key(|batch| std::cmp::Reverse(batch["created_at"].as_u64()));
         list
     }
@@ -316,14 +297,30 @@ impl Batches {
     ///
     /// # Errors
     /// `batch_not_found`.
-    pub(crate) fn cancel(&self, id: &str) -> Result<Arc<Entry>> {
+    pub(crate) fn cancel(&self, desk: &Desk, id: &str) -> Result<Arc<Entry>> {
         let entry = self.get(id)?;
-        if !entry.is_final() {
-            entry.set("cancelling");
-            entry.stop.store(true, Ordering::Relaxed);
-            self.write(&entry).map_err(|err| Fault::from_error(&err))?;
+        if entry.cancel() {
+            let told = |err: Error| Fault::from_error(&err);
+            if self.backlog.withdraw(id) {
+                // Nobody works on it.
+                self.finish(desk, &entry, true).map_err(told)?;
+            } else {
+                self.write(&entry).map_err(told)?;
+            }
         }
         Ok(entry)
+    }
+
+    /// Removes what has been over for as long as it is kept; what it answered is a file like others.
+    pub(crate) fn sweep(&self, desk: &Desk) {
+        let oldest = now().saturating_sub(desk.setup.rules.keep.as_secs());
+        for entry in self.backlog.list() {
+            let is_old = entry.lock().get("created_at").and_then(Value::as_u64).is_some_and(|at| at < oldest);
+            if is_old && entry.is_final() {
+                self.backlog.remove(&entry.id);
+                let _ = fs::remove_file(self.folder.join(format!("{}.json", entry.id)));
+            }
+        }
     }
 }
 

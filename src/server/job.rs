@@ -98,7 +98,7 @@ impl Progress {
 
 /// An answer that is whole.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(crate) struct Done {
     pub finish: Finish,
     pub n_prompt: usize,
     pub n_cached: usize,

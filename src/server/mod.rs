@@ -12,6 +12,7 @@ pub(crate) mod wire;
 mod accept;
 mod answer;
 mod app;
+mod backlog;
 mod batches;
 mod body;
 mod crew;

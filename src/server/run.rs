@@ -104,7 +104,8 @@ pub(super) fn own(folder: &std::path::Path) -> Result<std::fs::File> {
     let place = || folder.display().to_string();
     std::fs::create_dir_all(folder).at(place)?;
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join("lock")).at(place)?;
-    lock(|| file.try_lock(), "in use by another server; pass another --data, or --no-store").at(place)?;
+    lock(|| file.try_lock(), "in use by another server or batch; pass another --data, or (to `serve`) --no-store")
+        .at(place)?;
     Ok(file)
 }
 
@@ -205,6 +206,9 @@ fn sweep(desk: &Desk) {
     }
     if let Ok(takes) = desk.takes() {
         takes.sweep(desk);
+    }
+    if let Ok(batches) = desk.batches() {
+        batches.sweep(desk);
     }
 }
 

@@ -15,15 +15,9 @@ field() { printf '%s' "$told" | python3 -c "import json,sys; print(json.load(sys
 question=$(field question)
 answer=$(field expected)
 
-rm -f "$folder/port"
-"$program" serve --demo --port 0 --port-file "$folder/port" --data "$folder/data" 2>"$folder/log" &
-server=$!
-trap 'kill $server' EXIT
-for _ in $(seq 300); do
-  [ -s "$folder/port" ] && curl -sf "http://127.0.0.1:$(cat "$folder/port")/ready" >/dev/null && break
-  sleep 0.1
-done
-base="http://127.0.0.1:$(cat "$folder/port")/v1"
+. tests/clients/server.sh
+serve "$folder/log" --data "$folder/data"
+base=$base/v1
 
 "$folder/venv/bin/python" tests/clients/openai_python.py "$base" "$folder/v.mp4" "$question" "$answer"
 "$folder/venv/bin/pip" install -q litellm langchain-openai

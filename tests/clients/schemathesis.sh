@@ -12,15 +12,8 @@ folder=$(cd "$folder" && pwd)
 [ -x "$folder/venv/bin/python" ] || python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q schemathesis
 
-rm -f "$folder/port"
-"$program" serve --demo --slots --port 0 --port-file "$folder/port" --data "$folder/fuzzed" --parallel 4 --queue 64 2>"$folder/fuzzed.log" &
-server=$!
-trap 'kill $server' EXIT
-for _ in $(seq 300); do
-  [ -s "$folder/port" ] && curl -sf "http://127.0.0.1:$(cat "$folder/port")/ready" >/dev/null && break
-  sleep 0.1
-done
-base="http://127.0.0.1:$(cat "$folder/port")"
+. tests/clients/server.sh
+serve "$folder/fuzzed.log" --slots --data "$folder/fuzzed" --parallel 4 --queue 64
 # It leaves files where it runs.
 (cd "$folder" && venv/bin/schemathesis run "$base/openapi.json" --url "$base" --max-examples "$examples" --request-timeout 120 \
   --phases examples,coverage,fuzzing --mode all --continue-on-failure --no-color \

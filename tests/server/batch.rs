@@ -143,6 +143,11 @@ fn what_is_wrong_with_a_batch_is_said_before_anything_is_answered() {
         assert!(code == Some(2) && words.contains(why), "{code:?} {words}");
         assert!(!dir.path().join("out.jsonl").exists());
     }
+    // Nor are requests, by whatever name they are reached.
+    let same = format!("{}/./in.jsonl", dir.path().display());
+    let (code, words) = ask(good, &["-o", &same]);
+    assert!(code == Some(2) && words.contains("over the requests"), "{code:?} {words}");
+    assert_eq!(std::fs::read_to_string(&same).unwrap(), good);
     // A file that is no output of a batch is not written to.
     std::fs::write(dir.path().join("out.jsonl"), "precious\n").unwrap();
     let (code, words) = ask(good, &[]);
@@ -174,7 +179,8 @@ fn a_batch_over_http_outlives_its_server_and_can_be_stopped() {
     let server = server.kill_and_restart();
     server.until("the end", || server.get(&path).json()["status"] == "completed");
     let done = server.get(&path).json();
-    assert_eq!(done["request_counts"]["total"], chats.len());
+    // Refusals are counted as such, whoever answered them.
+    assert_eq!(done["request_counts"], json!({ "total": chats.len(), "completed": chats.len() - 3, "failed": 3 }));
     let output = done["output_file_id"].as_str().unwrap();
     let lines = server.get(&format!("/v1/files/{output}/content"));
     assert_eq!((lines.status, lines.header("content-type")), (200, Some("application/jsonl")));
@@ -192,11 +198,23 @@ fn a_batch_over_http_outlives_its_server_and_can_be_stopped() {
     let batch = server.post("/v1/batches", &json!({ "input_file_id": input, "endpoint": "/v1/completions" })).json();
     let path = format!("/v1/batches/{}", batch["id"].as_str().unwrap());
     server.until("an answer", || server.get(&path).json()["request_counts"]["completed"].as_u64().unwrap() > 0);
+    // One that waits behind it is over as soon as it is told to be.
+    let waiting = server.post("/v1/batches", &json!({ "input_file_id": input, "endpoint": "/v1/completions" })).json();
+    let waiting = format!("/v1/batches/{}", waiting["id"].as_str().unwrap());
+    assert_eq!(server.post(&format!("{waiting}/cancel"), &json!({})).json()["status"], "cancelled");
     let began = std::time::Instant::now();
     let status = server.post(&format!("{path}/cancel"), &json!({})).json()["status"].clone();
     assert!(status == "cancelling" || status == "cancelled", "{status}");
     server.until("stopped", || server.get(&path).json()["status"] == "cancelled");
     assert!(began.elapsed() < Duration::from_secs(20) && server.get(&path).json()["output_file_id"].is_string());
+    // Nothing of it goes on, and nothing keeps a place.
+    for of in ["running", "waiting"] {
+        server.until(of, || server.metric(&format!("longtake_requests_{of}")) == 0.0);
+    }
+    // It is still over after a restart, with the same output.
+    let stopped = server.get(&path).json();
+    let server = server.kill_and_restart();
+    assert_eq!(server.get(&path).json(), stopped);
 
     // Lines that are none fail the batch, with the reason; what is no file of lines is refused.
     let input = upload(&server, "{");

@@ -1,6 +1,6 @@
 //! The two files of a batch: requests that are read line by line, and answers that are appended.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::Context as _;
+use crate::files::lock;
+use crate::server::dialect::Endpoint;
 use crate::server::limits::MAX_BODY;
 use crate::server::wire::{Json, short};
 use crate::{Error, Result};
@@ -19,26 +21,6 @@ const MAX_LINE: u64 = MAX_BODY + (1 << 20);
 const MAX_LINES: usize = 1_000_000;
 /// Longest id of a request, in bytes.
 const MAX_ID_BYTES: usize = 512;
-
-/// What a line asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    Chat,
-    Completion,
-    Response,
-}
-
-impl Endpoint {
-    /// By its path.
-    pub(crate) fn of(path: &str) -> Option<Endpoint> {
-        match path {
-            "/v1/chat/completions" => Some(Endpoint::Chat),
-            "/v1/completions" => Some(Endpoint::Completion),
-            "/v1/responses" => Some(Endpoint::Response),
-            _ => None,
-        }
-    }
-}
 
 /// One of `n` parts of a batch, by the ids of its requests: the same part whatever their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,14 +151,25 @@ fn request(line: &[u8]) -> Result<Line> {
         Some(_) => return Err(wrong("`method` is not POST")),
     }
     let url = json.get("url").and_then(Json::as_text).unwrap_or("/v1/chat/completions");
-    let endpoint = Endpoint::of(url).ok_or_else(|| {
-        let message = "expected /v1/chat/completions, /v1/completions or /v1/responses";
-        Error::bad_input(format!("`url` is `{}`, {message}", short(url)))
-    })?;
+    let endpoint = Endpoint::of(url).map_err(|what| Error::bad_input(format!("`url` {what}")))?;
     let body = json.get("body").filter(|body| matches!(body, Json::Object(_)));
     let body = body.ok_or_else(|| wrong("`body` is missing, or is no object"))?;
     let body = serde_json::to_vec(&body.to_value()).map_err(|err| Error::bad_input(err.to_string()))?;
     Ok(Line { custom_id: custom_id.to_string(), endpoint, body })
+}
+
+/// The request that a line of an output answers, and whether well.
+fn answered(line: &[u8]) -> Option<(String, bool)> {
+    let json = serde_json::from_slice::<Value>(line).ok()?;
+    let status = json.get("response")?.get("status_code")?.as_u64()?;
+    Some((json.get("custom_id")?.as_str()?.to_string(), status == 200))
+}
+
+/// Whether a line that does not end may be the beginning of one of an output.
+fn is_torn(line: &[u8]) -> bool {
+    let begins = |with: &[u8]| line.len().min(with.len()) > 0 && with.iter().zip(line).all(|(a, b)| a == b);
+    let is_json = serde_json::from_slice::<Value>(line).is_ok();
+    !is_json && begins(b"{\"id\":\"batch_req")
 }
 
 /// Answers, each on disk before the next.
@@ -186,31 +179,31 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Opens it, or makes it; the ids that it answers. A line that was torn off, which can only be the last, is taken away.
+    /// Opens it, or makes it; the ids that it answers, and whether well. A line that was torn off, which can only be the last, is
+    /// taken away.
     ///
     /// # Errors
     /// What the system says; a file that holds something else; one that another batch writes to.
-    pub(crate) fn open(path: &Path) -> Result<(Output, HashSet<String>)> {
+    pub(crate) fn open(path: &Path) -> Result<(Output, HashMap<String, bool>)> {
         let place = || path.display().to_string();
         let file = File::options().create(true).truncate(false).read(true).write(true).open(path).at(place)?;
-        if file.try_lock().is_err() {
-            return Err(Error::busy("another batch writes to it").at(place()));
-        }
+        lock(|| file.try_lock(), "another batch writes to it").at(place)?;
         let mut reader = BufReader::new(file);
-        let (mut ids, mut end, mut n) = (HashSet::new(), 0, 0);
+        let (mut ids, mut end, mut n) = (HashMap::new(), 0, 0);
         loop {
             n += 1;
             let place = || format!("{}, line {n}", path.display());
             let Some((line, is_whole)) = read_line(&mut reader).at(place)? else { break };
+            let is_empty = line.trim_ascii().is_empty();
+            let answered = answered(&line);
+            if !(answered.is_some() || is_empty || (!is_whole && is_torn(&line))) {
+                let message = "is no answer of a batch: it would be written to, so it is left alone";
+                return Err(Error::bad_input(message).at(place()));
+            }
             if !is_whole {
                 break;
             }
-            if !line.trim_ascii().is_empty() {
-                let json = serde_json::from_slice::<Value>(&line).ok();
-                let id = json.as_ref().and_then(|json| json["custom_id"].as_str());
-                let message = "is no answer of a batch: it would be written to, so it is left alone";
-                ids.insert(id.ok_or_else(|| Error::bad_input(message).at(place()))?.to_string());
-            }
+            ids.extend(answered);
             end = reader.stream_position().at(place)?;
         }
         let mut file = reader.into_inner();
@@ -274,17 +267,28 @@ mod tests {
     fn an_output_is_gone_on_with_behind_its_last_whole_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
-        std::fs::write(&path, "{\"custom_id\":\"a\"}\n{\"custom_id\":\"b\"}\n{\"custom_id\":\"c\"").unwrap();
-        let (mut output, ids) = Output::open(&path).unwrap();
-        assert_eq!(ids, ["a", "b"].map(str::to_string).into());
-        assert!(Output::open(&path).is_err(), "two write to it");
-        output.append(&serde_json::json!({ "custom_id": "d" })).unwrap();
-        drop(output);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "{\"custom_id\":\"a\"}\n{\"custom_id\":\"b\"}\n{\"custom_id\":\"d\"}\n");
-        // What is no output of a batch is not written to.
-        std::fs::write(&path, "precious\n").unwrap();
-        assert!(Output::open(&path).is_err());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious\n");
+        let line = |id: &str, status: u16| serde_json::json!({ "id": "batch_req-1", "custom_id": id, "response": { "status_code": status }, "error": null });
+        let (a, b, c, d) = (line("a", 200), line("b", 400), line("c", 200).to_string(), line("d", 200));
+        // Torn anywhere, even where only the end of the line is missing.
+        for cut in 1..=c.len() {
+            std::fs::write(&path, format!("{a}\n{b}\n{}", &c[..cut])).unwrap();
+            let (mut output, ids) = Output::open(&path).unwrap();
+            assert_eq!(ids, [("a".to_string(), true), ("b".to_string(), false)].into(), "cut at {cut}");
+            assert!(Output::open(&path).is_err(), "two write to it");
+            output.append(&d).unwrap();
+            drop(output);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{a}\n{b}\n{d}\n"), "cut at {cut}");
+        }
+        // What is no output of a batch is not written to, however it ends: words, requests.
+        let request = r#"{"custom_id":"a","method":"POST","url":"/v1/completions","body":{}}"#;
+        for text in ["precious\n", "precious", "{", "[1]", request, &format!("{request}\n"), &format!("{a}\n{request}")]
+        {
+            std::fs::write(&path, text).unwrap();
+            let refused = Output::open(&path).is_err();
+            assert!(refused || text == "{", "{text:?}");
+            if refused {
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+            }
+        }
     }
 }

@@ -12,17 +12,17 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-pub(crate) use lines::{Endpoint, Shard};
+pub(crate) use lines::Shard;
 use lines::{Input, Line, Output};
 
 use super::answer;
 use super::desk::Desk;
-use super::dialect::{About, Chat, Completion, Dialect, Response};
+use super::dialect::Endpoint;
 use super::metrics::Metrics;
 use super::random::id;
 use super::run::own;
 use super::setup::Setup;
-use super::wire::{ChatRequest, Code, Fault, Json, ResponseRequest};
+use super::wire::{Code, Fault, Json};
 use crate::stream::Engine;
 use crate::{Error, ErrorKind, Result};
 
@@ -31,17 +31,22 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) struct Counts {
     /// Requests of this shard.
     pub total: usize,
-    /// Those whose answers were there already.
-    pub kept: usize,
+    /// Those that were answered.
     pub completed: usize,
     /// Those that were refused or failed: they have lines, too.
     pub failed: usize,
+    /// Those of both whose lines were there already.
+    pub kept: usize,
 }
 
 impl Counts {
     /// Requests that have a line.
     pub(crate) fn done(&self) -> usize {
-        self.kept + self.completed + self.failed
+        self.completed + self.failed
+    }
+
+    fn add(&mut self, is_good: bool) {
+        *(if is_good { &mut self.completed } else { &mut self.failed }) += 1;
     }
 }
 
@@ -72,7 +77,7 @@ pub(crate) async fn run(
     let (mut output, answered) = Output::open(batch.output)?;
     let mut counts = Counts { total, ..Counts::default() };
     let mut input = Input::open(batch.input)?;
-    let mut running: JoinSet<Option<(bool, Value)>> = JoinSet::new();
+    let mut running: JoinSet<(bool, Value)> = JoinSet::new();
     let mut is_over = false;
     told(counts);
     while !(is_over && running.is_empty()) {
@@ -89,8 +94,9 @@ pub(crate) async fn run(
             if !batch.shard.has(&line.custom_id) {
                 continue;
             }
-            if answered.contains(&line.custom_id) {
+            if let Some(is_good) = answered.get(&line.custom_id) {
                 counts.kept += 1;
+                counts.add(*is_good);
                 continue;
             }
             running.spawn(answered_line(desk.clone(), line));
@@ -98,15 +104,17 @@ pub(crate) async fn run(
         // The flag is looked at now and then.
         let next = tokio::time::timeout(Duration::from_millis(100), running.join_next());
         match next.await {
-            Ok(Some(Ok(Some((is_good, line))))) => {
+            Ok(Some(Ok((is_good, line)))) => {
                 output.append(&line)?;
-                *(if is_good { &mut counts.completed } else { &mut counts.failed }) += 1;
+                counts.add(is_good);
                 told(counts);
             }
             Ok(Some(Err(_))) => return Err(Error::internal("a request of a batch was lost; the log may say why")),
             _ => {}
         }
     }
+    // The last lines may have been there.
+    told(counts);
     Ok(counts)
 }
 
@@ -133,7 +141,7 @@ pub(crate) fn run_alone(
 }
 
 /// The line that answers a request, and whether it was answered well.
-async fn answered_line(desk: Arc<Desk>, line: Line) -> Option<(bool, Value)> {
+async fn answered_line(desk: Arc<Desk>, line: Line) -> (bool, Value) {
     let request_id = id("req");
     let answered = loop {
         match answer_one(&desk, &line).await {
@@ -152,30 +160,12 @@ async fn answered_line(desk: Arc<Desk>, line: Line) -> Option<(bool, Value)> {
         "id": id("batch_req"), "custom_id": line.custom_id,
         "response": { "status_code": status, "request_id": request_id, "body": body }, "error": null,
     });
-    Some((answered.is_ok(), line))
+    (answered.is_ok(), line)
 }
 
 /// The answer to a request, as the server would give it whole.
 async fn answer_one(desk: &Arc<Desk>, line: &Line) -> std::result::Result<Value, Fault> {
-    let body = &Json::parse(&line.body)?;
-    let about = |id: String, request: &ChatRequest| About::new(desk, id, request.logprobs, &request.ignored);
-    let (request, dialect): (ChatRequest, Box<dyn Dialect>) = match line.endpoint {
-        Endpoint::Chat => {
-            let request = ChatRequest::parse(body)?;
-            let dialect = Chat::new(about(id("chatcmpl"), &request), &request);
-            (request, Box::new(dialect))
-        }
-        Endpoint::Completion => {
-            let request = ChatRequest::parse_completion(body)?;
-            let dialect = Completion::new(about(id("cmpl"), &request), &request);
-            (request, Box::new(dialect))
-        }
-        Endpoint::Response => {
-            let request = ResponseRequest::parse(body)?;
-            let dialect = Response::new(about(id("resp"), &request.chat), &request);
-            (request.chat, Box::new(dialect))
-        }
-    };
+    let (request, dialect) = line.endpoint.read(desk, &Json::parse(&line.body)?)?;
     if request.stream {
         return Err(Fault::new(Code::UnsupportedParameter, "a batch is not streamed").of("stream"));
     }

@@ -17,8 +17,8 @@ pub(crate) use response::Response;
 use super::crew::{Said, TokenLog};
 use super::desk::Desk;
 use super::job::{Done, Progress};
-use super::random::now;
-use super::wire::Fault;
+use super::random::{id, now};
+use super::wire::{ChatRequest, Fault, Json, ResponseRequest, short};
 use crate::stream::Finish;
 use crate::text::Tokenizer;
 
@@ -38,6 +38,51 @@ pub(crate) trait Dialect: Send + Sync + 'static {
 
     /// The last events of an answer that failed in the middle.
     fn failed(&mut self, fault: &Fault) -> Vec<Bytes>;
+}
+
+/// What is asked for, and in whose words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Chat,
+    Completion,
+    Response,
+}
+
+impl Endpoint {
+    /// By its path; else what is wrong with that.
+    pub(crate) fn of(path: &str) -> std::result::Result<Endpoint, String> {
+        match path {
+            "/v1/chat/completions" => Ok(Endpoint::Chat),
+            "/v1/completions" => Ok(Endpoint::Completion),
+            "/v1/responses" => Ok(Endpoint::Response),
+            _ => Err(format!("is `{}`, expected /v1/chat/completions, /v1/completions or /v1/responses", short(path))),
+        }
+    }
+
+    /// Reads a request, and begins to tell of it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn read(self, desk: &Arc<Desk>, body: &Json<'_>) -> Result<(ChatRequest, Box<dyn Dialect>), Fault> {
+        let about = |kind: &str, request: &ChatRequest| About::new(desk, id(kind), request.logprobs, &request.ignored);
+        Ok(match self {
+            Endpoint::Chat => {
+                let request = ChatRequest::parse(body)?;
+                let dialect = Chat::new(about("chatcmpl", &request), &request);
+                (request, Box::new(dialect))
+            }
+            Endpoint::Completion => {
+                let request = ChatRequest::parse_completion(body)?;
+                let dialect = Completion::new(about("cmpl", &request), &request);
+                (request, Box::new(dialect))
+            }
+            Endpoint::Response => {
+                let request = ResponseRequest::parse(body)?;
+                let dialect = Response::new(about("resp", &request.chat), &request);
+                (request.chat, Box::new(dialect))
+            }
+        })
+    }
 }
 
 /// An answer so far.

@@ -21,6 +21,8 @@ pub(crate) struct Response {
     n_events: u64,
     calls: Calls,
     items: Vec<Item>,
+    /// Likelihoods that stand in no item yet: their text is held back, or they have none.
+    logs: Vec<TokenLog>,
     is_open: bool,
 }
 
@@ -42,7 +44,7 @@ impl Response {
     /// The answer to a request.
     pub(crate) fn new(about: About, request: &ResponseRequest) -> Response {
         let (told, calls) = (request.told.clone(), Calls::new(&about.desk, &request.chat));
-        Response { about, told, n_events: 0, calls, items: Vec::new(), is_open: false }
+        Response { about, told, n_events: 0, calls, items: Vec::new(), logs: Vec::new(), is_open: false }
     }
 
     fn object(&self, status: &str, output: Value) -> Value {
@@ -168,8 +170,7 @@ impl Response {
     }
 
     /// Takes what was understood into the items.
-    fn tell(&mut self, told: Vec<Told>, logs: &[TokenLog], events: &mut Vec<Bytes>) {
-        let mut logs = logs.to_vec();
+    fn tell(&mut self, told: Vec<Told>, events: &mut Vec<Bytes>) {
         for told in told {
             match told {
                 Told::Text(new) => {
@@ -177,7 +178,7 @@ impl Response {
                         let item = Item::Message { id: id("msg"), text: String::new(), logs: Vec::new() };
                         self.begin(item, events);
                     }
-                    let new_logs = std::mem::take(&mut logs);
+                    let new_logs = std::mem::take(&mut self.logs);
                     let mut delta = self.place("delta", new.as_str().into());
                     delta["logprobs"] = self.logprobs(&new_logs);
                     if let Some(Item::Message { text, logs, .. }) = self.items.last_mut() {
@@ -198,9 +199,12 @@ impl Response {
     /// Takes in what was held back, and makes a message where there is nothing.
     fn finish(&mut self, events: &mut Vec<Bytes>) {
         let told = self.calls.finish();
-        self.tell(told, &[], events);
+        self.tell(told, events);
         if self.items.is_empty() {
             self.begin(Item::Message { id: id("msg"), text: String::new(), logs: Vec::new() }, events);
+        }
+        if let Some(Item::Message { logs, .. }) = self.items.last_mut() {
+            logs.append(&mut self.logs);
         }
     }
 }
@@ -209,7 +213,8 @@ impl Dialect for Response {
     fn whole(&mut self, heard: &Heard, done: &Done) -> Value {
         let mut unsent = Vec::new();
         let told = self.calls.read(&heard.text);
-        self.tell(told, &heard.logs, &mut unsent);
+        self.logs.clone_from(&heard.logs);
+        self.tell(told, &mut unsent);
         self.finish(&mut unsent);
         self.ended(done)
     }
@@ -218,7 +223,8 @@ impl Dialect for Response {
         let mut events = Vec::new();
         self.open(&mut events);
         let told = self.calls.read(&said.text);
-        self.tell(told, &said.logprobs, &mut events);
+        self.logs.extend_from_slice(&said.logprobs);
+        self.tell(told, &mut events);
         events
     }
 

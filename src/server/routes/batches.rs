@@ -29,5 +29,5 @@ pub(crate) async fn ask_batch(State(app): State<App>, request: Request) -> Reply
 /// Stops one.
 pub(crate) async fn cancel_batch(State(app): State<App>, Id(id): Id) -> Reply {
     let desk = app.looking()?.clone();
-    ok(&blocking(move || desk.batches()?.cancel(&id)).await?.to_json())
+    ok(&blocking(move || desk.batches()?.cancel(&desk, &id)).await?.to_json())
 }

@@ -4,6 +4,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, Multipart, Query, Request, State};
 use axum::http::HeaderMap;
+use axum::http::header::CONTENT_LENGTH;
 use serde_json::{Value, json};
 
 use super::Id;
@@ -11,7 +12,7 @@ use crate::server::answer::head;
 use crate::server::app::{App, Reply, blocking, ok};
 use crate::server::body::{Pace, declared};
 use crate::server::guard::check_type;
-use crate::server::limits::{BODY_GRACE, MAX_FILE};
+use crate::server::limits::BODY_GRACE;
 use crate::server::metrics::Counter;
 use crate::server::reply::stream;
 use crate::server::store::{Incoming, Upload};
@@ -42,6 +43,7 @@ pub(crate) async fn content(State(app): State<App>, Id(id): Id) -> Reply {
     }
     let mut file = std::fs::File::open(upload.blob().path())
         .map_err(|_| Fault::new(Code::FileNotFound, "the file cannot be read"))?;
+    let n_bytes = upload.n_bytes;
     let (send, body) = stream();
     // It is read as fast as the client takes it.
     tokio::task::spawn_blocking(move || {
@@ -53,13 +55,16 @@ pub(crate) async fn content(State(app): State<App>, Id(id): Id) -> Reply {
         }
         drop(upload);
     });
-    Ok(head("application/jsonl", body))
+    let mut reply = head("application/jsonl", body);
+    // What breaks off is then no whole file.
+    reply.headers_mut().insert(CONTENT_LENGTH, n_bytes.into());
+    Ok(reply)
 }
 
 /// Takes the bytes of an upload as they come.
 async fn receive(app: &App, headers: &HeaderMap, body: &mut Body) -> Result<Incoming, Fault> {
     let desk = app.working()?;
-    let most = desk.setup.rules.max_file.min(MAX_FILE.max(desk.setup.rules.max_file));
+    let most = desk.setup.rules.max_file;
     if declared(headers)?.is_some_and(|n| n > most) {
         return Err(Fault::new(Code::FileTooLarge, format!("a file of more than {most} bytes")));
     }

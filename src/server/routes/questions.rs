@@ -6,11 +6,9 @@ use serde_json::{Value, json};
 use super::Id;
 use crate::server::answer::answer;
 use crate::server::app::{App, Reply, blocking, ok, with_json};
-use crate::server::desk::Desk;
-use crate::server::dialect::{About, Chat, Completion, Response};
+use crate::server::dialect::Endpoint;
 use crate::server::limits::MAX_TEXT_BYTES;
-use crate::server::random::id;
-use crate::server::wire::{ChatRequest, Fault, Json, ResponseRequest, fields};
+use crate::server::wire::{ChatRequest, Fault, Json, fields};
 
 /// The one model.
 pub(crate) async fn models(State(app): State<App>) -> Reply {
@@ -26,38 +24,26 @@ pub(crate) async fn model(State(app): State<App>, Id(id): Id) -> Reply {
 
 /// An answer, streamed or whole.
 pub(crate) async fn chat(State(app): State<App>, request: Request) -> Reply {
-    let desk = app.working()?.clone();
-    let (request, kept) = with_json(&app, request, ChatRequest::parse).await?;
-    log_prompts(&desk, &request);
-    let about = About::new(&desk, id("chatcmpl"), request.logprobs, &request.ignored);
-    let dialect = Box::new(Chat::new(about, &request));
-    answer(desk, request, kept, dialect).await
+    asked(&app, request, Endpoint::Chat).await
 }
 
 /// The text after a prompt.
 pub(crate) async fn completion(State(app): State<App>, request: Request) -> Reply {
-    let desk = app.working()?.clone();
-    let (request, kept) = with_json(&app, request, ChatRequest::parse_completion).await?;
-    log_prompts(&desk, &request);
-    let about = About::new(&desk, id("cmpl"), request.logprobs, &request.ignored);
-    let dialect = Box::new(Completion::new(about, &request));
-    answer(desk, request, kept, dialect).await
+    asked(&app, request, Endpoint::Completion).await
 }
 
 /// An answer in the words of the Responses API.
 pub(crate) async fn response(State(app): State<App>, request: Request) -> Reply {
-    let desk = app.working()?.clone();
-    let (request, kept) = with_json(&app, request, ResponseRequest::parse).await?;
-    log_prompts(&desk, &request.chat);
-    let about = About::new(&desk, id("resp"), request.chat.logprobs, &request.chat.ignored);
-    let dialect = Box::new(Response::new(about, &request));
-    answer(desk, request.chat, kept, dialect).await
+    asked(&app, request, Endpoint::Response).await
 }
 
-fn log_prompts(desk: &Desk, request: &ChatRequest) {
+async fn asked(app: &App, request: Request, endpoint: Endpoint) -> Reply {
+    let desk = app.working()?.clone();
+    let ((request, dialect), kept) = with_json(app, request, |body| endpoint.read(&desk, body)).await?;
     if desk.setup.log_prompts {
         eprintln!("prompt: {:?}", request.turns);
     }
+    answer(desk, request, kept, dialect).await
 }
 
 /// How many tokens a prompt has.

@@ -11,11 +11,10 @@ mod entry;
 mod read;
 mod wanted;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -25,6 +24,7 @@ pub(crate) use entry::{Entry, Shown, Status};
 use read::{Stop, read};
 use wanted::plan_json;
 
+use super::backlog::Backlog;
 use super::desk::Desk;
 use super::limits::MAX_ENTRIES;
 use super::plan::base_name;
@@ -38,47 +38,34 @@ use crate::stream::Take;
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// Slots behind a video for questions and answers, unless the request says otherwise.
-const RESERVE: usize = 4096;
 /// Longest note of a take, in bytes.
 const MAX_NOTE: u64 = 256 << 10;
 
 /// All takes of the store.
 pub(crate) struct Takes {
     folder: PathBuf,
-    state: Mutex<State>,
-    /// Told when something is to be read.
-    changed: Condvar,
-    is_closing: AtomicBool,
+    backlog: Backlog<Entry>,
 }
 
-#[derive(Default)]
-struct State {
-    takes: BTreeMap<String, Arc<Entry>>,
-    queue: VecDeque<String>,
-}
-
-impl State {
+impl Takes {
     /// Puts a take that `longtake watch` wrote among those that are looked at; its id follows from `name`.
-    fn look_at(&mut self, path: PathBuf, name: &str) {
+    fn look_at(&self, path: PathBuf, name: &str) {
         let hash = Sha256::digest(name.as_bytes());
         let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let (key, name) = (String::new(), base_name(&path));
         let note = Note { key, name, created_at: now(), request: Value::Null, plan: Value::Null };
         let id = format!("take-{hex}");
-        self.queue.push_back(id.clone());
-        self.takes.insert(id.clone(), Arc::new(Entry::new(id, path, note, true, Status::Queued)));
+        self.backlog.insert(id.clone(), Arc::new(Entry::new(id.clone(), path, note, true, Status::Queued)));
+        self.backlog.push(&id);
     }
-}
 
-impl Takes {
     /// Opens the takes of a folder, which is made where it is missing, and those of another, which is only read.
     ///
     /// # Errors
     /// A folder that cannot be written to, or one of others that cannot be read.
     pub(crate) fn open_folder(folder: &Path, others: Option<&Path>) -> crate::Result<Takes> {
         fs::create_dir_all(folder).at(|| folder.display().to_string())?;
-        let mut state = State::default();
+        let takes = Takes { folder: folder.to_path_buf(), backlog: Backlog::new() };
         let mut names: Vec<PathBuf> =
             fs::read_dir(folder)?.flatten().map(|entry| entry.path()).take(MAX_ENTRIES).collect();
         names.sort();
@@ -92,14 +79,15 @@ impl Takes {
                     let note = note.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()).unwrap_or_default();
                     let Some((note, status)) = Note::from_json(&note) else { continue };
                     let take = path.with_extension("take");
+                    let entry = Entry::new(stem.clone(), take, note, false, status);
+                    takes.backlog.insert(stem.clone(), Arc::new(entry));
                     if status == Status::Queued {
-                        state.queue.push_back(stem.clone());
+                        takes.backlog.push(&stem);
                     }
-                    state.takes.insert(stem.clone(), Arc::new(Entry::new(stem, take, note, false, status)));
                 }
                 "take" if !path.with_extension("json").exists() => {
                     let name = base_name(&path);
-                    state.look_at(path, &name);
+                    takes.look_at(path, &name);
                 }
                 _ => {}
             }
@@ -111,20 +99,10 @@ impl Takes {
             for path in paths.into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "take")) {
                 // Another folder may have one of the same name.
                 let name = path.display().to_string();
-                state.look_at(path, &name);
+                takes.look_at(path, &name);
             }
         }
-        let takes = Takes {
-            folder: folder.to_path_buf(),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            is_closing: AtomicBool::new(false),
-        };
         Ok(takes)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts the thread that reads videos, one after the other.
@@ -134,7 +112,7 @@ impl Takes {
     pub(crate) fn start(self: &Arc<Takes>, desk: &Arc<Desk>) -> crate::Result<()> {
         let (takes, desk) = (self.clone(), Arc::downgrade(desk));
         threads::builder("takes").spawn(move || {
-            while let Some(entry) = takes.next() {
+            while let Some(entry) = takes.backlog.next() {
                 let Some(desk) = desk.upgrade() else { return };
                 takes.work(&desk, &entry);
             }
@@ -142,41 +120,19 @@ impl Takes {
         Ok(())
     }
 
-    /// The next one to read, once there is one; nothing when the server ends.
-    fn next(&self) -> Option<Arc<Entry>> {
-        let mut state = self.lock();
-        loop {
-            if self.is_closing.load(Ordering::Relaxed) {
-                return None;
-            }
-            if let Some(id) = state.queue.pop_front() {
-                if let Some(entry) = state.takes.get(&id) {
-                    return Some(entry.clone());
-                }
-                continue;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
     /// Stops reading at the next checkpoint; what was not read to the end goes on after the next start.
     pub(crate) fn close(&self) {
-        self.is_closing.store(true, Ordering::Relaxed);
-        let state = self.lock();
-        for entry in state.takes.values() {
-            entry.cancel.store(true, Ordering::Relaxed);
-        }
-        self.changed.notify_all();
+        self.backlog.close(|entry| entry.cancel.store(true, Ordering::Relaxed));
     }
 
     /// Whether something is being read.
     pub(crate) fn is_reading(&self) -> bool {
-        self.lock().takes.values().any(|entry| entry.shown().status == Status::Reading)
+        self.backlog.list().iter().any(|entry| entry.shown().status == Status::Reading)
     }
 
     /// All of them, newest first.
     pub(crate) fn list(&self) -> Vec<Arc<Entry>> {
-        let mut list: Vec<_> = self.lock().takes.values().cloned().collect();
+        let mut list = self.backlog.list();
         list.sort_by(|a, b| (b.note.created_at, &b.id).cmp(&(a.note.created_at, &a.id)));
         list
     }
@@ -187,7 +143,7 @@ impl Takes {
     /// `take_not_found`.
     pub(crate) fn get(&self, id: &str) -> Result<Arc<Entry>> {
         let message = "no take has this id: it was never here, was removed, or was not used for too long";
-        self.lock().takes.get(id).cloned().ok_or_else(|| Fault::new(Code::TakeNotFound, message))
+        self.backlog.get(id).ok_or_else(|| Fault::new(Code::TakeNotFound, message))
     }
 
     /// Bytes on disk, and how many there are in each state.
@@ -249,7 +205,7 @@ impl Takes {
         let request = TakeRequest::parse(body)?;
         let wanted = desk.wanted(request)?;
         let key = desk.key(&wanted)?;
-        let same = self.lock().takes.values().find(|entry| entry.note.key == key).cloned();
+        let same = self.backlog.list().into_iter().find(|entry| entry.note.key == key);
         if let Some(entry) = same {
             let entry = self.resume(&entry.id)?;
             let is_ready = entry.shown().status == Status::Ready;
@@ -263,7 +219,7 @@ impl Takes {
         let path = self.folder.join(format!("{id}.take"));
         let entry = Arc::new(Entry::new(id.clone(), path, note, false, Status::Paused));
         entry.show.send_modify(|shown| shown.progress.total = cost.n_tokens);
-        self.lock().takes.insert(id, entry.clone());
+        self.backlog.insert(id, entry.clone());
         self.put(&entry)?;
         Ok((entry, false))
     }
@@ -285,8 +241,7 @@ impl Takes {
         entry.cancel.store(false, Ordering::Relaxed);
         entry.set(Status::Queued, None);
         self.write(entry, Status::Queued)?;
-        self.lock().queue.push_back(entry.id.clone());
-        self.changed.notify_all();
+        self.backlog.push(&entry.id);
         Ok(())
     }
 
@@ -309,12 +264,12 @@ impl Takes {
     /// `take_not_found`.
     pub(crate) fn cancel(&self, id: &str) -> Result<Arc<Entry>> {
         let entry = self.get(id)?;
+        if entry.is_foreign {
+            // It is only looked at, and asked about once it was.
+            return Ok(entry);
+        }
         entry.cancel.store(true, Ordering::Relaxed);
-        let mut state = self.lock();
-        let n = state.queue.len();
-        state.queue.retain(|other| other != id);
-        if state.queue.len() < n && !entry.is_foreign {
-            drop(state);
+        if self.backlog.withdraw(id) {
             entry.set(Status::Paused, None);
             self.write(&entry, Status::Paused)?;
         }
@@ -332,7 +287,7 @@ impl Takes {
             return Err(Fault::value("id", message));
         }
         self.cancel(id)?;
-        self.lock().takes.remove(id);
+        self.backlog.remove(id);
         if let Some(take) = entry.opened.lock().unwrap_or_else(PoisonError::into_inner).take() {
             desk.pool.forget(&take);
         }
@@ -399,8 +354,7 @@ impl Takes {
             }
         };
         // What stopped because the server does goes on after the next start.
-        let kept =
-            if status == Status::Paused && self.is_closing.load(Ordering::Relaxed) { Status::Queued } else { status };
+        let kept = if status == Status::Paused && self.backlog.is_closing() { Status::Queued } else { status };
         let _ = self.write(entry, kept);
         entry.set(status, error);
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::RESERVE;
 use crate::Error;
+use crate::api::TAKE_RESERVE;
 use crate::gguf::GgmlType;
 use crate::server::desk::Desk;
 use crate::server::lane::Class;
@@ -39,7 +39,7 @@ impl Wanted {
             system_prompt: self.request.system_prompt.as_deref(),
             media: &self.media,
             limits: self.limits,
-            reserve: self.request.reserve.unwrap_or(RESERVE),
+            reserve: self.request.reserve.unwrap_or(TAKE_RESERVE),
             options: self.options,
         }
     }
