@@ -273,7 +273,7 @@ fn json_value(json: &serde_json::Value, string: &dyn Fn(&str) -> Value) -> Value
         serde_json::Value::Array(items) => items.iter().map(|item| json_value(item, string)).collect::<Vec<_>>().into(),
         serde_json::Value::Object(map) => {
             let field = |(name, value): (&String, _)| (string(name), json_value(value, string));
-            map.iter().map(field).collect::<BTreeMap<Value, Value>>().into()
+            Value::from_pairs(map.iter().map(field))
         }
     }
 }
@@ -399,17 +399,20 @@ mod tests {
 
     #[test]
     fn tools_and_calls_are_what_they_are_in_json() {
+        // Fields in the order given, which is not that of the alphabet.
         let source = "{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{%- for m in messages %}{%- for call in m.tool_calls or [] %}\
             {%- for name, value in call.function.arguments | items %}{{- call.function.name ~ '.' ~ name ~ '=' ~ value }};{%- endfor %}\
             {{- call.function.arguments | tojson }}{%- endfor %}{%- endfor %}{{- 'none' if not tools }}";
         let template = ChatTemplate::new(source).unwrap();
-        let tools =
-            [json!({ "function": { "name": "look", "parameters": { "required": ["at"] } }, "type": "function" })];
-        let call = Call { name: "look".into(), arguments: json!({ "at": 3, "why": "who" }) };
+        let tools = [
+            json!({ "type": "function", "function": { "name": "look", "parameters": { "required": ["at"] }, "also": 1 } }),
+        ];
+        let call = Call { name: "look".into(), arguments: json!({ "why": "who", "at": 3 }) };
         let messages = [Message { calls: vec![call], ..Message::new("assistant", Content::Text(String::new())) }];
         let render = |tools| template.render(&messages, RenderOptions { tools, ..RenderOptions::default() }).unwrap();
-        let called = r#"look.at=3;look.why=who;{"at": 3, "why": "who"}"#;
-        let told = r#"{"function": {"name": "look", "parameters": {"required": ["at"]}}, "type": "function"}"#;
+        let called = r#"look.why=who;look.at=3;{"why": "who", "at": 3}"#;
+        let told =
+            r#"{"type": "function", "function": {"name": "look", "parameters": {"required": ["at"]}, "also": 1}}"#;
         assert_eq!(render(&tools), format!("{told}{called}"));
         assert_eq!(render(&[]), format!("{called}none"));
     }

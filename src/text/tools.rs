@@ -22,6 +22,8 @@ use crate::{Error, Result};
 /// What begins and ends a call in both forms.
 const OPEN: &str = "<tool_call>";
 const CLOSE: &str = "</tool_call>";
+/// What ends an argument in tags.
+const PARAMETER_END: &str = "\n</parameter>\n";
 /// Longest name of a tool, in bytes.
 pub(crate) const MAX_NAME_BYTES: usize = 64;
 
@@ -118,7 +120,8 @@ impl Style {
                 Style::Tags => tags(&mut lark, i, tool)?,
             }
         }
-        Ok(Form::Grammar(lark))
+        // Not to be taken for GBNF by what a description may hold.
+        Ok(Form::Lark(lark))
     }
 }
 
@@ -146,9 +149,12 @@ fn parameters(tool: &Tool) -> Result<Vec<(&String, &Value, bool)>> {
     Ok(list.iter().map(|(name, schema)| (name, schema, is_required(name))).collect())
 }
 
-/// Whether values of a schema are written as they are, without quotes.
+/// Whether values of a schema are written as they are, without quotes: strings of which no more is said. Others are written as
+/// JSON, which keeps them to what is.
 fn is_text(schema: &Value) -> bool {
-    schema["type"] == "string" && schema.get("enum").is_none() && schema.get("const").is_none()
+    const REMARKS: &[&str] = &["type", "title", "description", "default", "examples", "$comment", "deprecated"];
+    let is_free = |fields: &Map<String, Value>| fields.keys().all(|name| REMARKS.contains(&name.as_str()));
+    schema["type"] == "string" && schema.as_object().is_some_and(is_free)
 }
 
 /// The values of a schema that lists strings.
@@ -175,18 +181,18 @@ fn tags(lark: &mut String, i: usize, tool: &Tool) -> Result<()> {
             return Err(Error::bad_input(format!("a parameter of `{}` has a name that tags cannot hold", tool.name)));
         }
         let head = quoted(&format!("<parameter={name}>\n"));
-        let end = "\n</parameter>\n";
         if is_text(schema) {
-            let _ = writeln!(lark, "p{i}_{j}: {head} v{i}_{j}\nv{i}_{j}[suffix={}]: /(?s:.*)/", quoted(end));
+            let _ = writeln!(lark, "p{i}_{j}: {head} v{i}_{j}\nv{i}_{j}[suffix={}]: /(?s:.*)/", quoted(PARAMETER_END));
         } else if let Some(words) = words(schema) {
             let words: Vec<String> = words.into_iter().map(quoted).collect();
-            let _ = writeln!(lark, "p{i}_{j}: {head} ({}) {}", words.join(" | "), quoted(end));
+            let _ = writeln!(lark, "p{i}_{j}: {head} ({}) {}", words.join(" | "), quoted(PARAMETER_END));
         } else {
             let mut schema = (*schema).clone();
             if let Some(fields) = schema.as_object_mut() {
                 definitions.iter().for_each(|(name, value)| drop(fields.insert(name.clone(), value.clone())));
             }
-            let _ = writeln!(lark, "p{i}_{j}: {head} v{i}_{j} {}\nv{i}_{j}: {}", quoted(end), inline(&schema));
+            let _ =
+                writeln!(lark, "p{i}_{j}: {head} v{i}_{j} {}\nv{i}_{j}: {}", quoted(PARAMETER_END), inline(&schema));
         }
     }
     Ok(())
@@ -249,6 +255,11 @@ impl Reader {
     /// What was held at the end.
     pub(crate) fn finish(&mut self) -> Vec<Told> {
         let rest = std::mem::take(&mut self.rest);
+        if self.state == State::Head {
+            // Letters that spell the mark, and no call.
+            self.state = State::Text;
+            return vec![Told::Text(format!("{OPEN}{rest}"))];
+        }
         if self.state != State::Text || rest.is_empty() || (self.n_calls > 0 && rest.trim().is_empty()) {
             return Vec::new();
         }
@@ -350,7 +361,7 @@ impl Reader {
         let parsed = from.and_then(|from| {
             let rest = &self.rest[from + "<parameter=".len()..];
             let (name, rest) = rest.split_once(">\n")?;
-            let (value, rest) = rest.split_once("\n</parameter>")?;
+            let (value, rest) = rest.split_once(PARAMETER_END)?;
             let schema = self.tools.get(*tool).map_or(&Value::Null, |tool| &tool.parameters["properties"][name]);
             let is_word = is_text(schema) || words(schema).is_some();
             let value = if is_word { None } else { serde_json::from_str(value).ok() }.unwrap_or_else(|| json!(value));
@@ -413,6 +424,13 @@ mod tests {
             assert_eq!(read(Style::Tags, tags, n), ("Let me see.".to_string(), want.clone()), "{n}");
             assert_eq!(read(Style::Json, "a <tool_cal b \n", n), ("a <tool_cal b \n".to_string(), vec![]));
         }
+        // A mark with no call behind it is text, and so is the end of an argument that goes on.
+        for style in [Style::Json, Style::Tags] {
+            assert_eq!(read(style, "a <tool_call> b", 3), ("a<tool_call> b".to_string(), vec![]));
+        }
+        let tags =
+            "<tool_call>\n<function=look>\n<parameter=why>\na\n</parameter>b\n</parameter>\n</function>\n</tool_call>";
+        assert_eq!(read(Style::Tags, tags, 5).1, [("look".to_string(), json!({ "why": "a\n</parameter>b" }))]);
         // A text that looks like a number stays a text.
         let tags = "<tool_call>\n<function=look>\n<parameter=why>\n7\n</parameter>\n</function>\n</tool_call>";
         assert_eq!(read(Style::Tags, tags, 4).1, [("look".to_string(), json!({ "why": "7" }))]);

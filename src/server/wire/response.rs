@@ -140,30 +140,43 @@ impl ResponseRequest {
                 _ => inner.push((key.clone(), value.clone())),
             }
         }
-        let mut messages = messages.ok_or_else(|| Fault::value("input", "`input` is missing"))?;
+        let (mut messages, places) = messages.ok_or_else(|| Fault::value("input", "`input` is missing"))?;
         let has_instructions = instructions.is_some();
         if let Some(text) = instructions {
             messages.insert(0, object([("role", word("system")), ("content", Json::Text(Cow::from(text)))]));
         }
         inner.push((Cow::from("messages"), Json::List(messages)));
-        let chat = ChatRequest::parse(&Json::Object(inner)).map_err(|fault| rename(fault, has_instructions))?;
+        let chat =
+            ChatRequest::parse(&Json::Object(inner)).map_err(|fault| rename(fault, has_instructions, &places))?;
         Ok(ResponseRequest { chat, told })
     }
 }
 
+/// Which items a message is made of: the first, and the one of its first call.
+struct Place {
+    item: usize,
+    call: usize,
+}
+
 /// A complaint in the words of this API.
-fn rename(fault: Fault, has_instructions: bool) -> Fault {
+fn rename(fault: Fault, has_instructions: bool, places: &[Place]) -> Fault {
     let Some(param) = fault.param.clone() else { return fault };
-    let place = |rest: &str| -> String {
-        let index = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-        match index.and_then(|(i, rest)| Some((i.parse::<usize>().ok()?, rest))) {
-            Some((0, _)) if has_instructions => "instructions".to_string(),
-            Some((i, rest)) => format!("input[{}]{rest}", i - usize::from(has_instructions)),
-            None => format!("input{rest}"),
-        }
-    };
     let named = match param.strip_prefix("messages") {
-        Some(rest) => place(rest),
+        Some(rest) => match indexed(rest) {
+            Some((0, _)) if has_instructions => "instructions".to_string(),
+            Some((i, rest)) => {
+                match (places.get(i - usize::from(has_instructions)), rest.strip_prefix(".tool_calls")) {
+                    (Some(place), Some(of_calls)) => match indexed(of_calls) {
+                        Some((k, rest)) => format!("input[{}]{}", place.call + k, flat(rest)),
+                        None => format!("input[{}]", place.call),
+                    },
+                    (Some(place), None) => format!("input[{}]{rest}", place.item),
+                    (None, _) => "input".to_string(),
+                }
+            }
+            None => format!("input{rest}"),
+        },
+        None if param.starts_with("tools[") => flat(&param),
         None if param.starts_with("response_format") => param.replacen("response_format", "text.format", 1),
         None if param == "max_completion_tokens" => "max_output_tokens".to_string(),
         None => return fault,
@@ -171,13 +184,54 @@ fn rename(fault: Fault, has_instructions: bool) -> Fault {
     Fault { message: fault.message.replace(&param, &named), ..fault }.of(named)
 }
 
-/// The messages of an input: a text, or a list of items.
-fn input<'a>(value: &Json<'a>) -> Result<Vec<Json<'a>>> {
+/// The number in front, and what is behind it.
+fn indexed(path: &str) -> Option<(usize, &str)> {
+    let (i, rest) = path.strip_prefix('[')?.split_once(']')?;
+    Some((i.parse().ok()?, rest))
+}
+
+/// Functions are flat here.
+fn flat(path: &str) -> String {
+    path.replacen(".function", "", 1)
+}
+
+/// The messages of an input: a text, or a list of items. Calls belong to the message of the model in front of them.
+fn input<'a>(value: &Json<'a>) -> Result<(Vec<Json<'a>>, Vec<Place>)> {
     if let Json::Text(_) = value {
-        return Ok(vec![object([("role", word("user")), ("content", value.clone())])]);
+        let message = object([("role", word("user")), ("content", value.clone())]);
+        return Ok((vec![message], vec![Place { item: 0, call: 0 }]));
     }
-    let items = fields::list(value, "input")?;
-    items.iter().enumerate().map(|(i, item)| message(item, &format!("input[{i}]"))).collect()
+    let (mut messages, mut places) = (Vec::new(), Vec::new());
+    for (i, item) in fields::list(value, "input")?.iter().enumerate() {
+        if item.get("type").and_then(Json::as_text) != Some("function_call") {
+            messages.push(message(item, &format!("input[{i}]"))?);
+            places.push(Place { item: i, call: i + 1 });
+            continue;
+        }
+        let call = call(item, &format!("input[{i}]"))?;
+        match messages.last_mut() {
+            Some(Json::Object(before))
+                if before.iter().any(|(name, value)| name == "role" && value.as_text() == Some("assistant")) =>
+            {
+                match before.iter_mut().find(|(name, _)| name == "tool_calls") {
+                    Some((_, Json::List(calls))) => calls.push(call),
+                    _ => before.push((Cow::from("tool_calls"), Json::List(vec![call]))),
+                }
+            }
+            _ => {
+                messages.push(object([("role", word("assistant")), ("tool_calls", Json::List(vec![call]))]));
+                places.push(Place { item: i, call: i });
+            }
+        }
+    }
+    Ok((messages, places))
+}
+
+/// A call of a tool, as chat messages have it.
+fn call<'a>(item: &Json<'a>, at: &str) -> Result<Json<'a>> {
+    let given = fields::object(item, at)?.iter();
+    let function = given.filter(|(name, _)| name == "name" || name == "arguments").cloned();
+    Ok(object([("type", word("function")), ("function", Json::Object(function.collect()))]))
 }
 
 /// A tool, flat here, as chat requests have it.
@@ -195,11 +249,6 @@ fn message<'a>(item: &Json<'a>, at: &str) -> Result<Json<'a>> {
             // What an earlier answer says of itself is no news.
             let told = ["type", "id", "status"];
             Ok(Json::Object(given.iter().filter(|(name, _)| !told.contains(&&**name)).cloned().collect()))
-        }
-        Some("function_call") => {
-            let function = given.iter().filter(|(name, _)| name == "name" || name == "arguments").cloned();
-            let call = object([("type", word("function")), ("function", Json::Object(function.collect()))]);
-            Ok(object([("role", word("assistant")), ("tool_calls", Json::List(vec![call]))]))
         }
         Some("function_call_output") => {
             let output = item.get("output").cloned().unwrap_or(Json::Null);

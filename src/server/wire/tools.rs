@@ -81,7 +81,7 @@ fn tool(item: &Json<'_>, at: &str) -> Result<Tool> {
     let mut parameters = parameters;
     if let Some(fields) = parameters.as_object_mut() {
         // Arguments are an object, whatever else is said of them.
-        fields.entry("type").or_insert_with(|| "object".into());
+        fields.insert("type".to_string(), "object".into());
     }
     // What the template is told, in the order in which it was trained to read it.
     let mut told = Map::new();

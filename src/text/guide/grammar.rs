@@ -186,7 +186,7 @@ fn grammar_of(form: &Form) -> Result<TopLevelGrammar> {
             GrammarWithLexer::from_lark(format!("start: {}", words.join(" | ")))
         }
         Form::Grammar(text) if text.contains("::=") => GrammarWithLexer::from_lark(gbnf::to_lark(text)?),
-        Form::Grammar(text) => GrammarWithLexer::from_lark(text.clone()),
+        Form::Grammar(text) | Form::Lark(text) => GrammarWithLexer::from_lark(text.clone()),
     };
     Ok(TopLevelGrammar::from_grammar(grammar))
 }

@@ -39,6 +39,8 @@ pub enum Form {
     Choice(Vec<String>),
     /// Text of a grammar: llama.cpp's GBNF where `::=` defines its rules, llguidance's Lark otherwise.
     Grammar(String),
+    /// Text of a grammar in llguidance's Lark, whatever it holds.
+    Lark(String),
 }
 
 /// Says before every token of an answer which may come.
@@ -77,7 +79,7 @@ impl Form {
                 check_depth(schema, 0)?;
                 serde_json::to_string(schema).map_or(usize::MAX, |text| text.len())
             }
-            Form::Regex(text) | Form::Grammar(text) => text.len(),
+            Form::Regex(text) | Form::Grammar(text) | Form::Lark(text) => text.len(),
             Form::Choice(words) if words.is_empty() => {
                 return Err(Error::bad_input("a choice of no words, expected at least one"));
             }
