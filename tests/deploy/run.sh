@@ -39,3 +39,21 @@ import json, sys
 ids = [json.loads(line)["custom_id"] for line in sys.stdin]
 assert sorted(ids) == sorted(f"r{i}" for i in range(1, 61)), ids
 print("slurm: 60 requests in 3 shards, each answered once")'
+
+# One that the queue signals stops by itself and is given back.
+printf '#!/bin/sh\necho "$@" >>"%s/requeued"\n' "$folder" >"$folder/bin/scontrol"
+chmod +x "$folder/bin/scontrol"
+rm -rf "$folder/out" "$folder/requeued"
+# `exec`: the signal is for the script, not for a shell around it.
+(export PATH=$folder/bin:$PATH SLURM_JOB_ID=7 SLURM_CPUS_ON_NODE=1
+  exec deploy/slurm/batch.sbatch assets/symbols/symbols.gguf "$folder/requests.jsonl" "$folder/out" --quiet) &
+signalled=$!
+for _ in $(seq 200); do
+  [ -s "$folder/out/00000.jsonl" ] && break
+  sleep 0.05
+done
+kill -TERM "$signalled"
+status=0
+wait "$signalled" || status=$?
+[ "$status" = 130 ] && [ "$(cat "$folder/requeued")" = "requeue 7" ] || { echo "a signalled task ended with $status, and was not given back"; exit 1; }
+echo "slurm: a signalled task is given back"
