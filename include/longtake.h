@@ -11,8 +11,9 @@
 //     while (lt_answer_next(answer, &piece, NULL) == LT_OK) fputs(piece, stdout);
 //     lt_answer_free(answer); lt_chat_free(chat); lt_model_free(model);
 //
-// Strings are UTF-8 and end with a zero byte. What a call gives through its last pointer is written only when it is LT_OK; pointers
-// that come back belong to the library, and each says how long it is good. Handles are freed in any order, once.
+// Strings are UTF-8 and end with a zero byte. What a call gives through its last pointer is written only when it is LT_OK
+// (lt_answer_next says its own); pointers that come back belong to the library, and each says how long it is good. Handles are
+// freed in any order, once.
 //
 // Threads. A model may be used by any number of threads at the same time. A chat, and an answer, by one call at a time, from any
 // thread; a second call meanwhile does not wait, it is LT_BUSY. lt_chat_cancel and lt_chat_resume may be called at any time, from

@@ -53,8 +53,10 @@ int main(int argc, char **argv) {
   int failed = strcmp(argv[1], "-") == 0 ? lt_open_demo(NULL, &model) : lt_open(argv[1], NULL, &model);
   if (!failed) failed = lt_watch(model, argv[2], argv[3], NULL, progress, NULL, NULL);
   if (!failed) failed = lt_chat_about(model, argv[3], NULL, &chat);
+  if (!failed) failed = lt_chat_on_progress(chat, progress, NULL);
   for (int i = 4; i < argc && !failed; i++) failed = ask(chat, argv[i]);
-  if (failed) fprintf(stderr, "error: %s\n", lt_error());
+  if (failed && stopped) fputs("stopped\n", stderr);
+  if (failed && !stopped) fprintf(stderr, "error: %s\n", lt_error());
   lt_chat_free(chat);
   lt_model_free(model);
   return failed != 0;

@@ -7,7 +7,7 @@ use std::path::Path;
 use png::{BitDepth, ColorType, Compression, Encoder, Writer};
 
 use crate::files::ScratchFile;
-use crate::media::limits::{MAX_ANIMATION_FRAMES, MAX_ANIMATION_PIXELS, MAX_SIDE};
+use crate::media::limits::{MAX_ANIMATION_BYTES, MAX_ANIMATION_FRAMES, MAX_ANIMATION_PIXELS, MAX_SIDE};
 use crate::{Error, Result};
 
 /// Frames from memory, which [`Chat::frames`](super::Chat::frames) makes a video of. They go to a private file for temporary
@@ -64,7 +64,8 @@ impl Frames {
     /// Adds the next frame: rows from top to bottom of red, green and blue, a byte each, without gaps.
     ///
     /// # Errors
-    /// `Mismatch` for another number of bytes, or a frame too many; `Io`, as when the disk is full.
+    /// `Mismatch` for another number of bytes, or a frame too many; `Limit` beyond 1 GiB of all frames as they are kept, without
+    /// loss; `Io`, as when the disk is full.
     pub fn push(&mut self, rgb: &[u8]) -> Result<()> {
         if rgb.len() != self.n_bytes {
             let (got, want) = (rgb.len(), self.n_bytes);
@@ -74,6 +75,13 @@ impl Frames {
             return Err(Error::mismatch(format!("a frame more than the {} that were announced", self.n_frames)));
         }
         self.writer.write_image_data(rgb).map_err(failed)?;
+        // What is longer could not be read again.
+        if self.scratch.file().metadata()?.len() > MAX_ANIMATION_BYTES {
+            return Err(Error::limit(format!(
+                "frames of more than {MAX_ANIMATION_BYTES} bytes as they are kept, without loss; leave frames out, give smaller \
+                 ones, or make an H.264 MP4 of them"
+            )));
+        }
         self.n_pushed += 1;
         Ok(())
     }

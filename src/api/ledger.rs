@@ -44,12 +44,16 @@ impl Ledger {
     /// Holds what `cost` takes besides weights, in `own`; where something is held there already, the larger of both.
     ///
     /// # Errors
-    /// `Busy`: others took it since the plan was made. Then `own` is as it was.
+    /// `Busy`: others took it since the plan was made; `Limit`: more than all there is. Then `own` is as it was.
     pub(super) fn hold(self: &Arc<Self>, own: &mut Option<Hold>, cost: &Cost) -> Result<()> {
         let before = own.as_ref().map_or(0, |own| own.n_bytes);
         let n_bytes = (cost.cache + cost.working).max(before);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let all = *held - before + n_bytes;
+        if let Some(limit) = self.limit.filter(|limit| *limit < n_bytes.saturating_add(cost.weights)) {
+            let needs = n_bytes.saturating_add(cost.weights);
+            return Err(Error::limit(format!("this takes `{needs}` bytes, at most {limit} are given to the model")));
+        }
         if let Some(limit) = self.limit.filter(|limit| *limit < all.saturating_add(cost.weights)) {
             let message =
                 format!("other talks hold what this one needs of {limit} bytes; end one of them and ask again");
@@ -99,6 +103,8 @@ mod tests {
         ledger.hold(&mut first, &cost(90)).unwrap();
         ledger.hold(&mut first, &cost(1)).unwrap();
         assert_eq!(ledger.held(), 100);
+        // Nobody has to leave for what never fits.
+        assert_eq!(ledger.hold(&mut first, &cost(91)).err().unwrap().kind(), crate::ErrorKind::Limit);
         drop(first);
         assert_eq!((ledger.held(), Ledger::new(None).limit(None, None)), (0, None));
     }

@@ -19,7 +19,7 @@ pub use answer::{Answer, Cancel, Usage};
 pub use chat::{Chat, Plan, PlannedMedium};
 pub use frames::Frames;
 pub use options::{ChatOptions, OpenOptions};
-pub use watch::{Watched, Watching};
+pub use watch::{TAKE_RESERVE, Watched, Watching};
 
 use ledger::Ledger;
 

@@ -35,13 +35,16 @@ pub struct Watched {
     pub n_before: usize,
 }
 
+/// Slots of a take that are for questions and answers, unless told otherwise.
+pub const TAKE_RESERVE: usize = 4096;
+
 impl Watching {
     pub(super) fn new((engine, ledger): (&Arc<Engine>, &Arc<Ledger>), video: PathBuf) -> Watching {
         Watching {
             engine: Arc::clone(engine),
             ledger: Arc::clone(ledger),
             video,
-            options: ChatOptions::default().reserve(4096),
+            options: ChatOptions::default().reserve(TAKE_RESERVE),
             system: None,
             again: false,
             checkpoint: Duration::from_secs(10),

@@ -31,6 +31,20 @@ pub const CACHE_TYPES: [GgmlType; 9] = [
     GgmlType::IQ4_NL,
 ];
 
+/// A type that a cache can hold, by its name in any case.
+///
+/// # Errors
+/// `BadInput` for any other name, with those that are known.
+pub fn cache_type(name: &str) -> Result<GgmlType> {
+    let found = GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty));
+    found.ok_or_else(|| unknown(&format!("`{name}`")))
+}
+
+fn unknown(what: &str) -> Error {
+    let known = CACHE_TYPES.map(|ty| ty.name().to_lowercase()).join(", ");
+    Error::bad_input(format!("cache type {what} is not one of {known}"))
+}
+
 /// Sizes and types of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheShape {
@@ -73,8 +87,7 @@ impl CacheShape {
     /// Bytes of a row of one head, checked.
     fn row_bytes(&self, ty: GgmlType, what: &str) -> Result<usize> {
         if !CACHE_TYPES.contains(&ty) {
-            let known = CACHE_TYPES.map(GgmlType::name).join(", ");
-            return Err(Error::bad_input(format!("cache type {what} `{ty}` is not one of {known}")));
+            return Err(unknown(&format!("{what} `{ty}`")));
         }
         ty.row_bytes(self.d).filter(|n| *n > 0).ok_or_else(|| {
             Error::bad_input(format!(

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::flags::{MediaFlags, ModelFlags, cache_type};
+use super::flags::{MediaFlags, ModelFlags};
 use super::out::stdout;
 use super::progress::catch_interrupt;
+use crate::cache::cache_type;
 use crate::gguf::GgmlType;
 use crate::stream::{Events, Prompt, cache_errors, conversation};
 use crate::text::template::RenderOptions;

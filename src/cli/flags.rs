@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::gpus;
-use crate::cache::CACHE_TYPES;
+use crate::cache::cache_type;
 use crate::error::Context;
 use crate::files::input::read_text;
 use crate::gguf::GgmlType;
@@ -175,14 +175,6 @@ pub(super) fn warn_of_length(engine: &Engine, n_ctx: usize) {
     if n_ctx > n_train {
         eprintln!("warning: the context of {n_ctx} tokens is longer than the {n_train} the model was trained for");
     }
-}
-
-/// A type that a cache can hold, by name.
-pub(super) fn cache_type(name: &str) -> Result<GgmlType> {
-    GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty)).ok_or_else(|| {
-        let known = CACHE_TYPES.map(|t| t.name().to_lowercase()).join(", ");
-        Error::bad_input(format!("cache type `{name}` is not one of {known}"))
-    })
 }
 
 /// How the next token is picked. Greedy unless told otherwise: an answer about a video should not be a dice roll.

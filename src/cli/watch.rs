@@ -13,6 +13,7 @@ use super::known_models;
 use super::live::{self, LiveFlags};
 use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, memory};
+use crate::api::TAKE_RESERVE;
 use crate::cache::KvCache;
 use crate::stream::{
     Around, Budget, Engine, Event, Events, IfExists, LiveOptions, LiveTake, Session, SessionOptions, Take, Watch,
@@ -41,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TEXT")]
     system_prompt: Option<String>,
     /// Tokens kept free behind the video for questions and answers.
-    #[arg(long, default_value_t = 4096, value_name = "N")]
+    #[arg(long, default_value_t = TAKE_RESERVE, value_name = "N")]
     reserve: usize,
     /// Seconds between checkpoints.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]

@@ -6,6 +6,7 @@ use super::call::{call, give, given, lt_status, place, take_back, text};
 use super::chat::lt_chat;
 use super::options::lt_options;
 use super::progress::{Listener, lt_progress_fn};
+use crate::api::TAKE_RESERVE;
 use crate::{Cancel, ChatOptions, Longtake, OpenOptions, Result};
 
 /// A model that is ready to talk. Any number of threads may use it at the same time; chats keep what they need of it.
@@ -13,6 +14,8 @@ pub struct lt_model {
     longtake: Longtake,
     /// Of chats that are given none.
     options: ChatOptions,
+    /// Whether these say what is kept for questions and answers.
+    has_reserve: bool,
     warnings: CString,
 }
 
@@ -41,8 +44,8 @@ pub unsafe extern "C" fn lt_open(
     call(|| unsafe {
         let place = place(model, "model")?;
         let path = text(path, "path")?;
-        let (open, options) = read(options)?;
-        Ok(give(place, lt_model::new(Longtake::open_with(path, open)?, options)))
+        let (open, options, has_reserve) = read(options)?;
+        Ok(give(place, lt_model::new(Longtake::open_with(path, open)?, options, has_reserve)))
     })
 }
 
@@ -56,8 +59,8 @@ pub unsafe extern "C" fn lt_open_demo(options: *const lt_options, model: *mut *m
     // SAFETY: the caller's promises.
     call(|| unsafe {
         let place = place(model, "model")?;
-        let (open, options) = read(options)?;
-        Ok(give(place, lt_model::new(demo(open)?, options)))
+        let (open, options, has_reserve) = read(options)?;
+        Ok(give(place, lt_model::new(demo(open)?, options, has_reserve)))
     })
 }
 
@@ -73,22 +76,34 @@ fn demo(_: OpenOptions) -> Result<Longtake> {
 
 /// # Safety
 /// That of [`lt_options::read`].
-unsafe fn read(options: *const lt_options) -> Result<(OpenOptions, ChatOptions)> {
+unsafe fn read(options: *const lt_options) -> Result<(OpenOptions, ChatOptions, bool)> {
     // SAFETY: the caller's promise.
     match unsafe { lt_options::read(options) }? {
         None => Ok(Default::default()),
         Some(options) => {
             // The whole of memory is kept by the model; a chat of it has what others leave.
-            Ok((options.open()?, ChatOptions { max_memory: None, ..options.chat()? }))
+            Ok((options.open()?, ChatOptions { max_memory: None, ..options.chat()? }, options.reserve != 0))
         }
     }
 }
 
 impl lt_model {
-    fn new(longtake: Longtake, options: ChatOptions) -> lt_model {
+    fn new(longtake: Longtake, options: ChatOptions, has_reserve: bool) -> lt_model {
         let lines: String = longtake.warnings().iter().map(|line| format!("{line}\n")).collect();
         let warnings = CString::new(lines.replace('\0', "")).unwrap_or_default();
-        lt_model { longtake, options, warnings }
+        lt_model { longtake, options, has_reserve, warnings }
+    }
+
+    /// Those that are given, else the model's, and whether they say what is kept for questions and answers.
+    ///
+    /// # Safety
+    /// That of [`lt_options::read`].
+    unsafe fn options(&self, given: *const lt_options) -> Result<(ChatOptions, bool)> {
+        // SAFETY: the caller's promise.
+        match unsafe { lt_options::read(given) }? {
+            None => Ok((self.options.clone(), self.has_reserve)),
+            Some(given) => Ok((given.chat()?, given.reserve != 0)),
+        }
     }
 }
 
@@ -126,7 +141,7 @@ pub unsafe extern "C" fn lt_chat_new(
     // SAFETY: the caller's promises.
     call(|| unsafe {
         let (place, model) = (place(chat, "chat")?, given(model, "model")?);
-        let options = lt_options::read(options)?.map_or_else(|| Ok(model.options.clone()), lt_options::chat)?;
+        let (options, _) = model.options(options)?;
         lt_chat::new(model.longtake.chat().options(options)).map(|chat| give(place, chat))
     })
 }
@@ -145,7 +160,7 @@ pub unsafe extern "C" fn lt_chat_about(
     // SAFETY: the caller's promises.
     call(|| unsafe {
         let (place, model) = (place(chat, "chat")?, given(model, "model")?);
-        let options = lt_options::read(options)?.map_or_else(|| Ok(model.options.clone()), lt_options::chat)?;
+        let (options, _) = model.options(options)?;
         let take = text(take, "take")?;
         lt_chat::new(model.longtake.chat_about(take)?.options(options)).map(|chat| give(place, chat))
     })
@@ -174,10 +189,9 @@ pub unsafe extern "C" fn lt_watch(
         let (video, take) = (text(video, "video")?, text(take, "take")?);
         let mut watching = model.longtake.watch(video);
         // Takes keep more room for questions than chats, unless told otherwise.
-        let given = lt_options::read(options)?;
-        let mut options = given.map_or_else(|| Ok(model.options.clone()), lt_options::chat)?;
-        if given.is_none_or(|given| given.reserve == 0) {
-            options.reserve = RESERVE;
+        let (mut options, has_reserve) = model.options(options)?;
+        if !has_reserve {
+            options.reserve = TAKE_RESERVE;
         }
         watching = watching.options(options);
         if let Some(listener) = Listener::new(progress, user) {
@@ -192,9 +206,6 @@ pub unsafe extern "C" fn lt_watch(
         Ok(lt_status::LT_OK)
     })
 }
-
-/// Slots of a take for questions and answers, as the command line keeps them.
-const RESERVE: usize = 4096;
 
 /// Makes an error of what is otherwise the end of the process: a mapped model or take file that somebody cuts short. It takes
 /// over SIGBUS and SIGXFSZ and hands on what is not its own, so call it once, after the program has set its own handlers.

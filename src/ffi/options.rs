@@ -4,7 +4,8 @@ use std::ffi::c_char;
 use std::time::Duration;
 
 use super::call::{given, text};
-use crate::gguf::GgmlType;
+use crate::cache::cache_type;
+use crate::error::Context as _;
 use crate::media::Decoders;
 use crate::stream::MmprojChoice;
 use crate::{ChatOptions, Error, OpenOptions, Result};
@@ -126,9 +127,7 @@ impl lt_options {
         if !self.cache_type.is_null() {
             // SAFETY: whoever called `read` promised that its strings are strings.
             let name = unsafe { text(self.cache_type, "options.cache_type") }?;
-            let ty = GgmlType::from_name(name).ok_or_else(|| {
-                Error::bad_input(format!("options.cache_type is `{name}`, expected a type like f16 or q8_0"))
-            })?;
+            let ty = cache_type(name).at(|| "options.cache_type".to_string())?;
             chat.cache_types = Some((ty, ty));
         }
         chat.temporal_scale = number(self.temporal_scale);

@@ -150,7 +150,7 @@ impl Model {
         options: &Bound<'_, PyDict>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<(usize, usize)> {
-        let options = chat_options(options, longtake::ChatOptions::default().reserve(RESERVE))?;
+        let options = chat_options(options, longtake::ChatOptions::default().reserve(longtake::api::TAKE_RESERVE))?;
         let mut watching = self.0.watch(video).options(options);
         if let Some(system) = system {
             watching = watching.system(system);
@@ -164,9 +164,6 @@ impl Model {
         raised.or(py, done, &cancel).map(|watched| (watched.n_tokens, watched.n_before))
     }
 }
-
-/// Slots of a take for questions and answers, as the command line keeps them.
-const RESERVE: usize = 4096;
 
 /// A talk.
 #[pyclass(frozen)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longtake::gguf::GgmlType;
+use longtake::cache::cache_type;
 use longtake::media::Decoders;
 use longtake::stream::MmprojChoice;
 use longtake::{ChatOptions, OpenOptions};
@@ -42,8 +42,7 @@ pub fn chat_options(given: &Bound<'_, PyDict>, mut options: ChatOptions) -> PyRe
             }
             "cache_type" => {
                 let name: String = value.extract()?;
-                let ty = GgmlType::from_name(&name)
-                    .ok_or_else(|| PyValueError::new_err(format!("cache_type is `{name}`, expected one like q8_0")))?;
+                let ty = cache_type(&name).map_err(|err| PyValueError::new_err(err.to_string()))?;
                 options.cache_types = Some((ty, ty));
             }
             "temperature" => sampling.temp = value.extract()?,

@@ -11,7 +11,8 @@ mod timed;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::flags::{all_if_negative, cache_type};
+use super::flags::all_if_negative;
+use crate::cache::cache_type;
 use crate::gguf::GgmlType;
 use crate::kernels::threads;
 use crate::stream::{Engine, EngineOptions, MmprojChoice};
