@@ -6,7 +6,7 @@
 Files of the exact shapes of published models are made in DIR: header, keys and tensor table are whole, as `converters/` says, and
 the weights are a hole that takes no room on the disk, because a plan reads none of them. Then an hour of 1280x720 video is planned
 into each amount of memory with each file. `--check` compares the table with the one that stands in a page. Needs Python 3.11 and
-ffmpeg; three minutes on two cores.
+ffmpeg; half a minute on two cores.
 """
 import argparse
 import json
