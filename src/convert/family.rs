@@ -44,12 +44,6 @@ pub(crate) struct Family {
     pub mmproj: Group,
 }
 
-/// What is looked at first: whether a description says only how a family differs from another.
-#[derive(Deserialize)]
-struct Written {
-    like: Option<String>,
-}
-
 /// Which checkpoints a family describes: either list may match.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -320,25 +314,15 @@ impl Family {
 
     /// Parses and checks a description.
     pub(crate) fn parse(text: &str) -> Result<Family> {
-        let wrong = |err: toml::de::Error| Error::format(err.to_string().trim_end().to_string());
-        let written: Written = toml::from_str(text).map_err(wrong)?;
-        // Where nothing is put together, errors name lines.
-        let family: Family = match written.like {
-            Some(_) => Family::table(text)?.try_into().map_err(wrong)?,
-            None => toml::from_str(text).map_err(wrong)?,
+        let own: toml::Table = text.parse().map_err(wrong)?;
+        let family: Family = if own.contains_key("like") {
+            joined(own)?.try_into().map_err(wrong)?
+        } else {
+            // Where nothing is put together, errors name lines.
+            toml::from_str(text).map_err(wrong)?
         };
         family.check()?;
         Ok(family)
-    }
-
-    /// A description with all that it has from the one that it is like.
-    fn table(text: &str) -> Result<toml::Table> {
-        let own: toml::Table = text.parse().map_err(|err: toml::de::Error| Error::format(err.to_string()))?;
-        let Some(base) = own.get("like") else { return Ok(own) };
-        let file = base.as_str().map(|base| format!("converters/{base}.toml"));
-        let found = BUILT_IN.iter().find(|(known, _)| file.as_deref() == Some(known));
-        let (_, base) = found.ok_or_else(|| Error::format(format!("like: {base} is no built-in family")))?;
-        like(Family::table(base)?, own)
     }
 
     /// Everything that can be known to be wrong without a checkpoint.
@@ -363,6 +347,20 @@ impl Family {
         self.text.check(&self.values).at(|| "text")?;
         self.mmproj.check(&self.values).at(|| "mmproj")
     }
+}
+
+/// A description with all that it has from the one that it is like.
+fn joined(own: toml::Table) -> Result<toml::Table> {
+    let Some(base) = own.get("like") else { return Ok(own) };
+    let file = base.as_str().map(|base| format!("converters/{base}.toml"));
+    let found = BUILT_IN.iter().find(|(known, _)| file.as_deref() == Some(known));
+    let (_, base) = found.ok_or_else(|| Error::format(format!("like: {base} is no built-in family")))?;
+    like(joined(base.parse().map_err(wrong)?)?, own)
+}
+
+/// What TOML finds wrong.
+fn wrong(err: toml::de::Error) -> Error {
+    Error::format(err.to_string().trim_end().to_string())
 }
 
 impl ValueRule {

@@ -64,12 +64,12 @@ impl Imatrix {
         let (n_cols, n_mats) = (ne[0], ne.iter().skip(2).product::<usize>());
         match self.weights.get(name) {
             Some(weights) if weights.len() != n_cols * n_mats => {
-                let in_all = if n_mats == 1 { String::new() } else { format!(" of {n_mats} matrices each") };
-                Err(Error::mismatch(format!(
-                    "imatrix `{}`: `{name}` has `{}` columns, the model has `{n_cols}`{in_all}",
-                    self.name,
-                    weights.len()
-                )))
+                let n = weights.len();
+                let differs = match n_mats {
+                    1 => format!("`{n}` columns, the model has `{n_cols}`"),
+                    _ => format!("`{n}` columns in all its matrices, the model has `{n_cols}` in each of `{n_mats}`"),
+                };
+                Err(Error::mismatch(format!("imatrix `{}`: `{name}` has {differs}", self.name)))
             }
             found => Ok(found.map(Vec::as_slice)),
         }

@@ -95,6 +95,7 @@ pub fn prefer(name: &str, by: &'static str) -> Result<()> {
         Some(first) => {
             Err(Error::new(ErrorKind::Busy, format!("{by} `{name}` comes after {} `{}`", first.by, first.name)))
         }
+        None if select().is_ok_and(|table| table.name.eq_ignore_ascii_case(name)) => Ok(()),
         None => Err(Error::new(ErrorKind::Busy, format!("{by} `{name}` comes too late: another table is in use"))),
     }
 }

@@ -31,7 +31,6 @@ const ROWS: usize = 256;
 const COLUMNS: usize = 256;
 
 /// Who goes where. A thread keeps the memory for its next layer.
-#[derive(Default)]
 struct Routes {
     /// Of each token its experts, the one with the largest score first, and their weights.
     chosen: Vec<(u32, f32)>,
@@ -66,7 +65,7 @@ pub fn experts(kernels: &Kernels, experts: Experts<'_>, scores: &[f32], x: &[f32
     let (n_embd, n_ff, n_tokens) = (down.n_rows, gate.n_rows, scores.len() / n);
     assert!((1..=n).contains(&n_used) && scores.len() == n_tokens * n, "{n_used} of {n} experts");
     assert!(x.len() == n_tokens * n_embd && out.len() == x.len(), "rows of experts disagree");
-    let mut routes = KEPT.take();
+    let mut routes = KEPT.replace(Routes::empty());
     routes.fill(scores, n, n_used);
     let n_most = at_once(n_tokens, n_used);
     scratch::with_shared(n_most * (n_embd + n_ff), |memory| {
@@ -157,7 +156,7 @@ fn choose(scores: &[f32], chosen: &mut [(u32, f32)]) {
     for (i, score) in scores.iter().enumerate() {
         let mut at = n;
         // What is not a number comes behind everything, and wherever it counts it shows in the result.
-        while at > 0 && *score > chosen[at - 1].1 {
+        while at > 0 && !score.is_nan() && (*score > chosen[at - 1].1 || chosen[at - 1].1.is_nan()) {
             at -= 1;
         }
         if at < chosen.len() {
@@ -194,11 +193,14 @@ mod tests {
         let mut chosen = [(0, 0.0); 2];
         choose(&[f32::NAN, f32::NAN, f32::NAN], &mut chosen);
         assert!(chosen.iter().all(|(expert, weight)| *expert < 3 && weight.is_nan()));
+        let mut chosen = [(0, 0.0); 2];
+        choose(&[f32::NAN, 1.0, f32::NAN, 2.0], &mut chosen);
+        assert_eq!(chosen.map(|(expert, _)| expert), [3, 1]);
     }
 
     #[test]
     fn tokens_stand_by_their_experts() {
-        let mut routes = Routes::default();
+        let mut routes = Routes::empty();
         // Token 0: experts 2, 0; token 1: 0, 1; token 2: 2, 1.
         routes.fill(&[1.0, 0.0, 2.0, 5.0, 4.0, 0.0, 0.0, 1.0, 2.0], 3, 2);
         assert_eq!(routes.ends, [0, 2, 4, 6]);

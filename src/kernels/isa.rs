@@ -5,7 +5,7 @@ use super::detect::features;
 use super::{AttentionOps, DeltaOps, Int8Ops, Kernels};
 
 /// Functions that are compiled for CPU features. Nothing in here can be called: there is no way to the functions but
-/// [`Unproven::prove`], which asks the CPU.
+/// [`Unproven::prove`], which asks the CPU, and where they need no features `for_any_cpu`.
 #[derive(Clone, Copy)]
 pub(super) struct Unproven<T>(T);
 

@@ -113,7 +113,11 @@ impl<'a> Events<'a> {
     /// The same without the flag: for what is done after the stop.
     pub(super) fn unstoppable(&mut self) -> Events<'_> {
         static NEVER: AtomicBool = AtomicBool::new(false);
-        Events { sink: self.sink, cancel: &NEVER, probe: None, pass: None }
+        let pass: Option<&mut dyn FnMut()> = match &mut self.pass {
+            Some(pass) => Some(&mut **pass),
+            None => None,
+        };
+        Events { sink: self.sink, cancel: &NEVER, probe: None, pass }
     }
 
     pub(super) fn send(&mut self, event: Event) {

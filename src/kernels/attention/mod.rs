@@ -1,7 +1,7 @@
 //! Attention: softmax(q·kᵀ / sqrt(d)) · v over stored keys and values, without a score matrix.
 //! In: queries of a batch, the [`KvView`] of a layer. Out: one row per token and head. Serves the language model (causal,
 //! any cache type) and the vision tower (full, f32).
-//! Start reading at [`attention_of`], which cuts the work into tasks: a [`AttentionTile`] of queries (several tokens of a sequence, all
+//! Start reading at [`attention_of`], which cuts the work into tasks: an [`AttentionTile`] of queries (several tokens of a sequence, all
 //! heads that share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
 //! On purpose absent here: masks other than causal and full, positions.
 

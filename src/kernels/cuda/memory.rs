@@ -97,6 +97,8 @@ struct Shared {
 /// Whether launches are recorded, and how often they were.
 pub(super) struct Graphs {
     pub on: AtomicBool,
+    /// Whether there is a refusal that nobody heard: asked at every token, so that the lock is taken once.
+    pub has_refusal: AtomicBool,
     pub n_captured: AtomicUsize,
     /// Why the driver records none, until somebody hears it.
     pub refusal: Mutex<Option<String>>,
@@ -132,7 +134,12 @@ impl Copy2d {
 
 impl Gpu {
     pub(super) fn new(driver: impl Driver + 'static) -> Gpu {
-        let graphs = Graphs { on: AtomicBool::new(true), n_captured: AtomicUsize::new(0), refusal: Mutex::default() };
+        let graphs = Graphs {
+            on: AtomicBool::new(true),
+            has_refusal: AtomicBool::new(false),
+            n_captured: AtomicUsize::new(0),
+            refusal: Mutex::default(),
+        };
         let (staging, driver) = (Mutex::new(Staging::new()), Box::new(driver));
         Gpu {
             shared: Arc::new(Shared { staging, graphs, n_freed: AtomicU64::new(0), driver }),

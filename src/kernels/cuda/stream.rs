@@ -7,7 +7,7 @@ use super::memory::Gpu;
 use crate::error::Context;
 use crate::{Error, Result};
 
-/// A queue of a GPU. What is in one happens in order; of two, only what an [`GpuEvent`] says.
+/// A queue of a GPU. What is in one happens in order; of two, only what a [`GpuEvent`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stream {
     /// The language model.
@@ -97,6 +97,7 @@ impl Gpu {
             self.set_graphs(false);
             let message = format!("{}: {err}; kernels are launched one by one", self.name());
             *self.graphs().refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+            self.graphs().has_refusal.store(true, Ordering::Release);
             Ok(None)
         };
         if let Err(err) = self.driver().begin_capture(self.stream()) {
@@ -135,7 +136,12 @@ impl Gpu {
 
     /// Why the driver of this GPU records nothing, said once: the next call says nothing.
     pub fn refusal(&self) -> Option<String> {
-        self.graphs().refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let graphs = self.graphs();
+        // Most calls find nothing, and write nothing.
+        if !graphs.has_refusal.load(Ordering::Acquire) || !graphs.has_refusal.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        graphs.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether [`Gpu::capture`] records. At first it does.

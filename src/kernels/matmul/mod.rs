@@ -28,8 +28,8 @@ pub use ops::{Int8Ops, Layout, Number, PackRows, Panel, QuantizeTile, Tile, Word
 use super::Kernels;
 use crate::tensor::MatView;
 
-/// Up to this many tokens the weights are used as they lie, and each token gets what it gets alone, bit for bit; beyond,
-/// unpacking them into a panel pays.
+/// Up to this many tokens the weights are used as they lie, and of quantized ones each token gets what it gets alone, bit for bit;
+/// beyond, unpacking them into a panel pays.
 pub const MAX_DOT_TOKENS: usize = 8;
 
 /// out(n_tokens, w.n_rows) = x(n_tokens, w.n_cols) · wᵀ, for weights of any type with a decoder. Several products of one

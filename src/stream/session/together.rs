@@ -16,7 +16,9 @@ pub struct Next<'s> {
 }
 
 impl Together {
-    /// So many tokens of a step get what each gets alone, bit for bit; more are multiplied in another way.
+    /// Of products with quantized weights so many tokens of a step get what each gets alone, bit for bit; more are multiplied in
+    /// another way, and sums over weights that are not quantized (routers, the small tensors of recurrent layers) may be added in
+    /// another order.
     pub const MOST_TOKENS: usize = MAX_DOT_TOKENS;
 
     /// Lets every conversation read its next token, those of as many as a step holds at once, where the model takes several.
