@@ -12,7 +12,13 @@ impl Int8Isa for Scalar {
     const LAYOUT: Layout = Layout { rows: ROWS, tokens: 4, int8: Word::Pairs, codes: false };
     const CODES: bool = true;
     type Lanes = Plain;
+    type Chunks = Chunk<Plain>;
     type Acc = f32;
+
+    #[inline(always)]
+    fn chunks(row: Chunk<Plain>, _: Chunk<Plain>) -> Chunk<Plain> {
+        row
+    }
 
     #[inline(always)]
     fn zero() -> f32 {
@@ -30,8 +36,8 @@ impl Int8Isa for Scalar {
     }
 
     #[inline(always)]
-    fn sum(acc: f32) -> f32 {
-        acc
+    fn sum(acc: f32) -> [f32; 2] {
+        [acc, 0.0]
     }
 
     #[inline(always)]

@@ -99,7 +99,13 @@ impl Products for I8mm {
 impl<P: Products> Int8Isa for P {
     const LAYOUT: Layout = Layout { rows: ROWS, tokens: 2 * TOKENS, int8: P::INT8, codes: false };
     type Lanes = NeonLanes;
+    type Chunks = Chunk<NeonLanes>;
     type Acc = [float32x4_t; 2];
+
+    #[inline(always)]
+    fn chunks(row: Chunk<NeonLanes>, _: Chunk<NeonLanes>) -> Chunk<NeonLanes> {
+        row
+    }
 
     #[inline(always)]
     fn zero() -> Self::Acc {
@@ -132,9 +138,9 @@ impl<P: Products> Int8Isa for P {
     }
 
     #[inline(always)]
-    fn sum(acc: Self::Acc) -> f32 {
+    fn sum(acc: Self::Acc) -> [f32; 2] {
         // SAFETY: NEON, which all code for aarch64 has.
-        unsafe { vaddvq_f32(vaddq_f32(acc[0], acc[1])) }
+        unsafe { [vaddvq_f32(vaddq_f32(acc[0], acc[1])), 0.0] }
     }
 
     #[inline(always)]

@@ -21,6 +21,14 @@ pub(crate) struct Chunk<L: Lanes> {
     pub b: [L::Floats; 2],
 }
 
+impl<L: Lanes> Clone for Chunk<L> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L: Lanes> Copy for Chunk<L> {}
+
 /// A block format whose weights are codes with a scale.
 pub(crate) trait Codes: Block {
     /// The largest code; the smallest is 0.

@@ -1,4 +1,5 @@
-//! Decode: a few tokens against weights as they lie in memory, one pass over them.
+//! Decode: a few tokens against weights as they lie in memory, one pass over them. A chunk is unpacked once and multiplied with
+//! all tokens; each gets what it gets alone, since nothing that is added up depends on the others.
 
 use super::MAX_DOT_TOKENS;
 use super::codes::{CHUNK, Chunk, Codes, SUB};
@@ -82,7 +83,7 @@ pub(crate) fn dot_rows<I: Int8Isa, F: Codes>(d: DotRows<'_>, out: &mut [f32]) {
     let n_chunks = d.n_cols.div_ceil(CHUNK);
     let (n_tokens, n_rows) = (d.x.len() / n_chunks, d.rows.len() / d.row_bytes);
     assert!(d.x.len() == n_tokens * n_chunks && d.rows.len() == n_rows * d.row_bytes);
-    assert!(out.len() == n_tokens * n_rows);
+    assert!(n_tokens <= MAX_DOT_TOKENS && out.len() == n_tokens * n_rows);
     // One token, the common case, has its sums in registers.
     if n_tokens == 1 { dot_tokens::<I, F, 1>(d, 1, out) } else { dot_tokens::<I, F, MAX_DOT_TOKENS>(d, n_tokens, out) }
 }
@@ -91,18 +92,25 @@ pub(crate) fn dot_rows<I: Int8Isa, F: Codes>(d: DotRows<'_>, out: &mut [f32]) {
 fn dot_tokens<I: Int8Isa, F: Codes, const N: usize>(d: DotRows<'_>, n_tokens: usize, out: &mut [f32]) {
     let n_chunks = d.n_cols.div_ceil(CHUNK);
     let (n_rows, n_bytes) = (d.rows.len() / d.row_bytes, F::BYTES * (CHUNK / F::LEN));
-    for (r, row) in d.rows.chunks_exact(d.row_bytes).enumerate() {
+    // Chunks of several rows take turns, memory is asked for as it lies: whole rows ahead.
+    let ahead = AHEAD + (I::ROWS - 1) * d.row_bytes;
+    for (first, rows) in d.rows.chunks(I::ROWS * d.row_bytes).enumerate().map(|(i, rows)| (i * I::ROWS, rows)) {
+        // A last row that is alone stands for both.
+        let last = &rows[rows.len() - d.row_bytes..];
         let mut acc = [I::zero(); N];
         let acc = &mut acc[..n_tokens];
         for c in 0..n_chunks {
-            prefetch::read(row.as_ptr().wrapping_add(c * n_bytes + AHEAD), n_bytes);
-            let chunk = unpack_chunk::<I::Lanes, F>(row, c);
+            prefetch::read(rows.as_ptr().wrapping_add(c * I::ROWS * n_bytes + ahead), I::ROWS * n_bytes);
+            let first = unpack_chunk::<I::Lanes, F>(&rows[..d.row_bytes], c);
+            let second = if I::ROWS == 1 { first } else { unpack_chunk::<I::Lanes, F>(last, c) };
+            let chunks = I::chunks(first, second);
             for (acc, x) in acc.iter_mut().zip(d.x.chunks_exact(n_chunks)) {
-                I::dot(acc, &chunk, &x[c], F::CENTERED);
+                I::dot(acc, &chunks, &x[c], F::CENTERED);
             }
         }
         for (t, acc) in acc.iter().enumerate() {
-            out[t * n_rows + r] = I::sum(*acc);
+            let sums = &mut out[t * n_rows + first..(t + 1) * n_rows];
+            sums.iter_mut().zip(I::sum(*acc)).take(I::ROWS).for_each(|(to, sum)| *to = sum);
         }
     }
 }

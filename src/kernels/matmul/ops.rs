@@ -287,13 +287,20 @@ pub(crate) trait Int8Isa {
     /// Whether there are products of [`Word::Codes`].
     const CODES: bool = Self::LAYOUT.codes;
     type Lanes: Lanes;
-    /// Partial sums of a product of a row and a token.
+    /// Rows of weights that a few tokens meet at once, 1 or 2.
+    const ROWS: usize = 1;
+    /// A chunk of each of these rows.
+    type Chunks;
+    /// Partial sums of their products with a token.
     type Acc: Copy;
 
+    /// The chunks of two rows; of the first alone where those are not as many.
+    fn chunks(first: Chunk<Self::Lanes>, second: Chunk<Self::Lanes>) -> Self::Chunks;
     fn zero() -> Self::Acc;
-    /// acc += chunk · x. `centered` as in `Codes::CENTERED`.
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Self::Lanes>, x: &RowChunk, centered: bool);
-    fn sum(acc: Self::Acc) -> f32;
+    /// acc += chunks · x. `centered` as in `Codes::CENTERED`.
+    fn dot(acc: &mut Self::Acc, chunks: &Self::Chunks, x: &RowChunk, centered: bool);
+    /// The sum of each row.
+    fn sum(acc: Self::Acc) -> [f32; 2];
 
     /// Rows of `len` words, each as long, become columns: word `j` of row `i` of `rows` goes to word `i` of row `j` of
     /// `out`. Rows are `LAYOUT.rows`; `len` is a multiple of 16.

@@ -27,7 +27,13 @@ const TOKENS: usize = 6;
 impl Int8Isa for Avx2 {
     const LAYOUT: Layout = Layout { rows: 16, tokens: 2 * TOKENS, int8: Word::Pairs, codes: true };
     type Lanes = Ymm;
+    type Chunks = Chunk<Ymm>;
     type Acc = [__m256; 2];
+
+    #[inline(always)]
+    fn chunks(row: Chunk<Ymm>, _: Chunk<Ymm>) -> Chunk<Ymm> {
+        row
+    }
 
     #[inline(always)]
     fn zero() -> Self::Acc {
@@ -54,9 +60,9 @@ impl Int8Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn sum(acc: Self::Acc) -> f32 {
+    fn sum(acc: Self::Acc) -> [f32; 2] {
         // SAFETY: only code compiled for AVX2 inlines this.
-        unsafe { sum(_mm256_add_ps(acc[0], acc[1])) }
+        unsafe { [sum(_mm256_add_ps(acc[0], acc[1])), 0.0] }
     }
 
     #[inline(always)]
@@ -88,7 +94,13 @@ impl Int8Isa for Avx2 {
 impl Int8Isa for AvxVnni {
     const LAYOUT: Layout = Layout { int8: Word::Bytes, codes: false, ..Avx2::LAYOUT };
     type Lanes = Ymm;
+    type Chunks = Chunk<Ymm>;
     type Acc = [__m256; 2];
+
+    #[inline(always)]
+    fn chunks(row: Chunk<Ymm>, _: Chunk<Ymm>) -> Chunk<Ymm> {
+        row
+    }
 
     #[inline(always)]
     fn zero() -> Self::Acc {
@@ -102,7 +114,7 @@ impl Int8Isa for AvxVnni {
     }
 
     #[inline(always)]
-    fn sum(acc: Self::Acc) -> f32 {
+    fn sum(acc: Self::Acc) -> [f32; 2] {
         Avx2::sum(acc)
     }
 

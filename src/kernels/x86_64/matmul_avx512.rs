@@ -3,12 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::attention_avx512::Avx512 as V;
-use super::matmul_avx2::{self, Avx2};
+use super::matmul_avx2;
 use super::ymm::Ymm;
 use crate::gguf::GgmlType;
 use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
 use crate::kernels::matmul::tile_codes::{self, Narrow};
-use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
+use crate::kernels::matmul::{CHUNK, Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
 use crate::kernels::vector_fns::vector_fns;
 
 /// AVX-512; VNNI says whether there are integer dot products.
@@ -21,27 +21,52 @@ impl<const VNNI: bool> Int8Isa for Avx512<VNNI> {
     const LAYOUT: Layout =
         Layout { rows: 32, tokens: 2 * TOKENS, int8: if VNNI { Word::Bytes } else { Word::Pairs }, codes: !VNNI };
     type Lanes = Ymm;
-    type Acc = [__m256; 2];
+    const ROWS: usize = 2;
+    type Chunks = TwoRows;
+    type Acc = [__m512; 2];
+
+    #[inline(always)]
+    fn chunks(first: Chunk<Ymm>, second: Chunk<Ymm>) -> TwoRows {
+        // SAFETY: only code compiled for AVX-512 inlines this.
+        unsafe { TwoRows::new(first, second) }
+    }
 
     #[inline(always)]
     fn zero() -> Self::Acc {
-        Avx2::zero()
+        // SAFETY: only code compiled for AVX-512 inlines this.
+        unsafe { [_mm512_setzero_ps(); 2] }
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk, centered: bool) {
-        if !VNNI {
-            return Avx2::dot(acc, chunk, x, centered);
-        }
-        // SAFETY: only code compiled for AVX-512 VNNI and VL, and so for AVX2, inlines this.
+    fn dot(acc: &mut Self::Acc, chunk: &TwoRows, x: &RowChunk, centered: bool) {
+        // SAFETY: only code compiled for AVX-512, and for VNNI where it says so, inlines this.
         unsafe {
-            matmul_avx2::dot(acc, chunk, x, false, |codes, q| _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, q));
+            if VNNI {
+                return dot(acc, chunk, x, false, |codes, q| _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, q));
+            }
+            dot(acc, chunk, x, centered, |codes, q| {
+                let pairs = if centered {
+                    // Magnitudes are at most 128 and 127: two products stay within 16 bits.
+                    let w = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
+                    let q = _mm512_mask_sub_epi8(q, _mm512_movepi8_mask(w), _mm512_setzero_si512(), q);
+                    _mm512_maddubs_epi16(_mm512_abs_epi8(w), q)
+                } else {
+                    // Codes are at most 63.
+                    _mm512_maddubs_epi16(codes, q)
+                };
+                _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))
+            });
         }
     }
 
     #[inline(always)]
-    fn sum(acc: Self::Acc) -> f32 {
-        Avx2::sum(acc)
+    fn sum(acc: Self::Acc) -> [f32; 2] {
+        // SAFETY: only code compiled for AVX-512, and so for AVX2, inlines this.
+        unsafe {
+            let both = _mm512_add_ps(acc[0], acc[1]);
+            let (first, second) = (_mm512_castps512_ps256(both), _mm512_extractf32x8_ps::<1>(both));
+            [matmul_avx2::sum(first), matmul_avx2::sum(second)]
+        }
     }
 
     #[inline(always)]
@@ -68,6 +93,72 @@ impl<const VNNI: bool> Int8Isa for Avx512<VNNI> {
                 }
                 Number::Int8 if VNNI => tile::tile::<V<VNNI>, Integers<Bytes>, TOKENS, { TOKENS / 2 }>(t, n, out),
                 _ => tile::tile::<V<VNNI>, Integers<Pairs>, TOKENS, { TOKENS / 2 }>(t, n, out),
+            }
+        }
+    }
+}
+
+/// Chunks of two rows side by side, each in half of a vector.
+pub(super) struct TwoRows {
+    codes: [__m512i; CHUNK / 32],
+    a: [__m512; 2],
+    b: [__m512; 2],
+}
+
+impl TwoRows {
+    /// # Safety
+    /// - The caller is compiled for AVX-512.
+    #[inline(always)]
+    unsafe fn new(first: Chunk<Ymm>, second: Chunk<Ymm>) -> TwoRows {
+        // SAFETY: the caller is compiled for AVX-512.
+        unsafe {
+            let mut both = TwoRows {
+                codes: [_mm512_setzero_si512(); CHUNK / 32],
+                a: [_mm512_setzero_ps(); 2],
+                b: [_mm512_setzero_ps(); 2],
+            };
+            for (codes, (first, second)) in both.codes.iter_mut().zip(first.codes.into_iter().zip(second.codes)) {
+                *codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
+            }
+            for half in 0..2 {
+                both.a[half] = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first.a[half]), second.a[half]);
+                both.b[half] = _mm512_insertf32x8::<1>(_mm512_castps256_ps512(first.b[half]), second.b[half]);
+            }
+            both
+        }
+    }
+}
+
+/// acc += chunk · x, with `products` for the sums of four neighbouring products of 32 columns: what AVX2's `dot` does with a row,
+/// in the same order, and so with the same sums, bit for bit.
+///
+/// # Safety
+/// - The caller is compiled for AVX-512 and what `products` needs.
+#[inline(always)]
+unsafe fn dot(
+    acc: &mut [__m512; 2],
+    chunk: &TwoRows,
+    x: &RowChunk,
+    centered: bool,
+    products: impl Fn(__m512i, __m512i) -> __m512i,
+) {
+    // SAFETY: all offsets stay inside the fixed sizes of `RowChunk`; the caller is compiled for AVX-512.
+    unsafe {
+        for half in 0..2 {
+            let d = _mm512_broadcast_f32x8(_mm256_loadu_ps(x.d.as_ptr().add(half * 8)));
+            let a = _mm512_mul_ps(chunk.a[half], d);
+            if !centered {
+                let s = _mm512_broadcast_f32x8(_mm256_loadu_ps(x.s.as_ptr().add(half * 8)));
+                acc[half] = _mm512_fmadd_ps(chunk.b[half], s, acc[half]);
+            }
+            for k in 0..4 {
+                let q = _mm256_loadu_si256(x.q.as_ptr().add(half * 128 + k * 32).cast());
+                let sums = products(chunk.codes[half * 4 + k], _mm512_broadcast_i64x4(q));
+                // Four lanes of each row belong to each of two scales.
+                let n = _mm512_set1_epi32(2 * k as i32);
+                let lanes = _mm512_add_epi32(n, _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 8, 8, 8, 8, 9, 9, 9, 9));
+                let scales = _mm512_permutexvar_ps(lanes, a);
+                acc[k % 2] = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sums), acc[k % 2]);
             }
         }
     }
