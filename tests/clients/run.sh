@@ -16,12 +16,16 @@ question=$(field question)
 answer=$(field expected)
 
 . tests/clients/server.sh
+# A take that is there already would not be read.
+rm -rf "$folder/data"
 serve "$folder/log" --data "$folder/data"
 base=$base/v1
 
 "$folder/venv/bin/python" tests/clients/openai_python.py "$base" "$folder/v.mp4" "$question" "$answer"
 "$folder/venv/bin/pip" install -q litellm langchain-openai
 LITELLM_LOCAL_MODEL_COST_MAP=True "$folder/venv/bin/python" tests/clients/others_python.py "$base" "$folder/v.mp4" "$question" "$answer"
+[ -x "$folder/llm-venv/bin/llm" ] || { python3 -m venv "$folder/llm-venv" && "$folder/llm-venv/bin/pip" install -q llm; }
+tests/clients/llm.sh "$folder/llm-venv/bin/llm" "$folder" "$base" "$folder/v.mp4" "$question" "$answer"
 if command -v npm >/dev/null; then
   [ -d "$folder/node_modules/openai" ] || npm install --silent --no-audit --no-fund --prefix "$folder" openai
   cp tests/clients/openai_node.mjs "$folder/openai_node.mjs"
