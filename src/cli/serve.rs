@@ -94,6 +94,10 @@ pub(super) struct Args {
     /// Seconds for running answers after the signal to stop.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, env = "LONGTAKE_DRAIN")]
     drain: u64,
+    /// Seconds for which a prompt that is more than half read is read on for a client that left, and an answer that it left
+    /// waits for the same question (0: neither).
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, env = "LONGTAKE_LINGER")]
+    linger: u64,
     /// Seconds between checkpoints of a take.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, env = "LONGTAKE_CHECKPOINT")]
     checkpoint: f64,
@@ -235,6 +239,7 @@ impl Args {
             queue: self.queue,
             max_request: duration(&self.max_request)?,
             drain: Duration::from_secs(self.drain),
+            linger: Duration::from_secs(self.linger.min(86_400)),
             checkpoint: Duration::from_secs_f64(self.checkpoint),
             as_sent,
             metrics_public: self.metrics_public,

@@ -16,6 +16,7 @@ use super::desk::Desk;
 use super::dialect::{Dialect, Heard};
 use super::job::{self, Job, Progress, Word};
 use super::limits::{PROGRESS_LEAST, PROGRESS_MOST, SILENCE};
+use super::linger::{self, Asked};
 use super::reply::{comment, json as json_reply, stream};
 use super::takes::Status;
 use super::wire::{ChatRequest, Code, Fault, From, MediaPart, TurnPart};
@@ -83,6 +84,7 @@ pub(crate) async fn whole(desk: Arc<Desk>, request: ChatRequest, dialect: Box<dy
 /// Plans a request and begins to work on it.
 async fn begin<K: Send + 'static>(desk: Arc<Desk>, mut request: ChatRequest, kept: K) -> Begun {
     let planner = desk.clone();
+    let manner = linger::manner(&desk, &request);
     let planned = tokio::task::spawn_blocking(move || {
         crate::text::Sampler::new(planner.sampler_options(&request.sampling)).map_err(|err| Fault::from_error(&err))?;
         let planned = planner.plan(&mut request);
@@ -95,7 +97,8 @@ async fn begin<K: Send + 'static>(desk: Arc<Desk>, mut request: ChatRequest, kep
     let place = desk.queue.enter(seconds).inspect_err(|_| {
         desk.metrics.add(super::metrics::Counter::QueueRejected, 1);
     })?;
-    Ok(job::begin(&desk, request, planned, place))
+    let asked = Asked::new(manner.as_deref(), &planned);
+    Ok(job::begin(&desk, request, (planned, asked), place))
 }
 
 /// An answer that is told.

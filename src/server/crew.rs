@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::draft::Draft;
 use super::lane::{Class, Lane};
 use super::metrics::{Counter, Metrics};
 use super::pool::Borrowed;
 use crate::kernels::threads;
 use crate::model::Choice;
 use crate::stream::{Engine, Finish, Next, Together};
-use crate::text::{Sampler, StopStrings, StreamDecoder};
 use crate::{Error, ErrorKind, Result};
 
 /// Where answers are handed in.
@@ -23,12 +23,8 @@ pub(crate) struct Crew {
 
 /// How to answer.
 pub(crate) struct Manner {
-    pub sampler: Sampler,
-    pub n_predict: usize,
-    pub ignore_eos: bool,
-    pub stops: StopStrings,
-    /// Alternatives whose log probabilities are told; nothing: none are.
-    pub n_logprobs: Option<usize>,
+    /// The answer so far.
+    pub draft: Draft,
     pub until: Instant,
     pub cancel: Arc<AtomicBool>,
     /// Gets text as it comes; says whether somebody still listens.
@@ -44,6 +40,15 @@ pub(crate) struct Said {
     pub logprobs: Vec<TokenLog>,
 }
 
+impl Said {
+    /// Adds what was said next.
+    fn add(&mut self, next: &Said) {
+        self.text.push_str(&next.text);
+        self.n_tokens = next.n_tokens;
+        self.logprobs.extend_from_slice(&next.logprobs);
+    }
+}
+
 /// A token and how likely it was.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenLog {
@@ -57,18 +62,22 @@ pub(crate) struct TokenLog {
 pub(crate) struct Answered {
     /// The conversation, unless a fault of the program took it.
     pub borrowed: Option<Borrowed>,
+    /// All of it, as far as it came, which may be gone on with where it was stopped on request.
+    pub draft: Option<Draft>,
+    /// Tokens and time of all of it, and tokens that were made now.
     pub n_tokens: usize,
     pub time: Duration,
+    pub n_made: usize,
     pub result: Result<Finish>,
 }
 
 struct Active {
     borrowed: Borrowed,
     manner: Manner,
-    decoder: StreamDecoder,
-    n_tokens: usize,
     began: Instant,
-    logprobs: Vec<TokenLog>,
+    /// Tokens that there were when it began here, and whether nobody listens any more.
+    n_before: usize,
+    is_unheard: bool,
     done: SyncSender<Answered>,
     /// The token that was chosen and is fed next.
     next: Option<u32>,
@@ -92,18 +101,19 @@ impl Crew {
         let (done, over) = sync_channel(1);
         let active = Active {
             borrowed,
-            manner,
-            decoder: StreamDecoder::new(),
-            n_tokens: 0,
             began: Instant::now(),
-            logprobs: Vec::new(),
+            n_before: manner.draft.n_tokens,
+            is_unheard: false,
+            manner,
             done,
             next: None,
         };
         let lost = || Answered {
             borrowed: None,
+            draft: None,
             n_tokens: 0,
             time: Duration::ZERO,
+            n_made: 0,
             result: Err(Error::new(ErrorKind::Io, "the thread that answers is gone")),
         };
         match self.join.send(active) {
@@ -199,13 +209,18 @@ fn caught<T>(metrics: &Metrics, work: impl FnOnce() -> T) -> Option<T> {
 impl Active {
     /// Chooses the next token and says its text. Says why the answer is over, once it is.
     fn choose(&mut self, engine: &Engine) -> Result<Option<Finish>> {
-        if self.manner.cancel.load(Ordering::Relaxed) {
+        if let Some(finish) = self.manner.draft.finish {
+            return Ok(Some(finish));
+        }
+        // Between steps: what is there now can be gone on with.
+        if self.is_unheard || self.manner.cancel.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Cancelled, "stopped on request"));
         }
-        if self.n_tokens == self.manner.n_predict || Instant::now() > self.manner.until {
+        let draft = &mut self.manner.draft;
+        if draft.n_tokens == draft.n_predict || Instant::now() > self.manner.until {
             return Ok(Some(Finish::Length));
         }
-        if self.n_tokens == 0 {
+        if draft.n_tokens == 0 {
             // Another sampler may need what the one before did not.
             self.borrowed.session.complete_logits()?;
         }
@@ -213,25 +228,24 @@ impl Active {
         let empty = || Error::bad_input("there is nothing to answer: the prompt is empty");
         let (id, log) = match choice.ok_or_else(empty)? {
             Choice::Logits(logits) => {
-                let id = self.manner.sampler.sample(logits)?;
-                (id, self.manner.n_logprobs.map(|n| logprobs(logits, id, n)))
+                let id = draft.sampler.sample(logits)?;
+                (id, draft.n_logprobs.map(|n| logprobs(logits, id, n)))
             }
-            Choice::Top(top) => (self.manner.sampler.sample_top(top)?, None),
+            Choice::Top(top) => (draft.sampler.sample_top(top)?, None),
         };
-        if engine.tokenizer.is_stop(id) && !self.manner.ignore_eos {
+        if engine.tokenizer.is_stop(id) && !draft.ignore_eos {
             return Ok(Some(Finish::Stop));
         }
-        self.manner.sampler.accept(id);
-        self.n_tokens += 1;
-        self.logprobs.extend(log);
-        let text = self.decoder.push(&engine.tokenizer, id);
-        let (text, is_stopped) = self.manner.stops.push(&text);
-        if !text.is_empty() && !self.say(text) {
-            return Err(Error::new(ErrorKind::Cancelled, "nobody listens any more"));
-        }
+        draft.sampler.accept(id);
+        draft.n_tokens += 1;
+        draft.logprobs.extend(log);
+        let text = draft.decoder.push(&engine.tokenizer, id);
+        let (text, is_stopped) = draft.stops.push(&text);
+        let is_last = draft.n_tokens == draft.n_predict;
+        self.is_unheard |= !text.is_empty() && !self.say(text);
         let is_full = self.borrowed.session.n_past() >= self.borrowed.session.n_ctx();
         self.next = Some(id);
-        Ok(match (is_stopped, is_full || self.n_tokens == self.manner.n_predict) {
+        Ok(match (is_stopped, is_full || is_last) {
             (true, _) => Some(Finish::Stop),
             (false, true) => Some(Finish::Length),
             (false, false) => None,
@@ -241,7 +255,8 @@ impl Active {
     /// The token that was chosen, to be read.
     fn next(&mut self) -> Option<Next<'_>> {
         // All logits, where somebody wants to know how likely tokens were.
-        let n_top = if self.manner.n_logprobs.is_some() { 0 } else { self.manner.sampler.n_top().unwrap_or(0) };
+        let draft = &self.manner.draft;
+        let n_top = if draft.n_logprobs.is_some() { 0 } else { draft.sampler.n_top().unwrap_or(0) };
         self.next.map(|id| Next { session: &mut self.borrowed.session, id, n_top })
     }
 
@@ -259,27 +274,38 @@ impl Active {
     }
 
     fn say(&mut self, text: String) -> bool {
-        let logprobs = std::mem::take(&mut self.logprobs);
-        (self.manner.say)(Said { text, n_tokens: self.n_tokens, logprobs })
+        let draft = &mut self.manner.draft;
+        let logprobs = std::mem::take(&mut draft.logprobs);
+        let said = Said { text, n_tokens: draft.n_tokens, logprobs };
+        draft.said.add(&said);
+        (self.manner.say)(said)
     }
 
     /// Gives the conversation back, unless a fault of the program (no result) left it in a state that nobody knows.
     fn end(mut self, result: Option<Result<Finish>>) {
-        if matches!(result, Some(Ok(_))) {
+        let draft = &mut self.manner.draft;
+        if let Some(Ok(finish)) = &result {
+            draft.finish = Some(*finish);
             // A stop string that came was dropped; what is held of one that did not come is text.
-            let rest = self.decoder.finish();
-            let (mut text, _) = self.manner.stops.push(&rest);
-            text.push_str(&self.manner.stops.finish());
+            let rest = draft.decoder.finish();
+            let (mut text, _) = draft.stops.push(&rest);
+            text.push_str(&draft.stops.finish());
             // Tokens without text have likelihoods, too.
-            if !text.is_empty() || !self.logprobs.is_empty() {
+            if !text.is_empty() || !draft.logprobs.is_empty() {
                 self.say(text);
             }
         }
-        let Active { borrowed, n_tokens, began, done, .. } = self;
+        let Active { borrowed, manner: Manner { mut draft, .. }, began, n_before, done, .. } = self;
+        draft.time += began.elapsed();
+        let (n_tokens, time) = (draft.n_tokens, draft.time);
         let borrowed = result.is_some().then_some(borrowed);
+        // Of a step that failed nobody knows how far it came.
+        let stands =
+            matches!(&result, Some(Ok(_))) || matches!(&result, Some(Err(err)) if err.kind() == ErrorKind::Cancelled);
+        let draft = stands.then_some(draft);
         let result = result.unwrap_or_else(|| Err(Error::new(ErrorKind::Io, "a fault of the program")));
         // Whoever waits for it has a thread of its own.
-        let _ = done.send(Answered { borrowed, n_tokens, time: began.elapsed(), result });
+        let _ = done.send(Answered { borrowed, draft, n_tokens, time, n_made: n_tokens - n_before, result });
     }
 }
 
@@ -307,7 +333,7 @@ mod tests {
     use super::*;
     use crate::gguf::{GgmlType, Gguf};
     use crate::stream::{Events, Prompt, Session, SessionOptions, Unit};
-    use crate::text::SamplerOptions;
+    use crate::text::{Sampler, SamplerOptions, StopStrings};
 
     const N: usize = 60;
 
@@ -337,12 +363,9 @@ mod tests {
             session.feed(&mut prompt, &mut Events::new(&mut |_| {}, &AtomicBool::new(false))).unwrap();
             let (cancel, (heard, hear)) = (Arc::new(AtomicBool::new(false)), channel());
             let flag = cancel.clone();
+            let sampler = Sampler::new(SamplerOptions::default()).unwrap();
             let manner = Manner {
-                sampler: Sampler::new(SamplerOptions::default()).unwrap(),
-                n_predict: N,
-                ignore_eos: true,
-                stops: StopStrings::new(Vec::new()),
-                n_logprobs: None,
+                draft: Draft { ignore_eos: true, ..Draft::new(sampler, N, StopStrings::new(Vec::new())) },
                 until: Instant::now() + Duration::from_secs(600),
                 cancel,
                 say: Box::new(move |said| {

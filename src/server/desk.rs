@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::batches::Batches;
 use super::crew::Crew;
 use super::lane::Lane;
+use super::linger::Attempts;
 use super::metrics::{Gauges, Metrics};
 use super::pool::Pool;
 use super::queue::Queue;
@@ -28,6 +29,8 @@ pub(crate) struct Desk {
     pub queue: Queue,
     pub pool: Pool,
     pub crew: Crew,
+    /// Questions that are worked on.
+    pub attempts: Attempts,
     pub metrics: Arc<Metrics>,
     /// When it was opened, in seconds since 1970.
     pub created: u64,
@@ -75,6 +78,7 @@ impl Desk {
             pool: Pool::new(&engine, &setup)?,
             crew: Crew::start(engine.clone(), lane.clone(), metrics.clone())?,
             queue: Queue::new(setup.parallel, setup.queue),
+            attempts: Attempts::default(),
             created: now(),
             fingerprint,
             engine,
@@ -150,6 +154,7 @@ impl Desk {
         Gauges {
             n_running,
             n_waiting,
+            n_lingering: self.attempts.n_lingering(),
             n_sessions,
             cache_used,
             cache_limit,

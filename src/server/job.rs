@@ -2,7 +2,7 @@
 //! on how fast its client reads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::crew::{Answered, Manner, Said};
 use super::desk::Desk;
+use super::draft::{Draft, Kept};
 use super::lane::Class;
+use super::linger::{Asked, Listening};
 use super::metrics::Counter;
 use super::plan::Planned;
 use super::queue::Place;
@@ -136,11 +138,11 @@ fn timings((n_cached, n_read, read): (usize, usize, Duration), (n, made): (usize
     })
 }
 
-/// The near end of a job: what it says, and the flag that ends it. The flag is raised when this is dropped.
+/// The near end of a job: what it says. When this is dropped, nobody listens any more.
 pub(super) struct Job {
     pub words: mpsc::UnboundedReceiver<Word>,
     pub progress: watch::Receiver<Progress>,
-    cancel: Arc<AtomicBool>,
+    listening: Listening,
     desk: Arc<Desk>,
     is_over: bool,
 }
@@ -158,32 +160,51 @@ impl Drop for Job {
     fn drop(&mut self) {
         if !self.is_over {
             self.desk.metrics.add(Counter::Cancelled, 1);
+            self.listening.linger = self.desk.setup.linger;
         }
-        self.cancel.store(true, Ordering::Relaxed);
     }
 }
 
 /// Begins a job: it waits for its turn at the door, then works on a thread of its own.
-pub(super) fn begin(desk: &Arc<Desk>, request: ChatRequest, planned: Planned, place: Place) -> Job {
+pub(super) fn begin(desk: &Arc<Desk>, request: ChatRequest, (planned, asked): (Planned, Asked), place: Place) -> Job {
     let (say, words) = mpsc::unbounded_channel();
     let (show, progress) = watch::channel(Progress { total: planned.n_prompt, ..Progress::default() });
     let cancel = Arc::new(AtomicBool::new(false));
-    let job = Job { words, progress, cancel: cancel.clone(), desk: desk.clone(), is_over: false };
+    // What somebody else asked who left is waited for: it is not begun a second time beside it.
+    let (keeps, linger) = (request.cache_prompt, desk.setup.linger);
+    let follow = move |desk: &Desk| keeps.then(|| desk.attempts.follow(&asked.prompt, linger)).flatten();
+    let mut ahead = follow(desk);
+    let (working, listening) = desk.attempts.begin(asked.prompt, cancel.clone(), progress.clone());
+    let job = Job { words, progress, listening, desk: desk.clone(), is_over: false };
     let desk = desk.clone();
     tokio::spawn(async move {
-        let asked = Instant::now();
+        let began = Instant::now();
+        let waited = async {
+            place.ready(|position| show.send_modify(|progress| progress.queue_position = Some(position + 1))).await;
+            show.send_modify(|progress| progress.queue_position = None);
+            ahead = ahead.take().or_else(|| follow(&desk));
+            let Some(ahead) = ahead.take() else { return };
+            desk.metrics.add(Counter::Resumed, 1);
+            let mut progress = ahead.progress();
+            loop {
+                let now = progress.borrow_and_update().clone();
+                show.send_replace(now);
+                if progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
         tokio::select! {
-            () = place.ready(|position| show.send_modify(|progress| progress.queue_position = Some(position + 1))) => {}
+            () = waited => {}
             // A client that left while it waited leaves the queue, and disturbs nobody.
             () = say.closed() => return,
         }
-        show.send_modify(|progress| progress.queue_position = None);
-        let queue_time = asked.elapsed();
+        let queue_time = began.elapsed();
         let refused = say.clone();
         let work = move || {
-            let _place = place;
+            let (_place, _working) = (place, working);
             let work = Work { desk: &desk, say: &say, show: &show, cancel: &cancel, queue_time };
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(&request, planned)));
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(&request, planned, &asked)));
             let word = match done {
                 Ok(Ok(done)) => Word::Done(Box::new(done)),
                 Ok(Err(err)) => Word::Failed(work.fault(&err)),
@@ -222,15 +243,17 @@ impl Work<'_> {
         }
     }
 
-    fn run(&self, request: &ChatRequest, mut planned: Planned) -> crate::Result<Done> {
+    fn run(&self, request: &ChatRequest, mut planned: Planned, asked: &Asked) -> crate::Result<Done> {
         let desk = self.desk;
         let began = Instant::now();
         let sampler = Sampler::new(desk.sampler_options(&request.sampling))?.guided(planned.guide.take());
         let mut turn = desk.lane.turn(Class::Prefill);
         planned.prompt.load_pictures(self.cancel)?;
+        let wish = asked.answer.as_ref().filter(|_| request.cache_prompt);
         let mut borrowed =
-            desk.pool.borrow(&desk.engine, &planned.prompt, planned.take.as_ref(), !request.cache_prompt)?;
-        let (mut n_cached, mut frames, mut warnings) = (0, 0, Vec::new());
+            desk.pool.borrow(&desk.engine, (&planned.prompt, wish), planned.take.as_ref(), !request.cache_prompt)?;
+        let draft = borrowed.draft.take();
+        let (mut n_cached, mut frames, mut warnings) = (planned.n_prompt, 0, Vec::new());
         let n_frames: usize = planned.prompt.media_in_order().iter().map(|plan| plan.frames.len()).sum();
         self.show.send_modify(|progress| progress.frames_total = n_frames);
         let mut sink = |event: Event| {
@@ -246,42 +269,66 @@ impl Work<'_> {
         };
         // Before each step others go first, if they are more urgent.
         let mut pass = || turn.pass();
-        let fed =
-            borrowed.session.feed(&mut planned.prompt, &mut Events::new(&mut sink, self.cancel).with_turns(&mut pass));
+        let fed = match &draft {
+            None => borrowed
+                .session
+                .feed(&mut planned.prompt, &mut Events::new(&mut sink, self.cancel).with_turns(&mut pass)),
+            // It stands behind the whole prompt already.
+            Some(_) => Ok(()),
+        };
         drop(turn);
         let prompt_time = began.elapsed();
         desk.metrics.add(Counter::FramesEncoded, frames as u64);
-        if let Err(err) = fed {
-            // What was read stays: the same question goes on there.
-            desk.pool.give_back(borrowed);
+        // What nobody heard waits for whoever asks the same.
+        let keep = |draft| {
+            let (linger, wish) = (desk.setup.linger, *wish?);
+            (!linger.is_zero()).then(|| Kept { draft, wish, until: Instant::now() + linger })
+        };
+        // What was read stays: the same question goes on there. Nobody is answered who is not there any more.
+        let heard = || match self.say.is_closed() {
+            true => Err(Error::new(ErrorKind::Cancelled, "nobody listens any more")),
+            false => Ok(()),
+        };
+        if let Err(err) = fed.and_then(|()| heard()) {
+            desk.pool.give_back(borrowed, draft.and_then(keep));
             return Err(err);
         }
         desk.metrics.add(Counter::PromptTokens, planned.n_prompt as u64);
         desk.metrics.add(Counter::CachedTokens, n_cached as u64);
         let say = self.say.clone();
         let metrics = desk.metrics.clone();
-        let (asked, mut is_first) = (began - self.queue_time.min(began.elapsed()), true);
+        let (came, mut is_first) = (began - self.queue_time.min(began.elapsed()), true);
+        let draft = match draft {
+            Some(draft) => {
+                desk.metrics.add(Counter::Resumed, 1);
+                let _ = self.say.send(Word::Said(draft.said().clone()));
+                draft
+            }
+            None => Draft {
+                ignore_eos: request.ignore_eos,
+                n_logprobs: request.logprobs.then_some(request.top_logprobs),
+                ..Draft::new(sampler, planned.n_predict, StopStrings::new(request.stop.clone()))
+            },
+        };
         let manner = Manner {
-            sampler,
-            n_predict: planned.n_predict,
-            ignore_eos: request.ignore_eos,
-            stops: StopStrings::new(request.stop.clone()),
-            n_logprobs: request.logprobs.then_some(request.top_logprobs),
+            draft,
             until: began + desk.setup.max_request,
             cancel: self.cancel.clone(),
             say: Box::new(move |said| {
                 if std::mem::take(&mut is_first) {
-                    lock(&metrics.first_token).add(asked.elapsed());
+                    lock(&metrics.first_token).add(came.elapsed());
                 }
                 say.send(Word::Said(said)).is_ok()
             }),
         };
-        let Answered { borrowed, n_tokens, time, result } = desk.crew.answer(borrowed, manner);
+        let Answered { borrowed, draft, n_tokens, time, n_made, result } = desk.crew.answer(borrowed, manner);
+        let is_heard = result.is_ok() && !self.say.is_closed();
+        let kept = draft.filter(|_| !is_heard).and_then(keep);
         match borrowed {
-            Some(borrowed) => desk.pool.give_back(borrowed),
+            Some(borrowed) => desk.pool.give_back(borrowed, kept),
             None => desk.pool.lost(),
         }
-        desk.metrics.add(Counter::GeneratedTokens, n_tokens as u64);
+        desk.metrics.add(Counter::GeneratedTokens, n_made as u64);
         if n_tokens > 0 {
             lock(&desk.metrics.token).add(time / n_tokens as u32);
         }

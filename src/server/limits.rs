@@ -71,6 +71,10 @@ pub(crate) const MAX_REQUEST: Duration = Duration::from_secs(6 * 3600);
 /// Time for running answers after the signal to stop, likewise.
 pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 
+/// Time for which a prompt that is more than half read is read on for a client that left, and for which an answer that it left
+/// can be gone on with, likewise.
+pub(crate) const LINGER: Duration = Duration::from_secs(60);
+
 /// Silence after which a stream gets a comment, and a whole answer its headers and a space.
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// Shortest and longest time between two words about progress.

@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
 pub(crate) enum Counter {
     QueueRejected,
     Cancelled,
+    Resumed,
     PromptTokens,
     CachedTokens,
     GeneratedTokens,
@@ -38,9 +39,10 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    const ALL: [(Counter, &'static str, &'static str); 9] = [
+    const ALL: [(Counter, &'static str, &'static str); 10] = [
         (Counter::QueueRejected, "queue_rejected_total", "Requests that found the queue full."),
         (Counter::Cancelled, "cancelled_total", "Requests whose client left before the end."),
+        (Counter::Resumed, "resumed_total", "Requests that went on with what was begun for a client that left."),
         (Counter::PromptTokens, "prompt_tokens_total", "Tokens of prompts, those from the cache included."),
         (Counter::CachedTokens, "cached_tokens_total", "Tokens of prompts that were in the cache already."),
         (Counter::GeneratedTokens, "generated_tokens_total", "Tokens of answers."),
@@ -87,6 +89,7 @@ impl Histogram {
 pub(crate) struct Gauges {
     pub n_running: usize,
     pub n_waiting: usize,
+    pub n_lingering: usize,
     pub n_sessions: usize,
     pub cache_used: u64,
     pub cache_limit: u64,
@@ -160,6 +163,7 @@ impl Metrics {
         let rows = [
             ("requests_running", "Requests that are worked on.", gauges.n_running as f64),
             ("requests_waiting", "Requests that wait in the queue.", gauges.n_waiting as f64),
+            ("requests_lingering", "Requests that are worked on for clients that left.", gauges.n_lingering as f64),
             ("sessions", "Conversations that are kept.", gauges.n_sessions as f64),
             ("cache_bytes_used", "Bytes of the filled slots of all caches.", gauges.cache_used as f64),
             ("cache_bytes_limit", "Bytes of all slots of as many caches as may be.", gauges.cache_limit as f64),

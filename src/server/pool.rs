@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::draft::{Draft, Kept};
+use super::linger::Wish;
 use super::setup::Setup;
 use crate::Result;
 use crate::stream::{Engine, Prompt, Session, SessionOptions, Take};
@@ -29,6 +31,8 @@ struct Idle {
     session: Session,
     /// What it began from.
     take: Option<Arc<Take>>,
+    /// An answer that was put down: the conversation stands as it was left.
+    draft: Option<Kept>,
     used: u64,
 }
 
@@ -36,13 +40,15 @@ struct Idle {
 pub(crate) struct Borrowed {
     pub session: Session,
     take: Option<Arc<Take>>,
+    /// The answer that is gone on with.
+    pub draft: Option<Draft>,
 }
 
 #[cfg(test)]
 impl Borrowed {
     /// Of no pool.
     pub(crate) fn of(session: Session) -> Borrowed {
-        Borrowed { session, take: None }
+        Borrowed { session, take: None, draft: None }
     }
 }
 
@@ -64,19 +70,25 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The conversation that shares the longest beginning with `prompt`, or a fresh one.
+    /// The conversation that shares the longest beginning with `prompt`, or a fresh one; where this very answer was put down, the
+    /// one that stands there.
     ///
     /// # Errors
     /// Memory that the system refuses; a take that is of another model.
     pub(crate) fn borrow(
         &self,
         engine: &Arc<Engine>,
-        prompt: &Prompt,
+        (prompt, wish): (&Prompt, Option<&Wish>),
         take: Option<&Arc<Take>>,
         clean: bool,
     ) -> Result<Borrowed> {
         let mut state = self.lock();
         state.n_busy += 1;
+        let left = |idle: &Idle| idle.draft.as_ref().is_some_and(|draft| draft.is_for(wish));
+        if let Some(i) = state.idle.iter().position(left) {
+            let Idle { session, take, draft, .. } = state.idle.swap_remove(i);
+            return Ok(Borrowed { session, take, draft: draft.map(|kept| kept.draft) });
+        }
         let of_same = |idle: &Idle| match (&idle.take, take) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (None, None) => true,
@@ -103,7 +115,7 @@ impl Pool {
                 if clean && take.is_none() {
                     session.clear();
                 }
-                return Ok(Borrowed { session, take });
+                return Ok(Borrowed { session, take, draft: None });
             }
         }
         while state.idle.len() + state.n_busy > self.n_most
@@ -117,7 +129,7 @@ impl Pool {
             None => Session::new(engine, self.options),
         };
         match fresh {
-            Ok(session) => Ok(Borrowed { session, take: take.cloned() }),
+            Ok(session) => Ok(Borrowed { session, take: take.cloned(), draft: None }),
             Err(err) => {
                 self.lost();
                 Err(err)
@@ -125,13 +137,13 @@ impl Pool {
         }
     }
 
-    /// Keeps a conversation for the next question.
-    pub(crate) fn give_back(&self, Borrowed { session, take }: Borrowed) {
+    /// Keeps a conversation for the next question, with the answer that was put down where it stands.
+    pub(crate) fn give_back(&self, Borrowed { session, take, .. }: Borrowed, draft: Option<Kept>) {
         let mut state = self.lock();
         state.n_busy = state.n_busy.saturating_sub(1);
         state.clock += 1;
         let used = state.clock;
-        state.idle.push(Idle { session, take, used });
+        state.idle.push(Idle { session, take, draft, used });
     }
 
     /// Counts a conversation that will not come back.

@@ -183,6 +183,7 @@ async fn run(
     // Nothing new; what runs ends in time, films stop at their last checkpoint.
     app.drain();
     if let Some(desk) = app.desk() {
+        desk.attempts.close();
         if let Ok(takes) = desk.takes() {
             takes.close();
         }

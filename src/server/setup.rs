@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub queue: usize,
     pub max_request: Duration,
     pub drain: Duration,
+    /// How long what clients left goes on, or waits for them.
+    pub linger: Duration,
     /// Time between checkpoints of a take.
     pub checkpoint: Duration,
     /// Parts of messages stay in the order in which they were sent.
@@ -71,6 +73,7 @@ impl Default for Setup {
             queue: limits::QUEUE,
             max_request: limits::MAX_REQUEST,
             drain: limits::DRAIN,
+            linger: limits::LINGER,
             checkpoint: limits::CHECKPOINT,
             as_sent: false,
             metrics_public: false,

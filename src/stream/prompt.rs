@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sha2::{Digest, Sha256};
+
 use super::{Engine, MediaKind, MediaOptions, MediaPlan, Medium};
 use crate::text::template::{Piece, RenderOptions};
 use crate::text::{Content, MediaSource, Message, Part, Tokenizer};
@@ -95,6 +97,23 @@ impl Prompt {
         let mut prompt = Prompt::new(units, media.into_iter().map(plan).collect::<Result<_>>()?);
         prompt.tell_time(&engine.tokenizer)?;
         Ok(prompt)
+    }
+
+    /// Tells prompts apart by content: SHA-256 of the tokens, and of what each medium is and where in time it is placed.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for unit in &self.units {
+            match *unit {
+                Unit::Token(id) => hash.update([&[0], &id.to_le_bytes()[..]].concat()),
+                Unit::Media { kind, index } => {
+                    hash.update([1]);
+                    let plan = self.plan(kind, index);
+                    hash.update(plan.map(MediaPlan::id).unwrap_or_default());
+                    hash.update(format!("{:?}", plan.map(|plan| plan.temporal_scale)));
+                }
+            }
+        }
+        hash.finalize().into()
     }
 
     /// Writes the stamps of all videos whose time is told in words, and takes away the markers that theirs replace. Done once for

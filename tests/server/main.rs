@@ -8,6 +8,7 @@ mod cancel;
 mod dialects;
 mod forms;
 mod life;
+mod linger;
 mod openapi;
 mod security;
 mod takes;
