@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -53,24 +54,27 @@ def stamp(path):
 
 
 class Part:
-    """A video with its questions."""
+    """A video with its questions. There may be a million: what is long is made when it is wanted."""
 
     def __init__(self, args, video, questions):
-        name = video.relative_to(args.videos).as_posix()
-        self.name, self.n_bytes = name, video.stat().st_size
-        lines = []
-        for question in questions:
-            if question["video"] is not None and not fnmatch(name, question["video"]):
-                continue
-            content = [{"type": "video_url", "video_url": {"url": video.as_uri()}}, {"type": "text", "text": question["question"]}]
-            body = {"messages": [{"role": "user", "content": content}], **question["body"]}
-            id = f"{name}#{question['id']}"
-            lines.append({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body})
-        self.ids = {line["custom_id"] for line in lines}
-        self.requests = "".join(json.dumps(line) + "\n" for line in lines)
-        made_from = [stamp(video), stamp(args.model), args.flags, self.requests]
+        self.video, self.n_bytes = video, video.stat().st_size
+        self.name = video.relative_to(args.videos).as_posix()
+        self.questions = [question for question in questions if question["video"] is None or fnmatch(self.name, question["video"])]
+        made_from = [stamp(video), stamp(args.model), args.flags, self.requests()]
         key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:32]
-        self.input, self.output = (args.out / "parts" / f"{key}.{of}.jsonl" for of in ("requests", "answers"))
+        self.input, self.output = (args.out / "parts" / key[:2] / f"{key}.{of}.jsonl" for of in ("requests", "answers"))
+
+    def ids(self):
+        return [f"{self.name}#{question['id']}" for question in self.questions]
+
+    def requests(self):
+        lines = []
+        for id, question in zip(self.ids(), self.questions):
+            video = {"type": "video_url", "video_url": {"url": self.video.as_uri()}}
+            messages = [{"role": "user", "content": [video, {"type": "text", "text": question["question"]}]}]
+            body = {"messages": messages, **question["body"]}
+            lines.append(json.dumps({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n")
+        return "".join(lines)
 
     def answers(self):
         """Its answered requests, as lines; the last line of a part that somebody works on may not be whole."""
@@ -78,13 +82,16 @@ class Part:
         return [line for line in lines if line.endswith("\n") and line.strip()]
 
     def is_answered(self):
-        return len(self.answers()) == len(self.ids)
+        return len(self.answers()) == len(self.questions)
 
 
-def write_whole(path, text):
-    """Under the name stands nothing, or all of it."""
+@contextmanager
+def whole(path):
+    """A file to write to; under its name stands nothing, or all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
+    with open(beside, "w") as file:
+        yield file
     os.replace(beside, path)
 
 
@@ -95,6 +102,36 @@ def answer(command):
                           stderr=subprocess.PIPE, text=True, errors="replace")
     if done.returncode:
         raise RuntimeError(f"`longtake batch` ended with {done.returncode}: {done.stderr[-2000:].strip()}")
+
+
+def ask(args, waiting):
+    """Has parts answered; {name: why} of those that were not."""
+    # The cluster that RAY_ADDRESS names, else one of this machine alone.
+    ray.init(log_to_driver=False)
+    task = answer.options(num_cpus=args.cpus, max_retries=args.tries, retry_exceptions=True)
+    # Long ones first, so that no machine has one left when all others are done.
+    waiting, running, failed = sorted(waiting, key=lambda part: part.n_bytes), {}, {}
+    while waiting or running:
+        # As many as keep all machines at work; they may come and go.
+        ahead = 16 + 2 * int(ray.cluster_resources().get("CPU", 1)) // args.cpus
+        while waiting and len(running) < ahead:
+            part = waiting.pop()
+            with whole(part.input) as file:
+                file.write(part.requests())
+            # One question at a time: the second one waits for what the first reads.
+            running[task.remote(["longtake", "batch", str(part.input), "-o", str(part.output), "-m", str(args.model),
+                                 "--media-path", str(args.videos), "-t", str(args.cpus), "--parallel", "1", "--quiet",
+                                 *args.flags])] = part
+        done, _ = ray.wait(list(running))
+        for ref in done:
+            part = running.pop(ref)
+            try:
+                ray.get(ref)
+            except ray.exceptions.RayError as err:
+                failed[part.name] = str(err).strip().splitlines()[-1]
+            print(f"{part.name}: {'failed' if part.name in failed else 'done'}, {len(waiting) + len(running)} to go", file=sys.stderr)
+    ray.shutdown()
+    return failed
 
 
 def main():
@@ -117,47 +154,28 @@ def main():
     videos = sorted(path for path in args.videos.glob(args.pattern) if path.is_file())
     if not videos or not questions:
         raise SystemExit(f"{len(videos)} videos match `{args.pattern}` in {args.videos}, {len(questions)} questions: nothing to ask")
-    parts = [part for part in (Part(args, video, questions) for video in videos) if part.ids]
-    (args.out / "parts").mkdir(parents=True, exist_ok=True)
-
-    open_parts = [part for part in parts if not part.is_answered()]
-    print(f"{len(parts)} videos, {sum(len(part.ids) for part in parts)} questions; {len(parts) - len(open_parts)} videos are done",
+    parts = [part for part in (Part(args, video, questions) for video in videos) if part.questions]
+    waiting = [part for part in parts if not part.is_answered()]
+    print(f"{len(parts)} videos, {sum(len(part.questions) for part in parts)} questions; {len(parts) - len(waiting)} videos are done",
           file=sys.stderr)
-    failed = {}
-    if open_parts:
-        # The cluster that RAY_ADDRESS names, else one of this machine alone.
-        ray.init(log_to_driver=False)
-        task = answer.options(num_cpus=args.cpus, max_retries=args.tries, retry_exceptions=True)
-        running = {}
-        # Long ones first, so that no machine has one left when all others are done.
-        for part in sorted(open_parts, key=lambda part: -part.n_bytes):
-            write_whole(part.input, part.requests)
-            # One question at a time: the second one waits for what the first reads.
-            running[task.remote(["longtake", "batch", str(part.input), "-o", str(part.output), "-m", str(args.model),
-                                 "--media-path", str(args.videos), "-t", str(args.cpus), "--parallel", "1", "--quiet",
-                                 *args.flags])] = part
-        while running:
-            done, _ = ray.wait(list(running))
-            for ref in done:
-                part = running.pop(ref)
-                try:
-                    ray.get(ref)
-                except ray.exceptions.RayError as err:
-                    failed[part.name] = str(err).strip().splitlines()[-1]
-                print(f"{part.name}: {'failed' if part.name in failed else 'done'}, {len(running)} to go", file=sys.stderr)
-        ray.shutdown()
+    failed = ask(args, waiting) if waiting else {}
 
-    lines = [line for part in parts for line in part.answers()]
-    ids = [json.loads(line)["custom_id"] for line in lines]
-    missing = set().union(*(part.ids for part in parts)) - set(ids)
-    if len(set(ids)) != len(ids):
-        raise SystemExit("a question was answered twice")
-    write_whole(args.out / "answers.jsonl", "".join(lines))
-    refused = sum(json.loads(line)["response"]["status_code"] != 200 for line in lines)
-    print(f"{len(ids) - refused} answered, {refused} refused, {len(missing)} missing: {args.out / 'answers.jsonl'}", file=sys.stderr)
+    n_good, n_refused, n_missing = 0, 0, 0
+    with whole(args.out / "answers.jsonl") as file:
+        for part in parts:
+            missing = set(part.ids())
+            for line in part.answers():
+                answer = json.loads(line)
+                # Each was asked, and is answered once.
+                missing.remove(answer["custom_id"])
+                is_good = answer["response"]["status_code"] == 200
+                n_good, n_refused = n_good + is_good, n_refused + (not is_good)
+                file.write(line)
+            n_missing += len(missing)
+    print(f"{n_good} answered, {n_refused} refused, {n_missing} missing: {args.out / 'answers.jsonl'}", file=sys.stderr)
     for name, what in failed.items():
         print(f"{name}: {what}", file=sys.stderr)
-    return 1 if missing else 0
+    return 1 if n_missing else 0
 
 
 if __name__ == "__main__":

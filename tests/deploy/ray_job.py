@@ -45,7 +45,7 @@ def batches():
             args = (process / "cmdline").read_bytes().split(b"\0")
             if args[:2] == [b"longtake", b"batch"]:
                 output = Path(os.fsdecode(args[args.index(b"-o") + 1]))
-                if output.parent == out / "parts":
+                if out in output.parents:
                     found[int(process.name)] = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1]), output
         except (OSError, ValueError):
             pass  # it has just ended
@@ -100,5 +100,5 @@ assert set(read) == set(symbols) and len(again) <= 1 and sum(read.values()) <= N
 before = (out / "answers.jsonl").read_bytes()
 subprocess.run(command, env=dict(env, PATH="/usr/bin:/bin"), check=True)
 assert (out / "answers.jsonl").read_bytes() == before
-print(f"ray: {len(lines)} questions about {N_VIDEOS} videos by {together} workers, one killed after {n_then} answers of a video: "
+print(f"ray: {len(lines)} questions about {N_VIDEOS} videos by {together} workers, one killed after {n_then} answers about its video: "
       "each answered once")
