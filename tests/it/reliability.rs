@@ -5,6 +5,8 @@ mod cut;
 mod flips;
 mod kills;
 mod outputs;
+mod takes;
+mod torn;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int n_checks;
+// Threads count, too.
+static _Atomic int n_checks;
 
 #define CHECK(what)                                                        \
   do {                                                                     \
