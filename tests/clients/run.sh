@@ -26,6 +26,9 @@ base=$base/v1
 LITELLM_LOCAL_MODEL_COST_MAP=True "$folder/venv/bin/python" tests/clients/others_python.py "$base" "$folder/v.mp4" "$question" "$answer"
 [ -x "$folder/llm-venv/bin/llm" ] || { python3 -m venv "$folder/llm-venv" && "$folder/llm-venv/bin/pip" install -q llm; }
 tests/clients/llm.sh "$folder/llm-venv/bin/llm" "$folder" "$base" "$folder/v.mp4" "$question" "$answer"
+[ -x "$folder/ray-venv/bin/python" ] || python3 -m venv "$folder/ray-venv"
+"$folder/ray-venv/bin/pip" install -q 'ray[data]' aiohttp pydantic
+"$folder/ray-venv/bin/python" tests/clients/ray_data.py "$base" "$folder/v.mp4" "$question" "$answer"
 if command -v npm >/dev/null; then
   [ -d "$folder/node_modules/openai" ] || npm install --silent --no-audit --no-fund --prefix "$folder" openai
   cp tests/clients/openai_node.mjs "$folder/openai_node.mjs"

@@ -116,18 +116,16 @@ impl MediaPart {
         for (key, value) in fields::object(part, at)? {
             let here = format!("{at}.{key}");
             match &**key {
+                // Tables with one column for each field of any part have nulls in all others.
+                _ if *value == Json::Null => {}
                 // Clients mix them up: the names of all that hold a medium are understood in each.
                 "image_url" | "video_url" | "input_video" | "input_image" | "image" | "video" | "file" | "url"
-                | "file_id" | "file_data"
-                    if *value != Json::Null =>
-                {
+                | "file_id" | "file_data" => {
                     if from.is_some() {
                         return Err(Fault::value(here, "a part holds one medium, this one holds two"));
                     }
                     from = Some(medium(key, value, named, &here, &mut options)?);
                 }
-                "image_url" | "video_url" | "input_video" | "input_image" | "image" | "video" | "file" => {}
-                "uuid" if *value == Json::Null => {}
                 "uuid" => uuid = Some(fields::text(value, &here, MAX_NAME_BYTES)?.to_string()),
                 known if HARMLESS.contains(&known) => {}
                 _ => option(key, value, at, &mut options)?,
@@ -355,6 +353,12 @@ mod tests {
                 &data,
             ),
             (r#"{"type":"video_url","video_url":null,"uuid":"x"}"#.to_string(), Named::Video, &From::Uuid),
+            (
+                r#"{"type":"video_url","text":null,"image_url":null,"video_url":{"url":"data:;base64,AAEC","data":null},"uuid":null}"#
+                    .to_string(),
+                Named::Video,
+                &data,
+            ),
             (format!(r#"{{"type":"file","file":{{"file_id":"file-{id}"}}}}"#), Named::File, &file),
             (format!(r#"{{"type":"video_url","video_url":{{"url":"longtake:file-{id}"}}}}"#), Named::Video, &file),
             (format!(r#"{{"type":"file","file":{{"file_id":"take-{id}"}}}}"#), Named::File, &take),
