@@ -8,11 +8,10 @@ use serde_json::Map;
 
 use super::answer::{Answer, Cancel, Usage};
 use super::frames::{Frames, FramesFile};
-use super::ledger::{Hold, Ledger};
 use super::options::ChatOptions;
 use crate::stream::{
-    Budget, Cost, Engine, Event, Events, Generation, Limits, MediaKind, MediaPlan, Medium, Prompt, Session,
-    SessionOptions, Take,
+    Budget, Cost, Engine, Event, Events, Generation, Hold, Ledger, Limits, MediaKind, MediaPlan, Medium, Prompt,
+    Session, SessionOptions, Take,
 };
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part, Sampler, Source};

@@ -8,7 +8,6 @@
 mod answer;
 mod chat;
 mod frames;
-mod ledger;
 mod options;
 mod watch;
 
@@ -21,11 +20,9 @@ pub use frames::Frames;
 pub use options::{ChatOptions, OpenOptions};
 pub use watch::{TAKE_RESERVE, Watched, Watching};
 
-use ledger::Ledger;
-
 use crate::error::Context;
 use crate::kernels::{prefer, threads};
-use crate::stream::{Engine, EngineOptions, Take};
+use crate::stream::{Engine, EngineOptions, Ledger, Take};
 use crate::{Error, Result};
 
 /// What of a cap on memory no plan gets: what allocators keep between the steps of decoding and reading, and small things of talks. A

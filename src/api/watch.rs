@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::Cancel;
-use super::ledger::Ledger;
 use super::options::ChatOptions;
-use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, Limits, Take, Watch, WatchRequest};
+use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, Ledger, Limits, Take, Watch, WatchRequest};
 use crate::{Error, Result};
 
 /// A video that will be watched into a take. A take that was left unfinished is gone on with.

@@ -94,6 +94,9 @@ pub(super) struct Args {
     /// Seconds for running answers after the signal to stop.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, env = "LONGTAKE_DRAIN")]
     drain: u64,
+    /// Seconds of reading from which on a video of a question becomes a take when its conversation is let go.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, env = "LONGTAKE_KEEP_READ")]
+    keep_read: f64,
     /// Seconds for which a prompt that is more than half read is read on for a client that left, and an answer that it left
     /// waits for the same question (0: neither).
     #[arg(long, value_name = "SECONDS", default_value_t = 60, env = "LONGTAKE_LINGER")]
@@ -213,6 +216,9 @@ impl Args {
                 self.checkpoint
             )));
         }
+        if !(0.0..=86_400.0).contains(&self.keep_read) {
+            return Err(Error::bad_input(format!("--keep-read `{}`, expected 0 to 86400 seconds", self.keep_read)));
+        }
         let as_sent = match self.media_order.as_str() {
             "as-sent" => true,
             "video-first" => false,
@@ -239,6 +245,7 @@ impl Args {
             queue: self.queue,
             max_request: duration(&self.max_request)?,
             drain: Duration::from_secs(self.drain),
+            keep_read: Duration::from_secs_f64(self.keep_read),
             linger: Duration::from_secs(self.linger.min(86_400)),
             checkpoint: Duration::from_secs_f64(self.checkpoint),
             as_sent,

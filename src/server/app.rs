@@ -16,6 +16,7 @@ use super::body::{Kept, Room};
 use super::desk::Desk;
 use super::guard::{Door, Guard, check_type};
 use super::limits::MAX_BODIES;
+use super::memory::Memory;
 use super::metrics::Metrics;
 use super::page;
 use super::random::id;
@@ -35,6 +36,7 @@ struct Shared {
     setup: Arc<Setup>,
     guard: Guard,
     metrics: Arc<Metrics>,
+    memory: Memory,
     bodies: Room,
     desk: OnceLock<Arc<Desk>>,
     is_draining: watch::Sender<bool>,
@@ -46,11 +48,13 @@ impl App {
         let guard = Guard::new(&setup.keys, &setup.hosts, &setup.origins, is_local);
         let (is_draining, _) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
+        let memory = Memory::new(setup.limits.memory);
         App(Arc::new(Shared {
             setup,
             guard,
             metrics,
-            bodies: Room::new(MAX_BODIES),
+            bodies: Room::new(MAX_BODIES, memory.clone()),
+            memory,
             desk: OnceLock::new(),
             is_draining,
         }))
@@ -59,6 +63,11 @@ impl App {
     /// What is counted.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    /// What is held of memory.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.0.memory
     }
 
     /// The model is here.

@@ -9,14 +9,19 @@ use http_body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::{BODY_GRACE, MIN_BODY_RATE};
+use super::memory::Memory;
 use super::wire::{Code, Fault};
+use crate::stream::{Hold, Holder};
 
 /// Permits are of so many bytes, since a semaphore counts in 32 bits.
 const UNIT: usize = 4 << 10;
 
 /// Room for the bodies of all requests that are in memory.
 #[derive(Clone)]
-pub(super) struct Room(Arc<Semaphore>);
+pub(super) struct Room {
+    permits: Arc<Semaphore>,
+    memory: Memory,
+}
 
 /// A body, and its room, which is free again when this is dropped.
 pub(super) struct Held {
@@ -26,20 +31,27 @@ pub(super) struct Held {
 
 /// Room that a request has, for its body and for what is decoded from it, until its media are on disk.
 #[derive(Default)]
-pub(super) struct Kept(Vec<OwnedSemaphorePermit>);
+pub(super) struct Kept(Vec<(OwnedSemaphorePermit, Hold)>);
 
 impl Room {
-    /// Room for so many bytes.
-    pub(super) fn new(n_bytes: usize) -> Room {
-        Room(Arc::new(Semaphore::new(n_bytes.div_ceil(UNIT))))
+    /// Room for so many bytes, which count as memory, too.
+    pub(super) fn new(n_bytes: usize, memory: Memory) -> Room {
+        Room { permits: Arc::new(Semaphore::new(n_bytes.div_ceil(UNIT))), memory }
     }
 
-    fn take(&self, n_bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
+    fn take(&self, n_bytes: usize) -> Result<(OwnedSemaphorePermit, Hold), Fault> {
         let n = u32::try_from(n_bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        self.0.clone().try_acquire_many_owned(n).map_err(|_| {
+        let full = || {
             Fault::new(Code::TooManyBytes, "the requests that are being read fill all memory there is for them")
                 .after(2)
-        })
+        };
+        let permit = self.permits.clone().try_acquire_many_owned(n).map_err(|_| full())?;
+        let n_bytes = n_bytes as u64;
+        let hold = self.memory.try_hold(Holder::Bodies, n_bytes).or_else(|_| {
+            // Conversations are let go for it, which may take a moment.
+            tokio::task::block_in_place(|| self.memory.hold(Holder::Bodies, n_bytes))
+        });
+        Ok((permit, hold.map_err(|_| full())?))
     }
 
     /// Reads a body of at most `most` bytes into memory.

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::batches::Batches;
 use super::crew::Crew;
+use super::keep::Keeper;
 use super::lane::Lane;
 use super::linger::Attempts;
+use super::memory::Memory;
 use super::metrics::{Gauges, Metrics};
 use super::pool::Pool;
 use super::queue::Queue;
@@ -18,7 +20,7 @@ use super::store::Store;
 use super::takes::Takes;
 use super::wire::media::Kind;
 use super::wire::{Code, Fault};
-use crate::stream::Engine;
+use crate::stream::{Engine, Hold, Holder};
 use crate::text::{MediaSource, Source};
 
 /// What all requests share.
@@ -31,17 +33,23 @@ pub(crate) struct Desk {
     pub crew: Crew,
     /// Questions that are worked on.
     pub attempts: Attempts,
+    pub memory: Memory,
     pub metrics: Arc<Metrics>,
     /// When it was opened, in seconds since 1970.
     pub created: u64,
+    /// What identifies the files of the model and the projector.
+    pub model: String,
     /// Model and version, so that answers tell what made them.
     pub fingerprint: String,
     files: Option<Arc<Store>>,
     takes: Option<Arc<Takes>>,
     batches: Option<Arc<Batches>>,
     /// Other names that clients gave to media, newest last.
-    aliases: Mutex<VecDeque<(String, (Kind, MediaSource))>>,
+    aliases: Mutex<VecDeque<Alias>>,
 }
+
+/// A name that a client gave to a medium, and what its bytes hold of memory.
+type Alias = (String, (Kind, MediaSource), Hold);
 
 /// Names of media that are remembered, and bytes of theirs that came with requests.
 const MAX_ALIASES: usize = 64;
@@ -61,11 +69,19 @@ impl Desk {
     ///
     /// # Errors
     /// A store that cannot be opened; threads that the system refuses.
-    pub(crate) fn open(engine: Arc<Engine>, setup: Arc<Setup>, metrics: Arc<Metrics>) -> crate::Result<Arc<Desk>> {
+    pub(crate) fn open(
+        engine: Arc<Engine>,
+        setup: Arc<Setup>,
+        metrics: Arc<Metrics>,
+        memory: Memory,
+    ) -> crate::Result<Arc<Desk>> {
+        memory.loaded(&engine, &setup.session)?;
+        let (keeper, kept) = Keeper::new();
         let lane = Lane::default();
         let files = setup.data.as_deref().map(|folder| Store::open(folder, setup.rules, setup.media.clone()));
         let files = files.transpose()?.map(Arc::new);
-        let fingerprint = format!("{}-{}", &engine.fingerprint()[..12], env!("CARGO_PKG_VERSION"));
+        let model = format!("{} {}", engine.fingerprint(), engine.mmproj_fingerprint().unwrap_or_default());
+        let fingerprint = format!("{}-{}", &model[..12], env!("CARGO_PKG_VERSION"));
         let takes = setup
             .data
             .as_deref()
@@ -75,11 +91,13 @@ impl Desk {
         let batches = setup.data.as_deref().map(|folder| Batches::open(&folder.join("batches")));
         let batches = batches.transpose()?.map(Arc::new);
         let desk = Arc::new(Desk {
-            pool: Pool::new(&engine, &setup)?,
+            pool: Pool::new(&engine, &setup, memory.clone(), keeper)?,
             crew: Crew::start(engine.clone(), lane.clone(), metrics.clone())?,
             queue: Queue::new(setup.parallel, setup.queue),
             attempts: Attempts::default(),
+            memory,
             created: now(),
+            model,
             fingerprint,
             engine,
             setup,
@@ -93,6 +111,13 @@ impl Desk {
         if let Some(takes) = &desk.takes {
             takes.start(&desk)?;
         }
+        desk.pool.keeper.start(kept, &desk)?;
+        let weak = Arc::downgrade(&desk);
+        desk.memory.on_lack(move |missing| {
+            if let Some(desk) = weak.upgrade() {
+                desk.pool.reclaim(missing);
+            }
+        });
         Ok(desk)
     }
 
@@ -131,18 +156,26 @@ impl Desk {
     /// The medium that was sent under this name before.
     pub(crate) fn alias(&self, uuid: &str) -> Option<(Kind, MediaSource)> {
         let aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
-        aliases.iter().rev().find(|(name, _)| name == uuid).map(|(_, medium)| medium.clone())
+        aliases.iter().rev().find(|(name, ..)| name == uuid).map(|(_, medium, _)| medium.clone())
     }
 
     /// Remembers a name. Bytes that came with a request are shared, and dropped with the name.
     pub(crate) fn set_alias(&self, uuid: String, medium: (Kind, MediaSource)) {
+        let n_new = n_bytes(&medium.1);
         let mut aliases = self.aliases.lock().unwrap_or_else(PoisonError::into_inner);
-        aliases.retain(|(name, _)| *name != uuid);
-        aliases.push_back((uuid, medium));
-        let mut held: usize = aliases.iter().map(|(_, (_, medium))| n_bytes(medium)).sum();
-        while aliases.len() > MAX_ALIASES || held > MAX_ALIAS_BYTES {
-            let Some((_, (_, medium))) = aliases.pop_front() else { break };
+        aliases.retain(|(name, ..)| *name != uuid);
+        let mut held: usize = n_new + aliases.iter().map(|(_, (_, medium), _)| n_bytes(medium)).sum::<usize>();
+        while aliases.len() >= MAX_ALIASES || held > MAX_ALIAS_BYTES {
+            let Some((_, (_, medium), _)) = aliases.pop_front() else { break };
             held -= n_bytes(&medium);
+        }
+        // A name that there is no memory for is forgotten, or the oldest are for it.
+        loop {
+            match self.memory.hold(Holder::Bodies, n_new as u64) {
+                Ok(hold) => return aliases.push_back((uuid, medium, hold)),
+                Err(_) if aliases.pop_front().is_some() => {}
+                Err(_) => return,
+            }
         }
     }
 
@@ -158,6 +191,8 @@ impl Desk {
             n_sessions,
             cache_used,
             cache_limit,
+            memory: self.memory.told(),
+            memory_limit: self.memory.limit(),
             files_bytes: self.files.as_ref().map_or(0, |files| files.n_bytes()),
             takes_bytes,
             takes,

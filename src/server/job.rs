@@ -11,10 +11,12 @@ use tokio::sync::{mpsc, watch};
 use super::crew::{Answered, Manner, Said};
 use super::desk::Desk;
 use super::draft::{Draft, Kept};
+use super::keep::Beginning;
 use super::lane::Class;
 use super::linger::{Asked, Listening};
 use super::metrics::Counter;
 use super::plan::Planned;
+use super::pool::Need;
 use super::queue::Place;
 use super::wire::{ChatRequest, Code, Fault};
 use crate::kernels::threads;
@@ -238,6 +240,7 @@ impl Work<'_> {
             eprintln!("error: {err}");
         }
         match err.kind() {
+            ErrorKind::Busy => Fault { code: Code::TooManyBytes, ..Fault::from_error(err) }.after(30),
             ErrorKind::Limit => Fault { code: Code::ContextLengthExceeded, ..Fault::from_error(err) },
             _ => Fault::from_error(err),
         }
@@ -247,11 +250,31 @@ impl Work<'_> {
         let desk = self.desk;
         let began = Instant::now();
         let sampler = Sampler::new(desk.sampler_options(&request.sampling))?.guided(planned.guide.take());
-        let mut turn = desk.lane.turn(Class::Prefill);
-        planned.prompt.load_pictures(self.cancel)?;
+        planned.prompt.tell_time(&desk.engine.tokenizer)?;
+        {
+            let _turn = desk.lane.turn(Class::Prefill);
+            planned.prompt.load_pictures(self.cancel)?;
+        }
         let wish = asked.answer.as_ref().filter(|_| request.cache_prompt);
-        let mut borrowed =
-            desk.pool.borrow(&desk.engine, (&planned.prompt, wish), planned.take.as_ref(), !request.cache_prompt)?;
+        let (take, clean) = (planned.take.as_ref(), !request.cache_prompt);
+        // A video at the beginning may have been read for somebody before.
+        let beginning = match (take, desk.takes()) {
+            (None, Ok(_)) if !clean => Beginning::of(desk, &planned),
+            _ => None,
+        };
+        let seen = beginning.as_ref().and_then(|beginning| beginning.find(desk, &planned));
+        // Nobody who waits for memory holds the lane.
+        let need = Need {
+            prompt: &planned.prompt,
+            wish,
+            take,
+            seen: seen.as_ref(),
+            clean,
+            n_bytes: desk.memory.request_bytes(&planned.cost),
+            cancel: self.cancel,
+        };
+        let mut borrowed = desk.pool.borrow(&desk.engine, &need)?;
+        let mut turn = desk.lane.turn(Class::Prefill);
         let draft = borrowed.draft.take();
         let (mut n_cached, mut frames, mut warnings) = (planned.n_prompt, 0, Vec::new());
         let n_frames: usize = planned.prompt.media_in_order().iter().map(|plan| plan.frames.len()).sum();
@@ -277,7 +300,9 @@ impl Work<'_> {
             Some(_) => Ok(()),
         };
         drop(turn);
+        borrowed.work = None;
         let prompt_time = began.elapsed();
+        borrowed.note_reading(beginning.as_ref(), if frames > 0 { prompt_time } else { Duration::ZERO });
         desk.metrics.add(Counter::FramesEncoded, frames as u64);
         // What nobody heard waits for whoever asks the same.
         let keep = |draft| {
@@ -289,7 +314,11 @@ impl Work<'_> {
             true => Err(Error::new(ErrorKind::Cancelled, "nobody listens any more")),
             false => Ok(()),
         };
+        let is_read = fed.is_ok();
         if let Err(err) = fed.and_then(|()| heard()) {
+            if let Some(beginning) = beginning.as_ref().filter(|_| is_read) {
+                borrowed.note_seen(desk, &planned, beginning);
+            }
             desk.pool.give_back(borrowed, draft.and_then(keep));
             return Err(err);
         }
@@ -325,7 +354,12 @@ impl Work<'_> {
         let is_heard = result.is_ok() && !self.say.is_closed();
         let kept = draft.filter(|_| !is_heard).and_then(keep);
         match borrowed {
-            Some(borrowed) => desk.pool.give_back(borrowed, kept),
+            Some(mut borrowed) => {
+                if let Some(beginning) = &beginning {
+                    borrowed.note_seen(desk, &planned, beginning);
+                }
+                desk.pool.give_back(borrowed, kept);
+            }
             None => desk.pool.lost(),
         }
         desk.metrics.add(Counter::GeneratedTokens, n_made as u64);

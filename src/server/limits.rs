@@ -75,6 +75,9 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 /// can be gone on with, likewise.
 pub(crate) const LINGER: Duration = Duration::from_secs(60);
 
+/// Time that a video must have taken to be read for a question, to become a take when its conversation is let go, likewise.
+pub(crate) const KEEP_READ: Duration = Duration::from_secs(10);
+
 /// Silence after which a stream gets a comment, and a whole answer its headers and a space.
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// Shortest and longest time between two words about progress.

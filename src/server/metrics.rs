@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
 pub(crate) enum Counter {
     QueueRejected,
     Cancelled,
+    TakesKept,
     Resumed,
     PromptTokens,
     CachedTokens,
@@ -39,9 +40,14 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    const ALL: [(Counter, &'static str, &'static str); 10] = [
+    const ALL: [(Counter, &'static str, &'static str); 11] = [
         (Counter::QueueRejected, "queue_rejected_total", "Requests that found the queue full."),
         (Counter::Cancelled, "cancelled_total", "Requests whose client left before the end."),
+        (
+            Counter::TakesKept,
+            "takes_kept_total",
+            "Videos that became takes when the conversation that had read them was let go.",
+        ),
         (Counter::Resumed, "resumed_total", "Requests that went on with what was begun for a client that left."),
         (Counter::PromptTokens, "prompt_tokens_total", "Tokens of prompts, those from the cache included."),
         (Counter::CachedTokens, "cached_tokens_total", "Tokens of prompts that were in the cache already."),
@@ -93,6 +99,9 @@ pub(crate) struct Gauges {
     pub n_sessions: usize,
     pub cache_used: u64,
     pub cache_limit: u64,
+    /// What is held of memory, and by whom.
+    pub memory: Vec<(&'static str, u64)>,
+    pub memory_limit: Option<u64>,
     pub files_bytes: u64,
     pub takes_bytes: u64,
     pub takes: Vec<(&'static str, usize)>,
@@ -172,6 +181,19 @@ impl Metrics {
         for (name, help, value) in rows {
             head(&mut out, name, "gauge", help);
             let _ = writeln!(out, "longtake_{name} {value}");
+        }
+        head(
+            &mut out,
+            "memory_bytes",
+            "gauge",
+            "Memory that is held: the model and the program, conversations, media of requests, videos that are read into takes, bodies.",
+        );
+        for (holder, n) in &gauges.memory {
+            let _ = writeln!(out, "longtake_memory_bytes{{holder=\"{holder}\"}} {n}");
+        }
+        if let Some(limit) = gauges.memory_limit {
+            head(&mut out, "memory_bytes_limit", "gauge", "Memory that may be held (--max-memory).");
+            let _ = writeln!(out, "longtake_memory_bytes_limit {limit}");
         }
         head(&mut out, "store_bytes", "gauge", "Bytes of the store.");
         for (kind, n) in [("files", gauges.files_bytes), ("takes", gauges.takes_bytes)] {

@@ -39,6 +39,8 @@ pub(crate) struct Planned {
     pub take: Option<Arc<Take>>,
     /// Names of its media, in order.
     pub names: Vec<String>,
+    /// The system message that it begins with.
+    pub system: Option<String>,
     /// Whether videos were moved before the text.
     pub is_reordered: bool,
     pub n_prompt: usize,
@@ -128,6 +130,7 @@ impl Desk {
             cost,
             take: None,
             names,
+            system: None,
             is_reordered: false,
             n_prompt,
             n_predict,
@@ -160,6 +163,7 @@ impl Desk {
         }
         let as_sent = request.own.as_sent.unwrap_or(self.setup.as_sent);
         let is_reordered = !as_sent && messages.iter_mut().map(video_first).fold(false, |any, moved| any | moved);
+        let system = messages.first().filter(|first| first.role == "system").map(text_of);
         let messages: Vec<Message> = messages.into_iter().map(message).collect();
         let n_ctx = self.context(&request.own)?;
         let room = request.max_tokens.unwrap_or(OPEN_ANSWER).min(n_ctx / KEPT_SHARE);
@@ -203,6 +207,7 @@ impl Desk {
             cost,
             take: None,
             names,
+            system,
             is_reordered,
             n_prompt,
             n_predict,
@@ -280,6 +285,7 @@ impl Desk {
             cost,
             take: Some(take),
             names: vec![name],
+            system: None,
             is_reordered: false,
             n_prompt,
             n_predict,

@@ -65,6 +65,9 @@ impl Bind {
     }
 }
 
+/// Least time for writing takes at the end.
+const KEEPING: Duration = Duration::from_secs(10);
+
 /// Serves until `stop` is set, and then to the end of what runs. `listening` hears the address first; `load` makes the model,
 /// with the size of conversations; `loaded` hears when it is there.
 ///
@@ -152,7 +155,7 @@ async fn run(
         let open = || -> Result<()> {
             let (engine, session) = load()?;
             let setup = Arc::new(Setup { session, ..(*setup).clone() });
-            let desk = Desk::open(engine, setup, opening.metrics().clone())?;
+            let desk = Desk::open(engine, setup, opening.metrics().clone(), opening.memory().clone())?;
             warm_up(&desk.engine, desk.setup.session)?;
             if let Ok(batches) = desk.batches() {
                 batches.start(&desk)?;
@@ -193,6 +196,13 @@ async fn run(
         let until = Instant::now() + drain;
         let is_busy = || !desk.queue.is_empty() || desk.takes().is_ok_and(|takes| takes.is_reading());
         while is_busy() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // What was read for questions is not lost: it becomes takes, for which there is a moment in any case.
+        let until = until.max(Instant::now() + KEEPING);
+        let closing = desk.clone();
+        let closed = tokio::task::spawn_blocking(move || closing.pool.close());
+        while !(closed.is_finished() && desk.pool.keeper.is_idle()) && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

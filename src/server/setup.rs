@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub queue: usize,
     pub max_request: Duration,
     pub drain: Duration,
+    /// Videos that took as long to be read for a question become takes.
+    pub keep_read: Duration,
     /// How long what clients left goes on, or waits for them.
     pub linger: Duration,
     /// Time between checkpoints of a take.
@@ -74,6 +76,7 @@ impl Default for Setup {
             max_request: limits::MAX_REQUEST,
             drain: limits::DRAIN,
             linger: limits::LINGER,
+            keep_read: limits::KEEP_READ,
             checkpoint: limits::CHECKPOINT,
             as_sent: false,
             metrics_public: false,

@@ -26,6 +26,11 @@ const BYTES_PER_TOKEN: usize = 700;
 /// Bytes of the program itself, its threads and small things; measured.
 const PROGRAM_BYTES: usize = 24 << 20;
 
+/// Bytes that the program itself and the tokenizer take, whatever is done.
+pub(crate) fn program_bytes(engine: &Engine) -> u64 {
+    (engine.tokenizer.n_vocab() * BYTES_PER_TOKEN + PROGRAM_BYTES) as u64
+}
+
 /// What may be used at most.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
@@ -383,9 +388,7 @@ impl Budget {
         };
         let reading = Scratch::n_bytes(self.engine.text.hparams(), n_batch) + vision;
         // Pictures are decoded before anything is read.
-        let working = (self.engine.tokenizer.n_vocab() * BYTES_PER_TOKEN + PROGRAM_BYTES) as u64
-            + work.picture_bytes
-            + work.decode_bytes.max(reading as u64);
+        let working = program_bytes(&self.engine) + work.picture_bytes + work.decode_bytes.max(reading as u64);
         let gpus = self.gpus(n_ctx, n_batch, work)?;
         // What GPUs hold of weights and cache, the host does not keep.
         let (gpu_weights, gpu_cache) = gpus.map_or((0, 0), |gpus| (gpus.weights, gpus.cache));

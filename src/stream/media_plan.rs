@@ -1,6 +1,6 @@
 //! What a media file will become, known before it is decoded: frames, size, tokens.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -60,6 +60,8 @@ pub struct MediaPlan {
     pub kind: MediaKind,
     /// Where it comes from, for people.
     pub label: String,
+    /// Its file, where it has one of its own.
+    pub(crate) path: Option<PathBuf>,
     /// Height of every frame after resizing, in pixels.
     pub height: usize,
     /// Their width.
@@ -190,6 +192,7 @@ impl MediaPlan {
         MediaPlan {
             kind: MediaKind::Video,
             label: header.source.clone(),
+            path: None,
             height: header.height,
             width: header.width,
             grid: Grid { t, h: h * header.merge, w: w * header.merge },
@@ -225,6 +228,7 @@ impl MediaPlan {
         MediaPlan {
             kind: MediaKind::Video,
             label: live.label.clone(),
+            path: None,
             height: live.height,
             width: live.width,
             grid: Grid { t: n_pairs, ..live.grid },
@@ -341,7 +345,7 @@ impl MediaPlan {
 
     /// Tells media apart that look the same in a prompt: SHA-256 of what identifies the source, of the frames taken, and of
     /// their size.
-    pub(super) fn id(&self) -> [u8; 32] {
+    pub(crate) fn id(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let numbers = [self.height, self.width, self.n_forgotten].into_iter().chain(self.frames.iter().copied());
         numbers.for_each(|n| hash.update((n as u64).to_le_bytes()));

@@ -181,6 +181,7 @@ impl Medium {
         Ok(MediaPlan {
             kind: shape.kind,
             label: self.label,
+            path: self.path,
             height: shape.height,
             width: shape.width,
             grid: shape.grid,

@@ -9,7 +9,9 @@ pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 pub use together::Next;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::context::{Context, Held};
 use super::decode::Stage;
@@ -69,6 +71,14 @@ impl Session {
     /// # Errors
     /// A take of another model; memory that the system refuses.
     pub fn from_take(engine: &Arc<Engine>, take: &Take) -> Result<Session> {
+        Session::from_take_as(engine, take, MediaPlan::watched(&take.header).id())
+    }
+
+    /// The same where prompts will know its video as `id`.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn from_take_as(engine: &Arc<Engine>, take: &Take, id: [u8; 32]) -> Result<Session> {
         take.check_model(engine)?;
         let TakeHeader { shape, temporal_scale: scale, before, after, .. } = &take.header;
         let options = SessionOptions {
@@ -79,7 +89,7 @@ impl Session {
             temporal_scale: Some(*scale),
         };
         let mut context = Context::over(engine, &options, take.cache()?)?;
-        let video = Held::Medium { id: MediaPlan::watched(&take.header).id(), scale: *scale };
+        let video = Held::Medium { id, scale: *scale };
         // What is in the cache whole is marked; of the next unit a part may be there.
         let mut is_whole =
             before.iter().try_fold(true, |whole, id| Ok::<_, Error>(whole && context.place_token(*id)?))?;
@@ -87,6 +97,35 @@ impl Session {
         after.iter().try_fold(is_whole, |whole, id| Ok::<_, Error>(whole && context.place_token(*id)?))?;
         let part = (context.n_known() > 0).then_some(video);
         Ok(Session { options, context, reading: None, part, recorder: None })
+    }
+
+    /// Writes the beginning that `header` tells of as a take that is complete: words, and behind them the video that prompts know as
+    /// `id`, for which `spent` was needed. All behind it is forgotten. Says whether the session began so; if not, nothing happens.
+    /// What GPUs hold was [pulled](Session::pull) before.
+    ///
+    /// # Errors
+    /// Those of [`TakeWriter::write_whole`].
+    pub(crate) fn write_take(
+        &mut self,
+        path: &Path,
+        header: &TakeHeader,
+        id: [u8; 32],
+        spent: Duration,
+    ) -> Result<bool> {
+        let video = Held::Medium { id, scale: header.temporal_scale };
+        let begins = header.before.iter().map(|id| Held::Token(*id)).chain([video]);
+        let n_marks = header.before.len() + 1;
+        if self.context.n_whole() < n_marks || !self.context.held().copied().take(n_marks).eq(begins) {
+            return Ok(false);
+        }
+        self.part = None;
+        self.context.forget_known();
+        self.context.truncate(n_marks);
+        if self.context.n_marks() != n_marks || self.n_past() != header.n_tokens() {
+            return Ok(false);
+        }
+        TakeWriter::write_whole(path, header, self.context.cache(), spent)?;
+        Ok(true)
     }
 
     /// Keeps the cache in a take as it fills, from the next [`Session::feed`] on.
@@ -426,7 +465,6 @@ impl Probe for Feeding<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
     use super::*;

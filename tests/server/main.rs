@@ -9,6 +9,7 @@ mod dialects;
 mod forms;
 mod life;
 mod linger;
+mod memory;
 mod openapi;
 mod security;
 mod takes;

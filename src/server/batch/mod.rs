@@ -18,6 +18,7 @@ use lines::{Input, Line, Output};
 use super::answer;
 use super::desk::Desk;
 use super::dialect::Endpoint;
+use super::memory::Memory;
 use super::metrics::Metrics;
 use super::random::id;
 use super::run::own;
@@ -133,7 +134,8 @@ pub(crate) fn run_alone(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     // Some things of the desk live on the runtime.
     let done = runtime.block_on(async {
-        let desk = Desk::open(engine, Arc::new(setup), Arc::new(Metrics::default()))?;
+        let memory = Memory::new(setup.limits.memory);
+        let desk = Desk::open(engine, Arc::new(setup), Arc::new(Metrics::default()), memory)?;
         run(&desk, batch, stop, told).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));

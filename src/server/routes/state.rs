@@ -47,6 +47,7 @@ pub(crate) async fn props(State(app): State<App>) -> Reply {
             "layout": hp.layout.to_string(), "media_order": if setup.as_sent { "as-sent" } else { "video-first" },
             "files": setup.data.is_some(), "takes": setup.data.is_some(),
             "max_body": setup.max_body, "max_file": setup.rules.max_file, "quota": setup.rules.quota,
+            "memory": desk.memory.to_json(), "linger_seconds": setup.linger.as_secs(),
             "keep_seconds": setup.rules.keep.as_secs(), "parallel": setup.parallel, "queue": setup.queue,
         },
     }))

@@ -8,6 +8,7 @@
 //! ```
 
 mod entry;
+mod kept;
 mod read;
 mod wanted;
 
@@ -79,6 +80,11 @@ impl Takes {
                     let note = note.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()).unwrap_or_default();
                     let Some((note, status)) = Note::from_json(&note) else { continue };
                     let take = path.with_extension("take");
+                    if status == Status::Ready && !take.exists() {
+                        // Killed while it was written, or removed by somebody.
+                        let _ = fs::remove_file(&path);
+                        continue;
+                    }
                     let entry = Entry::new(stem.clone(), take, note, false, status);
                     takes.backlog.insert(stem.clone(), Arc::new(entry));
                     if status == Status::Queued {

@@ -1,6 +1,7 @@
 //! Reading a video into its take, from wherever it was left.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Entry;
@@ -9,7 +10,7 @@ use crate::server::lane::Class;
 use crate::server::metrics::Counter;
 use crate::server::plan::around;
 use crate::server::wire::{Fault, Json, TakeRequest};
-use crate::stream::{Event, Events, IfExists, Take, Watch};
+use crate::stream::{Budget, Cost, Event, Events, Holder, IfExists, Limits, Take, Watch};
 use crate::{Error, ErrorKind};
 
 /// Why reading ended before its end.
@@ -44,15 +45,24 @@ pub(super) fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), S
     let body = entry.note.request.to_string();
     let wanted = desk.wanted(TakeRequest::parse(&Json::parse(body.as_bytes())?)?)?;
     let request = wanted.watch_request();
+    let hold = |cost: &Cost| {
+        let is_stopped = || entry.cancel.load(Ordering::Relaxed);
+        desk.memory.wait_for(Holder::Takes, desk.memory.reading_bytes(cost), is_stopped)
+    };
+    let _hold;
     let mut watch = if entry.path.exists() {
         let take = Take::open(&entry.path, true)?;
         if take.is_complete() {
             take.check_same(&desk.engine, &request)?;
             return Ok(());
         }
+        let limits = Limits { n_ctx: Some(take.header.shape.n_ctx), ..Limits::default() };
+        let budget = Budget::new(&desk.engine, limits, request.options);
+        _hold = hold(&budget.fit_video(request.video, request.media, 0)?.1)?;
         Watch::resume(&desk.engine, &request, take)?
     } else {
         let (plan, cost) = desk.plan_video(&wanted, false)?;
+        _hold = hold(&cost)?;
         let around = around(desk, request.system_prompt)?;
         Watch::begin(&desk.engine, &request, (plan, around, cost.n_ctx), (&entry.path, IfExists::Refuse))?
     };
