@@ -375,12 +375,17 @@ impl Work<'_> {
                 before <= n_cached
             })
             .collect();
+        let mut media = planned.media_json(&was_cached);
+        if seen.is_some() {
+            // A conversation had read it that is gone, and left it in a take.
+            media[0]["source"] = json!("take");
+        }
         Ok(Done {
             finish,
             n_prompt: planned.n_prompt,
             n_cached,
             n_tokens,
-            media: planned.media_json(&was_cached),
+            media,
             warnings,
             is_reordered: planned.is_reordered,
             queue_time: self.queue_time,

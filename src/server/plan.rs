@@ -474,7 +474,13 @@ impl Planned {
                 (None, Some(false)) => Some("read"),
                 (None, None) => None,
             };
+            // Of this very medium, without the name of its file.
+            let reduced = |line: &String| line.strip_prefix(&*plan.label)?.strip_prefix(": ").map(str::to_string);
+            let reduced: Vec<String> = self.cost.reduced.iter().filter_map(reduced).collect();
+            // The same content in the same frames and sizes is the same medium.
+            let id: String = plan.id().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
             json!({
+                "id": id, "reduced": reduced,
                 "type": plan.kind.name(), "name": self.names.get(i), "frames": plan.frames.len(), "size": [plan.width, plan.height],
                 "seconds_per_frame": step, "start": start, "end": end, "times": times, "tokens": plan.n_tokens,
                 "duration": plan.info.as_ref().map(|info| info.duration), "source": source,

@@ -147,6 +147,8 @@ fn what_does_not_fit_is_said_with_numbers_before_anything_is_read() {
     let id = server.upload(&video(40).bytes, "long.mp4");
     let plan = server.post("/v1/plan", &question(&id, "What?")).json();
     assert!(plan["n_media"].as_u64().unwrap() < 2048 && !plan["reduced"].as_array().unwrap().is_empty(), "{plan}");
+    let medium = &plan["media"][0];
+    assert!(medium["reduced"] == plan["reduced"] && medium["id"].as_str().unwrap().len() == 32, "{plan}");
     assert_eq!(plan["n_ctx"], 2048);
     let n = server.post("/v1/chat/completions/input_tokens", &question(&id, "What?")).json();
     assert_eq!(n["input_tokens"], plan["n_prompt"]);

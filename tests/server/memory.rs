@@ -156,6 +156,7 @@ fn what_a_conversation_has_read_is_a_take_when_it_is_let_go() {
         drive_out(&server);
         let answer = server.ask(&body);
         assert!(answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(800), "{answer}");
+        assert_eq!(answer["longtake"]["media"][0]["source"], "take");
         answer["choices"][0].clone()
     });
     for (again, want) in again.iter().zip(&want) {
