@@ -2,7 +2,7 @@
 //! on how fast its client reads.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -205,7 +205,14 @@ pub(super) fn begin(desk: &Arc<Desk>, request: ChatRequest, (planned, asked): (P
         let refused = say.clone();
         let work = move || {
             let (_place, _working) = (place, working);
-            let work = Work { desk: &desk, say: &say, show: &show, cancel: &cancel, queue_time };
+            let work = Work {
+                desk: &desk,
+                say: &say,
+                show: &show,
+                cancel: &cancel,
+                queue_time,
+                is_late: AtomicBool::new(false),
+            };
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(&request, planned, &asked)));
             let word = match done {
                 Ok(Ok(done)) => Word::Done(Box::new(done)),
@@ -232,10 +239,16 @@ struct Work<'a> {
     show: &'a watch::Sender<Progress>,
     cancel: &'a Arc<AtomicBool>,
     queue_time: Duration,
+    /// It was stopped since it took too long.
+    is_late: AtomicBool,
 }
 
 impl Work<'_> {
     fn fault(&self, err: &Error) -> Fault {
+        if self.is_late.load(Ordering::Relaxed) {
+            let message = "to read this takes longer than a request may take (--max-request); what was read stays, and the same request goes on there: for long videos make a take (POST /v1/takes)";
+            return Fault::new(Code::VideoDoesNotFit, message).of("messages");
+        }
         if !matches!(err.kind(), ErrorKind::Cancelled | ErrorKind::BadInput) {
             eprintln!("error: {err}");
         }
@@ -291,7 +304,14 @@ impl Work<'_> {
             }
         };
         // Before each step others go first, if they are more urgent.
-        let mut pass = || turn.pass();
+        let until = began + desk.setup.max_request;
+        let mut pass = || {
+            turn.pass();
+            if Instant::now() > until {
+                self.is_late.store(true, Ordering::Relaxed);
+                self.cancel.store(true, Ordering::Relaxed);
+            }
+        };
         let fed = match &draft {
             None => borrowed
                 .session
@@ -341,7 +361,7 @@ impl Work<'_> {
         };
         let manner = Manner {
             draft,
-            until: began + desk.setup.max_request,
+            until,
             cancel: self.cancel.clone(),
             say: Box::new(move |said| {
                 if std::mem::take(&mut is_first) {

@@ -104,6 +104,17 @@ fn leave_reading(server: &Server, body: &Value, left_at: u64) {
 }
 
 #[test]
+fn a_request_ends_in_time_while_it_is_read_too() {
+    let video = video(40);
+    let server = Server::start(&["--max-request", "0.05s"]);
+    let body = question(&server.upload(&video.bytes, "v.mp4"), &video.question);
+    let error = server.post("/v1/chat/completions", &body).refused(400, "video_does_not_fit");
+    assert!(error["message"].as_str().unwrap().contains("--max-request"), "{error}");
+    server.until("over", || is_idle(&server));
+    assert!(server.metric("longtake_frames_encoded_total") < video.n_frames as f64);
+}
+
+#[test]
 fn a_prompt_that_is_more_than_half_read_is_read_to_its_end_and_waited_for() {
     let video = video(40);
     let start = |args: &[&str]| {
