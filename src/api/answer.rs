@@ -4,14 +4,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::chat::{Home, Talk};
+use super::chat::Home;
+use super::talk::Talk;
 use crate::Result;
 use crate::stream::{Events, Finish, Generation};
 use crate::text::Sampler;
 
 /// Stops what a talk does, from anywhere: clones are the same handle.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+#[derive(Debug, Clone)]
+pub struct Cancel(Flag);
+
+#[derive(Debug, Clone)]
+enum Flag {
+    Shared(Arc<AtomicBool>),
+    Static(&'static AtomicBool),
+}
+
+impl Default for Cancel {
+    fn default() -> Cancel {
+        Cancel(Flag::Shared(Arc::default()))
+    }
+}
 
 impl Cancel {
     /// A handle that nobody has used yet.
@@ -19,24 +32,32 @@ impl Cancel {
         Cancel::default()
     }
 
+    /// The handle that is a flag of the program's, which signals may set.
+    pub fn from_static(flag: &'static AtomicBool) -> Cancel {
+        Cancel(Flag::Static(flag))
+    }
+
     /// Asks to stop at the next step: what runs, and what is asked later, ends with an error of the kind
     /// [`Cancelled`](crate::ErrorKind::Cancelled).
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.flag().store(true, Ordering::Relaxed);
     }
 
     /// Lets work begin again.
     pub fn clear(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.flag().store(false, Ordering::Relaxed);
     }
 
     /// Whether it was asked to stop.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.flag().load(Ordering::Relaxed)
     }
 
     pub(super) fn flag(&self) -> &AtomicBool {
-        &self.0
+        match &self.0 {
+            Flag::Shared(flag) => flag,
+            Flag::Static(flag) => flag,
+        }
     }
 }
 
@@ -131,8 +152,11 @@ impl Iterator for Answer {
     fn next(&mut self) -> Option<Result<String>> {
         let started = Instant::now();
         let talk = self.talk.as_mut()?;
-        let (session, sink) = talk.speaking()?;
+        let (session, sink, dump) = talk.speaking()?;
         let mut events = Events::new(sink, self.home.cancel.flag());
+        if let Some(dump) = dump {
+            events = events.with_probe(dump);
+        }
         let next = self.generation.next(session, &mut self.sampler, &mut events).transpose();
         self.usage.answer_time += started.elapsed();
         match &next {

@@ -2,23 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use serde_json::Map;
 
-use super::answer::{Answer, Cancel, Usage};
-use super::frames::{Frames, FramesFile};
+use super::answer::{Answer, Cancel};
+use super::frames::Frames;
 use super::options::ChatOptions;
-use crate::stream::{
-    Budget, Cost, Engine, Event, Events, Generation, Hold, Ledger, Limits, MediaKind, MediaPlan, Medium, Prompt,
-    Session, SessionOptions, Take,
-};
-use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part, Sampler, Source};
-use crate::{Error, ErrorKind, Result};
-
-/// Tokens that a question and the template around it take, where media are planned before it is known.
-const QUESTION: usize = 64;
+use super::plan::{Plan, PlannedMedium};
+use super::talk::{Talk, message};
+use crate::stream::{Cost, Dump, Engine, Event, Ledger, MediaPlan, Session, Take};
+use crate::text::{MediaSource, Message, Part, Source};
+use crate::{Error, Result};
 
 /// A talk. Media and words that are given become part of the next question; answers become part of the talk.
 pub struct Chat {
@@ -36,7 +30,7 @@ pub(super) struct Home {
 impl Home {
     fn take(&self) -> Result<Box<Talk>> {
         let talk = self.talk.lock().unwrap_or_else(PoisonError::into_inner).take();
-        talk.ok_or_else(|| Error::busy("the talk has an answer that is not over; read it to its end or drop it"))
+        talk.ok_or_else(busy)
     }
 
     /// The fault, which is told once.
@@ -49,103 +43,19 @@ impl Home {
     }
 }
 
-/// Where events go.
-type Sink = Box<dyn FnMut(Event) + Send>;
-
-/// What a talk consists of.
-pub(super) struct Talk {
-    engine: Arc<Engine>,
-    options: ChatOptions,
-    messages: Vec<Message>,
-    /// Given since the last question.
-    waiting: Vec<Part>,
-    session: Option<Session>,
-    /// All media that were planned; the cache keeps what they became.
-    images: Vec<MediaPlan>,
-    videos: Vec<MediaPlan>,
-    sink: Sink,
-    /// What the session may take of the memory of all talks, once there is one.
-    hold: Option<Hold>,
-    ledger: Arc<Ledger>,
-    /// Frames that came from memory, for as long as they may be read.
-    frames: Vec<FramesFile>,
-}
-
-/// What the next question will take.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Plan {
-    /// Tokens, bytes and, where time is limited or asked for, seconds; and what was reduced to fit.
-    pub cost: Cost,
-    /// In the order of the talk.
-    pub media: Vec<PlannedMedium>,
-}
-
-/// A picture or video as it will be read.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct PlannedMedium {
-    /// Whether it is a picture or a video.
-    pub kind: MediaKind,
-    /// Where it comes from, for people.
-    pub label: String,
-    /// Width of every frame after resizing, in pixels.
-    pub width: usize,
-    /// Their height.
-    pub height: usize,
-    /// Frames taken.
-    pub n_frames: usize,
-    /// Tokens that they become in the context.
-    pub n_tokens: usize,
-}
-
-impl PlannedMedium {
-    fn of(plan: &MediaPlan) -> PlannedMedium {
-        let MediaPlan { kind, width, height, n_tokens, .. } = *plan;
-        PlannedMedium { kind, label: plan.label.clone(), width, height, n_frames: plan.frames.len(), n_tokens }
-    }
-}
-
 impl Chat {
     pub(super) fn new(engine: &Arc<Engine>, ledger: &Arc<Ledger>) -> Chat {
-        Chat::of(Talk {
-            engine: Arc::clone(engine),
-            options: ChatOptions::default(),
-            messages: Vec::new(),
-            waiting: Vec::new(),
-            session: None,
-            images: Vec::new(),
-            videos: Vec::new(),
-            sink: Box::new(|_| {}),
-            hold: None,
-            ledger: Arc::clone(ledger),
-            frames: Vec::new(),
-        })
+        Chat::of(Talk::new(engine, ledger))
     }
 
     /// A talk about the video of a complete take.
-    pub(super) fn about((engine, ledger): (&Arc<Engine>, &Arc<Ledger>), take: &Take) -> Result<Chat> {
-        if !take.is_complete() {
-            let message = format!(
-                "is not complete: {} of {} tokens are in it; watch the video again to go on",
-                take.n_done(),
-                take.header.n_tokens()
-            );
-            return Err(Error::bad_input(message).at(take.path().display().to_string()));
-        }
-        let chat = Chat::new(engine, ledger);
-        let mut talk = chat.home.take()?;
-        let session = Session::from_take(engine, take)?;
-        let limits = Limits { n_ctx: Some(session.n_ctx()), memory: ledger.limit(None, None), time: None };
-        let (_, cost) = Budget::new(engine, limits, session.options()).fit(Vec::new(), 0)?;
-        ledger.hold(&mut talk.hold, &cost)?;
-        talk.session = Some(session);
-        let source = MediaSource::Path((&*take.header.source).into());
-        talk.waiting.push(Part::Video { source, options: Map::new() });
-        talk.videos.push(MediaPlan::watched(&take.header));
-        talk.messages.extend(take.header.system_prompt.as_deref().map(|text| message("system", text)));
-        chat.home.put(talk);
-        Ok(chat)
+    pub(super) fn about(home: (&Arc<Engine>, &Arc<Ledger>), take: Take) -> Result<Chat> {
+        Talk::about(home, take).map(Chat::of)
+    }
+
+    /// A talk that goes on with a session which holds what `messages` say, of the media `videos`; memory is not limited.
+    pub fn over(session: Session, messages: Vec<Message>, videos: Vec<MediaPlan>) -> Chat {
+        Chat::of(Talk::over(session, &Ledger::new(None), messages, videos))
     }
 
     fn of(talk: Talk) -> Chat {
@@ -177,9 +87,35 @@ impl Chat {
     /// Holds the talk this way. The context's size, its types and steps hold from the first question on.
     #[must_use]
     pub fn options(self, options: ChatOptions) -> Chat {
+        self.with(|talk| talk.set_options(options))
+    }
+
+    /// Adds a part of a turn as it is, with options of its own, to the next question.
+    ///
+    /// # Errors
+    /// An answer of this talk that is not over (`Busy`).
+    pub fn add(&mut self, part: Part) -> Result<()> {
+        self.at_home(|talk, _| {
+            talk.waiting.push(part);
+            Ok(())
+        })
+    }
+
+    /// The same between questions.
+    ///
+    /// # Errors
+    /// Sizes that make no sense; an answer of this talk that is not over (`Busy`).
+    pub fn set_options(&mut self, options: ChatOptions) -> Result<()> {
+        self.at_home(|talk, _| talk.set_options(options))
+    }
+
+    /// Goes on from a conversation, which replaces the talk so far: media among its turns are read with the next question, and an
+    /// empty question answers its last turn as it is.
+    #[must_use]
+    pub fn conversation(self, messages: Vec<Message>) -> Chat {
         self.with(|talk| {
-            options.check()?;
-            talk.options = options;
+            talk.clear()?;
+            talk.messages = messages;
             Ok(())
         })
     }
@@ -246,20 +182,127 @@ impl Chat {
         })
     }
 
+    /// Stops by this handle.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: Cancel) -> Chat {
+        let cancelled = |home: Home| Chat { home: Arc::new(Home { cancel, ..home }) };
+        match Arc::try_unwrap(self.home) {
+            Ok(home) => cancelled(home),
+            Err(home) => Chat { home }.with(|_| Err(busy())),
+        }
+    }
+
+    /// Keeps the arrays of what is read and answered from now on, for [`Chat::take_dump`].
+    pub fn dumping(self, is_wanted: bool) -> Chat {
+        self.with(|talk| {
+            talk.dump = is_wanted.then(Dump::default);
+            Ok(())
+        })
+    }
+
+    /// The arrays that were kept.
+    pub fn take_dump(&mut self) -> Result<Option<Dump>> {
+        self.at_home(|talk, _| Ok(talk.dump.take()))
+    }
+
     /// The handle that stops the talk, for other threads.
     pub fn cancel(&self) -> Cancel {
         self.home.cancel.clone()
     }
 
-    /// What the next question will take, without reading any of it. `question` may be empty.
+    /// Does something with the talk while nobody answers, once what was given is known to be right.
+    fn at_home<T>(&self, act: impl FnOnce(&mut Talk, &Cancel) -> Result<T>) -> Result<T> {
+        let mut talk = self.home.take()?;
+        let done = self.home.fault().and_then(|()| act(&mut talk, &self.home.cancel));
+        self.home.put(talk);
+        done
+    }
+
+    /// What the next question will take, without reading any of it. `question` may be empty. A first question that is then asked
+    /// in these words is read as it was planned.
     ///
     /// # Errors
     /// What [`Chat::ask`] would say of the media and limits.
     pub fn plan(&mut self, question: impl Into<String>) -> Result<Plan> {
-        let mut talk = self.home.take()?;
-        let planned = self.home.fault().and_then(|()| talk.plan(question.into()));
-        self.home.put(talk);
-        planned
+        self.at_home(|talk, _| {
+            let mut plan = talk.plan(&question.into())?;
+            if talk.n_ctx().is_none() && (talk.options.max_time.is_some() || plan.cost.is_long()) {
+                talk.time(&mut plan.cost)?;
+            }
+            Ok(plan)
+        })
+    }
+
+    /// [`Chat::plan`] without measuring how long it takes, where time is not limited.
+    pub fn plan_sizes(&mut self) -> Result<Plan> {
+        self.at_home(|talk, _| talk.plan(""))
+    }
+
+    /// Measures how long what was planned will take, where that is not known.
+    pub fn time(&self, cost: &mut Cost) -> Result<()> {
+        self.at_home(|talk, _| talk.time(cost))
+    }
+
+    /// Decodes the pictures of the plan that was made last.
+    pub fn load_pictures(&mut self) -> Result<()> {
+        self.at_home(|talk, cancel| talk.load_pictures(cancel))
+    }
+
+    /// Makes the context now, where that is not done: of [`ChatOptions::ctx_size`] slots, or as many as the model was trained
+    /// for. Tells how many.
+    ///
+    /// # Errors
+    /// Memory that is not to be had, or not allowed.
+    pub fn start(&mut self) -> Result<usize> {
+        self.at_home(|talk, _| {
+            talk.start()?;
+            Ok(talk.n_ctx().unwrap_or_default())
+        })
+    }
+
+    /// Plans what was given since the last question and decodes its pictures, so that faults show before the question is asked;
+    /// each medium with what it costs. [Starts](Chat::start) the talk.
+    ///
+    /// # Errors
+    /// As [`Chat::ask`]; what was given since the last call is then dropped.
+    pub fn load(&mut self) -> Result<Vec<(PlannedMedium, Cost)>> {
+        self.at_home(|talk, cancel| talk.load(cancel))
+    }
+
+    /// All media of the talk that are planned, in its order.
+    ///
+    /// # Errors
+    /// An answer of this talk that is not over (`Busy`).
+    pub fn media(&self) -> Result<Vec<PlannedMedium>> {
+        self.at_home(|talk, _| Ok(talk.media()))
+    }
+
+    /// What was said, without what waits for the next question.
+    ///
+    /// # Errors
+    /// As [`Chat::media`].
+    pub fn messages(&self) -> Result<Vec<Message>> {
+        self.at_home(|talk, _| Ok(talk.messages.clone()))
+    }
+
+    /// Takes back the last question and its answer: what waited for it waits for the next one, and what was read of it need not be
+    /// read again.
+    ///
+    /// # Errors
+    /// As [`Chat::media`].
+    pub fn take_back(&mut self) -> Result<()> {
+        self.at_home(|talk, _| {
+            talk.take_back();
+            Ok(())
+        })
+    }
+
+    /// Begins anew: forgets all but the system prompt, and the video of a take.
+    ///
+    /// # Errors
+    /// As [`Chat::media`]; memory that is not to be had.
+    pub fn clear(&mut self) -> Result<()> {
+        self.at_home(|talk, _| talk.clear())
     }
 
     /// Reads what was given and the question, and begins to answer. Reading takes as long as it takes: events tell of it, and
@@ -269,7 +312,7 @@ impl Chat {
     /// Media that cannot be read, limits that they do not fit, cancellation; an answer of this talk that is not over (`Busy`).
     pub fn ask(&mut self, question: impl Into<String>) -> Result<Answer> {
         let mut talk = self.home.take()?;
-        match self.home.fault().and_then(|()| talk.begin(question.into(), &self.home.cancel)) {
+        match self.home.fault().and_then(|()| talk.begin(&question.into(), &self.home.cancel)) {
             Ok((generating, usage)) => Ok(Answer::new(talk, Arc::clone(&self.home), generating, usage)),
             Err(error) => {
                 self.home.put(talk);
@@ -279,192 +322,6 @@ impl Chat {
     }
 }
 
-fn message(role: &str, text: &str) -> Message {
-    Message::new(role, Content::Text(text.to_string()))
-}
-
-impl Talk {
-    /// The session and where events go, once something was read.
-    pub(super) fn speaking(&mut self) -> Option<(&mut Session, &mut dyn FnMut(Event))> {
-        Some((self.session.as_mut()?, &mut *self.sink))
-    }
-
-    /// An answer was given.
-    pub(super) fn answered(&mut self, text: &str) {
-        self.messages.push(message("assistant", text));
-    }
-
-    fn render(&self) -> RenderOptions<'static> {
-        let ChatOptions { add_vision_id, special, .. } = self.options;
-        RenderOptions { add_generation_prompt: true, add_vision_id, special, tools: &[] }
-    }
-
-    /// Slots for what is not media or words of the first question.
-    fn around(&self) -> usize {
-        self.options.room() + if self.options.ctx_size.is_none() { self.options.reserve } else { 0 }
-    }
-
-    fn budget(&self) -> Budget {
-        let limits = Limits { memory: self.memory(), ..self.options.limits() };
-        Budget::new(&self.engine, limits, self.options.session(&self.engine))
-    }
-
-    /// Bytes that the talk may take, weights included.
-    fn memory(&self) -> Option<u64> {
-        self.ledger.limit(self.hold.as_ref(), self.options.max_memory)
-    }
-
-    /// A medium as it will be read; frames from memory are named as such.
-    fn planned(&self, plan: &MediaPlan) -> PlannedMedium {
-        let own = self.frames.iter().find(|file| file.path().as_os_str() == &*plan.label);
-        let planned = PlannedMedium::of(plan);
-        PlannedMedium { label: own.map_or(planned.label, FramesFile::label), ..planned }
-    }
-
-    /// The conversation with the question in it.
-    fn asked(&self, question: &str) -> Vec<Message> {
-        let mut parts = self.waiting.clone();
-        parts.push(Part::Text(question.to_string()));
-        let turn = Message::new("user", Content::Parts(parts));
-        self.messages.iter().cloned().chain([turn]).collect()
-    }
-
-    fn plan(&mut self, question: String) -> Result<Plan> {
-        let messages = self.asked(&question);
-        let (media, mut cost) = match &self.session {
-            None => {
-                let (prompt, mut cost) =
-                    self.budget().fit_prompt(&messages, self.render(), &self.options.media, self.around())?;
-                let media = prompt.media_in_order().into_iter().map(|plan| self.planned(plan)).collect();
-                if self.options.max_time.is_some() || cost.is_long() {
-                    self.budget().time(&mut cost)?;
-                }
-                (media, cost)
-            }
-            Some(session) => {
-                let plans = self.plan_more(session, &messages)?.0;
-                let n_new: usize = plans.iter().map(|plan| plan.n_tokens).sum();
-                let n_ctx = session.n_ctx();
-                let mut cost = Cost::default();
-                (cost.n_tokens, cost.n_ctx) = (n_new, n_ctx);
-                (plans.iter().map(|plan| self.planned(plan)).collect(), cost)
-            }
-        };
-        for file in &self.frames {
-            let name = file.path().display().to_string();
-            cost.reduced.iter_mut().for_each(|line| *line = line.replace(&name, &file.label()));
-        }
-        Ok(Plan { cost, media })
-    }
-
-    /// Plans what later questions bring, with the most that one of them costs: a medium that fits as it is stays so, any other has
-    /// half of what is left.
-    fn plan_more(&self, session: &Session, messages: &[Message]) -> Result<(Vec<MediaPlan>, Cost)> {
-        let (n_ctx, sizes) = (session.n_ctx(), session.options());
-        let mut known = (self.images.len(), self.videos.len());
-        let (mut plans, mut most): (Vec<MediaPlan>, Cost) = Default::default();
-        for part in messages.iter().flat_map(parts_of) {
-            let (count, medium): (_, &dyn Fn() -> Result<Medium>) = match part {
-                Part::Text(_) => continue,
-                Part::Image { source, .. } => (&mut known.0, &|| Medium::image_from(source, &self.options.media)),
-                Part::Video { source: MediaSource::Path(source), .. } => {
-                    (&mut known.1, &|| Medium::video_from(source, &self.options.media))
-                }
-                Part::Video { source: MediaSource::Frames(frames), .. } => {
-                    (&mut known.1, &|| Medium::pictures_from(frames, &self.options.media))
-                }
-            };
-            if *count > 0 {
-                *count -= 1;
-                continue;
-            }
-            let waiting: usize = plans.iter().map(|plan| plan.n_tokens).sum();
-            let used = session.n_past() + waiting + self.options.room() + QUESTION;
-            let budget =
-                Budget::new(&self.engine, Limits { n_ctx: Some(n_ctx), memory: self.memory(), time: None }, sizes);
-            let whole = budget.fit_one(medium()?, used);
-            let (plan, cost) = match whole {
-                Ok((plan, cost)) if cost.reduced.is_empty() => (plan, cost),
-                Err(error) if error.kind() != ErrorKind::Limit => return Err(error),
-                _ => budget.fit_one(medium()?, used + n_ctx.saturating_sub(used) / 2)?,
-            };
-            plans.push(plan);
-            if most.memory() < cost.memory() {
-                most = cost;
-            }
-        }
-        Ok((plans, most))
-    }
-
-    /// Reads the question with all that waits.
-    pub(super) fn begin(&mut self, question: String, cancel: &Cancel) -> Result<((Generation, Sampler), Usage)> {
-        let guide = self.options.form.as_ref().map(|form| form.guide(&self.engine.tokenizer)).transpose()?;
-        let sampler = Sampler::new(self.options.sampling.clone())?.guided(guide);
-        let messages = self.asked(&question);
-        let known = (self.images.len(), self.videos.len());
-        let is_first = self.session.is_none();
-        match self.read(&messages, cancel) {
-            Ok(usage) => {
-                self.messages = messages;
-                self.waiting.clear();
-                Ok(((Generation::new(self.options.generate()), sampler), usage))
-            }
-            Err(error) => {
-                // The question did not happen, and what it brought is planned again with the next one.
-                self.images.truncate(known.0);
-                self.videos.truncate(known.1);
-                if is_first {
-                    (self.session, self.hold) = (None, None);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn read(&mut self, messages: &[Message], cancel: &Cancel) -> Result<Usage> {
-        let started = Instant::now();
-        if self.session.is_none() {
-            let fit = self.budget().fit_prompt(messages, self.render(), &self.options.media, self.around());
-            let (prompt, cost) = fit?;
-            self.ledger.hold(&mut self.hold, &cost)?;
-            let sizes = SessionOptions { n_ctx: cost.n_ctx, ..self.options.session(&self.engine) };
-            self.session = Some(Session::new(&self.engine, sizes)?);
-            (self.images, self.videos) = (prompt.images, prompt.videos);
-        } else if let Some(session) = &self.session {
-            let (plans, cost) = self.plan_more(session, messages)?;
-            if !plans.is_empty() {
-                self.ledger.hold(&mut self.hold, &cost)?;
-            }
-            for plan in plans {
-                if plan.kind == MediaKind::Image { self.images.push(plan) } else { self.videos.push(plan) }
-            }
-        }
-        let units = Prompt::units(&self.engine, messages, self.render())?;
-        let session = self.session.as_mut().ok_or_else(|| Error::internal("a talk without a session reads"))?;
-        let (images, videos) = (std::mem::take(&mut self.images), std::mem::take(&mut self.videos));
-        let mut prompt = Prompt { units, images, videos };
-        let mut usage = Usage { prompt_tokens: prompt.n_tokens()?, ..Usage::default() };
-        let sink = &mut self.sink;
-        let mut tell = |event: Event| {
-            if let Event::PromptStart { cached, .. } = event {
-                usage.cached_tokens = cached;
-            }
-            sink(event);
-        };
-        // Faults of pictures show before the work on anything begins.
-        let read = prompt
-            .load_pictures(cancel.flag())
-            .and_then(|()| session.feed(&mut prompt, &mut Events::new(&mut tell, cancel.flag())));
-        (self.images, self.videos) = (prompt.images, prompt.videos);
-        read?;
-        usage.prompt_time = started.elapsed();
-        Ok(usage)
-    }
-}
-
-fn parts_of(message: &Message) -> &[Part] {
-    match &message.content {
-        Content::Text(_) => &[],
-        Content::Parts(parts) => parts,
-    }
+fn busy() -> Error {
+    Error::busy("the talk has an answer that is not over; read it to its end or drop it")
 }

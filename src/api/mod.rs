@@ -1,24 +1,27 @@
 //! The front door for Rust programs: a model that was opened, talks about videos and pictures with it, takes.
 //! In: paths and words. Out: pieces of text as they come, plans, [`Event`](crate::stream::Event)s as values.
 //! Start reading at [`Longtake`] and [`Chat::ask`]; everything below is `stream`, which can be used directly, too.
-//! On purpose absent here: printing, the environment, signals, threads that nobody asked for, sockets. The server
-//! stands beside this room, not on it: it shares contexts and steps among talks, which is what `stream` is for.
+//! The command line is a user of it. On purpose absent here: printing, the environment, signals, threads that nobody asked for,
+//! sockets. The server stands beside this room, not on it: it shares contexts and steps among talks, which is what `stream` is for.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod chat;
 mod frames;
 mod options;
+mod plan;
+mod talk;
 mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use answer::{Answer, Cancel, Usage};
-pub use chat::{Chat, Plan, PlannedMedium};
+pub use chat::Chat;
 pub use frames::Frames;
 pub use options::{ChatOptions, OpenOptions};
-pub use watch::{TAKE_RESERVE, Watched, Watching};
+pub use plan::{Plan, PlannedMedium};
+pub use watch::{OpenTake, TAKE_RESERVE, Watched, Watching};
 
 use crate::error::Context;
 use crate::kernels::{prefer, threads};
@@ -34,6 +37,8 @@ const SPARE_BYTES: u64 = 16 << 20;
 pub struct Longtake {
     engine: Arc<Engine>,
     ledger: Arc<Ledger>,
+    /// Maps takes instead of reading them into memory.
+    mmap: bool,
 }
 
 impl Longtake {
@@ -88,7 +93,7 @@ impl Longtake {
             prefer(name, "the option `kernels`")?;
         }
         let limit = options.max_memory.map(|limit| limit.saturating_sub(SPARE_BYTES));
-        let longtake = Longtake { engine: Arc::new(load()?), ledger: Ledger::new(limit) };
+        let longtake = Longtake { engine: Arc::new(load()?), ledger: Ledger::new(limit), mmap: options.mmap };
         if options.max_memory.is_some() {
             // Room for the least talk that there is.
             longtake.chat().options(ChatOptions::default().reserve(0).max_tokens(1)).plan("")?;
@@ -98,7 +103,12 @@ impl Longtake {
 
     /// A model that was loaded otherwise.
     pub fn from_engine(engine: Arc<Engine>) -> Longtake {
-        Longtake { engine, ledger: Ledger::new(None) }
+        Longtake { engine, ledger: Ledger::new(None), mmap: true }
+    }
+
+    /// The same where takes are mapped only if `mmap` says so.
+    pub fn with_mmap(self, mmap: bool) -> Longtake {
+        Longtake { mmap, ..self }
     }
 
     /// The model itself.
@@ -121,11 +131,19 @@ impl Longtake {
     /// # Errors
     /// A take that is damaged, incomplete, or of another model.
     pub fn chat_about(&self, take: impl AsRef<Path>) -> Result<Chat> {
-        Chat::about((&self.engine, &self.ledger), &Take::open(take.as_ref(), true)?)
+        self.chat_about_open(Take::open(take.as_ref(), self.mmap)?)
+    }
+
+    /// The same of a take that was opened.
+    ///
+    /// # Errors
+    /// A take that is incomplete, or of another model.
+    pub(crate) fn chat_about_open(&self, take: Take) -> Result<Chat> {
+        Chat::about((&self.engine, &self.ledger), take)
     }
 
     /// Will watch a video once, to keep what was seen in a take.
     pub fn watch(&self, video: impl Into<PathBuf>) -> Watching {
-        Watching::new((&self.engine, &self.ledger), video.into())
+        Watching::new((&self.engine, &self.ledger), video.into(), self.mmap)
     }
 }

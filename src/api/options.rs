@@ -84,6 +84,11 @@ pub struct ChatOptions {
     pub max_time: Option<Duration>,
     /// Most tokens of an answer.
     pub max_tokens: usize,
+    /// Slots that are kept for an answer; by default as many as `max_tokens`, and of a context whose size is given at most an
+    /// eighth.
+    pub room: Option<usize>,
+    /// Goes on behind the tokens that end an answer.
+    pub ignore_eos: bool,
     /// How tokens are chosen: the likeliest, by default.
     pub sampling: SamplerOptions,
     /// The form that answers have to have; any text, by default.
@@ -107,6 +112,8 @@ impl Default for ChatOptions {
             max_memory: None,
             max_time: None,
             max_tokens: 2048,
+            room: None,
+            ignore_eos: false,
             sampling: SamplerOptions { temp: 0.0, ..SamplerOptions::default() },
             form: None,
             media: MediaOptions::default(),
@@ -117,6 +124,19 @@ impl Default for ChatOptions {
 }
 
 impl ChatOptions {
+    /// Of these sizes, but for `n_ctx`, within these limits.
+    pub fn of(sizes: SessionOptions, Limits { n_ctx, memory, time }: Limits) -> ChatOptions {
+        ChatOptions {
+            ctx_size: n_ctx,
+            batch_size: sizes.n_batch,
+            cache_types: Some((sizes.type_k, sizes.type_v)),
+            temporal_scale: sizes.temporal_scale,
+            max_memory: memory,
+            max_time: time,
+            ..ChatOptions::default()
+        }
+    }
+
     /// With a context of `n` slots.
     #[must_use]
     pub fn ctx_size(self, n: usize) -> ChatOptions {
@@ -165,6 +185,12 @@ impl ChatOptions {
         ChatOptions { max_tokens: n, ..self }
     }
 
+    /// With `n` slots kept for an answer.
+    #[must_use]
+    pub fn room(self, n: usize) -> ChatOptions {
+        ChatOptions { room: Some(n), ..self }
+    }
+
     /// With tokens chosen this way.
     #[must_use]
     pub fn sampling(self, sampling: SamplerOptions) -> ChatOptions {
@@ -197,14 +223,15 @@ impl ChatOptions {
         Limits { n_ctx: self.ctx_size, memory: self.max_memory, time: self.max_time }
     }
 
-    /// Slots that an answer may need: of a context of a size that was given, a share.
-    pub(super) fn room(&self) -> usize {
-        self.ctx_size.map_or(self.max_tokens, |n| self.max_tokens.min(n / 8))
+    /// Slots that an answer may need.
+    pub(super) fn answer(&self) -> usize {
+        let share = || self.ctx_size.map_or(self.max_tokens, |n| self.max_tokens.min(n / 8));
+        self.room.unwrap_or_else(share)
     }
 
     /// How an answer is generated.
     pub(super) fn generate(&self) -> GenerateOptions {
-        GenerateOptions { n_predict: self.max_tokens, ignore_eos: false }
+        GenerateOptions { n_predict: self.max_tokens, ignore_eos: self.ignore_eos }
     }
 
     /// # Errors

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use super::answer::Cancel;
 use super::options::ChatOptions;
-use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, Ledger, Limits, Take, Watch, WatchRequest};
+use super::plan::{Plan, PlannedMedium};
+use crate::stream::{
+    Around, Budget, Engine, Event, Events, Hold, IfExists, Ledger, Limits, MediaPlan, Take, Watch, WatchRequest,
+};
 use crate::{Error, Result};
 
 /// A video that will be watched into a take. A take that was left unfinished is gone on with.
@@ -20,6 +23,7 @@ pub struct Watching {
     checkpoint: Duration,
     sink: Box<dyn FnMut(Event) + Send>,
     cancel: Cancel,
+    mmap: bool,
 }
 
 /// What was watched.
@@ -38,7 +42,7 @@ pub struct Watched {
 pub const TAKE_RESERVE: usize = 4096;
 
 impl Watching {
-    pub(super) fn new((engine, ledger): (&Arc<Engine>, &Arc<Ledger>), video: PathBuf) -> Watching {
+    pub(super) fn new((engine, ledger): (&Arc<Engine>, &Arc<Ledger>), video: PathBuf, mmap: bool) -> Watching {
         Watching {
             engine: Arc::clone(engine),
             ledger: Arc::clone(ledger),
@@ -49,6 +53,7 @@ impl Watching {
             checkpoint: Duration::from_secs(10),
             sink: Box::new(|_| {}),
             cancel: Cancel::new(),
+            mmap,
         }
     }
 
@@ -82,6 +87,12 @@ impl Watching {
         Watching { sink: Box::new(sink), ..self }
     }
 
+    /// Stops by this handle.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: Cancel) -> Watching {
+        Watching { cancel, ..self }
+    }
+
     /// The handle that stops it; what was watched until then is in the take, and the same call goes on from there.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
@@ -91,51 +102,132 @@ impl Watching {
     ///
     /// # Errors
     /// A video or take that cannot be read or written, one of something else, limits that the video does not fit, cancellation.
-    pub fn into_take(mut self, path: impl AsRef<Path>) -> Result<Watched> {
+    pub fn into_take(self, path: impl AsRef<Path>) -> Result<Watched> {
+        self.open(path)?.run()
+    }
+
+    /// Looks at the take `path`, if there is one, and plans the video, if there is none: nothing is watched or written yet.
+    ///
+    /// # Errors
+    /// As [`Watching::into_take`].
+    pub fn open(self, path: impl AsRef<Path>) -> Result<OpenTake> {
         self.options.check()?;
-        let path = path.as_ref();
-        let goes_on = path.exists() && !self.again;
-        let if_exists = if self.again { IfExists::Replace } else { IfExists::Refuse };
-        if !goes_on {
-            if_exists.check(path)?;
+        if self.checkpoint > Duration::from_secs(86_400) {
+            return Err(Error::bad_input("more than a day between checkpoints"));
         }
-        let engine = Arc::clone(&self.engine);
-        let request = WatchRequest {
+        let (path, request, mut hold) = (path.as_ref().to_path_buf(), self.request(), None);
+        let state = if path.exists() && !self.again {
+            let take = Take::open(&path, self.mmap)?;
+            if take.is_complete() {
+                take.check_same(&self.engine, &request)?;
+                State::Complete(take.n_done())
+            } else {
+                if self.ledger.is_limited() {
+                    let limits = Limits { n_ctx: Some(take.header.shape.n_ctx), ..Limits::default() };
+                    let (_, cost) = self.budget(limits).fit_video(&self.video, request.media, 0)?;
+                    self.ledger.hold(&mut hold, &cost)?;
+                }
+                State::Left(Box::new(Watch::resume(&self.engine, &request, take)?))
+            }
+        } else {
+            self.if_exists().check(&path)?;
+            let around = Around::of(&self.engine, request.system_prompt)?;
+            let n_around = around.n_tokens().saturating_add(request.reserve);
+            let (plan, cost) = self.budget(request.limits).fit_video(&self.video, request.media, n_around)?;
+            self.ledger.hold(&mut hold, &cost)?;
+            let shown = Plan { media: vec![PlannedMedium::of(&plan)], cost };
+            State::Planned(Box::new((plan, around, shown)))
+        };
+        Ok(OpenTake { state, path, watching: self, _hold: hold })
+    }
+
+    fn request(&self) -> WatchRequest<'_> {
+        WatchRequest {
             video: &self.video,
             system_prompt: self.system.as_deref(),
             media: &self.options.media,
             // Of the whole, so that a take can be gone on with whatever else is held at that time.
             limits: Limits { memory: self.ledger.whole(self.options.max_memory), ..self.options.limits() },
             reserve: self.options.reserve,
-            options: self.options.session(&engine),
-        };
-        let budget = |limits| Budget::new(&engine, limits, request.options).with_reserve(request.reserve);
-        let mut hold = None;
-        let mut watch = if goes_on {
-            let take = Take::open(path, true)?;
-            if take.is_complete() {
-                take.check_same(&engine, &request)?;
-                let n_tokens = take.n_done();
-                return Ok(Watched { take: path.to_path_buf(), n_tokens, n_before: n_tokens });
-            }
-            let limits = Limits { n_ctx: Some(take.header.shape.n_ctx), ..Limits::default() };
-            if self.ledger.is_limited() {
-                self.ledger.hold(&mut hold, &budget(limits).fit_video(request.video, request.media, 0)?.1)?;
-            }
-            Watch::resume(&engine, &request, take)?
-        } else {
-            let around = Around::of(&engine, request.system_prompt)?;
-            let n_around = around.n_tokens() + request.reserve;
-            let (plan, cost) = budget(request.limits).fit_video(request.video, request.media, n_around)?;
-            self.ledger.hold(&mut hold, &cost)?;
-            Watch::begin(&engine, &request, (plan, around, cost.n_ctx), (path, if_exists))?
-        };
-        if self.checkpoint > Duration::from_secs(86_400) {
-            return Err(Error::bad_input("more than a day between checkpoints"));
+            options: self.options.session(&self.engine),
         }
-        watch.set_interval(self.checkpoint);
+    }
+
+    fn budget(&self, limits: Limits) -> Budget {
+        Budget::new(&self.engine, limits, self.options.session(&self.engine)).with_reserve(self.options.reserve)
+    }
+
+    fn if_exists(&self) -> IfExists {
+        if self.again { IfExists::Replace } else { IfExists::Refuse }
+    }
+}
+
+/// A take that is about to be written, or gone on with.
+pub struct OpenTake {
+    watching: Watching,
+    path: PathBuf,
+    state: State,
+    _hold: Option<Hold>,
+}
+
+enum State {
+    /// With so many tokens.
+    Complete(usize),
+    Left(Box<Watch>),
+    Planned(Box<(MediaPlan, Around, Plan)>),
+}
+
+impl OpenTake {
+    /// What the video will take, unless it was planned before: a take that was left unfinished goes on as it was planned.
+    pub fn plan(&self) -> Option<&Plan> {
+        if let State::Planned(planned) = &self.state { Some(&planned.2) } else { None }
+    }
+
+    /// Measures how long that will take.
+    ///
+    /// # Errors
+    /// A video that cannot be decoded; memory that cannot be had.
+    pub fn time(&mut self) -> Result<()> {
+        let State::Planned(planned) = &mut self.state else { return Ok(()) };
+        self.watching.budget(Limits::default()).time(&mut planned.2.cost)
+    }
+
+    /// Tokens that are in it already.
+    pub fn n_before(&self) -> usize {
+        match &self.state {
+            State::Complete(n_tokens) => *n_tokens,
+            State::Left(watch) => watch.n_done(),
+            State::Planned(..) => 0,
+        }
+    }
+
+    /// Tokens that will be in it, where that is known before it is begun.
+    pub fn n_total(&self) -> Option<usize> {
+        match &self.state {
+            State::Complete(n_tokens) => Some(*n_tokens),
+            State::Left(watch) => Some(watch.n_total()),
+            State::Planned(..) => None,
+        }
+    }
+
+    /// Watches to the end.
+    ///
+    /// # Errors
+    /// As [`Watching::into_take`]; the take holds what was watched until then.
+    pub fn run(self) -> Result<Watched> {
+        let OpenTake { mut watching, path, state, _hold } = self;
+        let mut watch = match state {
+            State::Complete(n_tokens) => return Ok(Watched { take: path, n_tokens, n_before: n_tokens }),
+            State::Left(watch) => *watch,
+            State::Planned(planned) => {
+                let (plan, around, Plan { cost, .. }) = *planned;
+                let take = (&*path, watching.if_exists());
+                Watch::begin(&watching.engine, &watching.request(), (plan, around, cost.n_ctx), take)?
+            }
+        };
+        watch.set_interval(watching.checkpoint);
         let n_before = watch.n_done();
-        watch.run(&mut Events::new(&mut *self.sink, self.cancel.flag()))?;
-        Ok(Watched { take: path.to_path_buf(), n_tokens: watch.n_total(), n_before })
+        watch.run(&mut Events::new(&mut *watching.sink, watching.cancel.flag()))?;
+        Ok(Watched { take: path, n_tokens: watch.n_total(), n_before })
     }
 }

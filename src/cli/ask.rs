@@ -10,8 +10,10 @@ use indicatif::HumanDuration;
 use super::flags::{ComputeFlags, FormFlags, SamplingFlags, TemplateFlags, all_if_negative};
 use super::known_models;
 use super::out::stdout;
+use super::progress::catch_interrupt;
 use super::run::{Request, respond};
-use crate::stream::{Engine, EngineOptions, MmprojChoice, Session, Take, question};
+use crate::api::{Cancel, ChatOptions, Longtake};
+use crate::stream::{Engine, EngineOptions, MmprojChoice, Take};
 use crate::{Error, Result};
 
 /// Ask about a video that was watched into a take: answers start in seconds, the video itself is not needed.
@@ -64,11 +66,6 @@ pub(super) fn run(args: Args) -> Result<()> {
     compute.offload(&mut engine)?;
     let engine = Arc::new(engine);
     let form = args.form.read(&engine, args.sampling.ignore_eos)?;
-    let mut session = Session::from_take(&engine, &take)?;
-    let load_time = started.elapsed();
-    if !args.quiet {
-        introduce(&take);
-    }
     let media = super::flags::MediaFlags::default();
     let request = Request {
         compute: &compute,
@@ -82,12 +79,22 @@ pub(super) fn run(args: Args) -> Result<()> {
         quiet: args.quiet,
         dump: None,
     };
+    if !args.quiet {
+        introduce(&take);
+    }
+    // Of the take, like all sizes.
+    let n_batch = take.header.n_batch;
+    let talk = Longtake::from_engine(Arc::clone(&engine)).chat_about_open(take)?;
+    let options = ChatOptions { batch_size: n_batch, ..request.options(&engine)? };
+    let mut chat = talk.options(options).cancelled_by(Cancel::from_static(catch_interrupt()?));
+    let load_time = started.elapsed();
     for text in &args.questions {
-        let mut prompt = question(&engine, &take.header, text, args.special)?;
         if args.questions.len() > 1 && !args.json && !args.quiet {
             eprintln!("> {text}");
         }
-        let answer = respond(&mut session, &mut prompt, &request, load_time)?;
+        let answer;
+        (chat, answer) = respond(&engine, chat, text, &request, load_time)?;
+        chat.take_back()?;
         if args.json {
             writeln!(stdout(), "{answer}")?;
         }

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::progress::waiting;
 use crate::Result;
-use crate::stream::{Budget, Cost, Limits, MediaPlan};
+use crate::api::PlannedMedium;
+use crate::stream::{Cost, Limits};
 use crate::text::units::{bytes, duration};
 
 /// How much may be used.
@@ -38,7 +39,7 @@ impl BudgetFlags {
 }
 
 /// The plan in a few lines on stderr, without its time, which may have to be measured first ([`print_time`]).
-pub(super) fn print_plan(media: &[&MediaPlan], cost: &Cost) {
+pub(super) fn print_plan(media: &[PlannedMedium], cost: &Cost) {
     for plan in media {
         let Some(info) = &plan.info else {
             eprintln!("picture: {}, {}x{}, {} tokens", plan.label, plan.width, plan.height, plan.n_tokens);
@@ -48,7 +49,7 @@ pub(super) fn print_plan(media: &[&MediaPlan], cost: &Cost) {
             "video:   {}, {:.1} s at {:.4} fps, {}x{} ({})",
             plan.label, info.duration, info.fps, info.width, info.height, info.decoder
         );
-        let n = plan.frames.len();
+        let n = plan.n_frames;
         eprintln!(
             "frames:  {n} of {}x{}, one every {:.2} s, in {} pairs, {} tokens",
             plan.width,
@@ -65,9 +66,9 @@ pub(super) fn print_plan(media: &[&MediaPlan], cost: &Cost) {
     }
 }
 
-/// How long it will take, measured now if it is not known yet.
-pub(super) fn measure_time(budget: &Budget, cost: &mut Cost, quiet: bool) -> Result<()> {
-    waiting("measuring this machine", quiet, || budget.time(cost))
+/// Measures this machine.
+pub(super) fn measuring<T>(quiet: bool, measure: impl FnOnce() -> T) -> T {
+    waiting("measuring this machine", quiet, measure)
 }
 
 /// How long it will take, in a line on stderr, where that is known.
@@ -118,11 +119,11 @@ pub(super) fn memory_json(cost: &Cost) -> serde_json::Value {
 }
 
 /// The plan as one JSON object, with so many tokens of text.
-pub(super) fn plan_json(media: &[&MediaPlan], n_text: usize, cost: &Cost) -> serde_json::Value {
-    let medium = |plan: &&MediaPlan| {
+pub(super) fn plan_json(media: &[PlannedMedium], n_text: usize, cost: &Cost) -> serde_json::Value {
+    let medium = |plan: &PlannedMedium| {
         json!({
             "type": plan.kind.name(), "source": plan.label, "duration": plan.info.as_ref().map(|info| info.duration),
-            "frames": plan.frames.len(), "pairs": plan.n_pairs(), "width": plan.width, "height": plan.height,
+            "frames": plan.n_frames, "pairs": plan.n_pairs(), "width": plan.width, "height": plan.height,
             "n_tokens": plan.n_tokens,
         })
     };

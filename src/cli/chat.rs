@@ -4,23 +4,20 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use serde_json::Map;
 
 use super::ask::{introduce, open as open_take};
-use super::budget::{measure_time, print_time};
-use super::flags::{FormFlags, MediaFlags, ModelFlags, SamplingFlags};
+use super::budget::{BudgetFlags, measuring, print_time};
+use super::flags::{FormFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::out;
 use super::progress::{Progress, at_prompt, catch_interrupt, forget_interrupt};
+use super::run::{Request, print};
+use crate::api::{Cancel, Chat, ChatOptions, Longtake, PlannedMedium};
 use crate::files::atomic::write_beside;
-use crate::media::Grid;
-use crate::stream::{
-    Budget, Engine, Events, Finish, GenerateOptions, Limits, MediaKind, MediaPlan, Medium, Prompt, Session, Take,
-};
+use crate::stream::Finish;
 use crate::text::message::to_json;
-use crate::text::template::RenderOptions;
-use crate::text::{Content, Form, MediaSource, Message, Part, Sampler, Source};
+use crate::text::{MediaSource, Part, Source};
 use crate::{Error, ErrorKind, Result};
 
 /// Talk about pictures and videos: /video FILE, /image FILE, /clear, /save FILE, /help, /quit.
@@ -45,9 +42,6 @@ pub(super) struct Args {
     form: FormFlags,
 }
 
-/// Tokens that a question and the template around it take.
-const QUESTION: usize = 64;
-
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
     let (take, engine) = match &args.take {
@@ -61,21 +55,37 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
     };
     let form = args.form.read(&engine, args.sampling.ignore_eos)?;
-    let mut dialogue = Dialogue {
-        args: &args,
-        form,
-        engine: &engine,
-        session: begin(&args, &engine, take.as_ref())?,
-        take: take.as_ref(),
-        messages: Vec::new(),
-        waiting: Vec::new(),
-        images: Vec::new(),
-        videos: Vec::new(),
+    let request = Request {
+        compute: &args.model.compute,
+        media: &args.media,
+        budget: &BudgetFlags::default(),
+        sampling: &args.sampling,
+        form: form.as_ref(),
+        add_vision_id: false,
+        special: args.special,
+        json: false,
+        quiet: false,
+        dump: None,
     };
-    dialogue.introduce();
-    let media = if dialogue.take.is_none() { "/video FILE, /image FILE, " } else { "" };
-    eprintln!("{} | context {} tokens | {media}/help, /quit", engine.name, dialogue.session.n_ctx());
-    catch_interrupt()?;
+    let n_ctx = match args.model.compute.ctx_size {
+        0 => engine.text.hparams().n_ctx_train,
+        given => given,
+    };
+    let options = ChatOptions { room: Some(args.sampling.room(n_ctx)), ..request.options(&engine)? };
+    let longtake = Longtake::from_engine(Arc::clone(&engine));
+    let is_about_take = take.is_some();
+    let chat = match take {
+        Some(take) => longtake.chat_about_open(take)?,
+        None => {
+            warn_of_length(&engine, n_ctx);
+            args.system_prompt.iter().fold(longtake.chat(), |chat, text| chat.system(text))
+        }
+    };
+    let mut progress = Progress::new(false);
+    let chat = chat.on_event(move |event| progress.event(event)).cancelled_by(Cancel::from_static(catch_interrupt()?));
+    let mut dialogue = Dialogue { args: &args, chat: chat.options(options.clone()), options, is_about_take };
+    let media = if is_about_take { "" } else { "/video FILE, /image FILE, " };
+    eprintln!("{} | context {} tokens | {media}/help, /quit", engine.name, dialogue.chat.start()?);
     let interactive = std::io::stdin().is_terminal();
     let mut n_failed = 0;
     loop {
@@ -179,33 +189,11 @@ const HELP: &str = "\
 /quit        leave, as Ctrl-D does; Ctrl-C stops an answer
 anything else is a question; FILE may be quoted, dragged here or a file: URL";
 
-/// An empty session, or one that has watched the take.
-fn begin(args: &Args, engine: &Arc<Engine>, take: Option<&Take>) -> Result<Session> {
-    let hp = engine.text.hparams();
-    match take {
-        Some(take) => Session::from_take(engine, take),
-        None => {
-            let scale = args.media.scale(hp.layout)?;
-            let options = args.model.compute.session(engine, hp.n_ctx_train, scale)?;
-            super::flags::warn_of_length(engine, options.n_ctx);
-            Session::new(engine, options)
-        }
-    }
-}
-
 struct Dialogue<'a> {
     args: &'a Args,
-    /// The form of every answer.
-    form: Option<Form>,
-    engine: &'a Arc<Engine>,
-    session: Session,
-    take: Option<&'a Take>,
-    messages: Vec<Message>,
-    /// Media given since the last question.
-    waiting: Vec<Part>,
-    /// All media of the dialogue, planned once; the cache keeps what they became.
-    images: Vec<MediaPlan>,
-    videos: Vec<MediaPlan>,
+    chat: Chat,
+    options: ChatOptions,
+    is_about_take: bool,
 }
 
 impl Dialogue<'_> {
@@ -218,11 +206,9 @@ impl Dialogue<'_> {
         match command {
             b"" => {}
             b"/quit" | b"/exit" => return Ok(true),
-            b"/help" | b"/?" => match self.take {
-                None => eprintln!("{MEDIA_HELP}\n{HELP}"),
-                Some(_) => eprintln!("{HELP}"),
-            },
-            b"/clear" => self.clear()?,
+            b"/help" | b"/?" if self.is_about_take => eprintln!("{HELP}"),
+            b"/help" | b"/?" => eprintln!("{MEDIA_HELP}\n{HELP}"),
+            b"/clear" => self.chat.clear()?,
             b"/save" if !rest.is_empty() => self.save(&PathBuf::from(file()))?,
             b"/image" | b"/video" if !rest.is_empty() => self.add_media(command == b"/image", &file())?,
             b"/image" | b"/video" | b"/save" => eprintln!("{} needs a file", String::from_utf8_lossy(command)),
@@ -237,145 +223,55 @@ impl Dialogue<'_> {
         Ok(false)
     }
 
-    fn clear(&mut self) -> Result<()> {
-        match self.take {
-            None => self.session.clear(),
-            Some(_) => self.session = begin(self.args, self.engine, self.take)?,
-        }
-        self.introduce();
-        Ok(())
-    }
-
-    /// What is said before the first question: the system prompt, and the video of a take.
-    fn introduce(&mut self) {
-        self.waiting.clear();
-        self.images.clear();
-        self.videos.clear();
-        let header = self.take.map(|take| &take.header);
-        let system_prompt = header.map_or(&self.args.system_prompt, |header| &header.system_prompt);
-        let system = |text: &String| Message::new("system", Content::Text(text.clone()));
-        self.messages = system_prompt.iter().map(system).collect();
-        if let Some(header) = header {
-            let source = MediaSource::Path((&*header.source).into());
-            self.waiting.push(Part::Video { source, options: Map::new() });
-            self.videos.push(MediaPlan::watched(header));
-        }
-    }
-
-    fn add_media(&mut self, image: bool, file: &OsStr) -> Result<()> {
-        if self.take.is_some() {
+    fn add_media(&mut self, is_image: bool, file: &OsStr) -> Result<()> {
+        if self.is_about_take {
             let message = "a talk about a take is about its video alone and takes no other pictures and videos; \
                            `longtake chat` without --take does";
             return Err(Error::bad_input(message));
         }
-        let options = self.args.media.options()?;
-        let source = Source::from_word(file)?;
-        let medium = match image {
-            true => Medium::image_from(&source, &options)?,
-            false => Medium::video_from(&source, &options)?,
-        };
-        // What the talk so far, media that wait, the next question and its answer leave of the context. A medium that fits there
-        // stays as it is, any other has half of it, so that the talk can go on.
-        let n_ctx = self.session.n_ctx();
-        let used = self.session.n_past() + self.n_waiting() + self.args.sampling.room(n_ctx) + QUESTION;
-        let free = n_ctx.saturating_sub(used);
-        let fits =
-            medium.shape(self.engine.need_vision()?.hparams(), self.engine.stamp_cost()?, None)?.n_tokens <= free;
-        let around = used + if fits { 0 } else { free / 2 };
-        let options = self.session.options();
-        let budget = Budget::new(self.engine, Limits { n_ctx: Some(n_ctx), ..Limits::default() }, options);
-        let (mut plan, mut cost) = budget.fit_one(medium, around)?;
-        let Grid { t, .. } = plan.grid;
-        eprintln!("{}: {t} steps of {}x{}, {} tokens", plan.label, plan.width, plan.height, plan.n_tokens);
-        cost.reduced.iter().for_each(|what| eprintln!("reduced: {what}"));
-        if cost.is_long() {
-            measure_time(&budget, &mut cost, false)?;
-            print_time(&cost);
-        }
+        let (source, options) = (Source::from_word(file)?, Map::new());
+        self.chat.add(match is_image {
+            true => Part::Image { source, options },
+            false => Part::Video { source: MediaSource::Path(source), options },
+        })?;
         // Its faults show now, not with the next question.
-        let cancel = catch_interrupt()?;
-        plan.load(&|| cancel.load(Ordering::Relaxed))?;
-        let options = Map::new();
-        if plan.kind == MediaKind::Image {
-            self.images.push(plan);
-            self.waiting.push(Part::Image { source, options });
-        } else {
-            self.videos.push(plan);
-            self.waiting.push(Part::Video { source: MediaSource::Path(source), options });
+        for (medium, mut cost) in self.chat.load()? {
+            let PlannedMedium { label, width, height, n_tokens, .. } = &medium;
+            eprintln!("{label}: {} steps of {width}x{height}, {n_tokens} tokens", medium.n_pairs());
+            cost.reduced.iter().for_each(|what| eprintln!("reduced: {what}"));
+            if cost.is_long() {
+                measuring(false, || self.chat.time(&mut cost))?;
+                print_time(&cost);
+            }
         }
         Ok(())
     }
 
-    /// Tokens of the media that wait for the next question: the newest of each kind.
-    fn n_waiting(&self) -> usize {
-        let of = |plans: &[MediaPlan], n: usize| -> usize {
-            let new = plans.iter().rev().take(n).filter(|plan| !plan.is_watched());
-            new.map(|plan| plan.n_tokens).sum()
-        };
-        let n_images = self.waiting.iter().filter(|part| matches!(part, Part::Image { .. })).count();
-        of(&self.images, n_images) + of(&self.videos, self.waiting.len() - n_images)
-    }
-
     fn ask(&mut self, question: &str) -> Result<()> {
-        let mut parts = std::mem::take(&mut self.waiting);
-        parts.push(Part::Text(question.to_string()));
-        let n_before = self.messages.len();
-        self.messages.push(Message::new("user", Content::Parts(parts)));
-        match self.answer() {
-            Ok(text) => {
-                self.messages.push(Message::new("assistant", Content::Text(text)));
-                Ok(())
-            }
-            Err(err) => {
-                // The question did not happen; its media wait for the next one.
-                if let Some(Message { content: Content::Parts(mut parts), .. }) = self.messages.drain(n_before..).next()
-                {
-                    parts.pop();
-                    self.waiting = parts;
-                }
-                Err(err)
-            }
+        // Every question has dice of its own.
+        self.options.sampling = self.args.sampling.options();
+        self.chat.set_options(self.options.clone())?;
+        let mut answer = self.chat.ask(question)?;
+        let printed = print(&mut answer, false);
+        let is_full = answer.finish() == Some(Finish::Length) && answer.tokens().len() < self.options.max_tokens;
+        drop(answer);
+        if let Err(error) = printed {
+            // The question did not happen; its media wait for the next one.
+            self.chat.take_back()?;
+            return Err(error);
         }
-    }
-
-    fn answer(&mut self) -> Result<String> {
-        let render =
-            RenderOptions { add_generation_prompt: true, add_vision_id: false, special: self.args.special, tools: &[] };
-        let units = Prompt::units(self.engine, &self.messages, render)?;
-        let mut prompt =
-            Prompt { units, images: std::mem::take(&mut self.images), videos: std::mem::take(&mut self.videos) };
-        let result = self.continue_with(&mut prompt);
-        (self.images, self.videos) = (prompt.images, prompt.videos);
-        result
-    }
-
-    fn continue_with(&mut self, prompt: &mut Prompt) -> Result<String> {
-        let mut progress = Progress::new(false);
-        let mut sink = |event| progress.event(event);
-        let mut events = Events::new(&mut sink, catch_interrupt()?);
-        self.session.feed(prompt, &mut events)?;
-        let sampling = &self.args.sampling;
-        let guide = self.form.as_ref().map(|form| form.guide(&self.engine.tokenizer)).transpose()?;
-        let mut sampler = Sampler::new(sampling.options())?.guided(guide);
-        let options = GenerateOptions { n_predict: sampling.n_predict(), ignore_eos: sampling.ignore_eos };
-        let mut text = String::new();
-        let mut on_text = |piece: &str| {
-            text.push_str(piece);
-            out::piece(piece)
-        };
-        let (tokens, finish) = self.session.generate(&mut sampler, options, &mut events, &mut on_text)?;
-        let _ = out::piece("\n");
-        if finish == Finish::Length && tokens.len() < options.n_predict {
-            eprintln!("the context of {} tokens is full; /clear begins a new talk", self.session.n_ctx());
+        if is_full {
+            eprintln!("the context of {} tokens is full; /clear begins a new talk", self.chat.start()?);
         }
-        Ok(text)
+        Ok(())
     }
 
     /// Writes the conversation as JSON, in the form that `run --messages` reads.
     fn save(&self, path: &Path) -> Result<()> {
-        let json = to_json(&self.messages);
+        let messages = self.chat.messages()?;
+        let json = to_json(&messages);
         write_beside(path, |file| Ok(file.write_all(json.as_bytes())?))?;
-        eprintln!("saved {} messages to {}", self.messages.len(), path.display());
+        eprintln!("saved {} messages to {}", messages.len(), path.display());
         Ok(())
     }
 }

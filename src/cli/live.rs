@@ -14,6 +14,7 @@ use super::flags::{MediaFlags, warn_of_length};
 use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, forget_interrupt};
 use super::run::{Request, respond};
+use crate::api::{Cancel, Chat};
 use crate::stream::{
     Budget, Cost, Engine, Events, LiveEnd, LiveOptions, LivePlan, LiveShape, Prompt, Session, SessionOptions, Unit,
     WhenFull, Window,
@@ -130,8 +131,9 @@ pub(super) fn answer(
     // What ended the stream is no wish to go without the answer.
     forget_interrupt();
     let fault = conclude(&plan.shape, window, end, started.elapsed(), args.quiet);
-    let mut prompt = Prompt { units, images: Vec::new(), videos: vec![plan.shape.seen(window)] };
-    let mut answer = respond(&mut session, &mut prompt, args, load_time)?;
+    let chat = Chat::over(session, messages.to_vec(), vec![plan.shape.seen(window)]);
+    let chat = chat.options(args.options(engine)?).cancelled_by(Cancel::from_static(catch_interrupt()?));
+    let mut answer = respond(engine, chat, "", args, load_time)?.1;
     if let (Err(fault), Some(warnings)) = (&fault, answer["warnings"].as_array_mut()) {
         warnings.push(fault.to_string().into());
     }

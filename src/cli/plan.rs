@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use serde_json::Map;
 
-use super::budget::{BudgetFlags, measure_time, plan_json, print_plan, print_time};
+use super::budget::{BudgetFlags, measuring, plan_json, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::live;
 use super::out::stdout;
 use super::run::{PartFlags, has_media};
+use crate::api::PlannedMedium;
 use crate::error::Context;
 use crate::media::image_file::is_picture;
 use crate::stream::{Budget, Conversation, MediaOptions, Medium, Unit};
@@ -81,13 +82,13 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     // Media alone are planned as `watch` takes them, with all that will be said around them in the reserve.
     let n_text = if args.parts.has_text() { units.iter().filter(|u| matches!(u, Unit::Token(_))).count() } else { 0 };
     let (plans, mut cost) = budget.fit(media, n_text.saturating_add(args.reserve))?;
-    let plans: Vec<_> = plans.iter().collect();
+    let plans: Vec<_> = plans.iter().map(PlannedMedium::of).collect();
     warn_of_length(&engine, cost.n_ctx);
     if !args.json {
         print_plan(&plans, &cost);
     }
     if !args.no_time {
-        measure_time(&budget, &mut cost, args.json)?;
+        measuring(args.json, || budget.time(&mut cost))?;
     }
     if args.json {
         writeln!(stdout(), "{}", plan_json(&plans, n_text, &cost))?;

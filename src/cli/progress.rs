@@ -115,6 +115,8 @@ impl Progress {
     pub(super) fn event(&mut self, event: Event) {
         match event {
             Event::PromptStart { n_tokens, cached } => {
+                // The same bar serves question after question.
+                self.bar.reset();
                 self.bar.set_length(n_tokens as u64);
                 self.bar.set_position(cached as u64);
                 self.bar.set_message("reading");

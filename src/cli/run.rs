@@ -2,28 +2,25 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::ArgMatches;
 use serde_json::{Map, json};
 
-use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
+use super::budget::{BudgetFlags, measuring, print_plan, print_time};
 use super::flags::{ComputeFlags, FormFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::live::{self, LiveFlags};
 use super::out::{self, stdout};
 use super::progress::{Progress, catch_interrupt, waiting};
+use crate::api::{Answer, Cancel, Chat, ChatOptions, Longtake, Plan, PlannedMedium, Usage};
 use crate::error::Context;
 use crate::files::atomic::check_output;
 use crate::files::input::{read_text, text_from};
-use crate::stream::{
-    Budget, Dump, Engine, Event, Events, Finish, GenerateOptions, MediaKind, MediaPlan, Prompt, Session, SessionOptions,
-};
+use crate::stream::{Engine, Event, Finish, MediaKind};
 use crate::text::message::{MAX_JSON_BYTES, parse_messages};
-use crate::text::template::RenderOptions;
-use crate::text::{Content, Form, MediaSource, Message, Part, Sampler, Source};
+use crate::text::{Content, Form, MediaSource, Message, Part, Source};
 use crate::{Error, Result};
 
 /// Answer one question about videos, pictures and text, in the order given.
@@ -132,6 +129,30 @@ pub(super) struct Request<'a> {
     pub dump: Option<&'a Path>,
 }
 
+impl Request<'_> {
+    /// How a talk is held.
+    ///
+    /// # Errors
+    /// Values that are none.
+    pub(super) fn options(&self, engine: &Engine) -> Result<ChatOptions> {
+        let scale = self.media.scale(engine.text.hparams().layout)?;
+        let sizes = self.compute.session(engine, 0, scale)?;
+        let limits = self.budget.limits(self.compute.ctx_size)?;
+        Ok(ChatOptions {
+            reserve: 0,
+            max_tokens: self.sampling.n_predict(),
+            room: Some(self.sampling.room(self.compute.ctx_size)),
+            ignore_eos: self.sampling.ignore_eos,
+            sampling: self.sampling.options(),
+            form: self.form.cloned(),
+            media: self.media.options()?,
+            add_vision_id: self.add_vision_id,
+            special: self.special,
+            ..ChatOptions::of(sizes, limits)
+        })
+    }
+}
+
 /// Answers the last turn of `messages`: plan, read, generate. The answer goes to stdout as it comes (unless `json`), all
 /// else to stderr. Returns text, tokens and timings.
 pub(super) fn answer(
@@ -140,79 +161,50 @@ pub(super) fn answer(
     messages: &[Message],
     load_time: Duration,
 ) -> Result<serde_json::Value> {
-    let scale = args.media.scale(engine.text.hparams().layout)?;
-    let render = RenderOptions {
-        add_generation_prompt: true,
-        add_vision_id: args.add_vision_id,
-        special: args.special,
-        tools: &[],
-    };
-    let ctx_size = args.compute.ctx_size;
-    let options = args.compute.session(engine, 0, scale)?;
-    let budget = Budget::new(engine, args.budget.limits(ctx_size)?, options);
-    let room = args.sampling.room(ctx_size);
-    let quiet = args.quiet || !args.budget.has_time();
-    let fit = || budget.fit_prompt(messages, render, &args.media.options()?, room);
-    let (mut prompt, mut cost) = waiting("measuring this machine", quiet, fit)?;
-    let media = prompt.media_in_order();
+    let longtake = Longtake::from_engine(Arc::clone(engine));
+    let cancel = Cancel::from_static(catch_interrupt()?);
+    let mut chat = longtake.chat().options(args.options(engine)?).conversation(messages.to_vec()).cancelled_by(cancel);
+    let Plan { media, mut cost } = measuring(args.quiet || !args.budget.has_time(), || chat.plan_sizes())?;
     if !(args.quiet || media.is_empty()) {
         print_plan(&media, &cost);
         if cost.is_long() {
-            measure_time(&budget, &mut cost, false)?;
+            measuring(false, || chat.time(&mut cost))?;
         }
         print_time(&cost);
     }
     warn_of_length(engine, cost.n_ctx);
-    let cancel = catch_interrupt()?;
-    waiting("decoding pictures", args.quiet || prompt.images.is_empty(), || prompt.load_pictures(cancel))?;
-    let mut session = Session::new(engine, SessionOptions { n_ctx: cost.n_ctx, ..options })?;
-    respond(&mut session, &mut prompt, args, load_time)
+    let has_pictures = media.iter().any(|medium| medium.kind == MediaKind::Image);
+    waiting("decoding pictures", args.quiet || !has_pictures, || chat.load_pictures())?;
+    Ok(respond(engine, chat, "", args, load_time)?.1)
 }
 
-/// Feeds `prompt` to a session and generates the answer, as [`answer`] does.
+/// Asks `question` and prints the answer, as [`answer`] does; the talk comes back with it.
 pub(super) fn respond(
-    session: &mut Session,
-    prompt: &mut Prompt,
+    engine: &Engine,
+    chat: Chat,
+    question: &str,
     args: &Request<'_>,
     load_time: Duration,
-) -> Result<serde_json::Value> {
-    let n_prompt = prompt.n_tokens()?;
-    let guide = args.form.map(|form| form.guide(&session.engine().tokenizer)).transpose()?;
-    let mut sampler = Sampler::new(args.sampling.options())?.guided(guide);
-    let mut progress = Progress::new(args.quiet);
-    // Tokens that the session held already; what is wrong with media.
-    let (mut n_known, mut warnings) = (0, Vec::new());
-    let mut sink = |event| {
-        match &event {
-            Event::PromptStart { cached, .. } => n_known = *cached,
-            Event::Warning { message, .. } | Event::Notice(message) => warnings.push(message.clone()),
-            Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
-            _ => {}
-        }
+) -> Result<(Chat, serde_json::Value)> {
+    // What is wrong with media.
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let (heard, mut progress) = (Arc::clone(&warnings), Progress::new(args.quiet));
+    let mut chat = chat.dumping(args.dump.is_some()).on_event(move |event| {
+        let warning = match &event {
+            Event::Warning { message, .. } | Event::Notice(message) => Some(message.clone()),
+            Event::Skipped { n_packets, .. } => Some(format!("{n_packets} damaged packets skipped")),
+            _ => None,
+        };
+        heard.lock().unwrap_or_else(PoisonError::into_inner).extend(warning);
         progress.event(event);
-    };
-    let mut dump = args.dump.map(|_| Dump::default());
-    let mut events = Events::new(&mut sink, catch_interrupt()?);
-    if let Some(dump) = &mut dump {
-        events = events.with_probe(dump);
-    }
-    let started = Instant::now();
-    session.feed(prompt, &mut events)?;
-    let prompt_time = started.elapsed();
-    let started = Instant::now();
-    let options = GenerateOptions { n_predict: args.sampling.n_predict(), ignore_eos: args.sampling.ignore_eos };
-    let mut text = String::new();
-    let mut on_text = |piece: &str| {
-        text.push_str(piece);
-        if args.json { ControlFlow::Continue(()) } else { out::piece(piece) }
-    };
-    let (tokens, finish) = session.generate(&mut sampler, options, &mut events, &mut on_text)?;
-    let predict_time = started.elapsed();
-    if !args.json && finish != Finish::Caller {
-        let _ = out::piece("\n");
-    }
-    if let (Some(dump), Some(path)) = (&dump, args.dump) {
-        dump.write(session.engine(), path)?;
+    });
+    let mut answer = chat.ask(question)?;
+    print(&mut answer, args.json)?;
+    let (text, tokens, finish) = (answer.text().to_string(), answer.tokens().to_vec(), answer.finish());
+    let Usage { prompt_tokens: n_prompt, cached_tokens: n_known, prompt_time, answer_time, .. } = answer.usage();
+    drop(answer);
+    if let (Some(dump), Some(path)) = (chat.take_dump()?, args.dump) {
+        dump.write(engine, path)?;
     }
     let n_read = n_prompt - n_known;
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
@@ -223,29 +215,48 @@ pub(super) fn respond(
             prompt_time.as_secs_f64(),
             rate(n_read, prompt_time),
             tokens.len(),
-            predict_time.as_secs_f64(),
-            rate(tokens.len(), predict_time),
+            answer_time.as_secs_f64(),
+            rate(tokens.len(), answer_time),
         );
     }
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    Ok(json!({
+    let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
+    let value = json!({
         "text": text,
         "tokens": tokens,
-        "finish_reason": match finish { Finish::Stop => "stop", Finish::Length => "length", Finish::Caller => "cancelled" },
+        "finish_reason": match finish { Some(Finish::Length) => "length", Some(Finish::Caller) => "cancelled", _ => "stop" },
         "usage": { "prompt_tokens": n_prompt, "completion_tokens": tokens.len(), "total_tokens": n_prompt + tokens.len() },
         "timings": {
             "load_ms": ms(load_time),
             "prompt_n": n_read, "prompt_ms": ms(prompt_time), "prompt_per_second": rate(n_read, prompt_time),
-            "predicted_n": tokens.len(), "predicted_ms": ms(predict_time), "predicted_per_second": rate(tokens.len(), predict_time),
+            "predicted_n": tokens.len(), "predicted_ms": ms(answer_time), "predicted_per_second": rate(tokens.len(), answer_time),
         },
-        "media": prompt.media_in_order().into_iter().map(media_json).collect::<Vec<_>>(),
+        "media": chat.media()?.iter().map(media_json).collect::<Vec<_>>(),
         "warnings": warnings,
-    }))
+    });
+    Ok((chat, value))
+}
+
+/// Prints an answer as it comes, and the end of its last line; where `is_kept`, it only waits for it.
+///
+/// # Errors
+/// What ended it before its time.
+pub(super) fn print(answer: &mut Answer, is_kept: bool) -> Result<()> {
+    while let Some(piece) = answer.next() {
+        let piece = piece?;
+        if !is_kept && out::piece(&piece).is_break() {
+            answer.stop();
+        }
+    }
+    if !is_kept && answer.finish() != Some(Finish::Caller) {
+        let _ = out::piece("\n");
+    }
+    Ok(())
 }
 
 /// A medium with the numbers and times that its frames have in the file.
-fn media_json(plan: &MediaPlan) -> serde_json::Value {
-    let shown = plan.shown();
+fn media_json(plan: &PlannedMedium) -> serde_json::Value {
+    let shown = &plan.frames;
     // A picture is its own only frame.
     let frames = if plan.kind == MediaKind::Image { vec![0] } else { shown.iter().map(|s| s.number).collect() };
     json!({

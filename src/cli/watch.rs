@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::budget::{BudgetFlags, measure_time, print_plan, print_time};
+use super::budget::{BudgetFlags, measuring, print_plan, print_time};
 use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::known_models;
 use super::live::{self, LiveFlags};
 use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, memory};
-use crate::api::TAKE_RESERVE;
+use crate::api::{Cancel, ChatOptions, Longtake, TAKE_RESERVE};
 use crate::cache::KvCache;
-use crate::stream::{
-    Around, Budget, Engine, Event, Events, IfExists, LiveOptions, LiveTake, Session, SessionOptions, Take, Watch,
-    WatchRequest,
-};
+use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, LiveOptions, LiveTake, Session, SessionOptions};
 use crate::{Error, Result};
 
 /// Watch a video once and keep what was seen in a take file, to ask about it as often as wanted.
@@ -77,44 +74,50 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
     args.live.check_unused()?;
     let output = args.output.clone().unwrap_or_else(|| args.video.with_extension("take"));
-    let goes_on = output.exists() && !args.again;
-    if !goes_on {
+    if !output.exists() || args.again {
         args.if_exists().check(&output)?;
     }
     let engine = args.model.load(true)?;
     known_models::remember(&engine.fingerprint(), args.model.path()?);
-    let media = args.media.options()?;
-    let request = WatchRequest {
-        video: &args.video,
-        system_prompt: args.system_prompt.as_deref(),
-        media: &media,
-        limits: args.budget.limits(args.model.compute.ctx_size)?,
-        reserve: args.reserve,
-        options: args.model.compute.session(&engine, 0, args.media.scale(engine.text.hparams().layout)?)?,
-    };
-    let mut watch = if goes_on {
-        let take = Take::open(&output, !args.model.no_mmap)?;
-        let (n_done, n_total) = (take.n_done(), take.header.n_tokens());
-        if take.is_complete() {
-            take.check_same(&engine, &request)?;
-            eprintln!("{}: complete, {n_done} tokens", output.display());
+    let longtake = Longtake::from_engine(Arc::clone(&engine)).with_mmap(!args.model.no_mmap);
+    let mut watching = longtake
+        .watch(&args.video)
+        .options(args.options(&engine)?)
+        .checkpoint(Duration::from_secs_f64(args.checkpoint))
+        .on_event(args.sink())
+        .cancelled_by(Cancel::from_static(catch_interrupt()?));
+    if let Some(text) = &args.system_prompt {
+        watching = watching.system(text);
+    }
+    if args.again {
+        watching = watching.again();
+    }
+    let mut take = watching.open(&output)?;
+    let n_before = take.n_before();
+    match take.n_total() {
+        Some(n_total) if n_total == n_before => {
+            eprintln!("{}: complete, {n_total} tokens", output.display());
             return Ok(());
         }
-        let watch = Watch::resume(&engine, &request, take)?;
-        if !args.quiet {
-            eprintln!("{}: goes on at token {n_done} of {n_total}, as it was planned", output.display());
+        Some(n_total) if !args.quiet => {
+            eprintln!("{}: goes on at token {n_before} of {n_total}, as it was planned", output.display());
         }
-        watch
-    } else {
-        begin(&args, &engine, &request, &output)?
-    };
-    watch.set_interval(Duration::from_secs_f64(args.checkpoint));
-    let (started, n_before) = (Instant::now(), watch.n_done());
-    let mut sink = args.sink();
-    let mut events = Events::new(&mut sink, catch_interrupt()?);
-    watch.run(&mut events)?;
+        _ => {}
+    }
+    if let Some(plan) = take.plan().filter(|_| !args.quiet) {
+        print_plan(&plan.media, &plan.cost);
+        measuring(false, || take.time())?;
+    }
+    if let Some(plan) = take.plan() {
+        if !args.quiet {
+            print_time(&plan.cost);
+        }
+        warn_of_length(&engine, plan.cost.n_ctx);
+    }
+    let started = Instant::now();
+    let watched = take.run()?;
     if !args.quiet {
-        let (n, seconds) = (watch.n_total() - n_before, started.elapsed().as_secs_f64());
+        let (n, seconds) = (watched.n_tokens - n_before, started.elapsed().as_secs_f64());
         eprintln!("watched {n} tokens in {seconds:.1} s ({:.1} t/s)", n as f64 / seconds.max(1e-9));
     }
     args.print_next(&output);
@@ -167,8 +170,16 @@ impl Args {
         if self.again { IfExists::Replace } else { IfExists::Refuse }
     }
 
+    /// How it is watched.
+    fn options(&self, engine: &Engine) -> Result<ChatOptions> {
+        let scale = self.media.scale(engine.text.hparams().layout)?;
+        let sizes = self.model.compute.session(engine, 0, scale)?;
+        let limits = self.budget.limits(self.model.compute.ctx_size)?;
+        Ok(ChatOptions::of(sizes, limits).reserve(self.reserve).media(self.media.options()?))
+    }
+
     /// Where events go: a bar, or lines of JSON.
-    fn sink(&self) -> impl FnMut(Event) {
+    fn sink(&self) -> impl FnMut(Event) + Send + use<> {
         let (json, mut progress, started) = (self.json, Progress::new(self.quiet || self.json), Instant::now());
         move |event| {
             if json {
@@ -184,21 +195,6 @@ impl Args {
             eprintln!("next: longtake ask {} \"What happens in this video?\"", output.display());
         }
     }
-}
-
-/// Plans the video and makes a new take.
-fn begin(args: &Args, engine: &Arc<Engine>, request: &WatchRequest<'_>, output: &Path) -> Result<Watch> {
-    let around = Around::of(engine, request.system_prompt)?;
-    let n_around = around.n_tokens() + request.reserve;
-    let budget = Budget::new(engine, request.limits, request.options).with_reserve(request.reserve);
-    let (plan, mut cost) = budget.fit_video(request.video, request.media, n_around)?;
-    if !args.quiet {
-        print_plan(&[&plan], &cost);
-        measure_time(&budget, &mut cost, false)?;
-        print_time(&cost);
-    }
-    warn_of_length(engine, cost.n_ctx);
-    Watch::begin(engine, request, (plan, around, cost.n_ctx), (output, args.if_exists()))
 }
 
 /// An event with the time since the start and the memory in use.

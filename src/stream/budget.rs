@@ -27,7 +27,7 @@ const BYTES_PER_TOKEN: usize = 700;
 const PROGRAM_BYTES: usize = 24 << 20;
 
 /// Bytes that the program itself and the tokenizer take, whatever is done.
-pub(crate) fn program_bytes(engine: &Engine) -> u64 {
+pub fn program_bytes(engine: &Engine) -> u64 {
     (engine.tokenizer.n_vocab() * BYTES_PER_TOKEN + PROGRAM_BYTES) as u64
 }
 
@@ -204,6 +204,17 @@ impl Budget {
         let (mut plans, cost) = self.fit(vec![medium], around)?;
         let plan = plans.pop().ok_or_else(|| Error::mismatch("a medium was lost"))?;
         Ok((plan, cost))
+    }
+
+    /// Plans one more medium of a talk that goes on, where `used` slots of the context are taken or spoken for. One that fits into
+    /// the others as it is stays so, and any other has half of them, so that there is room for more.
+    ///
+    /// # Errors
+    /// Those of `fit`.
+    pub fn fit_more(&self, medium: Medium, used: usize) -> Result<(MediaPlan, Cost)> {
+        let free = self.limits.n_ctx.map_or(usize::MAX, |n_ctx| n_ctx.saturating_sub(used));
+        let whole = medium.shape(self.engine.need_vision()?.hparams(), self.engine.stamp_cost()?, None)?;
+        self.fit_one(medium, if whole.n_tokens <= free { used } else { used + free / 2 })
     }
 
     /// Plans a whole conversation likewise, with `room` slots for the answer.

@@ -7,7 +7,7 @@ use super::Cost;
 use crate::{Error, Result};
 
 /// The limit, and what is held of it besides what all share: the model's weights, and the program.
-pub(crate) struct Ledger {
+pub struct Ledger {
     limit: Option<u64>,
     state: Mutex<State>,
     /// Told when something is given back.
@@ -28,7 +28,7 @@ impl State {
 
 /// What holds memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Holder {
+pub enum Holder {
     /// Conversations: caches, and what a step works in.
     Contexts,
     /// Requests whose media are decoded and encoded.
@@ -41,7 +41,7 @@ pub(crate) enum Holder {
 
 impl Holder {
     /// All of them, by name.
-    pub(crate) const ALL: [(Holder, &'static str); 4] = [
+    pub const ALL: [(Holder, &'static str); 4] = [
         (Holder::Contexts, "contexts"),
         (Holder::Requests, "requests"),
         (Holder::Takes, "takes"),
@@ -50,7 +50,7 @@ impl Holder {
 }
 
 /// A share of a [`Ledger`], given back when it is dropped.
-pub(crate) struct Hold {
+pub struct Hold {
     ledger: Arc<Ledger>,
     holder: Holder,
     n_bytes: u64,
@@ -58,7 +58,7 @@ pub(crate) struct Hold {
 
 /// Why there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lack {
+pub enum Lack {
     /// It is more than all there is besides what is shared.
     Never(u64),
     /// Others hold so many bytes too many.
@@ -67,28 +67,28 @@ pub(crate) enum Lack {
 
 impl Ledger {
     /// Of so many bytes in all, what is shared included.
-    pub(crate) fn new(limit: Option<u64>) -> Arc<Ledger> {
+    pub fn new(limit: Option<u64>) -> Arc<Ledger> {
         Arc::new(Ledger { limit, state: Mutex::default(), changed: Condvar::new() })
     }
 
     /// Counts what all share.
-    pub(crate) fn share(&self, n_bytes: u64) {
+    pub fn share(&self, n_bytes: u64) {
         self.lock().shared = n_bytes;
     }
 
     /// The whole, whatever is held of it, and at most `wanted`.
-    pub(crate) fn whole(&self, wanted: Option<u64>) -> Option<u64> {
+    pub fn whole(&self, wanted: Option<u64>) -> Option<u64> {
         self.limit.into_iter().chain(wanted).min()
     }
 
     /// Whether there is a limit.
-    pub(crate) fn is_limited(&self) -> bool {
+    pub fn is_limited(&self) -> bool {
         self.limit.is_some()
     }
 
     /// What a plan of somebody who holds `own` already may take, weights included: the limit without what others hold, and at
     /// most `wanted`.
-    pub(crate) fn limit(&self, own: Option<&Hold>, wanted: Option<u64>) -> Option<u64> {
+    pub fn limit(&self, own: Option<&Hold>, wanted: Option<u64>) -> Option<u64> {
         let others = self.lock().all().saturating_sub(own.map_or(0, |own| own.n_bytes));
         let left = self.limit.map(|limit| limit.saturating_sub(others));
         left.into_iter().chain(wanted).min()
@@ -98,7 +98,7 @@ impl Ledger {
     ///
     /// # Errors
     /// `Busy`: others took it since the plan was made; `Limit`: more than all there is. Then `own` is as it was.
-    pub(crate) fn hold(self: &Arc<Self>, own: &mut Option<Hold>, cost: &Cost) -> Result<()> {
+    pub fn hold(self: &Arc<Self>, own: &mut Option<Hold>, cost: &Cost) -> Result<()> {
         let before = own.as_ref().map_or(0, |own| own.n_bytes);
         let n_bytes = (cost.cache + cost.working).max(before);
         let mut state = self.lock();
@@ -127,7 +127,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Whether they may ever be, and how many are missing.
-    pub(crate) fn try_hold(self: &Arc<Self>, holder: Holder, n_bytes: u64) -> std::result::Result<Hold, Lack> {
+    pub fn try_hold(self: &Arc<Self>, holder: Holder, n_bytes: u64) -> std::result::Result<Hold, Lack> {
         let mut state = self.lock();
         if let Some(lack) = self.lack((n_bytes, 0), state.shared, state.all()) {
             return Err(lack);
@@ -147,13 +147,13 @@ impl Ledger {
     }
 
     /// Waits until something is given back, at most so long.
-    pub(crate) fn wait(&self, most: Duration) {
+    pub fn wait(&self, most: Duration) {
         let state = self.lock();
         drop(self.changed.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What all share, and what each kind of holder holds.
-    pub(crate) fn told(&self) -> (u64, [u64; Holder::ALL.len()]) {
+    pub fn told(&self) -> (u64, [u64; Holder::ALL.len()]) {
         let state = self.lock();
         (state.shared, state.held)
     }
@@ -165,12 +165,12 @@ impl Ledger {
 
 impl Hold {
     /// Bytes.
-    pub(crate) fn n_bytes(&self) -> u64 {
+    pub fn n_bytes(&self) -> u64 {
         self.n_bytes
     }
 
     /// Takes so many of its bytes out of it, for another kind of holder.
-    pub(crate) fn split(&mut self, holder: Holder, n_bytes: u64) -> Hold {
+    pub fn split(&mut self, holder: Holder, n_bytes: u64) -> Hold {
         let n_bytes = n_bytes.min(self.n_bytes);
         let mut state = self.ledger.lock();
         state.held[self.holder as usize] -= n_bytes;

@@ -61,7 +61,7 @@ pub struct MediaPlan {
     /// Where it comes from, for people.
     pub label: String,
     /// Its file, where it has one of its own.
-    pub(crate) path: Option<PathBuf>,
+    pub path: Option<PathBuf>,
     /// Height of every frame after resizing, in pixels.
     pub height: usize,
     /// Their width.

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::media_plan::{Source, patch_spec, resizing};
 use super::stamps::Markers;
-use super::{Known, MediaOptions, MediaPlan, Shape, StampCost, fingerprint};
+use super::{Known, MediaOptions, MediaPlan, Shape, StampCost, fingerprint, part_options};
 use crate::files::ScratchFile;
 use crate::media::folder::{FolderSource, frame_size};
 use crate::media::sample::{FRAME_FACTOR, SampleOptions, Taken, frames_taken, seconds_per_pair, spread};
 use crate::media::{FrameSource, ImageFile, Rgb, VideoInfo};
 use crate::model::VisionHParams;
 use crate::position::Clock;
+use crate::text::{MediaSource, Part};
 use crate::{Error, Result, error::Context, text};
 
 /// A picture or video whose header was read, with the options that it was given.
@@ -38,6 +39,24 @@ enum Frames {
 }
 
 impl Medium {
+    /// What a part of a conversation names, opened with the part's own options over `defaults`; nothing where it is words.
+    ///
+    /// # Errors
+    /// Unreadable media, options that make no sense.
+    pub fn of(part: &Part, defaults: &MediaOptions) -> Result<Option<Medium>> {
+        match part {
+            Part::Text(_) => return Ok(None),
+            Part::Image { source, options } => Medium::image_from(source, &part_options(options, defaults)?),
+            Part::Video { source: MediaSource::Path(source), options } => {
+                Medium::video_from(source, &part_options(options, defaults)?)
+            }
+            Part::Video { source: MediaSource::Frames(frames), options } => {
+                Medium::pictures_from(frames, &part_options(options, defaults)?)
+            }
+        }
+        .map(Some)
+    }
+
     /// A still image, of which the header is read.
     ///
     /// # Errors

@@ -27,14 +27,14 @@ mod stamps;
 pub mod take;
 mod watch;
 
-pub(crate) use budget::program_bytes;
+pub use budget::program_bytes;
 pub use budget::{Budget, Cost, Limits, Seconds};
 pub use cache_error::{CacheError, cache_errors};
 pub use context::{Context, Held, Together};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
-pub(crate) use ledger::{Hold, Holder, Lack, Ledger};
+pub use ledger::{Hold, Holder, Lack, Ledger};
 pub use live::{LivePlan, LiveShape, LiveTake};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan, patch_spec};
 pub use medium::Medium;

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Engine, MediaKind, MediaOptions, MediaPlan, Medium};
 use crate::text::template::{Piece, RenderOptions};
-use crate::text::{Content, MediaSource, Message, Part, Tokenizer};
+use crate::text::{Content, Message, Part, Tokenizer};
 use crate::{Error, Result};
 
 /// One step of a sequence as the cache remembers it.
@@ -63,19 +63,7 @@ impl Conversation {
         render: RenderOptions,
         defaults: &MediaOptions,
     ) -> Result<Conversation> {
-        let mut media = Vec::new();
-        for part in parts(messages) {
-            media.push(match part {
-                Part::Text(_) => continue,
-                Part::Image { source, options } => Medium::image_from(source, &part_options(options, defaults)?)?,
-                Part::Video { source: MediaSource::Path(source), options } => {
-                    Medium::video_from(source, &part_options(options, defaults)?)?
-                }
-                Part::Video { source: MediaSource::Frames(frames), options } => {
-                    Medium::pictures_from(frames, &part_options(options, defaults)?)?
-                }
-            });
-        }
+        let media = parts(messages).filter_map(|part| Medium::of(part, defaults).transpose()).collect::<Result<_>>()?;
         Ok(Conversation { units: Prompt::units(engine, messages, render)?, media })
     }
 }
@@ -100,7 +88,7 @@ impl Prompt {
     }
 
     /// Tells prompts apart by content: SHA-256 of the tokens, and of what each medium is and where in time it is placed.
-    pub(crate) fn digest(&self) -> [u8; 32] {
+    pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         for unit in &self.units {
             match *unit {

@@ -105,13 +105,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`TakeWriter::write_whole`].
-    pub(crate) fn write_take(
-        &mut self,
-        path: &Path,
-        header: &TakeHeader,
-        id: [u8; 32],
-        spent: Duration,
-    ) -> Result<bool> {
+    pub fn write_take(&mut self, path: &Path, header: &TakeHeader, id: [u8; 32], spent: Duration) -> Result<bool> {
         let video = Held::Medium { id, scale: header.temporal_scale };
         let begins = header.before.iter().map(|id| Held::Token(*id)).chain([video]);
         let n_marks = header.before.len() + 1;

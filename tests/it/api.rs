@@ -96,6 +96,88 @@ fn answers_stop_and_talks_go_on() {
 }
 
 #[test]
+fn media_are_looked_at_before_they_are_asked_about() {
+    let mut chat = longtake().chat().options(ChatOptions::default().ctx_size(2600));
+    assert_eq!(chat.start().unwrap(), 2600);
+    chat = chat.video(VIDEO);
+    let loaded = chat.load().unwrap();
+    let [(medium, cost)] = loaded.as_slice() else { panic!("{loaded:?}") };
+    assert_eq!((medium.n_tokens, medium.n_pairs(), medium.frames.len()), (1152, 8, 16));
+    assert!(cost.reduced.is_empty() && cost.n_ctx == 2600);
+    // What is at fault is dropped, what was there stays; what is loaded is not planned again.
+    chat = chat.video("no/such/video.mp4");
+    assert_eq!(chat.load().err().unwrap().kind(), ErrorKind::NotFound);
+    assert!(chat.load().unwrap().is_empty() && chat.plan("").unwrap().media.is_empty());
+    assert_eq!(text(&mut chat, SHAPE), "ring");
+    // Of what is left another has half: 2600 without 1152 of the first, what was said, and an eighth for answers.
+    let another = chat.video(VIDEO).load().unwrap();
+    assert!(another[0].0.n_tokens < 700 && !another[0].1.reduced.is_empty(), "{another:?}");
+}
+
+#[test]
+fn a_question_is_taken_back_and_a_talk_begins_anew() {
+    let mut chat = longtake().chat().options(ChatOptions::default().ctx_size(3000)).system("Be brief.").video(VIDEO);
+    let (shape, usage) = {
+        let mut answer = chat.ask(SHAPE).unwrap();
+        assert!(answer.by_ref().all(|piece| piece.is_ok()));
+        (answer.text().to_string(), answer.usage())
+    };
+    assert_eq!(chat.messages().unwrap().len(), 3);
+    chat.take_back().unwrap();
+    assert_eq!(chat.messages().unwrap().len(), 1);
+    // The video waits again, and its rows are there.
+    let mut again = chat.ask(SHAPE).unwrap();
+    assert!(again.by_ref().all(|piece| piece.is_ok()) && again.text() == shape);
+    assert!(again.usage().prompt_tokens == usage.prompt_tokens && again.usage().cached_tokens > 1152);
+    drop(again);
+    assert_eq!(chat.media().unwrap().len(), 1);
+    chat.clear().unwrap();
+    assert!(chat.media().unwrap().is_empty() && chat.messages().unwrap().len() == 1);
+    let plain = chat.ask("Hello?").unwrap().usage();
+    assert!(plain.cached_tokens == 0 && plain.prompt_tokens < 100, "{plain:?}");
+}
+
+#[test]
+fn a_conversation_is_answered_as_it_stands_and_as_it_was_planned() {
+    use longtake::text::{Content, MediaSource, Message, Part};
+    let source = MediaSource::Path(std::path::Path::new(VIDEO).into());
+    let video = Part::Video { source, options: Default::default() };
+    let parts = vec![video, Part::Text(SHAPE.to_string())];
+    let turns = vec![Message::new("user", Content::Parts(parts))];
+    let mut chat = longtake().chat().conversation(turns.clone());
+    let planned = chat.plan("").unwrap();
+    let mut answer = chat.ask("").unwrap();
+    assert_eq!(chat.media().err().unwrap().kind(), ErrorKind::Busy);
+    assert!(answer.by_ref().all(|piece| piece.is_ok()) && answer.text() == "ring");
+    assert_eq!(chat.media().unwrap(), planned.media);
+    // It goes on like any talk, and says the same as one that was held here.
+    let said = text(&mut chat, COLOR);
+    let mut other = longtake().chat().video(VIDEO);
+    assert_eq!((text(&mut other, SHAPE).as_str(), text(&mut other, COLOR)), ("ring", said));
+    assert_eq!(chat.messages().unwrap()[0], turns[0]);
+    // A flag of the program's stops it.
+    static STOP: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
+    let mut stopped = longtake().chat().conversation(turns).cancelled_by(longtake::Cancel::from_static(&STOP));
+    assert_eq!(stopped.ask("").err().unwrap().kind(), ErrorKind::Cancelled);
+    stopped.cancel().clear();
+    assert_eq!(text(&mut stopped, ""), "ring");
+}
+
+#[test]
+fn a_take_is_opened_before_it_is_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("symbols.take");
+    let longtake = longtake();
+    let open = longtake.watch(VIDEO).open(&path).unwrap();
+    let plan = open.plan().unwrap();
+    assert_eq!((plan.media[0].n_tokens, open.n_before(), open.n_total()), (1152, 0, None));
+    assert!(!path.exists());
+    let watched = open.run().unwrap();
+    let open = longtake.watch(VIDEO).open(&path).unwrap();
+    assert!(open.plan().is_none() && open.n_before() == watched.n_tokens && open.n_total() == Some(watched.n_tokens));
+}
+
+#[test]
 fn a_take_is_watched_once_and_asked_often() {
     let dir = tempfile::tempdir().unwrap();
     let take = dir.path().join("symbols.take");
