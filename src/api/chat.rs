@@ -113,11 +113,7 @@ impl Chat {
     /// empty question answers its last turn as it is.
     #[must_use]
     pub fn conversation(self, messages: Vec<Message>) -> Chat {
-        self.with(|talk| {
-            talk.clear()?;
-            talk.messages = messages;
-            Ok(())
-        })
+        self.with(|talk| talk.go_on_from(messages))
     }
 
     /// Begins with a system prompt; comes before all else.

@@ -50,6 +50,8 @@ pub(super) struct Talk {
     take: Option<Take>,
     /// What was said, and what waited, before the last question.
     before: Option<(usize, Vec<Part>)>,
+    /// The last of the messages was not answered yet: an empty question is none.
+    is_asked: bool,
 }
 
 /// The session, where events go, what looks on.
@@ -81,6 +83,7 @@ impl Talk {
             frames: Vec::new(),
             take: None,
             before: None,
+            is_asked: false,
         }
     }
 
@@ -105,7 +108,7 @@ impl Talk {
     /// That goes on with a session which holds what `messages` say, of the media `videos`.
     pub(super) fn over(session: Session, ledger: &Arc<Ledger>, messages: Vec<Message>, videos: Vec<MediaPlan>) -> Talk {
         let talk = Talk::new(session.engine(), ledger);
-        Talk { session: Some(session), messages, videos, ..talk }
+        Talk { session: Some(session), is_asked: !messages.is_empty(), messages, videos, ..talk }
     }
 
     pub(super) fn set_options(&mut self, options: ChatOptions) -> Result<()> {
@@ -127,6 +130,13 @@ impl Talk {
         }
     }
 
+    /// Goes on from a conversation whose last turn is to be answered.
+    pub(super) fn go_on_from(&mut self, messages: Vec<Message>) -> Result<()> {
+        self.clear()?;
+        (self.is_asked, self.messages) = (!messages.is_empty(), messages);
+        Ok(())
+    }
+
     /// Forgets all but the system prompt, and the video of a take.
     pub(super) fn clear(&mut self) -> Result<()> {
         match (&self.take, &mut self.session) {
@@ -135,7 +145,7 @@ impl Talk {
             (None, None) => {}
         }
         let system = self.messages.drain(..).next().filter(|first| first.role == "system");
-        (self.planned, self.before, self.n_loaded) = (None, None, 0);
+        (self.planned, self.before, self.n_loaded, self.is_asked) = (None, None, 0, false);
         (self.waiting, self.images, self.videos) = Default::default();
         self.introduce(system);
         Ok(())
@@ -154,6 +164,8 @@ impl Talk {
     /// Takes back the last question and its answer: what waited for it waits again.
     pub(super) fn take_back(&mut self) {
         if let Some((n_messages, mut waiting)) = self.before.take() {
+            // Where nothing was added, the question was there before.
+            self.is_asked = self.messages.len() <= n_messages + 1;
             self.messages.truncate(n_messages);
             self.n_loaded = waiting.len();
             waiting.append(&mut self.waiting);
@@ -222,9 +234,11 @@ impl Talk {
 
     /// The conversation with the question in it.
     fn asked(&self, question: &str) -> Vec<Message> {
-        let words = Some(question).filter(|words| !words.is_empty()).map(|words| Part::Text(words.to_string()));
-        let parts: Vec<Part> = self.waiting.iter().cloned().chain(words).collect();
-        let turn = (!parts.is_empty()).then(|| Message::new("user", Content::Parts(parts)));
+        let is_turn = !(self.is_asked && question.is_empty() && self.waiting.is_empty());
+        let turn = is_turn.then(|| {
+            let parts = self.waiting.iter().cloned().chain([Part::Text(question.to_string())]);
+            Message::new("user", Content::Parts(parts.collect()))
+        });
         self.messages.iter().cloned().chain(turn).collect()
     }
 
@@ -360,7 +374,7 @@ impl Talk {
                 let n_before = self.messages.len();
                 self.messages = messages;
                 self.before = Some((n_before, std::mem::take(&mut self.waiting)));
-                self.n_loaded = 0;
+                (self.n_loaded, self.is_asked) = (0, false);
                 Ok(((Generation::new(self.options.generate()), sampler), usage))
             }
             Err(error) => {

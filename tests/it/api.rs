@@ -60,6 +60,10 @@ fn a_plan_reads_nothing_and_limits_hold() {
     chat.ask(SHAPE).unwrap().into_text().unwrap();
     let mut chat = longtake().chat().options(ChatOptions::default().max_memory(1 << 20)).video(VIDEO);
     assert_eq!(chat.ask(SHAPE).err().unwrap().kind(), ErrorKind::Limit);
+    // Of all talks together: there is room for the least one, whose question is empty, or the model is not opened.
+    let within = |n_bytes: u64| Longtake::open_with(MODEL, longtake::OpenOptions::default().max_memory(n_bytes));
+    assert_eq!(text(&mut within(1 << 30).unwrap().chat().video(VIDEO), SHAPE), "ring");
+    assert_eq!(within(24 << 20).err().unwrap().kind(), ErrorKind::Limit);
 }
 
 #[test]
@@ -155,6 +159,11 @@ fn a_conversation_is_answered_as_it_stands_and_as_it_was_planned() {
     let mut other = longtake().chat().video(VIDEO);
     assert_eq!((text(&mut other, SHAPE).as_str(), text(&mut other, COLOR)), ("ring", said));
     assert_eq!(chat.messages().unwrap()[0], turns[0]);
+    // Its last turn is taken back like a question of this talk, and is there to be answered again.
+    let mut again = longtake().chat().conversation(turns.clone());
+    assert_eq!(text(&mut again, ""), "ring");
+    again.take_back().unwrap();
+    assert_eq!((text(&mut again, "").as_str(), again.messages().unwrap().len()), ("ring", 2));
     // A flag of the program's stops it.
     static STOP: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
     let mut stopped = longtake().chat().conversation(turns).cancelled_by(longtake::Cancel::from_static(&STOP));
