@@ -237,7 +237,14 @@ class Chat:
     def plan(self, question: str = "") -> Plan:
         """What the question will take, without reading any of it."""
         plan = self._native.plan(question)
-        return Plan(**{**plan, "media": [Medium(*medium) for medium in plan["media"]]})
+        return Plan(
+            n_tokens=plan["n_tokens"],
+            n_ctx=plan["n_ctx"],
+            memory=plan["memory"],
+            seconds=plan["seconds"],
+            reduced=plan["reduced"],
+            media=[Medium(*medium) for medium in plan["media"]],
+        )
 
     def ask(self, question: str) -> Answer:
         """Reads what was given and the question, and begins to answer."""
