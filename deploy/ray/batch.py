@@ -11,7 +11,8 @@ A video is a task because its questions share what was read of it: the first rea
 VIDEOS, OUT and the model lie on a file system that all machines have under the same path; `longtake` is on the PATH of each.
 Answers are on that file system one by one, so a task whose worker dies goes on with the next question wherever Ray starts it
 again, and so does the whole job when the same command is given again. What was made from another video, model, question or
-flag is never taken for an answer: the name of a part is a digest of all of them.
+flag is not taken for an answer: the name of a part is a digest of the questions and flags, and of path, size and time of change
+of the files. Whoever replaces a file and sets its old time begins with another OUT.
 """
 import argparse
 import hashlib

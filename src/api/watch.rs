@@ -123,9 +123,7 @@ impl Watching {
                 State::Complete(take.n_done())
             } else {
                 if self.ledger.is_limited() {
-                    let limits = Limits { n_ctx: Some(take.header.shape.n_ctx), ..Limits::default() };
-                    let (_, cost) = self.budget(limits).fit_video(&self.video, request.media, 0)?;
-                    self.ledger.hold(&mut hold, &cost)?;
+                    self.ledger.hold(&mut hold, &Watch::cost_of_rest(&self.engine, &request, &take)?)?;
                 }
                 State::Left(Box::new(Watch::resume(&self.engine, &request, take)?))
             }

@@ -12,8 +12,8 @@ use super::known_models;
 use super::out::stdout;
 use super::progress::catch_interrupt;
 use super::run::{Request, respond};
-use crate::api::{Cancel, ChatOptions, Longtake};
-use crate::stream::{Engine, EngineOptions, MmprojChoice, Take};
+use crate::api::{Cancel, Longtake};
+use crate::stream::{Engine, EngineOptions, MmprojChoice, SessionOptions, Take};
 use crate::{Error, Result};
 
 /// Ask about a video that was watched into a take: answers start in seconds, the video itself is not needed.
@@ -82,11 +82,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     if !args.quiet {
         introduce(&take);
     }
-    // Of the take, like all sizes.
-    let n_batch = take.header.n_batch;
+    let sizes = SessionOptions { n_batch: take.header.n_batch, ..request.sizes(&engine)? };
     let talk = Longtake::from_engine(Arc::clone(&engine)).chat_about_open(take)?;
-    let options = ChatOptions { batch_size: n_batch, ..request.options(&engine)? };
-    let mut chat = talk.options(options).cancelled_by(Cancel::from_static(catch_interrupt()?));
+    let mut chat = talk.options(request.options(sizes)?).cancelled_by(Cancel::from_static(catch_interrupt()?));
     let load_time = started.elapsed();
     for text in &args.questions {
         if args.questions.len() > 1 && !args.json && !args.quiet {

@@ -71,7 +71,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         0 => engine.text.hparams().n_ctx_train,
         given => given,
     };
-    let options = ChatOptions { room: Some(args.sampling.room(n_ctx)), ..request.options(&engine)? };
+    let options = ChatOptions { room: Some(args.sampling.room(n_ctx)), ..request.options(request.sizes(&engine)?)? };
     let longtake = Longtake::from_engine(Arc::clone(&engine));
     let is_about_take = take.is_some();
     let chat = match take {

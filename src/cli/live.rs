@@ -111,8 +111,7 @@ pub(super) fn answer(
     }
     let before: Vec<u32> =
         units.iter().map_while(|unit| if let Unit::Token(id) = unit { Some(*id) } else { None }).collect();
-    let hp = engine.text.hparams();
-    let options = args.compute.session(engine, 0, args.media.scale(hp.layout)?)?;
+    let options = args.sizes(engine)?;
     let ctx_size = args.compute.ctx_size;
     let limits = args.budget.limits(ctx_size)?;
     let mut plan = open(engine, args.media)?;
@@ -132,7 +131,7 @@ pub(super) fn answer(
     forget_interrupt();
     let fault = conclude(&plan.shape, window, end, started.elapsed(), args.quiet);
     let chat = Chat::over(session, messages.to_vec(), vec![plan.shape.seen(window)]);
-    let chat = chat.options(args.options(engine)?).cancelled_by(Cancel::from_static(catch_interrupt()?));
+    let chat = chat.options(args.options(options)?).cancelled_by(Cancel::from_static(catch_interrupt()?));
     let mut answer = respond(engine, chat, "", args, load_time)?.1;
     if let (Err(fault), Some(warnings)) = (&fault, answer["warnings"].as_array_mut()) {
         warnings.push(fault.to_string().into());

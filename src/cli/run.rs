@@ -18,7 +18,7 @@ use crate::api::{Answer, Cancel, Chat, ChatOptions, Longtake, Plan, PlannedMediu
 use crate::error::Context;
 use crate::files::atomic::check_output;
 use crate::files::input::{read_text, text_from};
-use crate::stream::{Engine, Event, Finish, MediaKind};
+use crate::stream::{Engine, Event, Finish, MediaKind, SessionOptions};
 use crate::text::message::{MAX_JSON_BYTES, parse_messages};
 use crate::text::{Content, Form, MediaSource, Message, Part, Source};
 use crate::{Error, Result};
@@ -130,13 +130,19 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// How a talk is held.
+    /// Sizes of the session, but for its slots; with a word of warning where its temporal scale is odd.
     ///
     /// # Errors
     /// Values that are none.
-    pub(super) fn options(&self, engine: &Engine) -> Result<ChatOptions> {
-        let scale = self.media.scale(engine.text.hparams().layout)?;
-        let sizes = self.compute.session(engine, 0, scale)?;
+    pub(super) fn sizes(&self, engine: &Engine) -> Result<SessionOptions> {
+        self.compute.session(engine, 0, self.media.scale(engine.text.hparams().layout)?)
+    }
+
+    /// How a talk is held in a session of these sizes.
+    ///
+    /// # Errors
+    /// Values that are none.
+    pub(super) fn options(&self, sizes: SessionOptions) -> Result<ChatOptions> {
         let limits = self.budget.limits(self.compute.ctx_size)?;
         Ok(ChatOptions {
             reserve: 0,
@@ -163,7 +169,11 @@ pub(super) fn answer(
 ) -> Result<serde_json::Value> {
     let longtake = Longtake::from_engine(Arc::clone(engine));
     let cancel = Cancel::from_static(catch_interrupt()?);
-    let mut chat = longtake.chat().options(args.options(engine)?).conversation(messages.to_vec()).cancelled_by(cancel);
+    let mut chat = longtake
+        .chat()
+        .options(args.options(args.sizes(engine)?)?)
+        .conversation(messages.to_vec())
+        .cancelled_by(cancel);
     let Plan { media, mut cost } = measuring(args.quiet || !args.budget.has_time(), || chat.plan_sizes())?;
     if !(args.quiet || media.is_empty()) {
         print_plan(&media, &cost);

@@ -17,7 +17,6 @@ use super::dialect::{Dialect, Heard};
 use super::job::{self, Job, Progress, Word};
 use super::limits::{PROGRESS_LEAST, PROGRESS_MOST, SILENCE};
 use super::linger::{self, Asked};
-use super::memory::Memory;
 use super::reply::{comment, json as json_reply, stream};
 use super::takes::Status;
 use super::wire::{ChatRequest, Code, Fault, From, MediaPart, TurnPart};
@@ -94,10 +93,8 @@ async fn begin<K: Send + 'static>(desk: Arc<Desk>, mut request: ChatRequest, kep
         planned.map(|planned| (request, planned))
     });
     let (request, planned) = planned.await.map_err(|_| Fault::new(Code::InternalError, "a fault of the program"))??;
-    let conversation = match &planned.take {
-        Some(take) => Memory::take_bytes(&desk.engine, take).map_err(|err| Fault::from_error(&err))?,
-        None => desk.memory.context_bytes(),
-    };
+    let conversation = desk.memory.conversation_bytes(&desk.engine, planned.take.as_ref());
+    let conversation = conversation.map_err(|err| Fault::from_error(&err))?;
     desk.memory.admit(conversation + desk.memory.request_bytes(&planned.cost))?;
     let seconds = desk.metrics.seconds(planned.n_prompt, planned.n_predict.min(256));
     let place = desk.queue.enter(seconds).inspect_err(|_| {

@@ -17,7 +17,16 @@ use super::plan::Planned;
 use super::pool::Borrowed;
 use crate::Result;
 use crate::kernels::threads;
-use crate::stream::{Engine, MediaKind, Session, Take, TakeHeader, Unit, fingerprint};
+use crate::stream::{Engine, MediaKind, MediaPlan, Prompt, Session, Take, TakeHeader, Unit, fingerprint};
+
+/// The video of a prompt, and its file, where nothing but words stands before it: their tokens.
+fn first_video(prompt: &Prompt) -> Option<(Vec<u32>, &MediaPlan, &Path)> {
+    let token = |unit: &Unit| if let Unit::Token(id) = unit { Some(*id) } else { None };
+    let before: Vec<u32> = prompt.units.iter().map_while(token).collect();
+    let Unit::Media { kind: MediaKind::Video, index } = prompt.units.get(before.len())? else { return None };
+    let plan = prompt.videos.get(*index)?;
+    Some((before, plan, plan.path.as_deref()?))
+}
 
 /// Where in a prompt its one video ends that nothing but words stands before, and what tells that beginning from others.
 pub(super) struct Beginning {
@@ -29,29 +38,23 @@ pub(super) struct Beginning {
 impl Beginning {
     /// That of a planned prompt, where it has one.
     pub(super) fn of(desk: &Desk, planned: &Planned) -> Option<Beginning> {
-        let prompt = &planned.prompt;
-        let at = prompt.units.iter().position(|unit| matches!(unit, Unit::Media { .. }))?;
-        let Unit::Media { kind: MediaKind::Video, index } = prompt.units[at] else { return None };
-        let plan = prompt.videos.get(index)?;
-        plan.path.as_ref()?;
+        let (before, plan, _) = first_video(&planned.prompt)?;
         let mut hash = Sha256::new();
         hash.update(&desk.model);
         hash.update(format!("{:?} {:?}", desk.setup.session, plan.temporal_scale));
-        prompt.units[..at].iter().for_each(|unit| hash.update(format!("{unit:?}")));
+        before.iter().for_each(|id| hash.update(id.to_le_bytes()));
         hash.update(plan.id());
         let key = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        Some(Beginning { key: format!("chat-{key}"), n_tokens: at + plan.n_tokens })
+        Some(Beginning { key: format!("chat-{key}"), n_tokens: before.len() + plan.n_tokens })
     }
-}
 
-impl Beginning {
     /// What it became when it was read before, where no conversation holds it now.
     pub(super) fn find(&self, desk: &Desk, planned: &Planned) -> Option<Seen> {
         if desk.pool.n_common(&planned.prompt) >= self.n_tokens {
             return None;
         }
-        let plan = planned.prompt.media_in_order().into_iter().next()?;
-        desk.takes().ok()?.find(&self.key, (plan.id(), plan.path.as_deref()?))
+        let (_, plan, path) = first_video(&planned.prompt)?;
+        desk.takes().ok()?.find(&self.key, (plan.id(), path))
     }
 }
 
@@ -100,15 +103,7 @@ impl Seen {
     /// # Errors
     /// A file that cannot be read any more.
     pub(super) fn new(desk: &Desk, planned: &Planned, beginning: &Beginning, spent: Duration) -> Result<Option<Seen>> {
-        let prompt = &planned.prompt;
-        let before: Vec<u32> =
-            prompt.units.iter().map_while(|unit| if let Unit::Token(id) = unit { Some(*id) } else { None }).collect();
-        let Some(Unit::Media { kind: MediaKind::Video, index }) = prompt.units.get(before.len()) else {
-            return Ok(None);
-        };
-        let Some((plan, path)) = prompt.videos.get(*index).and_then(|plan| Some((plan, plan.path.as_deref()?))) else {
-            return Ok(None);
-        };
+        let Some((before, plan, path)) = first_video(&planned.prompt) else { return Ok(None) };
         let (source_fingerprint, source_bytes) = fingerprint::content(path)?;
         let system = planned.system.as_deref();
         let header = TakeHeader {

@@ -70,16 +70,13 @@ impl Memory {
         self.0.sizes.get().copied().unwrap_or(Sizes { context: 0, working: 0, program: 0 })
     }
 
-    /// Bytes of a conversation of the server's context.
-    pub(crate) fn context_bytes(&self) -> u64 {
-        self.sizes().context
-    }
-
-    /// Bytes of a conversation about a take: the slots behind its video, whose own pages are the file's.
+    /// Bytes of a conversation: one of the server's context, or about a take the slots behind its video, whose own pages are the
+    /// file's.
     ///
     /// # Errors
     /// Sizes that cannot be counted.
-    pub(crate) fn take_bytes(engine: &Arc<Engine>, take: &Take) -> Result<u64> {
+    pub(crate) fn conversation_bytes(&self, engine: &Arc<Engine>, take: Option<&Arc<Take>>) -> Result<u64> {
+        let Some(take) = take else { return Ok(self.sizes().context) };
         let shape = &take.header.shape;
         let options = SessionOptions {
             n_ctx: shape.n_ctx,
@@ -185,7 +182,7 @@ impl Memory {
     pub(crate) fn to_json(&self) -> Value {
         let held: serde_json::Map<_, _> =
             self.told().into_iter().map(|(name, n)| (name.to_string(), json!(n))).collect();
-        json!({ "limit": self.limit(), "held": held, "conversation": self.context_bytes() })
+        json!({ "limit": self.limit(), "held": held, "conversation": self.sizes().context })
     }
 }
 

@@ -114,10 +114,8 @@ impl Pool {
     /// # Errors
     /// Memory that the system refuses, or that is not free for too long; a take that is of another model; a stop.
     pub(crate) fn borrow(&self, engine: &Arc<Engine>, need: &Need<'_>) -> Result<Borrowed> {
-        let fresh_bytes = match need.take.or(need.seen.and_then(Seen::take)) {
-            Some(take) => Memory::take_bytes(engine, take)?,
-            None => self.memory.context_bytes(),
-        };
+        let take = need.take.or(need.seen.and_then(Seen::take));
+        let fresh_bytes = self.memory.conversation_bytes(engine, take)?;
         let patience = Patience::new();
         loop {
             let (found, gone) = {

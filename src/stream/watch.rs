@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{
-    Engine, Events, IfExists, MediaKind, MediaPlan, Prompt, Session, SessionOptions, Take, TakeHeader, TakeWriter,
-    Unit, WatchRequest, fingerprint,
+    Budget, Cost, Engine, Events, IfExists, Limits, MediaKind, MediaPlan, Prompt, Session, SessionOptions, Take,
+    TakeHeader, TakeWriter, Unit, WatchRequest, fingerprint,
 };
 use crate::error::Context;
 use crate::text::template::RenderOptions;
@@ -143,6 +143,15 @@ impl Watch {
         let mut session = Session::new(engine, options)?;
         session.record(TakeWriter::create(take, &header, if_exists)?);
         Ok(Watch::new(session, &header, prompt, (request.video, stamp)))
+    }
+
+    /// What going on with an incomplete take will cost.
+    ///
+    /// # Errors
+    /// Those of [`Budget::fit_video`].
+    pub fn cost_of_rest(engine: &Arc<Engine>, request: &WatchRequest<'_>, take: &Take) -> Result<Cost> {
+        let limits = Limits { n_ctx: Some(take.header.shape.n_ctx), ..Limits::default() };
+        Ok(Budget::new(engine, limits, request.options).fit_video(request.video, request.media, 0)?.1)
     }
 
     /// Goes on with an incomplete take, as it was planned.

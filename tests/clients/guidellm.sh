@@ -4,13 +4,8 @@
 # usage: tests/clients/guidellm.sh [FOLDER] [PROGRAM]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-folder=${1:-target/clients}
-program=${2:-target/release/longtake}
-mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
-[ -x "$folder/guidellm/bin/guidellm" ] || { python3 -m venv "$folder/guidellm" && "$folder/guidellm/bin/pip" install -q 'guidellm[vision]'; }
-
 . tests/clients/server.sh
+environment guidellm 'guidellm[vision]'
 serve "$folder/guidellm.log" --no-store
 model=$(curl -sf "$base/v1/models" | python3 -c 'import json, sys; print(json.load(sys.stdin)["data"][0]["id"])')
 # load PROFILE REQUESTS

@@ -3,31 +3,20 @@
 # target/clients) and needs a network for that alone. The second argument is the program.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-folder=${1:-target/clients}
-program=${2:-target/release/longtake}
-mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
-
-[ -x "$folder/venv/bin/python" ] || python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q openai
-told=$("$program" demo --tokens 2880 --seed 3 -o "$folder/v.mp4" --json 2>/dev/null)
-field() { printf '%s' "$told" | python3 -c "import json,sys; print(json.load(sys.stdin)['$1'])"; }
-question=$(field question)
-answer=$(field expected)
-
 . tests/clients/server.sh
+draw "$folder/v.mp4" 2880
 # A take that is there already would not be read.
 rm -rf "$folder/data"
 serve "$folder/log" --data "$folder/data"
 base=$base/v1
 
+environment venv openai
 "$folder/venv/bin/python" tests/clients/openai_python.py "$base" "$folder/v.mp4" "$question" "$answer"
-"$folder/venv/bin/pip" install -q litellm langchain-openai
+environment venv litellm langchain-openai
 LITELLM_LOCAL_MODEL_COST_MAP=True "$folder/venv/bin/python" tests/clients/others_python.py "$base" "$folder/v.mp4" "$question" "$answer"
-[ -x "$folder/llm-venv/bin/llm" ] || { python3 -m venv "$folder/llm-venv" && "$folder/llm-venv/bin/pip" install -q llm; }
+environment llm-venv llm
 tests/clients/llm.sh "$folder/llm-venv/bin/llm" "$folder" "$base" "$folder/v.mp4" "$question" "$answer"
-[ -x "$folder/ray-venv/bin/python" ] || python3 -m venv "$folder/ray-venv"
-"$folder/ray-venv/bin/pip" install -q 'ray[data]' aiohttp pydantic
+environment ray-venv 'ray[data]' aiohttp pydantic
 "$folder/ray-venv/bin/python" tests/clients/ray_data.py "$base" "$folder/v.mp4" "$question" "$answer"
 if command -v npm >/dev/null; then
   [ -d "$folder/node_modules/openai" ] || npm install --silent --no-audit --no-fund --prefix "$folder" openai

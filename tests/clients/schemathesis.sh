@@ -4,15 +4,9 @@
 # usage: tests/clients/schemathesis.sh [FOLDER] [PROGRAM] [EXAMPLES]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-folder=${1:-target/clients}
-program=${2:-target/release/longtake}
-examples=${3:-60}
-mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
-[ -x "$folder/venv/bin/python" ] || python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q schemathesis
-
 . tests/clients/server.sh
+examples=${3:-60}
+environment venv schemathesis
 serve "$folder/fuzzed.log" --slots --data "$folder/fuzzed" --parallel 4 --queue 64
 # It leaves files where it runs.
 (cd "$folder" && venv/bin/schemathesis run "$base/openapi.json" --url "$base" --max-examples "$examples" --request-timeout 120 \

@@ -10,7 +10,7 @@ use crate::server::lane::Class;
 use crate::server::metrics::Counter;
 use crate::server::plan::around;
 use crate::server::wire::{Fault, Json, TakeRequest};
-use crate::stream::{Budget, Cost, Event, Events, Holder, IfExists, Limits, Take, Watch};
+use crate::stream::{Cost, Event, Events, Holder, IfExists, Take, Watch};
 use crate::{Error, ErrorKind};
 
 /// Why reading ended before its end.
@@ -56,9 +56,7 @@ pub(super) fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), S
             take.check_same(&desk.engine, &request)?;
             return Ok(());
         }
-        let limits = Limits { n_ctx: Some(take.header.shape.n_ctx), ..Limits::default() };
-        let budget = Budget::new(&desk.engine, limits, request.options);
-        _hold = hold(&budget.fit_video(request.video, request.media, 0)?.1)?;
+        _hold = hold(&Watch::cost_of_rest(&desk.engine, &request, &take)?)?;
         Watch::resume(&desk.engine, &request, take)?
     } else {
         let (plan, cost) = desk.plan_video(&wanted, false)?;
