@@ -82,6 +82,9 @@ pub(super) fn print_time(cost: &Cost) {
         human(seconds.prefill),
         human(seconds.decode)
     );
+    if cost.finds_repeats {
+        eprintln!("         less where frames come again, which is known once they are decoded");
+    }
 }
 
 /// Memory in a line on stderr.

@@ -101,6 +101,7 @@ pub(super) fn waiting<T>(what: &str, quiet: bool, work: impl FnOnce() -> T) -> T
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
 pub(super) struct Progress {
     bar: ProgressBar,
+    n_reused: usize,
 }
 
 impl Progress {
@@ -109,14 +110,28 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let style = ProgressStyle::with_template("{msg:<28} {wide_bar} {pos}/{len} tokens {per_sec} eta {eta}");
         bar.set_style(style.expect("the template is fixed"));
-        Progress { bar }
+        Progress { bar, n_reused: 0 }
+    }
+
+    /// Frame pairs of the prompt that equalled an earlier one and were not encoded.
+    pub(super) fn n_reused(&self) -> usize {
+        self.n_reused
+    }
+
+    /// How many frames that is, where it is any.
+    fn reused(&self) -> String {
+        if self.n_reused == 0 { String::new() } else { format!(", {} as before", 2 * self.n_reused) }
     }
 
     pub(super) fn event(&mut self, event: Event) {
+        if let Event::Encoded { is_reused, .. } | Event::Streamed { is_reused, .. } = event {
+            self.n_reused += usize::from(is_reused);
+        }
         match event {
             Event::PromptStart { n_tokens, cached } => {
                 // The same bar serves question after question.
                 self.bar.reset();
+                self.n_reused = 0;
                 self.bar.set_length(n_tokens as u64);
                 self.bar.set_position(cached as u64);
                 self.bar.set_message("reading");
@@ -131,7 +146,7 @@ impl Progress {
             }
             Event::Encoded { n_done, n_total, .. } => {
                 let memory = memory().map_or(String::new(), |n| format!(", {}", HumanBytes(n)));
-                self.bar.set_message(format!("frames {}/{}{memory}", 2 * n_done, 2 * n_total))
+                self.bar.set_message(format!("frames {}/{}{}{memory}", 2 * n_done, 2 * n_total, self.reused()))
             }
             Event::Prefilled { n_done, n_total } => {
                 self.bar.set_position(n_done as u64);
@@ -139,9 +154,11 @@ impl Progress {
                     self.bar.finish_and_clear();
                 }
             }
-            Event::Streamed { seen, forgotten: 0 } => self.bar.set_message(format!("frames {}", 2 * seen)),
-            Event::Streamed { seen, forgotten } => {
-                self.bar.set_message(format!("frames {} to {}", 2 * forgotten, 2 * seen))
+            Event::Streamed { seen, forgotten: 0, .. } => {
+                self.bar.set_message(format!("frames {}{}", 2 * seen, self.reused()))
+            }
+            Event::Streamed { seen, forgotten, .. } => {
+                self.bar.set_message(format!("frames {} to {}{}", 2 * forgotten, 2 * seen, self.reused()))
             }
             Event::Saved(Ok(_)) => {}
             Event::Saved(Err(message)) => self.bar.suspend(|| eprintln!("warning: not saved: {message}")),

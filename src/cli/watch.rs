@@ -182,11 +182,12 @@ impl Args {
     fn sink(&self) -> impl FnMut(Event) + Send + use<> {
         let (json, mut progress, started) = (self.json, Progress::new(self.quiet || self.json), Instant::now());
         move |event| {
-            if json {
-                // Nowhere to write is no reason to stop watching; it is said at the end.
-                let _ = writeln!(stdout(), "{}", event_json(&event, started));
-            }
+            let said = json.then(|| event.clone());
             progress.event(event);
+            if let Some(event) = said {
+                // Nowhere to write is no reason to stop watching; it is said at the end.
+                let _ = writeln!(stdout(), "{}", event_json(&event, progress.n_reused(), started));
+            }
         }
     }
 
@@ -197,16 +198,20 @@ impl Args {
     }
 }
 
-/// An event with the time since the start and the memory in use.
-fn event_json(event: &Event, started: Instant) -> serde_json::Value {
+/// An event with the time since the start and the memory in use; so many pairs equalled an earlier one so far.
+fn event_json(event: &Event, n_reused: usize, started: Instant) -> serde_json::Value {
     let mut line = match event {
         Event::PromptStart { n_tokens, cached } => json!({"event": "start", "n_tokens": n_tokens, "cached": cached}),
         Event::Encoding { n_done, n_total, share, .. } => {
             json!({"event": "encoding", "pairs": n_done, "of": n_total, "share": share})
         }
-        Event::Encoded { n_done, n_total, .. } => json!({"event": "encoded", "pairs": n_done, "of": n_total}),
+        Event::Encoded { n_done, n_total, .. } => {
+            json!({"event": "encoded", "pairs": n_done, "of": n_total, "reused": n_reused})
+        }
         Event::Prefilled { n_done, n_total } => json!({"event": "prefilled", "tokens": n_done, "of": n_total}),
-        Event::Streamed { seen, forgotten } => json!({"event": "streamed", "pairs": seen, "forgotten": forgotten}),
+        Event::Streamed { seen, forgotten, .. } => {
+            json!({"event": "streamed", "pairs": seen, "forgotten": forgotten, "reused": n_reused})
+        }
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
         Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),
         Event::Skipped { n_packets, .. } => json!({"event": "skipped", "packets": n_packets}),

@@ -72,7 +72,7 @@ impl lt_progress {
     fn of(event: &Event) -> lt_progress {
         let (stage, item, done, total) = match *event {
             Event::PromptStart { n_tokens, cached } => (lt_stage::LT_PROMPT, 0, cached, n_tokens),
-            Event::Encoded { item, n_done, n_total } => (lt_stage::LT_FRAMES, item, n_done, n_total),
+            Event::Encoded { item, n_done, n_total, .. } => (lt_stage::LT_FRAMES, item, n_done, n_total),
             Event::Prefilled { n_done, n_total } => (lt_stage::LT_TOKENS, 0, n_done, n_total),
             Event::Skipped { item, n_packets } => (lt_stage::LT_SKIPPED, item, n_packets, 0),
             Event::Encoding { item, n_done, n_total, .. } => (lt_stage::LT_WORKING, item, n_done, n_total),

@@ -14,7 +14,7 @@ use super::draft::{Draft, Kept};
 use super::keep::Beginning;
 use super::lane::Class;
 use super::linger::{Asked, Listening};
-use super::metrics::Counter;
+use super::metrics::{Counter, Frames};
 use super::plan::Planned;
 use super::pool::Need;
 use super::queue::Place;
@@ -289,14 +289,14 @@ impl Work<'_> {
         let mut borrowed = desk.pool.borrow(&desk.engine, &need)?;
         let mut turn = desk.lane.turn(Class::Prefill);
         let draft = borrowed.draft.take();
-        let (mut n_cached, mut frames, mut warnings) = (planned.n_prompt, 0, Vec::new());
+        let (mut n_cached, mut frames, mut warnings) = (planned.n_prompt, Frames::default(), Vec::new());
         let n_frames: usize = planned.prompt.media_in_order().iter().map(|plan| plan.frames.len()).sum();
         self.show.send_modify(|progress| progress.frames_total = n_frames);
         let mut sink = |event: Event| {
             self.show.send_modify(|progress| progress.update(&event, began.elapsed()));
+            frames.see(&event);
             match &event {
                 Event::PromptStart { cached, .. } => n_cached = *cached,
-                Event::Encoded { .. } => frames += 2,
                 Event::Warning { message, .. } => warnings.push(Fault::from_error(&Error::format(message)).message),
                 Event::Notice(message) => warnings.push(message.clone()),
                 Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
@@ -322,8 +322,8 @@ impl Work<'_> {
         drop(turn);
         borrowed.work = None;
         let prompt_time = began.elapsed();
-        borrowed.note_reading(beginning.as_ref(), if frames > 0 { prompt_time } else { Duration::ZERO });
-        desk.metrics.add(Counter::FramesEncoded, frames as u64);
+        borrowed.note_reading(beginning.as_ref(), if frames.is_empty() { Duration::ZERO } else { prompt_time });
+        frames.count(&desk.metrics);
         // What nobody heard waits for whoever asks the same.
         let keep = |draft| {
             let (linger, wish) = (desk.setup.linger, *wish?);
@@ -429,7 +429,7 @@ mod tests {
         let mut seen = Vec::new();
         for (event, ms) in [
             (Event::PromptStart { n_tokens: 100, cached: 20 }, 1),
-            (Event::Encoded { item: 0, n_done: 1, n_total: 4 }, 5),
+            (Event::Encoded { item: 0, n_done: 1, n_total: 4, is_reused: false }, 5),
             (Event::Prefilled { n_done: 60, n_total: 100 }, 10),
             (Event::Prefilled { n_done: 40, n_total: 100 }, 20),
             (Event::Prefilled { n_done: 100, n_total: 100 }, 30),

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::stream::Event;
+
 /// Upper ends of the buckets of a histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3600.0];
 
@@ -35,12 +37,13 @@ pub(crate) enum Counter {
     GeneratedTokens,
     AnswerSteps,
     FramesEncoded,
+    FramesReused,
     UploadedBytes,
     JobPanics,
 }
 
 impl Counter {
-    const ALL: [(Counter, &'static str, &'static str); 11] = [
+    const ALL: [(Counter, &'static str, &'static str); 12] = [
         (Counter::QueueRejected, "queue_rejected_total", "Requests that found the queue full."),
         (Counter::Cancelled, "cancelled_total", "Requests whose client left before the end."),
         (
@@ -54,9 +57,41 @@ impl Counter {
         (Counter::GeneratedTokens, "generated_tokens_total", "Tokens of answers."),
         (Counter::AnswerSteps, "answer_steps_total", "Steps that took the running answers a token further."),
         (Counter::FramesEncoded, "frames_encoded_total", "Frames that went through the vision tower."),
+        (
+            Counter::FramesReused,
+            "frames_reused_total",
+            "Frames that equal earlier ones of their video, whose tokens they have.",
+        ),
         (Counter::UploadedBytes, "uploads_bytes_total", "Bytes of uploaded files."),
         (Counter::JobPanics, "job_panics_total", "Requests that ended in a fault of the program."),
     ];
+}
+
+/// Frames of media that one piece of work read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Frames {
+    encoded: u64,
+    reused: u64,
+}
+
+impl Frames {
+    /// Counts those of an event.
+    pub(crate) fn see(&mut self, event: &Event) {
+        if let Event::Encoded { is_reused, .. } = event {
+            *(if *is_reused { &mut self.reused } else { &mut self.encoded }) += 2;
+        }
+    }
+
+    /// Whether there were any.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Frames::default()
+    }
+
+    /// Adds them to all that were read.
+    pub(crate) fn count(self, metrics: &Metrics) {
+        metrics.add(Counter::FramesEncoded, self.encoded);
+        metrics.add(Counter::FramesReused, self.reused);
+    }
 }
 
 /// How often something took how long.

@@ -12,7 +12,7 @@ use super::shape::highest;
 use super::speed::Speed;
 use super::{
     Conversation, Engine, LiveShape, MediaKind, MediaOptions, MediaPlan, Medium, Prompt, Session, SessionOptions,
-    Shape, Unit, decode,
+    Shape, Unit, decode, repeats,
 };
 use crate::kernels::threads;
 use crate::media::{Decoders, Grid};
@@ -57,6 +57,9 @@ pub struct Cost {
     pub working: u64,
     /// What of it is on GPUs, where layers are: it does not count above.
     pub gpus: Option<DeviceBytes>,
+    /// Whether frame pairs that come again are found (see `repeats.rs`). How many do is known once they are decoded, so all are
+    /// counted as encoded.
+    pub finds_repeats: bool,
     /// Seconds of the stages; decoding runs beside the others. Unknown where nothing was calibrated.
     pub seconds: Option<Seconds>,
     /// What was reduced to fit, for people.
@@ -393,9 +396,13 @@ impl Budget {
         let n_ctx = self.limits.n_ctx.map_or(needed, |n_ctx| n_ctx.max(needed));
         let types = (self.options.type_k, self.options.type_v);
         let n_batch = self.options.n_batch.min(n_ctx);
-        let vision = match work.widest {
-            None => 0,
-            Some(Widest { group, n_pairs, grid }) => decode::n_bytes(self.engine.need_vision()?, group, n_pairs, grid),
+        let (vision, finds_repeats) = match work.widest {
+            None => (0, false),
+            Some(Widest { group, n_pairs, grid }) => {
+                let tower = self.engine.need_vision()?;
+                let kept = repeats::n_bytes(tower.hparams(), grid, n_pairs);
+                (decode::n_bytes(tower, group, n_pairs, grid), kept > 0)
+            }
         };
         let reading = Scratch::n_bytes(self.engine.text.hparams(), n_batch) + vision;
         // Pictures are decoded before anything is read.
@@ -410,6 +417,7 @@ impl Budget {
             cache: (self.engine.cache_shape(n_ctx, types).n_bytes()? as u64).saturating_sub(gpu_cache),
             gpus,
             working,
+            finds_repeats,
             seconds: speed.map(|speed| speed.seconds(work, self.options.n_batch)),
             reduced: Vec::new(),
             work: work.clone(),

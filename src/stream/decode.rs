@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 
+use super::repeats;
 use crate::kernels::threads;
 use crate::media::Grid;
 use crate::model::VisionTower;
@@ -19,11 +20,13 @@ const WAITING: usize = 1;
 /// Time between looks at the flag that says stop.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
-/// Bytes of frames of `grid` on their way through decoding stage and vision tower, `group` pairs at a time of `n_pairs` in all.
+/// Bytes of frames of `grid` on their way through decoding stage and vision tower, `group` pairs at a time of `n_pairs` in all, and
+/// of those that are kept to find them again.
 pub(super) fn n_bytes(tower: &VisionTower, group: usize, n_pairs: usize, grid: Grid) -> usize {
     let group = group.min(n_pairs);
+    let kept = repeats::n_bytes(tower.hparams(), grid, n_pairs);
     let pixels = group * grid.h * grid.w * tower.hparams().n_patch_values() * size_of::<f32>();
-    (WAITING + 2).min(n_pairs.div_ceil(group.max(1))) * pixels + tower.n_bytes(group, grid.h, grid.w)
+    (WAITING + 2).min(n_pairs.div_ceil(group.max(1))) * pixels + tower.n_bytes(group, grid.h, grid.w) + kept
 }
 
 /// Asks for the memory of these stages once, where a refusal is an error and not yet the end of the process.

@@ -27,14 +27,16 @@ pub enum Event {
         /// This share of the work on those that are in the tower is done, 0 to 1.
         share: f32,
     },
-    /// Another frame pair (or still image) went through the vision tower.
+    /// Another frame pair (or still image) went through the vision tower, or had been there before.
     Encoded {
         /// Which medium of the prompt, from 0.
         item: usize,
-        /// Frame pairs that went through the tower.
+        /// Frame pairs that are done.
         n_done: usize,
         /// Frame pairs of the medium.
         n_total: usize,
+        /// Whether this one equals an earlier one to the last bit, whose tokens it has without being encoded.
+        is_reused: bool,
     },
     /// More of the prompt is in the cache.
     Prefilled {
@@ -49,6 +51,8 @@ pub enum Event {
         seen: usize,
         /// The first of them, which are in the cache no more.
         forgotten: usize,
+        /// Whether the last of them equals an earlier one to the last bit, whose tokens it has without being encoded.
+        is_reused: bool,
     },
     /// What a stream has shown so far was saved: so many tokens; or why that did not work.
     Saved(std::result::Result<usize, String>),

@@ -20,6 +20,7 @@ mod medium;
 mod probe;
 mod prompt;
 mod reader;
+mod repeats;
 mod session;
 pub mod shape;
 mod speed;

@@ -1,11 +1,13 @@
 //! Media on their way into a context: what the decoding stage says goes through the vision tower and comes out as rows of the
 //! language model, pair by pair. One loop for files and streams. A tower on a device is a group ahead of whoever takes the rows,
-//! and encodes while they are read; it waits for nobody: where nothing is decoded yet, what it has is taken at once.
+//! and encodes while they are read; it waits for nobody: where nothing is decoded yet, what it has is taken at once. Pairs that were
+//! there before ([`repeats`](super::repeats)) do not go through it.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::decode::{Decoded, Next, Stage};
+use super::repeats::{From, Repeats};
 use super::{Event, Events, MediaKind};
 use crate::media::Grid;
 use crate::model::{Encoding, Trace, VisionTower};
@@ -38,8 +40,18 @@ pub(super) enum ReadEnd {
     Failed(Error),
 }
 
-/// Takes the rows of a pair, whose number is given: its place to put words around it, too.
-pub(super) type TakePair<'a> = dyn FnMut(usize, &[f32], &mut Events<'_>) -> Result<ControlFlow<()>> + 'a;
+/// A pair that left the tower, or did not go there.
+pub(super) struct Encoded<'a> {
+    /// Its number.
+    pub pair: usize,
+    /// Its tokens.
+    pub rows: &'a [f32],
+    /// Whether they are those of an earlier pair.
+    pub is_reused: bool,
+}
+
+/// Takes a pair: its place to put words around it, too.
+pub(super) type TakePair<'a> = dyn FnMut(Encoded<'_>, &mut Events<'_>) -> Result<ControlFlow<()>> + 'a;
 
 /// Reads a medium to its end.
 ///
@@ -56,11 +68,16 @@ pub(super) fn read(
     let values_per_pair = h * w * tower.hparams().n_patch_values();
     let is_tracing = events.probe().is_some_and(|probe| probe.is_tracing());
     // The first pair that was not decoded, and what the tower has on a device.
-    let (mut wanted, mut ahead) = (medium.start, None::<Encoding<'_>>);
-    let mut rows_of = Rows { medium, n_out: tower.hparams().n_out_values(), next: medium.start, take };
+    let (mut wanted, mut ahead) = (medium.start, None::<(Encoding<'_>, Vec<From>)>);
+    // Who looks on sees every pair.
+    let n_searched = if is_tracing { Some(0) } else { medium.n_pairs.map(|n| n.saturating_sub(medium.start)) };
+    let mut repeats = Repeats::new(tower.hparams(), medium.grid, n_searched);
+    let n_values = medium.per_pair * tower.hparams().n_out_values();
+    let mut rows_of = Rows { n_values, next: medium.start, take };
+    let finish = |(encoding, pairs): (Encoding<'_>, Vec<From>)| encoding.finish().map(|rows| (rows, pairs));
     let failure = loop {
         let next = if ahead.is_some() { stage.try_next() } else { stage.next() };
-        let pixels = match next {
+        let mut pixels = match next {
             Next::Decoded(Decoded::Pixels { first, pixels }) if first == wanted => pixels,
             Next::Decoded(Decoded::Pixels { first, .. }) => {
                 return Err(Error::mismatch(format!("frame pair {first} came instead of {wanted}")));
@@ -68,8 +85,8 @@ pub(super) fn read(
             Next::Decoded(Decoded::Failed(error)) => break Some(error),
             Next::NotYet => {
                 events.check()?;
-                let rows = ahead.take().map(Encoding::finish).transpose()?.unwrap_or_default();
-                if rows_of.are_taken(&rows, events)?.is_break() {
+                let (rows, pairs) = ahead.take().map(finish).transpose()?.unwrap_or_default();
+                if rows_of.are_taken(&rows, &pairs, events)?.is_break() {
                     return Ok(ReadEnd::Enough);
                 }
                 continue;
@@ -78,20 +95,26 @@ pub(super) fn read(
         };
         wanted += pixels.len() / values_per_pair;
         events.check()?;
-        let before = ahead.take().map(Encoding::finish).transpose()?;
-        if !is_tracing {
-            ahead = tower.begin(&pixels, h, w)?;
+        let pairs = repeats.take_out(&mut pixels);
+        let before = ahead.take().map(finish).transpose()?;
+        let mut here = Some((pixels, pairs));
+        if !is_tracing && let Some((pixels, pairs)) = here.take_if(|(pixels, _)| !pixels.is_empty()) {
+            // Pixels that have left are not kept while the model reads.
+            match tower.begin(&pixels, h, w)? {
+                Some(encoding) => ahead = Some((encoding, pairs)),
+                None => here = Some((pixels, pairs)),
+            }
         }
-        // Pixels that have left are not kept while the model reads.
-        let pixels = ahead.is_none().then_some(pixels);
-        if let Some(rows) = before
-            && rows_of.are_taken(&rows, events)?.is_break()
+        if let Some((rows, pairs)) = before
+            && rows_of.are_taken(&rows, &pairs, events)?.is_break()
         {
             return Ok(ReadEnd::Enough);
         }
-        if let Some(pixels) = pixels {
+        if let Some((pixels, pairs)) = here {
             let mut trace = is_tracing.then(Trace::default);
-            let rows = {
+            let rows = if pixels.is_empty() {
+                Vec::new()
+            } else {
                 let mut step = watch_steps(medium, rows_of.next, events);
                 tower.encode_in_steps(&pixels, h, w, trace.as_mut(), &mut step)?
             };
@@ -99,13 +122,13 @@ pub(super) fn read(
                 probe.media(kind, &pixels, trace.vit_stages, &rows);
             }
             drop(pixels);
-            if rows_of.are_taken(&rows, events)?.is_break() {
+            if rows_of.are_taken(&rows, &pairs, events)?.is_break() {
                 return Ok(ReadEnd::Enough);
             }
         }
     };
-    if let Some(last) = ahead
-        && rows_of.are_taken(&last.finish()?, events)?.is_break()
+    if let Some((rows, pairs)) = ahead.map(finish).transpose()?
+        && rows_of.are_taken(&rows, &pairs, events)?.is_break()
     {
         return Ok(ReadEnd::Enough);
     }
@@ -122,20 +145,26 @@ pub(super) fn read(
 
 /// Rows on their way to who takes them.
 struct Rows<'a, 't> {
-    medium: Medium,
-    /// Values of a visual token.
-    n_out: usize,
+    /// Values of a pair's tokens.
+    n_values: usize,
     /// The first pair that was not taken.
     next: usize,
     take: &'a mut TakePair<'t>,
 }
 
 impl Rows<'_, '_> {
-    /// Hands over the rows of some pairs one by one, so that those that wait never outgrow a step by much.
-    fn are_taken(&mut self, rows: &[f32], events: &mut Events<'_>) -> Result<ControlFlow<()>> {
-        for rows in rows.chunks_exact(self.medium.per_pair * self.n_out) {
+    /// Hands over the rows of some pairs one by one, so that those that wait never outgrow a step by much. `encoded` are those that
+    /// went through the tower.
+    fn are_taken<'a>(
+        &mut self,
+        mut encoded: &'a [f32],
+        pairs: &'a [From],
+        events: &mut Events<'_>,
+    ) -> Result<ControlFlow<()>> {
+        for from in pairs {
+            let (pair, rows) = (self.next, from.rows(self.n_values, &mut encoded));
             self.next += 1;
-            if (self.take)(self.next - 1, rows, events)?.is_break() {
+            if (self.take)(Encoded { pair, rows, is_reused: from.is_earlier() }, events)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

@@ -398,9 +398,10 @@ impl Session {
         events: &mut Events<'_>,
     ) -> Result<()> {
         let n_total = medium.n_pairs.unwrap_or_default();
-        let end = reader::read(tower, medium, stage, events, &mut |pair, rows, events| {
+        let end = reader::read(tower, medium, stage, events, &mut |encoded, events| {
+            let reader::Encoded { pair, rows, is_reused } = encoded;
             self.push_pair(rows, block, block.text.map(|text| (&text.lead[pair][..], &text.tail[..])))?;
-            events.send(Event::Encoded { item: medium.item, n_done: pair + 1, n_total });
+            events.send(Event::Encoded { item: medium.item, n_done: pair + 1, n_total, is_reused });
             self.drain(total, false, events)?;
             Ok(ControlFlow::Continue(()))
         })?;
@@ -509,7 +510,7 @@ mod tests {
         result.unwrap();
         // 18 tokens in steps of 4: the last two wait for what follows.
         assert_eq!(cache.len(), 16);
-        let encoded = |n_done| Event::Encoded { item: 0, n_done, n_total: 3 };
+        let encoded = |n_done| Event::Encoded { item: 0, n_done, n_total: 3, is_reused: false };
         let read = |n_done| Event::Prefilled { n_done, n_total: 18 };
         assert_eq!(seen, [encoded(1), read(4), encoded(2), read(8), read(12), encoded(3), read(16)]);
 

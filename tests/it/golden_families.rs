@@ -24,12 +24,12 @@ const STATE_TOLERANCE: f32 = 1e-4;
 pub type Place<'a> = &'a dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>);
 
 /// Files of a checkpoint for one layout.
-struct Pair {
-    text: Arc<Gguf>,
-    mmproj: Arc<Gguf>,
+pub struct Pair {
+    pub text: Arc<Gguf>,
+    pub mmproj: Arc<Gguf>,
 }
 
-fn convert_checkpoint(root: &Path, dir: &Path, name: &str, layout: Layout) -> Pair {
+pub fn convert_checkpoint(root: &Path, dir: &Path, name: &str, layout: Layout) -> Pair {
     let input = root.join("checkpoints").join(name);
     let mut options = ConvertOptions::new(input, dir.join(format!("{name}-{layout}.gguf")));
     options.outtype = Some(FileType::from_name("f32").unwrap());

@@ -44,6 +44,7 @@ mod recurrent;
 mod shape;
 mod spec_switches;
 mod reliability;
+mod repeats;
 mod stamped_streams;
 mod stamps;
 mod stream;

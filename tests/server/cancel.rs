@@ -21,7 +21,7 @@ fn a_client_that_leaves_stops_the_work_and_a_retry_goes_on_there() {
     let id = server.upload(&video.bytes, "v.mp4");
     let mut body = question(&id, &video.question);
     body["stream"] = json!(true);
-    let frames = || server.metric("longtake_frames_encoded_total");
+    let frames = || server.frames_read();
     body["return_progress"] = json!(true);
     for left_at in [300, 1500] {
         let mut stream = server.open("/v1/chat/completions", &body);

@@ -188,6 +188,11 @@ impl Server {
         line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
+    /// Frames of videos that were read, be they encoded or known from an earlier one that they equal.
+    pub fn frames_read(&self) -> f64 {
+        self.metric("longtake_frames_encoded_total") + self.metric("longtake_frames_reused_total")
+    }
+
     /// Waits for a figure.
     pub fn until(&self, what: &str, mut is: impl FnMut() -> bool) {
         let until = Instant::now() + Duration::from_secs(60);

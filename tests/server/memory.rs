@@ -126,7 +126,7 @@ fn first_key(path: &Path) -> usize {
 fn what_a_conversation_has_read_is_a_take_when_it_is_let_go() {
     let video = video(6);
     let server = small(&["--keep-read", "0"]);
-    let frames = |server: &Server| server.metric("longtake_frames_encoded_total");
+    let frames = |server: &Server| server.frames_read();
     let kept = |server: &Server| server.metric("longtake_takes_kept_total");
     let file = server.upload(&video.bytes, "v.mp4");
     let mut body = question(&file, &video.question);
@@ -200,13 +200,13 @@ fn the_end_of_a_server_loses_nothing_that_took_long_to_read() {
     server.terminate();
     assert_eq!(server.wait(), Some(0));
     let server = server.kill_and_restart();
-    assert_eq!((server.ask(&body)["choices"].clone(), server.metric("longtake_frames_encoded_total")), (want, 0.0));
+    assert_eq!((server.ask(&body)["choices"].clone(), server.frames_read()), (want, 0.0));
     // What was read in a moment is read again in a moment.
     let server = small(&["--keep-read", "3600"]);
     let body = question(&server.upload(&video.bytes, "v.mp4"), &video.question);
     server.ask(&body);
     drive_out(&server);
     server.ask(&body);
-    assert_eq!(server.metric("longtake_frames_encoded_total"), 2.0 * video.n_frames as f64);
+    assert_eq!(server.frames_read(), 2.0 * video.n_frames as f64);
     assert_eq!(server.get("/v1/takes").json()["data"], json!([]));
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Entry;
 use crate::server::desk::Desk;
 use crate::server::lane::Class;
-use crate::server::metrics::Counter;
+use crate::server::metrics::Frames;
 use crate::server::plan::around;
 use crate::server::wire::{Fault, Json, TakeRequest};
 use crate::stream::{Cost, Event, Events, Holder, IfExists, Take, Watch};
@@ -67,17 +67,17 @@ pub(super) fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), S
     watch.set_interval(desk.setup.checkpoint);
     let began = Instant::now();
     let mut turn = desk.lane.turn(Class::Reading);
-    let mut frames = 0;
+    let mut frames = Frames::default();
     let mut sink = |event: Event| {
+        frames.see(&event);
         entry.show.send_modify(|shown| {
             shown.n += 1;
             shown.progress.update(&event, began.elapsed());
         });
-        frames += 2 * usize::from(matches!(event, Event::Encoded { .. }));
     };
     // Before each step others go first, if they are more urgent.
     let mut pass = || turn.pass();
     let done = watch.run(&mut Events::new(&mut sink, &entry.cancel).with_turns(&mut pass));
-    desk.metrics.add(Counter::FramesEncoded, frames as u64);
+    frames.count(&desk.metrics);
     Ok(done?)
 }

@@ -16,7 +16,7 @@ use crate::model::VisionTower;
 use crate::position::Pace;
 use crate::stream::context::Held;
 use crate::stream::decode;
-use crate::stream::reader::{self, Medium, ReadEnd};
+use crate::stream::reader::{self, Encoded, Medium, ReadEnd};
 use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, MediaPlan};
 use crate::{Error, ErrorKind, Result};
 
@@ -178,8 +178,8 @@ impl Session {
         let &Live { tower, grid, per_pair, .. } = live;
         let medium = Medium { item: 0, kind: MediaKind::Video, grid, per_pair, start: 0, n_pairs: None };
         let end = decode::decode(plan, 0, group, cancel, |stage| {
-            reader::read(tower, medium, stage, events, &mut |_, rows, events| {
-                self.take_pair(rows, live, window, events, keep)
+            reader::read(tower, medium, stage, events, &mut |encoded, events| {
+                self.take_pair(encoded, live, window, events, keep)
             })
         })?;
         self.drain(live.limit, true, events)?;
@@ -195,7 +195,7 @@ impl Session {
     /// Takes a pair, and makes room for it first.
     fn take_pair(
         &mut self,
-        rows: &[f32],
+        Encoded { rows, is_reused, .. }: Encoded<'_>,
         live: &Live<'_>,
         window: &mut Window,
         events: &mut Events<'_>,
@@ -225,7 +225,7 @@ impl Session {
             live.shape.words().lead.push_back(lead);
         }
         window.n_pairs += 1;
-        events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten });
+        events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten, is_reused });
         // States are kept with whole pairs or not at all, so a step ends with every group of them.
         let is_recurrent = self.context.is_recurrent();
         let all = is_recurrent && window.n_pairs.is_multiple_of(Session::pairs_at_once(live.grid.h, live.grid.w));

@@ -15,6 +15,7 @@ use longtake::text::SamplerOptions;
 use super::{Rng, gpu, gpus_in_any_order, is_emulated, nmse};
 use crate::golden_families::check_family;
 use crate::model::check_on_gpus;
+use crate::repeats::{check_pairs_are_alone, check_slides, engines};
 use crate::stream::{answer_with, engine, prompt, session};
 
 /// Puts all of a model and of a tower on a GPU.
@@ -232,6 +233,18 @@ fn the_tower_on_a_gpu_agrees_with_the_cpu() {
 }
 
 /// Encoding goes on beside the language model, in memory that is reserved once.
+#[test]
+fn frame_pairs_that_come_again_are_not_encoded_again_on_a_gpu() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nearer and further back than the group that is in the tower while the next one is looked at.
+    let pairs =
+        [(0, false), (1, false), (0, true), (2, false), (2, true), (3, false), (4, false), (5, false), (1, true)];
+    for (family, engine) in engines(dir.path(), &|engine| engine.offload(&[gpu()], 1).unwrap()) {
+        check_pairs_are_alone(&family, &engine);
+        check_slides(&family, &engine, &pairs);
+    }
+}
+
 #[test]
 fn the_tower_shares_its_gpu_with_the_model() {
     let tokens: Vec<_> = gpus_in_any_order().iter().map(encode_beside).collect();
