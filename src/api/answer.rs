@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::chat::Home;
 use super::talk::Talk;
 use crate::Result;
-use crate::stream::{Events, Finish, Generation};
+use crate::stream::{Events, Finish, Generation, Tally};
 use crate::text::Sampler;
 
 /// Stops what a talk does, from anywhere: clones are the same handle.
@@ -75,6 +75,8 @@ pub struct Usage {
     pub prompt_time: Duration,
     /// What generating has taken so far.
     pub answer_time: Duration,
+    /// What was read of media for it.
+    pub media: Tally,
 }
 
 /// An answer: an iterator over pieces of text, each of whole characters. The talk goes on when it is over or dropped; what came

@@ -426,6 +426,7 @@ impl Talk {
             if let Event::PromptStart { n_tokens, cached } = event {
                 (usage.prompt_tokens, usage.cached_tokens) = (n_tokens, cached);
             }
+            usage.media.see(&event);
             sink(event);
         };
         let mut events = Events::new(&mut tell, cancel.flag());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::media::kill_children;
-use crate::stream::Event;
+use crate::stream::{Event, Tally};
 use crate::{Error, Result};
 
 /// Set by the first Ctrl-C.
@@ -101,7 +101,7 @@ pub(super) fn waiting<T>(what: &str, quiet: bool, work: impl FnOnce() -> T) -> T
 /// Draws events as one bar; quiet when stderr is not a terminal or the user wants quiet.
 pub(super) struct Progress {
     bar: ProgressBar,
-    n_reused: usize,
+    tally: Tally,
 }
 
 impl Progress {
@@ -110,28 +110,29 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let style = ProgressStyle::with_template("{msg:<28} {wide_bar} {pos}/{len} tokens {per_sec} eta {eta}");
         bar.set_style(style.expect("the template is fixed"));
-        Progress { bar, n_reused: 0 }
+        Progress { bar, tally: Tally::default() }
     }
 
-    /// Frame pairs of the prompt that equalled an earlier one and were not encoded.
-    pub(super) fn n_reused(&self) -> usize {
-        self.n_reused
+    /// What was read of media so far.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// How many frames that is, where it is any.
     fn reused(&self) -> String {
-        if self.n_reused == 0 { String::new() } else { format!(", {} as before", 2 * self.n_reused) }
+        match self.tally.reused_pairs {
+            0 => String::new(),
+            n => format!(", {} as before", 2 * n),
+        }
     }
 
     pub(super) fn event(&mut self, event: Event) {
-        if let Event::Encoded { is_reused, .. } | Event::Streamed { is_reused, .. } = event {
-            self.n_reused += usize::from(is_reused);
-        }
+        self.tally.see(&event);
         match event {
             Event::PromptStart { n_tokens, cached } => {
                 // The same bar serves question after question.
                 self.bar.reset();
-                self.n_reused = 0;
+                self.tally = Tally::default();
                 self.bar.set_length(n_tokens as u64);
                 self.bar.set_position(cached as u64);
                 self.bar.set_message("reading");
@@ -160,7 +161,7 @@ impl Progress {
             Event::Streamed { seen, forgotten, .. } => {
                 self.bar.set_message(format!("frames {} to {}{}", 2 * forgotten, 2 * seen, self.reused()))
             }
-            Event::Saved(Ok(_)) => {}
+            Event::Saved(Ok(_)) | Event::MediumRead { .. } => {}
             Event::Saved(Err(message)) => self.bar.suspend(|| eprintln!("warning: not saved: {message}")),
             Event::Skipped { n_packets, .. } => {
                 self.bar.suspend(|| eprintln!("warning: {n_packets} damaged packets skipped"))

@@ -196,29 +196,26 @@ pub(super) fn respond(
     args: &Request<'_>,
     load_time: Duration,
 ) -> Result<(Chat, serde_json::Value)> {
-    // What is wrong with media, and pairs that were not encoded again.
-    let heard = Arc::new(Mutex::new((Vec::new(), 0)));
-    let (told, mut progress) = (Arc::clone(&heard), Progress::new(args.quiet));
+    // What is wrong with media.
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let (heard, mut progress) = (Arc::clone(&warnings), Progress::new(args.quiet));
     let mut chat = chat.dumping(args.dump.is_some()).on_event(move |event| {
         let warning = match &event {
             Event::Warning { message, .. } | Event::Notice(message) => Some(message.clone()),
             Event::Skipped { n_packets, .. } => Some(format!("{n_packets} damaged packets skipped")),
             _ => None,
         };
+        heard.lock().unwrap_or_else(PoisonError::into_inner).extend(warning);
         progress.event(event);
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.0.extend(warning);
-        told.1 = progress.n_reused();
     });
     let mut answer = chat.ask(question)?;
     print(&mut answer, args.json)?;
     let (text, tokens, finish) = (answer.text().to_string(), answer.tokens().to_vec(), answer.finish());
-    let Usage { prompt_tokens: n_prompt, cached_tokens: n_known, prompt_time, answer_time, .. } = answer.usage();
+    let Usage { prompt_tokens: n_prompt, cached_tokens: n_known, prompt_time, answer_time, media, .. } = answer.usage();
     drop(answer);
     if let (Some(dump), Some(path)) = (chat.take_dump()?, args.dump) {
         dump.write(engine, path)?;
     }
-    let (warnings, n_reused) = heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let n_read = n_prompt - n_known;
     let rate = |n: usize, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     if !args.quiet {
@@ -231,11 +228,12 @@ pub(super) fn respond(
             answer_time.as_secs_f64(),
             rate(tokens.len(), answer_time),
         );
-        if n_reused > 0 {
-            eprintln!("{} frames equal earlier ones and were not encoded again", 2 * n_reused);
+        if media.reused_pairs > 0 {
+            eprintln!("{} frames equal earlier ones and were not encoded again", 2 * media.reused_pairs);
         }
     }
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
     let value = json!({
         "text": text,
         "tokens": tokens,
@@ -244,7 +242,7 @@ pub(super) fn respond(
         "timings": {
             "load_ms": ms(load_time),
             "prompt_n": n_read, "prompt_ms": ms(prompt_time), "prompt_per_second": rate(n_read, prompt_time),
-            "reused_pairs": n_reused,
+            "decode_ms": ms(media.decode_time), "encode_ms": ms(media.encode_time), "reused_pairs": media.reused_pairs,
             "predicted_n": tokens.len(), "predicted_ms": ms(answer_time), "predicted_per_second": rate(tokens.len(), answer_time),
         },
         "media": chat.media()?.iter().map(media_json).collect::<Vec<_>>(),

@@ -15,7 +15,9 @@ use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, memory};
 use crate::api::{Cancel, ChatOptions, Longtake, TAKE_RESERVE};
 use crate::cache::KvCache;
-use crate::stream::{Around, Budget, Engine, Event, Events, IfExists, LiveOptions, LiveTake, Session, SessionOptions};
+use crate::stream::{
+    Around, Budget, Engine, Event, Events, IfExists, LiveOptions, LiveTake, Session, SessionOptions, Tally,
+};
 use crate::{Error, Result};
 
 /// Watch a video once and keep what was seen in a take file, to ask about it as often as wanted.
@@ -186,7 +188,7 @@ impl Args {
             progress.event(event);
             if let Some(event) = said {
                 // Nowhere to write is no reason to stop watching; it is said at the end.
-                let _ = writeln!(stdout(), "{}", event_json(&event, progress.n_reused(), started));
+                let _ = writeln!(stdout(), "{}", event_json(&event, progress.tally(), started));
             }
         }
     }
@@ -198,19 +200,22 @@ impl Args {
     }
 }
 
-/// An event with the time since the start and the memory in use; so many pairs equalled an earlier one so far.
-fn event_json(event: &Event, n_reused: usize, started: Instant) -> serde_json::Value {
+/// An event with the time since the start and the memory in use, and what was read so far.
+fn event_json(event: &Event, tally: &Tally, started: Instant) -> serde_json::Value {
     let mut line = match event {
         Event::PromptStart { n_tokens, cached } => json!({"event": "start", "n_tokens": n_tokens, "cached": cached}),
         Event::Encoding { n_done, n_total, share, .. } => {
             json!({"event": "encoding", "pairs": n_done, "of": n_total, "share": share})
         }
         Event::Encoded { n_done, n_total, .. } => {
-            json!({"event": "encoded", "pairs": n_done, "of": n_total, "reused": n_reused})
+            json!({"event": "encoded", "pairs": n_done, "of": n_total, "reused": tally.reused_pairs})
+        }
+        Event::MediumRead { decoding, encoding, .. } => {
+            json!({"event": "read", "decode_ms": 1e3 * decoding.as_secs_f64(), "encode_ms": 1e3 * encoding.as_secs_f64()})
         }
         Event::Prefilled { n_done, n_total } => json!({"event": "prefilled", "tokens": n_done, "of": n_total}),
         Event::Streamed { seen, forgotten, .. } => {
-            json!({"event": "streamed", "pairs": seen, "forgotten": forgotten, "reused": n_reused})
+            json!({"event": "streamed", "pairs": seen, "forgotten": forgotten, "reused": tally.reused_pairs})
         }
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
         Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),

@@ -76,9 +76,11 @@ impl lt_progress {
             Event::Prefilled { n_done, n_total } => (lt_stage::LT_TOKENS, 0, n_done, n_total),
             Event::Skipped { item, n_packets } => (lt_stage::LT_SKIPPED, item, n_packets, 0),
             Event::Encoding { item, n_done, n_total, .. } => (lt_stage::LT_WORKING, item, n_done, n_total),
-            Event::Streamed { .. } | Event::Saved(_) | Event::Warning { .. } | Event::Notice(_) => {
-                (lt_stage::LT_WORKING, 0, 0, 0)
-            }
+            Event::Streamed { .. }
+            | Event::MediumRead { .. }
+            | Event::Saved(_)
+            | Event::Warning { .. }
+            | Event::Notice(_) => (lt_stage::LT_WORKING, 0, 0, 0),
         };
         lt_progress { stage, item: item as u32, done: done as u64, total: total as u64 }
     }

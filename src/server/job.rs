@@ -14,13 +14,13 @@ use super::draft::{Draft, Kept};
 use super::keep::Beginning;
 use super::lane::Class;
 use super::linger::{Asked, Listening};
-use super::metrics::{Counter, Frames};
+use super::metrics::Counter;
 use super::plan::Planned;
 use super::pool::Need;
 use super::queue::Place;
 use super::wire::{ChatRequest, Code, Fault};
 use crate::kernels::threads;
-use crate::stream::{Event, Events, Finish};
+use crate::stream::{Event, Events, Finish, Tally};
 use crate::text::{Sampler, StopStrings};
 use crate::{Error, ErrorKind};
 
@@ -112,14 +112,23 @@ pub(crate) struct Done {
     pub is_reordered: bool,
     pub queue_time: Duration,
     pub prompt_time: Duration,
+    /// Of the prompt: waiting for frames to be decoded, and in the vision tower.
+    pub media_time: (Duration, Duration),
     pub answer_time: Duration,
 }
 
 impl Done {
     /// llama.cpp's figures.
     pub(super) fn timings(&self) -> Value {
+        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let rate = |n: usize, time: Duration| (n as f64 / time.as_secs_f64().max(1e-9) * 1e3).round() / 1e3;
         let n_read = self.n_prompt - self.n_cached;
-        timings((self.n_cached, n_read, self.prompt_time), (self.n_tokens, self.answer_time), self.queue_time)
+        json!({
+            "cache_n": self.n_cached, "prompt_n": n_read, "prompt_ms": ms(self.prompt_time),
+            "prompt_per_second": rate(n_read, self.prompt_time), "predicted_n": self.n_tokens,
+            "predicted_ms": ms(self.answer_time), "predicted_per_second": rate(self.n_tokens, self.answer_time),
+            "queue_ms": ms(self.queue_time), "decode_ms": ms(self.media_time.0), "encode_ms": ms(self.media_time.1),
+        })
     }
 
     /// OpenAI's.
@@ -129,15 +138,6 @@ impl Done {
             "prompt_tokens_details": { "cached_tokens": self.n_cached },
         })
     }
-}
-
-fn timings((n_cached, n_read, read): (usize, usize, Duration), (n, made): (usize, Duration), queue: Duration) -> Value {
-    let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-    let rate = |n: usize, time: Duration| (n as f64 / time.as_secs_f64().max(1e-9) * 1e3).round() / 1e3;
-    json!({
-        "cache_n": n_cached, "prompt_n": n_read, "prompt_ms": ms(read), "prompt_per_second": rate(n_read, read),
-        "predicted_n": n, "predicted_ms": ms(made), "predicted_per_second": rate(n, made), "queue_ms": ms(queue),
-    })
 }
 
 /// The near end of a job: what it says. When this is dropped, nobody listens any more.
@@ -289,12 +289,12 @@ impl Work<'_> {
         let mut borrowed = desk.pool.borrow(&desk.engine, &need)?;
         let mut turn = desk.lane.turn(Class::Prefill);
         let draft = borrowed.draft.take();
-        let (mut n_cached, mut frames, mut warnings) = (planned.n_prompt, Frames::default(), Vec::new());
+        let (mut n_cached, mut tally, mut warnings) = (planned.n_prompt, Tally::default(), Vec::new());
         let n_frames: usize = planned.prompt.media_in_order().iter().map(|plan| plan.frames.len()).sum();
         self.show.send_modify(|progress| progress.frames_total = n_frames);
         let mut sink = |event: Event| {
             self.show.send_modify(|progress| progress.update(&event, began.elapsed()));
-            frames.see(&event);
+            tally.see(&event);
             match &event {
                 Event::PromptStart { cached, .. } => n_cached = *cached,
                 Event::Warning { message, .. } => warnings.push(Fault::from_error(&Error::format(message)).message),
@@ -322,8 +322,9 @@ impl Work<'_> {
         drop(turn);
         borrowed.work = None;
         let prompt_time = began.elapsed();
-        borrowed.note_reading(beginning.as_ref(), if frames.is_empty() { Duration::ZERO } else { prompt_time });
-        frames.count(&desk.metrics);
+        let is_watched = tally.encoded_pairs + tally.reused_pairs > 0;
+        borrowed.note_reading(beginning.as_ref(), if is_watched { prompt_time } else { Duration::ZERO });
+        desk.metrics.frames(&tally);
         // What nobody heard waits for whoever asks the same.
         let keep = |draft| {
             let (linger, wish) = (desk.setup.linger, *wish?);
@@ -410,6 +411,7 @@ impl Work<'_> {
             is_reordered: planned.is_reordered,
             queue_time: self.queue_time,
             prompt_time,
+            media_time: (tally.decode_time, tally.encode_time),
             answer_time: time,
         })
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::stream::Event;
+use crate::stream::Tally;
 
 /// Upper ends of the buckets of a histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0, 3600.0];
@@ -67,33 +67,6 @@ impl Counter {
     ];
 }
 
-/// Frames of media that one piece of work read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Frames {
-    encoded: u64,
-    reused: u64,
-}
-
-impl Frames {
-    /// Counts those of an event.
-    pub(crate) fn see(&mut self, event: &Event) {
-        if let Event::Encoded { is_reused, .. } = event {
-            *(if *is_reused { &mut self.reused } else { &mut self.encoded }) += 2;
-        }
-    }
-
-    /// Whether there were any.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Frames::default()
-    }
-
-    /// Adds them to all that were read.
-    pub(crate) fn count(self, metrics: &Metrics) {
-        metrics.add(Counter::FramesEncoded, self.encoded);
-        metrics.add(Counter::FramesReused, self.reused);
-    }
-}
-
 /// How often something took how long.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Histogram {
@@ -147,6 +120,12 @@ impl Metrics {
     /// Counts.
     pub(crate) fn add(&self, counter: Counter, n: u64) {
         self.counters[counter as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Counts the frames that one piece of work read.
+    pub(crate) fn frames(&self, tally: &Tally) {
+        self.add(Counter::FramesEncoded, 2 * tally.encoded_pairs as u64);
+        self.add(Counter::FramesReused, 2 * tally.reused_pairs as u64);
     }
 
     /// What was counted.

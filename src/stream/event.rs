@@ -1,6 +1,7 @@
 //! What happens while a session works: a closed set of events, and the way to stop it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::Probe;
 use crate::{Error, ErrorKind, Result};
@@ -37,6 +38,15 @@ pub enum Event {
         n_total: usize,
         /// Whether this one equals an earlier one to the last bit, whose tokens it has without being encoded.
         is_reused: bool,
+    },
+    /// A medium is over, or what reads it was stopped: what it took on the whole, with what others had of the processor meanwhile.
+    MediumRead {
+        /// Which medium of the prompt, from 0.
+        item: usize,
+        /// Waiting for frames that were not decoded yet; the rest of decoding goes on beside other work.
+        decoding: Duration,
+        /// In the vision tower, or waiting for it.
+        encoding: Duration,
     },
     /// More of the prompt is in the cache.
     Prefilled {

@@ -26,6 +26,7 @@ pub mod shape;
 mod speed;
 mod stamps;
 pub mod take;
+mod tally;
 mod watch;
 
 pub use budget::program_bytes;
@@ -47,4 +48,5 @@ pub use session::{
 pub use shape::{Known, Shape};
 pub use stamps::{PairText, StampCost, stamp};
 pub use take::{IfExists, Take, TakeHeader, TakeWriter, WatchRequest};
+pub use tally::Tally;
 pub use watch::{Around, Watch, conversation, question};

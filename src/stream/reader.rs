@@ -3,6 +3,7 @@
 //! and encodes while they are read; it waits for nobody: where nothing is decoded yet, what it has is taken at once. Pairs that were
 //! there before ([`repeats`](super::repeats)) do not go through it.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -53,7 +54,22 @@ pub(super) struct Encoded<'a> {
 /// Takes a pair: its place to put words around it, too.
 pub(super) type TakePair<'a> = dyn FnMut(Encoded<'_>, &mut Events<'_>) -> Result<ControlFlow<()>> + 'a;
 
-/// Reads a medium to its end.
+/// Time in which a medium was waited for.
+#[derive(Default)]
+struct Took {
+    decoding: Cell<Duration>,
+    encoding: Cell<Duration>,
+}
+
+/// Does `work` and adds what it takes to `time`.
+fn timed<T>(time: &Cell<Duration>, work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = work();
+    time.set(time.get() + began.elapsed());
+    done
+}
+
+/// Reads a medium to its end, and tells what it took.
 ///
 /// # Errors
 /// Pairs that come out of turn, a tower that fails, cancellation; what `take` says.
@@ -61,6 +77,20 @@ pub(super) fn read(
     tower: &VisionTower,
     medium: Medium,
     stage: &mut Stage<'_>,
+    events: &mut Events<'_>,
+    take: &mut TakePair<'_>,
+) -> Result<ReadEnd> {
+    let took = Took::default();
+    let end = read_pairs(tower, medium, (stage, &took), events, take);
+    let (decoding, encoding) = (took.decoding.get(), took.encoding.get());
+    events.send(Event::MediumRead { item: medium.item, decoding, encoding });
+    end
+}
+
+fn read_pairs(
+    tower: &VisionTower,
+    medium: Medium,
+    (stage, took): (&mut Stage<'_>, &Took),
     events: &mut Events<'_>,
     take: &mut TakePair<'_>,
 ) -> Result<ReadEnd> {
@@ -74,9 +104,11 @@ pub(super) fn read(
     let mut repeats = Repeats::new(tower.hparams(), medium.grid, n_searched);
     let n_values = medium.per_pair * tower.hparams().n_out_values();
     let mut rows_of = Rows { n_values, next: medium.start, take };
-    let finish = |(encoding, pairs): (Encoding<'_>, Vec<From>)| encoding.finish().map(|rows| (rows, pairs));
+    let finish = |(encoding, pairs): (Encoding<'_>, Vec<From>)| {
+        timed(&took.encoding, || encoding.finish()).map(|rows| (rows, pairs))
+    };
     let failure = loop {
-        let next = if ahead.is_some() { stage.try_next() } else { stage.next() };
+        let next = if ahead.is_some() { stage.try_next() } else { timed(&took.decoding, || stage.next()) };
         let mut pixels = match next {
             Next::Decoded(Decoded::Pixels { first, pixels }) if first == wanted => pixels,
             Next::Decoded(Decoded::Pixels { first, .. }) => {
@@ -100,7 +132,7 @@ pub(super) fn read(
         let mut here = Some((pixels, pairs));
         if !is_tracing && let Some((pixels, pairs)) = here.take_if(|(pixels, _)| !pixels.is_empty()) {
             // Pixels that have left are not kept while the model reads.
-            match tower.begin(&pixels, h, w)? {
+            match timed(&took.encoding, || tower.begin(&pixels, h, w))? {
                 Some(encoding) => ahead = Some((encoding, pairs)),
                 None => here = Some((pixels, pairs)),
             }
@@ -116,7 +148,7 @@ pub(super) fn read(
                 Vec::new()
             } else {
                 let mut step = watch_steps(medium, rows_of.next, events);
-                tower.encode_in_steps(&pixels, h, w, trace.as_mut(), &mut step)?
+                timed(&took.encoding, || tower.encode_in_steps(&pixels, h, w, trace.as_mut(), &mut step))?
             };
             if let (Some(probe), Some(trace)) = (events.probe(), trace) {
                 probe.media(kind, &pixels, trace.vit_stages, &rows);

@@ -493,6 +493,8 @@ mod tests {
         let pace = Pace { scale: Some(1.0), clock: None };
         let block = Block { merged: Grid { t: 1, h: 2, w: 3 }, pace, text: None };
         let result = session.read_medium(tower, MEDIUM, block, &mut stage, 18, &mut events);
+        // How long it took comes last, however it ends.
+        assert!(matches!(seen.pop(), Some(Event::MediumRead { item: 0, .. })));
         session.pull().unwrap();
         let cache = session.cache().to_memory().unwrap();
         (result, seen, cache)

@@ -39,6 +39,9 @@ fn the_symbol_is_found_through_every_dialect_and_read_once() {
         assert_eq!(own["media"][0]["tokens"], 6 * PER_PAIR);
         assert_eq!(own["media"][0]["frames"], video.n_frames);
         assert_eq!(own["media"][0]["source"], if i == 0 { "read" } else { "cache" });
+        let ms = |name: &str| answer["timings"][name].as_f64().unwrap();
+        assert_eq!(ms("encode_ms") > 0.0, i == 0);
+        assert!(ms("decode_ms") + ms("encode_ms") <= ms("prompt_ms"), "{}", answer["timings"]);
         if i > 0 {
             assert!(cached * 100 >= n * 99, "{cached} of {n} were there");
         }

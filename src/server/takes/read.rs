@@ -7,10 +7,9 @@ use std::time::Instant;
 use super::Entry;
 use crate::server::desk::Desk;
 use crate::server::lane::Class;
-use crate::server::metrics::Frames;
 use crate::server::plan::around;
 use crate::server::wire::{Fault, Json, TakeRequest};
-use crate::stream::{Cost, Event, Events, Holder, IfExists, Take, Watch};
+use crate::stream::{Cost, Event, Events, Holder, IfExists, Take, Tally, Watch};
 use crate::{Error, ErrorKind};
 
 /// Why reading ended before its end.
@@ -67,9 +66,9 @@ pub(super) fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), S
     watch.set_interval(desk.setup.checkpoint);
     let began = Instant::now();
     let mut turn = desk.lane.turn(Class::Reading);
-    let mut frames = Frames::default();
+    let mut tally = Tally::default();
     let mut sink = |event: Event| {
-        frames.see(&event);
+        tally.see(&event);
         entry.show.send_modify(|shown| {
             shown.n += 1;
             shown.progress.update(&event, began.elapsed());
@@ -78,6 +77,6 @@ pub(super) fn read(desk: &Desk, entry: &Arc<Entry>) -> std::result::Result<(), S
     // Before each step others go first, if they are more urgent.
     let mut pass = || turn.pass();
     let done = watch.run(&mut Events::new(&mut sink, &entry.cancel).with_turns(&mut pass));
-    frames.count(&desk.metrics);
+    desk.metrics.frames(&tally);
     Ok(done?)
 }

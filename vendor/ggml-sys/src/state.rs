@@ -2,7 +2,8 @@
 //!
 //! The form is that of `llama_state_seq_get_data` in the pinned version: magic, sequence, streams (1), cells, one record per
 //! cell, then flags, the keys of each layer as rows of cells, the values as rows of cells or, without flash attention,
-//! transposed. Whatever does not fit this description is an error.
+//! transposed. Models with recurrent layers have their states behind it: cells (1), the position of the last token, sequences (0),
+//! then the states themselves, which are of one size at every depth. Whatever does not fit this description is an error.
 #![forbid(unsafe_code)]
 
 type Result<T> = std::result::Result<T, String>;
@@ -78,7 +79,15 @@ pub fn repeated(state: &[u8], depth: usize) -> Result<Vec<u8>> {
             repeat(from.bytes(product(n_cells, element)?)?, product(depth, element)?, &mut to);
         }
     }
-    if from.0.is_empty() { Ok(to) } else { Err(format!("`{}` bytes are left of the saved cache", from.0.len())) }
+    if !from.0.is_empty() {
+        let (cells, position, sequences) = (from.u32()?, from.u32()?, from.u32()?);
+        if (cells, position + 1, sequences) != (1, n_cells, 0) {
+            return Err(format!("`{}` bytes are left of the saved cache that are no states", from.0.len()));
+        }
+        [1, (depth as u32).saturating_sub(1), 0].iter().for_each(|n| to.extend_from_slice(&n.to_le_bytes()));
+        to.extend_from_slice(from.bytes(from.0.len())?);
+    }
+    Ok(to)
 }
 
 /// Type and bytes per cell, then the cells.
