@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::chat::Home;
 use super::talk::Talk;
 use crate::Result;
-use crate::stream::{Events, Finish, Generation, Tally};
+use crate::stream::{Events, Finish, Generation, Looked, Tally};
 use crate::text::Sampler;
 
 /// Stops what a talk does, from anywhere: clones are the same handle.
@@ -88,6 +88,8 @@ pub struct Answer {
     sampler: Sampler,
     usage: Usage,
     text: String,
+    /// Where it looked, once it is over.
+    looked: Option<Looked>,
 }
 
 impl Answer {
@@ -97,7 +99,7 @@ impl Answer {
         (generation, sampler): (Generation, Sampler),
         usage: Usage,
     ) -> Answer {
-        Answer { talk: Some(talk), home, generation, sampler, usage, text: String::new() }
+        Answer { talk: Some(talk), home, generation, sampler, usage, text: String::new(), looked: None }
     }
 
     /// Ends it after the piece that came last.
@@ -130,6 +132,12 @@ impl Answer {
         self.generation.tokens()
     }
 
+    /// Where it has looked so far, in the mean over its tokens: nothing where [`ChatOptions::look`](super::ChatOptions::look) does
+    /// not ask for it, or there is no token yet.
+    pub fn looked(&self) -> Option<Looked> {
+        self.talk.as_ref().map_or_else(|| self.looked.clone(), |talk| talk.looked())
+    }
+
     /// Waits for all of it.
     ///
     /// # Errors
@@ -142,6 +150,7 @@ impl Answer {
     /// Lets the talk go on.
     fn end(&mut self) {
         if let Some(mut talk) = self.talk.take() {
+            self.looked = talk.looked();
             talk.answered(&self.text);
             self.home.put(talk);
         }

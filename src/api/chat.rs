@@ -9,8 +9,9 @@ use super::answer::{Answer, Cancel};
 use super::frames::Frames;
 use super::options::ChatOptions;
 use super::plan::{Plan, PlannedMedium};
+use super::strip::Strip;
 use super::talk::{Talk, message};
-use crate::stream::{Cost, Dump, Engine, Event, Ledger, MediaPlan, Session, Take};
+use crate::stream::{Cost, Dump, Engine, Event, Ledger, Looked, MediaPlan, Session, Take};
 use crate::text::{MediaSource, Message, Part, Source};
 use crate::{Error, Result};
 
@@ -271,6 +272,14 @@ impl Chat {
     /// An answer of this talk that is not over (`Busy`).
     pub fn media(&self) -> Result<Vec<PlannedMedium>> {
         self.at_home(|talk, _| Ok(talk.media()))
+    }
+
+    /// Draws where the last answer looked ([`Answer::looked`]): frames of its media over a timeline of shares.
+    ///
+    /// # Errors
+    /// As [`Chat::media`]; nothing that was looked at, or more than a picture shows.
+    pub fn strip(&self, looked: &Looked) -> Result<Strip> {
+        self.at_home(|talk, _| talk.strip(looked))
     }
 
     /// What was said, without what waits for the next question.

@@ -10,6 +10,7 @@ mod chat;
 mod frames;
 mod options;
 mod plan;
+mod strip;
 mod talk;
 mod watch;
 
@@ -21,6 +22,7 @@ pub use chat::Chat;
 pub use frames::Frames;
 pub use options::{ChatOptions, OpenOptions};
 pub use plan::{Plan, PlannedMedium};
+pub use strip::{MAX_DRAWN, Strip};
 pub use watch::{OpenTake, TAKE_RESERVE, Watched, Watching};
 
 use crate::error::Context;

@@ -99,6 +99,8 @@ pub struct ChatOptions {
     pub add_vision_id: bool,
     /// Lets control tokens that questions spell be tokens. Whoever writes a question can then end its turn.
     pub special: bool,
+    /// Finds out where answers look ([`Answer::looked`](super::Answer::looked)), which costs about as much as attention does.
+    pub look: bool,
 }
 
 impl Default for ChatOptions {
@@ -119,6 +121,7 @@ impl Default for ChatOptions {
             media: MediaOptions::default(),
             add_vision_id: false,
             special: false,
+            look: false,
         }
     }
 }
@@ -201,6 +204,12 @@ impl ChatOptions {
     #[must_use]
     pub fn form(self, form: Form) -> ChatOptions {
         ChatOptions { form: Some(form), ..self }
+    }
+
+    /// Finds out where answers look: [`Answer::looked`](super::Answer::looked).
+    #[must_use]
+    pub fn look(self, look: bool) -> ChatOptions {
+        ChatOptions { look, ..self }
     }
 
     /// With media sampled, sized and decoded this way. What is not built in is decoded by nobody, unless

@@ -1,5 +1,6 @@
 //! What a talk is made of, and how a question is planned and read.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -11,8 +12,8 @@ use super::frames::FramesFile;
 use super::options::ChatOptions;
 use super::plan::{Plan, PlannedMedium};
 use crate::stream::{
-    Budget, Cost, Dump, Engine, Event, Events, Generation, Hold, Ledger, Limits, MediaKind, MediaPlan, Medium, Prompt,
-    Session, SessionOptions, Take,
+    Budget, Cost, Dump, Engine, Event, Events, Generation, Hold, Ledger, Limits, Looked, MediaKind, MediaPlan, Medium,
+    Prompt, Session, SessionOptions, Take,
 };
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part, Sampler};
@@ -156,6 +157,11 @@ impl Talk {
         Some((self.session.as_mut()?, &mut *self.sink, self.dump.as_mut()))
     }
 
+    /// Where the last answer looked, where that is found out.
+    pub(super) fn looked(&self) -> Option<Looked> {
+        self.session.as_ref()?.looked()
+    }
+
     /// An answer was given.
     pub(super) fn answered(&mut self, text: &str) {
         self.messages.push(message("assistant", text));
@@ -244,6 +250,17 @@ impl Talk {
 
     /// All media that are planned, in the order of the conversation.
     pub(super) fn media(&self) -> Vec<PlannedMedium> {
+        self.plans().into_iter().map(|plan| self.shown(plan)).collect()
+    }
+
+    /// The take that it is about, and what that says of its video: its name and what it has in it.
+    pub(super) fn take(&self) -> Option<(&Path, (&str, &str))> {
+        let take = self.take.as_ref()?;
+        Some((take.path(), (&take.header.source, &take.header.source_fingerprint)))
+    }
+
+    /// The plans of all media, likewise.
+    pub(super) fn plans(&self) -> Vec<&MediaPlan> {
         let (mut images, mut videos) = (self.images.iter(), self.videos.iter());
         let all = self.messages.iter().flat_map(parts_of).chain(&self.waiting);
         let plan = |part: &Part| match part {
@@ -251,7 +268,7 @@ impl Talk {
             Part::Image { .. } => images.next(),
             Part::Video { .. } => videos.next(),
         };
-        all.filter_map(plan).map(|plan| self.shown(plan)).collect()
+        all.filter_map(plan).collect()
     }
 
     /// What the next question will take; of a first one it is kept, to be read as it was planned.
@@ -420,6 +437,7 @@ impl Talk {
         let session = self.session.as_mut().ok_or_else(|| Error::internal("a talk without a session reads"))?;
         let (images, videos) = (std::mem::take(&mut self.images), std::mem::take(&mut self.videos));
         let mut prompt = Prompt { units, images, videos };
+        session.find_looks(self.options.look);
         let mut usage = Usage::default();
         let (sink, dump) = (&mut self.sink, &mut self.dump);
         let mut tell = |event: Event| {

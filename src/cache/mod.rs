@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod elsewhere;
+mod looks;
 mod recurrent;
 
 pub use elsewhere::{DeviceRows, Strided};
+pub use looks::Looks;
 pub use recurrent::{LayerSet, MAX_KEPT, Recurrent};
 
 use std::ops::Range;
@@ -161,6 +163,8 @@ pub struct KvCache {
     states: Option<recurrent::States>,
     /// Layers whose rows are on devices.
     elsewhere: Option<elsewhere::Elsewhere>,
+    /// Where tokens look, where somebody asks.
+    looks: Option<Box<Looks>>,
 }
 
 impl KvCache {
@@ -200,7 +204,7 @@ impl KvCache {
     fn over(shape: CacheShape, len: usize, k: FileCopy, v: FileCopy) -> Result<KvCache> {
         let (row_k, row_v) = (shape.row_bytes(shape.type_k, "K")?, shape.row_bytes(shape.type_v, "V")?);
         let states = shape.recurrent.map(recurrent::States::new).transpose()?;
-        Ok(KvCache { shape, row_k, row_v, len, k, v, states, elsewhere: None })
+        Ok(KvCache { shape, row_k, row_v, len, k, v, states, elsewhere: None, looks: None })
     }
 
     /// Checks that the file behind it, if there is one, was not cut or rewritten (see [`FileCopy::check_unchanged`]).
@@ -331,8 +335,13 @@ impl KvCache {
 
     /// What attention in layer `il` reads.
     pub fn view(&self, il: usize) -> KvView<'_> {
+        self.view_of(self.shape.row_layer(il))
+    }
+
+    /// The same for number `il` of the layers with rows.
+    fn view_of(&self, il: usize) -> KvView<'_> {
         let (stride_k, stride_v) = (self.shape.n_ctx * self.row_k, self.shape.n_ctx * self.row_v);
-        let (n, il) = (self.shape.n_head_kv, self.shape.row_layer(il));
+        let n = self.shape.n_head_kv;
         KvView {
             type_k: self.shape.type_k,
             type_v: self.shape.type_v,

@@ -9,6 +9,7 @@ use indicatif::HumanDuration;
 
 use super::flags::{ComputeFlags, FormFlags, SamplingFlags, TemplateFlags, all_if_negative};
 use super::known_models;
+use super::looked::WhereFlags;
 use super::out::stdout;
 use super::progress::catch_interrupt;
 use super::run::{Request, respond};
@@ -47,6 +48,8 @@ pub(super) struct Args {
     sampling: SamplingFlags,
     #[command(flatten)]
     form: FormFlags,
+    #[command(flatten)]
+    looks: WhereFlags,
     /// Print one JSON object per question with text, tokens and timings instead of the text.
     #[arg(long)]
     json: bool,
@@ -57,6 +60,8 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
+    args.looks.check_answers(args.questions.len())?;
+    args.looks.check()?;
     let compute =
         ComputeFlags { threads: args.threads, n_gpu_layers: args.n_gpu_layers.clone(), ..ComputeFlags::default() };
     compute.start()?;
@@ -73,6 +78,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
         form: form.as_ref(),
+        looks: &args.looks,
         add_vision_id: false,
         special: args.special,
         json: args.json,

@@ -10,6 +10,7 @@ use serde_json::Map;
 use super::ask::{introduce, open as open_take};
 use super::budget::{BudgetFlags, measuring, print_time};
 use super::flags::{FormFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
+use super::looked::WhereFlags;
 use super::out;
 use super::progress::{Progress, at_prompt, catch_interrupt, forget_interrupt};
 use super::run::{Request, print};
@@ -40,10 +41,13 @@ pub(super) struct Args {
     sampling: SamplingFlags,
     #[command(flatten)]
     form: FormFlags,
+    #[command(flatten)]
+    looks: WhereFlags,
 }
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
+    args.looks.check()?;
     let (take, engine) = match &args.take {
         None => (None, args.model.load(true)?),
         Some(take) => {
@@ -61,6 +65,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         budget: &BudgetFlags::default(),
         sampling: &args.sampling,
         form: form.as_ref(),
+        looks: &args.looks,
         add_vision_id: false,
         special: args.special,
         json: false,
@@ -254,12 +259,14 @@ impl Dialogue<'_> {
         let mut answer = self.chat.ask(question)?;
         let printed = print(&mut answer, false);
         let is_full = answer.finish() == Some(Finish::Length) && answer.tokens().len() < self.options.max_tokens;
+        let looked = answer.looked();
         drop(answer);
         if let Err(error) = printed {
             // The question did not happen; its media wait for the next one.
             self.chat.take_back()?;
             return Err(error);
         }
+        self.args.looks.tell(&self.chat, looked.as_ref(), false)?;
         if is_full {
             eprintln!("the context of {} tokens is full; /clear begins a new talk", self.chat.start()?);
         }

@@ -9,6 +9,7 @@ use indicatif::HumanBytes;
 use serde_json::{Map, json};
 
 use super::flags::{ComputeFlags, MediaFlags, SamplingFlags};
+use super::looked::WhereFlags;
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
@@ -50,6 +51,8 @@ pub(super) struct Args {
     /// `--seed` draws the video as well; 1 unless given.
     #[command(flatten)]
     sampling: SamplingFlags,
+    #[command(flatten)]
+    looks: WhereFlags,
     /// Print one JSON object with text, tokens, timings and whether the answer is right instead of the text.
     #[arg(long)]
     json: bool,
@@ -64,6 +67,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     let seed = u64::try_from(args.sampling.seed).unwrap_or(1);
     args.sampling.seed = seed as i64;
     args.output.as_deref().map_or(Ok(()), check_output)?;
+    args.looks.check()?;
     let video = DrawnVideo::new(seed, SIZE, args.tokens / TOKENS_PER_PAIR, args.symbols, args.depth)?;
     args.compute.start()?;
     let started = Instant::now();
@@ -103,6 +107,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
         budget: &super::budget::BudgetFlags::default(),
         sampling: &args.sampling,
         form: None,
+        looks: &args.looks,
         add_vision_id: false,
         special: false,
         json: args.json,

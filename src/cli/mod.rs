@@ -39,6 +39,9 @@ mod frequencies;
 mod inspect;
 mod known_models;
 mod live;
+mod looked;
+#[cfg(feature = "eval")]
+mod looks;
 #[cfg(feature = "eval")]
 mod niah;
 mod out;
@@ -135,7 +138,8 @@ fn command() -> clap::Command {
     // Needles are drawn for the embedded model.
     #[cfg(feature = "eval")]
     let command = command.mut_subcommand("eval", |eval| {
-        eval.mut_subcommand("niah", |niah| niah.mut_arg("model", |arg| arg.required(false)))
+        let free = |sub: clap::Command| sub.mut_arg("model", |arg| arg.required(false));
+        eval.mut_subcommand("niah", free).mut_subcommand("where", free)
     });
     absent::name(command)
 }

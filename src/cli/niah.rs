@@ -251,7 +251,7 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     write_beside(path, |file| Ok(file.write_all(text.as_bytes())?))
 }
 
-fn parse_size(text: &str) -> Result<(usize, usize)> {
+pub(super) fn parse_size(text: &str) -> Result<(usize, usize)> {
     let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
     sides
         .filter(|(w, h)| (28..=4096).contains(w) && (28..=4096).contains(h))

@@ -12,6 +12,7 @@ use serde_json::{Map, json};
 use super::budget::{BudgetFlags, measuring, print_plan, print_time};
 use super::flags::{ComputeFlags, FormFlags, MediaFlags, ModelFlags, SamplingFlags, warn_of_length};
 use super::live::{self, LiveFlags};
+use super::looked::WhereFlags;
 use super::out::{self, stdout};
 use super::progress::{Progress, catch_interrupt, waiting};
 use crate::api::{Answer, Cancel, Chat, ChatOptions, Longtake, Plan, PlannedMedium, Usage};
@@ -40,6 +41,8 @@ pub(super) struct Args {
     sampling: SamplingFlags,
     #[command(flatten)]
     form: FormFlags,
+    #[command(flatten)]
+    looks: WhereFlags,
     /// Print one JSON object with text, tokens and timings instead of the text.
     #[arg(long)]
     json: bool,
@@ -84,6 +87,7 @@ pub(super) struct PartFlags {
 /// Runs the command; `matches` know the order in which parts were given.
 pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     args.dump.as_deref().map_or(Ok(()), check_output)?;
+    args.looks.check()?;
     let messages = args.parts.messages(matches, Vec::new())?;
     let wants_vision = has_media(&messages);
     let started = Instant::now();
@@ -96,6 +100,7 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
         budget: &args.budget,
         sampling: &args.sampling,
         form: form.as_ref(),
+        looks: &args.looks,
         add_vision_id: args.parts.add_vision_id,
         special: args.parts.special,
         json: args.json,
@@ -121,6 +126,7 @@ pub(super) struct Request<'a> {
     pub sampling: &'a SamplingFlags,
     /// The form that the answer has to have.
     pub form: Option<&'a Form>,
+    pub looks: &'a WhereFlags,
     pub add_vision_id: bool,
     pub special: bool,
     /// Keep the text for the JSON object that is returned instead of printing it.
@@ -154,6 +160,7 @@ impl Request<'_> {
             media: self.media.options()?,
             add_vision_id: self.add_vision_id,
             special: self.special,
+            look: self.looks.is_wanted(),
             ..ChatOptions::of(sizes, limits)
         })
     }
@@ -175,6 +182,7 @@ pub(super) fn answer(
         .conversation(messages.to_vec())
         .cancelled_by(cancel);
     let Plan { media, mut cost } = measuring(args.quiet || !args.budget.has_time(), || chat.plan_sizes())?;
+    args.looks.check_media(media.len())?;
     if !(args.quiet || media.is_empty()) {
         print_plan(&media, &cost);
         if cost.is_long() {
@@ -212,6 +220,7 @@ pub(super) fn respond(
     print(&mut answer, args.json)?;
     let (text, tokens, finish) = (answer.text().to_string(), answer.tokens().to_vec(), answer.finish());
     let Usage { prompt_tokens: n_prompt, cached_tokens: n_known, prompt_time, answer_time, media, .. } = answer.usage();
+    let looked = answer.looked();
     drop(answer);
     if let (Some(dump), Some(path)) = (chat.take_dump()?, args.dump) {
         dump.write(engine, path)?;
@@ -232,9 +241,10 @@ pub(super) fn respond(
             eprintln!("{} frames equal earlier ones and were not encoded again", 2 * media.reused_pairs);
         }
     }
+    let looked = args.looks.tell(&chat, looked.as_ref(), args.quiet)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
-    let value = json!({
+    let mut value = json!({
         "text": text,
         "tokens": tokens,
         "finish_reason": match finish { Some(Finish::Length) => "length", Some(Finish::Caller) => "cancelled", _ => "stop" },
@@ -248,6 +258,9 @@ pub(super) fn respond(
         "media": chat.media()?.iter().map(media_json).collect::<Vec<_>>(),
         "warnings": warnings,
     });
+    if let Some(looked) = looked {
+        value["where"] = looked;
+    }
     Ok((chat, value))
 }
 

@@ -7,6 +7,7 @@
 
 pub mod choice;
 pub mod journal;
+pub mod looks;
 pub mod niah;
 pub mod plot;
 pub mod theory;

@@ -34,6 +34,7 @@ mod x86_64;
 
 pub use attention::{
     AttentionOps, AttentionPart, AttentionShape, AttentionTile, KvView, Partial, attention, attention_of,
+    attention_shares,
 };
 pub use delta::{
     CONV_KERNEL, DELTA_ALIGN, DELTA_CHUNK, DeltaOps, DeltaProduct, DeltaRows, DeltaShape, DeltaState, DeltaStep,

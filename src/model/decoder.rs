@@ -208,6 +208,13 @@ impl<D: Device> Pass<'_, D> {
         if let Some(trace) = trace {
             trace.attn_q_last = device.read(queries, (rows.len() - 1) * n_head * d, n_head * d)?;
         }
+        for Sequence { rows: own, n_logits, cache } in sequences.iter_mut() {
+            // The row behind whose logits the next token is chosen, where somebody asks where it looks.
+            if *n_logits > 0 && cache.looks().is_some() {
+                let row = own.end - 1 - rows.start;
+                cache.keep_queries(il, &device.read(queries, row * n_head * d, n_head * d)?);
+            }
+        }
         let sizes = Heads { n_head, n_head_kv, d, exact: true };
         device.attend(rows.clone(), sizes, queries, (sequences, il), out)?;
         if is_gated {

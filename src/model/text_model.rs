@@ -288,6 +288,14 @@ impl TextModel {
         Ok(&s.logits)
     }
 
+    /// Counts where the row that `cache` took in last looked, where somebody asks: see [`KvCache::look`].
+    ///
+    /// # Errors
+    /// What a device says.
+    pub fn look(&self, cache: &mut KvCache) -> Result<()> {
+        cache.look(self.host.0)
+    }
+
     /// Leaves logits, or the largest of them, in `s`.
     fn run(
         &self,

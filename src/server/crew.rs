@@ -236,6 +236,7 @@ impl Active {
         if engine.tokenizer.is_stop(id) && !draft.ignore_eos {
             return Ok(Some(Finish::Stop));
         }
+        self.borrowed.session.look()?;
         draft.sampler.accept(id);
         draft.n_tokens += 1;
         draft.logprobs.extend(log);

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Engine, Probe, SessionOptions};
-use crate::cache::{Forgotten, KvCache};
+use crate::cache::{Forgotten, KvCache, Looks};
 use crate::model::{Batch, Choice, Scratch};
 use crate::position::{Pace, Placer, Pos};
 use crate::{Error, Result};
@@ -398,6 +398,19 @@ impl Context {
             self.check_files()?;
         }
         Ok(())
+    }
+
+    /// From now on, or with `None` no longer, finds out where tokens look: see [`Context::look`].
+    pub fn set_looks(&mut self, looks: Option<Looks>) {
+        self.cache.set_looks(looks);
+    }
+
+    /// Counts where the row that was read last looked: its logits chose a token of an answer. Does nothing where nobody asks.
+    ///
+    /// # Errors
+    /// What a device says.
+    pub fn look(&mut self) -> Result<()> {
+        self.engine.text.look(&mut self.cache)
     }
 
     /// Brings what the cache holds on devices to the host (see [`KvCache::pull`]).

@@ -406,6 +406,33 @@ impl MediaPlan {
         Ok(())
     }
 
+    /// Whether this identifies the source that it was planned of.
+    pub(crate) fn is_of(&self, source_id: &str) -> bool {
+        self.source_id == source_id
+    }
+
+    /// A picture that was decoded, in this width and height.
+    ///
+    /// # Errors
+    /// One that was not; a video.
+    pub(crate) fn small(&self, size: (usize, usize)) -> Result<Rgb> {
+        match &self.source {
+            Source::Image(picture, _) => self.smaller(picture, size),
+            _ => Err(Error::unsupported("is not decoded")),
+        }
+    }
+
+    /// A frame of its own in this width and height.
+    ///
+    /// # Errors
+    /// One without pixels.
+    pub(crate) fn smaller(&self, frame: &Rgb, (width, height): (usize, usize)) -> Result<Rgb> {
+        if frame.width == 0 || frame.height == 0 {
+            return Err(Error::format("a frame is empty"));
+        }
+        Ok(resize::bicubic(frame, height, width))
+    }
+
     /// Appends the patch rows of frame pair `pair` to `out`. Pairs are asked for in order.
     ///
     /// # Errors

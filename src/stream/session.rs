@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use super::context::{Context, Held};
 use super::decode::Stage;
+use super::looked::{Looked, Sight};
 use super::reader::{self, Medium, ReadEnd};
 use super::{
     Engine, Event, Events, MediaKind, MediaPlan, PairText, Probe, Prompt, Take, TakeHeader, TakeWriter, Unit, decode,
 };
-use crate::cache::KvCache;
+use crate::cache::{KvCache, Looks};
 use crate::error::Context as _;
 use crate::gguf::GgmlType;
 use crate::media::Grid;
@@ -54,6 +55,9 @@ pub struct Session {
     part: Option<Held>,
     /// Where the cache is kept as it fills.
     recorder: Option<TakeWriter>,
+    /// Whether it is found out where answers look, and what there is to be looked at.
+    is_looking: bool,
+    sight: Option<Sight>,
 }
 
 impl Session {
@@ -63,7 +67,11 @@ impl Session {
     /// Sizes or types that cannot be had.
     pub fn new(engine: &Arc<Engine>, options: SessionOptions) -> Result<Session> {
         let context = Context::new(engine, &options)?;
-        Ok(Session { context, options, reading: None, part: None, recorder: None })
+        Ok(Session::over(context, options, None))
+    }
+
+    fn over(context: Context, options: SessionOptions, part: Option<Held>) -> Session {
+        Session { options, context, reading: None, part, recorder: None, is_looking: false, sight: None }
     }
 
     /// A session that holds what a take holds. The take's file is not changed by it.
@@ -96,7 +104,7 @@ impl Session {
         is_whole = is_whole && context.place(take.header.n_media(), video, |placer| take.header.place(placer))?;
         after.iter().try_fold(is_whole, |whole, id| Ok::<_, Error>(whole && context.place_token(*id)?))?;
         let part = (context.n_known() > 0).then_some(video);
-        Ok(Session { options, context, reading: None, part, recorder: None })
+        Ok(Session::over(context, options, part))
     }
 
     /// Writes the beginning that `header` tells of as a take that is complete: words, and behind them the video that prompts know as
@@ -205,6 +213,32 @@ impl Session {
         self.context.step(id, n_top)
     }
 
+    /// Finds out, or no longer, where the answers to what is [fed](Session::feed) from now on look: see [`Session::looked`].
+    pub fn find_looks(&mut self, is_wanted: bool) {
+        self.is_looking = is_wanted;
+    }
+
+    /// Counts where the token looked that was chosen last, which belongs to an answer; does nothing where nobody asks.
+    ///
+    /// # Errors
+    /// What a device says.
+    pub fn look(&mut self) -> Result<()> {
+        self.context.look()
+    }
+
+    /// Where the answer has looked so far: nothing where that is not found out, or no token was chosen yet.
+    pub fn looked(&self) -> Option<Looked> {
+        self.looked_by(&|looks, _| looks.mean())
+    }
+
+    /// The same with other numbers than the mean over layers and heads, for who compares such: of the shares of all runs, and of
+    /// which runs are frame pairs.
+    pub(crate) fn looked_by(&self, shares: &dyn Fn(&Looks, &[bool]) -> Vec<f64>) -> Option<Looked> {
+        let (sight, looks) = (self.sight.as_ref()?, self.cache().looks()?);
+        let shares = (looks.n_tokens() > 0).then(|| shares(looks, &sight.is_frames()))?;
+        Some(sight.looked(&shares, (looks.n_tokens(), self.cache().shape().n_row_layers())))
+    }
+
     /// Brings the whole row of logits where only the largest came from a device, for another sampler.
     ///
     /// # Errors
@@ -264,6 +298,9 @@ impl Session {
             );
             return Err(Error::limit(message));
         }
+        self.sight = self.is_looking.then(|| Sight::of(prompt));
+        let n_head = self.engine().text.hparams().n_head;
+        self.context.set_looks(self.sight.as_ref().map(|sight| Looks::new(n_head, sight.ends())));
         // The last unit is always fed again, so that there are logits to continue from.
         let held = self.context.held().zip(&prompt.units);
         let same = held.take_while(|(held, unit)| self.is_unit(held, prompt, **unit)).count();

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use longtake::Longtake;
+use longtake::model::LayerKind;
 use longtake::position::Layout;
 use serde_json::Value;
 
@@ -48,7 +50,7 @@ fn goldens_of_the_families_come_out_of_the_command_line() {
                 let (dump, scale) = (dir.path().join("dump.safetensors"), info["scale"].to_string());
                 let mut args =
                     vec!["run", "-m", text(&model), "--messages", text(&conversation), "--dump", text(&dump)];
-                args.extend(["-n", "16", "--temp", "0", "--ignore-eos", "--json"]);
+                args.extend(["-n", "16", "--temp", "0", "--ignore-eos", "--json", "--where"]);
                 if Layout::from_name(layout).unwrap().uses_temporal_scale() {
                     args.extend(["--temporal-scale", &scale]);
                 }
@@ -57,6 +59,13 @@ fn goldens_of_the_families_come_out_of_the_command_line() {
                     args.push("--keep-markers");
                 }
                 let answer: Value = serde_json::from_str(&ok(&args)).unwrap();
+                // Where it looks is told of every family, of the layers that have attention.
+                let looked = &answer["where"];
+                let layers = Longtake::open(&model).unwrap().engine().text.hparams().kinds.clone();
+                let n_layers = layers.iter().filter(|kind| **kind == LayerKind::Attention).count();
+                let shares = looked["shares"].as_object().unwrap().values().map(|v| v.as_f64().unwrap());
+                assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{id}: {looked}");
+                assert!(looked["tokens"] == 16 && looked["layers"] == n_layers, "{id}: {looked}");
                 let safe = info["safe_steps"].as_u64().unwrap() as usize;
                 if safe == 16 {
                     assert_eq!(answer["text"], info["text"], "{id}");

@@ -3,8 +3,8 @@
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    AttentionPart, AttentionShape, CacheRows, Kernels, KvView, attention, attention_of, kv_write, rotate_rows,
-    supported,
+    AttentionPart, AttentionShape, CacheRows, Kernels, KvView, attention, attention_of, attention_shares, kv_write,
+    rotate_rows, supported,
 };
 use longtake::position::{Layout, Pos, Rotary, RotaryTable, rotate_f32};
 use longtake::tensor::{dequantize_row, quantize_row};
@@ -144,6 +144,91 @@ fn attention_agrees_with_the_textbook_at_odd_sizes() {
         let (k, v) = (store(type_k, &rows(), n_head_kv, d), store(type_v, &rows(), n_head_kv, d));
         let q = rng.vec(n * shape.n_head * d);
         check(shape, &k, &v, &q, &format!("seed {seed} n {n}"));
+    }
+}
+
+/// What softmax gives to each slot, (n_head, n_past + 1), of one token, in f64.
+fn textbook_weights(shape: AttentionShape, k: &Stored, q: &[f32]) -> Vec<Vec<f64>> {
+    let AttentionShape { n_head, n_head_kv, d, n_past, .. } = shape;
+    let n_ctx = k.decoded.len() / (n_head_kv * d);
+    let head = |ih: usize| {
+        let key = |j: usize| &k.decoded[(ih / (n_head / n_head_kv) * n_ctx + j) * d..][..d];
+        let dot = |j: usize| key(j).iter().zip(&q[ih * d..]).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>();
+        let scores: Vec<f64> = (0..=n_past).map(|j| dot(j) / (d as f64).sqrt()).collect();
+        let top = scores.iter().copied().fold(f64::MIN, f64::max);
+        let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+        scores.iter().map(|s| (s - top).exp() / total).collect()
+    };
+    (0..n_head).map(head).collect()
+}
+
+#[test]
+fn shares_of_runs_are_those_of_the_textbook() {
+    let sizes = [32, 48, 64, 128, 36, 5, 256];
+    for seed in 0..120u64 {
+        let mut rng = Rng(seed);
+        let d = sizes[seed as usize % sizes.len()];
+        let fits: Vec<_> = TYPES.into_iter().filter(|ty| ty.row_bytes(d).is_some()).collect();
+        let (type_k, type_v) = (fits[rng.below(fits.len())], fits[rng.below(fits.len())]);
+        let (group, n_head_kv, n_kv) = ([1, 2, 6, 7][rng.below(4)], 1 + rng.below(3), 1 + rng.below(600));
+        let shape =
+            AttentionShape { n_head: group * n_head_kv, n_head_kv, d, n_past: n_kv - 1, causal: true, exact: true };
+        let mut rows = || rng.vec(n_kv * n_head_kv * d);
+        let (k, v) = (store(type_k, &rows(), n_head_kv, d), store(type_v, &rows(), n_head_kv, d));
+        let q: Vec<f32> = rng.vec(shape.n_head * d).iter().map(|x| 2.0 * x).collect();
+        // Runs of any length, some of no key.
+        let mut ends: Vec<usize> = (0..1 + rng.below(40)).map(|_| rng.below(n_kv + 1)).chain([n_kv]).collect();
+        ends.sort_unstable();
+        let weights = textbook_weights(shape, &k, &q);
+        for kernels in supported() {
+            let mut got = vec![f64::NAN; shape.n_head * ends.len()];
+            attention_shares(kernels, shape, view(&k, &v), &q, &ends, &mut got);
+            let case = format!("{} K {type_k} V {type_v} seed {seed} {shape:?}", kernels.name);
+            // 12 bits of a score, or 8 of a query against bytes.
+            let limit = match type_k {
+                _ if kernels.name == "scalar" => 2e-6,
+                GgmlType::F32 => 2e-6,
+                GgmlType::Q8_0 | GgmlType::Q4_0 => 3e-2,
+                _ => 4e-3,
+            };
+            for (shares, weights) in got.chunks_exact(ends.len()).zip(&weights) {
+                let mut begin = 0;
+                for (share, end) in shares.iter().zip(&ends) {
+                    let want: f64 = weights[begin..*end].iter().sum();
+                    assert!((share - want).abs() <= limit, "{case}: {share} of {begin}..{end} instead of {want}");
+                    begin = *end;
+                }
+                assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{case}");
+            }
+        }
+    }
+}
+
+/// The very numbers that attention adds values up with: with values that tell slots apart, its result says how much it gave to each.
+#[test]
+fn shares_are_those_that_attention_computes_with() {
+    let (d, n_kv) = (64, 200);
+    for ty in TYPES {
+        let mut rng = Rng(5);
+        let shape = AttentionShape { n_head: 2, n_head_kv: 1, d, n_past: n_kv - 1, causal: true, exact: true };
+        let keys = store(ty, &rng.vec(n_kv * d), 1, d);
+        // Column `c` is 1 for the slots of run `c`, of seven each.
+        let ends: Vec<usize> = (1..=n_kv.div_ceil(7)).map(|i| (7 * i).min(n_kv)).collect();
+        let values: Vec<f32> = (0..n_kv * d).map(|i| f32::from(i % d == i / d / 7)).collect();
+        let values = store(GgmlType::F32, &values, 1, d);
+        let q = rng.vec(2 * d);
+        for kernels in supported() {
+            let out = run(kernels, shape, &keys, &values, &q);
+            let mut shares = vec![0.0; 2 * ends.len()];
+            attention_shares(kernels, shape, view(&keys, &values), &q, &ends, &mut shares);
+            for (ih, shares) in shares.chunks_exact(ends.len()).enumerate() {
+                for (share, want) in shares.iter().zip(&out[ih * d..]) {
+                    // Values beside keys that are not floats are rounded to 12 bits, and probabilities to 15.
+                    let diff = (share - f64::from(*want)).abs();
+                    assert!(diff <= 2e-4, "{} {ty}: {share} instead of {want}", kernels.name);
+                }
+            }
+        }
     }
 }
 

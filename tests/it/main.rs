@@ -29,6 +29,7 @@ mod kernels_attention;
 mod kernels_delta;
 mod kernels_experts;
 mod large_picture;
+mod looks;
 mod manners;
 mod media;
 mod model;

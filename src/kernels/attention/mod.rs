@@ -10,6 +10,7 @@ mod keys;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub(super) mod product;
 mod scalar;
+mod shares;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub(super) mod simd;
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
@@ -20,6 +21,7 @@ mod unpack;
 mod values;
 
 pub(super) use scalar::OPS as SCALAR;
+pub use shares::attention_shares;
 
 use std::ops::Range;
 

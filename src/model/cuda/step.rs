@@ -246,8 +246,10 @@ impl Run {
     ) -> Result<()> {
         // Taken out, so that the launches can borrow the rest.
         let mut recorded = std::mem::take(&mut s.recorded);
+        // What brings queries over cannot be recorded.
+        let is_read = trace.is_some() || cache.looks().is_some();
         let mut work = Work { run: self, batch, s, cache, takes_token };
-        let done = if batch.n == 1 && batch.deep.is_empty() && trace.is_none() {
+        let done = if batch.n == 1 && batch.deep.is_empty() && !is_read {
             work.step(&mut recorded)
         } else {
             work.launch(trace)
@@ -330,7 +332,7 @@ impl Work<'_> {
         self.launch(None)
     }
 
-    /// Launches every kernel, from the inputs to the results. Without a trace nothing here waits or copies.
+    /// Launches every kernel, from the inputs to the results. Where nobody looks on, nothing here waits or copies.
     fn launch(&mut self, mut trace: Option<&mut Trace>) -> Result<()> {
         let Work { run, batch, s, cache, takes_token } = self;
         let DeviceBatch { hp, n, n_logits, n_top, angles, .. } = **batch;

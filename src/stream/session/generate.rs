@@ -122,6 +122,7 @@ impl Generation {
             self.finish = Some(Finish::Stop);
             return Ok(String::new());
         }
+        context.look()?;
         sampler.accept(id);
         self.tokens.push(id);
         self.unread = Some(id);

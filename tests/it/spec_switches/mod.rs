@@ -139,14 +139,24 @@ fn turn(head: &mut [f64], n_rot: usize, angle: impl Fn(usize) -> f64) {
     }
 }
 
-/// softmax(q·k / sqrt(d)) · v for one query.
-fn attend(q: &[f64], keys: &[&[f64]], values: &[&[f64]]) -> Vec<f64> {
+/// softmax(q·k / sqrt(d)) for one query.
+fn weights(q: &[f64], keys: &[&[f64]]) -> Vec<f64> {
     let scale = 1.0 / (q.len() as f64).sqrt();
     let scores: Vec<f64> = keys.iter().map(|k| q.iter().zip(*k).map(|(a, b)| a * b).sum::<f64>() * scale).collect();
     let top = scores.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
     let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
     let sum: f64 = weights.iter().sum();
-    (0..q.len()).map(|e| weights.iter().zip(values).map(|(w, v)| w * v[e]).sum::<f64>() / sum).collect()
+    weights.iter().map(|w| w / sum).collect()
+}
+
+/// These weights · v.
+fn mix(weights: &[f64], values: &[&[f64]]) -> Vec<f64> {
+    let n = values.first().map_or(0, |v| v.len());
+    (0..n).map(|e| weights.iter().zip(values).map(|(w, v)| w * v[e]).sum()).collect()
+}
+
+fn attend(q: &[f64], keys: &[&[f64]], values: &[&[f64]]) -> Vec<f64> {
+    mix(&weights(q, keys), values)
 }
 
 fn check(what: &str, got: &[f32], want: &[f64], tolerance: f64) {

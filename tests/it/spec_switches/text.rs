@@ -1,12 +1,12 @@
 //! Switches of language models.
 
-use longtake::cache::KvCache;
+use longtake::cache::{KvCache, Looks};
 use longtake::gguf::{GgmlType, Metadata};
 use longtake::model::family::{FfnSpec, QWEN2_VL, TextSpec};
 use longtake::model::{Batch, ExpertShape, HParams, Scratch};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
-use super::{HOST, Mat, Place, Plain, Weights, add, attend, check, gated, sigmoid, turn};
+use super::{HOST, Mat, Place, Plain, Weights, add, check, gated, mix, sigmoid, turn, weights};
 use crate::random::Rng;
 
 #[derive(Clone, Copy)]
@@ -109,9 +109,11 @@ impl Text {
         }
     }
 
-    /// Logits of all tokens; `deep`: rows that are added behind the first layers.
-    fn logits(&self, w: &Plain, mut x: Mat, pos: &[Pos], deep: &[Mat]) -> Mat {
+    /// Logits of all tokens, and what the last one gives to each of them in every layer and head; `deep`: rows that are added
+    /// behind the first layers.
+    fn logits(&self, w: &Plain, mut x: Mat, pos: &[Pos], deep: &[Mat]) -> (Mat, Mat) {
         let (n_head, n_kv, d) = HEADS;
+        let mut looks = Vec::new();
         for il in 0..N_LAYER {
             let name = |part: &str| format!("blk.{il}.{part}");
             let normed = w.norms(&x, &name("attn_norm"));
@@ -148,7 +150,11 @@ impl Text {
                     let query = finish(&q[it][ih * step..][..d], it, "attn_q_norm");
                     let keys: Vec<&[f64]> = keys[..=it].iter().map(|row| &row[kv][..]).collect();
                     let values: Vec<&[f64]> = v[..=it].iter().map(|row| &row[kv * d..][..d]).collect();
-                    let mut out = attend(&query, &keys, &values);
+                    let weights = weights(&query, &keys);
+                    let mut out = mix(&weights, &values);
+                    if it + 1 == x.len() {
+                        looks.push(weights);
+                    }
                     if self.spec.output_gate {
                         let gate = &q[it][ih * step + d..][..d];
                         out.iter_mut().zip(gate).for_each(|(o, g)| *o *= sigmoid(*g));
@@ -184,7 +190,7 @@ impl Text {
         let x = w.norms(&x, "output_norm");
         let table = w.vec("token_embd.weight");
         let dot = |row: &[f64], x: &[f64]| row.iter().zip(x).map(|(a, b)| a * b).sum::<f64>();
-        x.iter().map(|x| table.chunks_exact(N_EMBD).map(|row| dot(row, x)).collect()).collect()
+        (x.iter().map(|x| table.chunks_exact(N_EMBD).map(|row| dot(row, x)).collect()).collect(), looks)
     }
 
     /// What the chosen experts of layer `il` make of a row: a softmax over all scores, the largest of which share 1.
@@ -241,7 +247,15 @@ impl Text {
         let taps: Vec<Vec<f32>> = (0..self.spec.n_deepstack).map(|_| rng.vec(n * N_EMBD)).collect();
         let rows = |x: &[f32]| -> Mat { x.chunks(N_EMBD).map(|r| r.iter().map(|v| f64::from(*v)).collect()).collect() };
         let deep: Vec<Mat> = taps.iter().map(|tap| rows(tap)).collect();
-        let want = self.logits(&weights.plain(), rows(&embd), &pos, &deep).concat();
+        let (want, looks) = self.logits(&weights.plain(), rows(&embd), &pos, &deep);
+        let want = want.concat();
+        // Shares of runs of tokens, the last of which is told apart by itself.
+        let ends = [1, 3, 4, 9];
+        let runs = |row: &Vec<f64>| -> Vec<f64> {
+            let begins = [0].iter().chain(&ends);
+            begins.zip(ends.iter().chain(&[n])).map(|(begin, end)| row[*begin..*end].iter().sum()).collect()
+        };
+        let want_looks: Vec<f64> = looks.iter().flat_map(runs).collect();
         for chunk in [n, 4, 1] {
             let shape = hp.cache_shape(n, (GgmlType::F32, GgmlType::F32));
             let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(&hp, chunk));
@@ -255,9 +269,16 @@ impl Text {
                     pos: &pos[at..end],
                     n_logits: end - at,
                 };
+                if end == n {
+                    cache.set_looks(Some(Looks::new(HEADS.0, ends.to_vec())));
+                }
                 got.extend_from_slice(model.forward(&batch, &mut cache, &mut scratch, None).unwrap());
             }
             check(&format!("{what}, chunks of {chunk}"), &got, &want, tolerance);
+            assert!(cache.looks().unwrap().shares().is_empty(), "{what}: nobody has chosen a token");
+            model.look(&mut cache).unwrap();
+            let looks: Vec<f32> = cache.looks().unwrap().shares().iter().map(|share| *share as f32).collect();
+            check(&format!("{what}, chunks of {chunk}, where it looks"), &looks, &want_looks, tolerance);
         }
     }
 }
