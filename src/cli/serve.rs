@@ -1,5 +1,6 @@
 //! `longtake serve`: a model over HTTP.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,10 @@ pub(super) struct Args {
     /// File with keys, one a line.
     #[arg(long, value_name = "FILE", env = "LONGTAKE_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
+    /// Share nothing between keys: neither conversations, whose beginnings others could find by how fast they are answered, nor
+    /// files, takes and batches.
+    #[arg(long, env = "LONGTAKE_PRIVATE")]
+    private: bool,
     /// Let everybody ask who can reach the address.
     #[arg(long, env = "LONGTAKE_NO_AUTH")]
     no_auth: bool,
@@ -156,16 +161,18 @@ pub(super) fn run(args: Args) -> Result<()> {
         let is_demo = false;
         load(&args.model, is_demo, &args.media)
     };
-    serve(&bind, setup, stop, listening, load_model, |desk| {
+    serve(&bind, setup, stop, listening, load_model, |desks| {
+        let Some(desk) = desks.first() else { return };
         let SessionOptions { n_ctx, .. } = desk.setup.session;
         let (_, _, cache) = desk.pool.usage();
         let weights = desk.engine.n_bytes;
         eprintln!("model:   {}, {} layout", desk.name(), desk.engine.text.hparams().layout);
         eprintln!(
-            "memory:  weights {} + cache up to {}, {} conversations of {n_ctx} tokens",
+            "memory:  weights {} + cache up to {}, {} conversations of {n_ctx} tokens{}",
             HumanBytes(weights),
-            HumanBytes(cache),
-            desk.setup.parallel
+            HumanBytes(cache * desks.len() as u64),
+            desk.setup.parallel,
+            if desks.len() > 1 { format!(" for each of {} keys", desks.len()) } else { String::new() }
         );
         eprintln!("ready");
     })
@@ -210,6 +217,15 @@ impl Args {
         if keys.iter().any(|key| key.trim().is_empty()) {
             return Err(Error::bad_input("--api-key is empty"));
         }
+        let mut known = BTreeSet::new();
+        keys.retain(|key| known.insert(key.clone()));
+        if self.private && !(1..=limits::PRIVATE_KEYS).contains(&keys.len()) {
+            let most = limits::PRIVATE_KEYS;
+            return Err(Error::bad_input(format!(
+                "--private with `{}` keys, expected 1 to {most} (--api-key)",
+                keys.len()
+            )));
+        }
         if !(0.0..=86_400.0).contains(&self.checkpoint) {
             return Err(Error::bad_input(format!(
                 "`{}` seconds between checkpoints, expected 0 to 86400",
@@ -234,6 +250,7 @@ impl Args {
         Ok(Setup {
             aliases: self.alias.clone(),
             keys,
+            private: self.private,
             hosts: self.allow_host.clone(),
             origins: self.allow_origin.iter().map(|url| url.trim_end_matches('/').to_string()).collect(),
             data: if self.no_store { None } else { Some(self.data.clone().map_or_else(data_folder, Ok)?) },

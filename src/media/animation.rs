@@ -28,7 +28,7 @@ use crate::files::input::open_regular;
 use crate::{Error, Result};
 
 /// Pixels that a frame may have however small the canvas is: some tools make frames that are larger, which are cut.
-const FREE_PART_PIXELS: u64 = 1 << 20;
+pub(super) const FREE_PART_PIXELS: u64 = 1 << 20;
 
 /// What to do about files beyond the caps.
 const WAY_OUT: &str = "make an H.264 MP4 of it, for example by ffmpeg -i FILE -pix_fmt yuv420p OUT.mp4";

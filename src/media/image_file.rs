@@ -16,6 +16,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use sha2::{Digest, Sha256};
 
+use super::animation::FREE_PART_PIXELS;
 use super::ffmpeg::Tools;
 use super::foreign_image::{ForeignImage, is_picture_in_boxes};
 use super::limits::{MAX_IMAGE_ALLOC, MAX_IMAGE_BYTES, MAX_PIXELS};
@@ -177,9 +178,21 @@ pub fn decode_image(bytes: &[u8]) -> Result<Rgb> {
     guarded(|| {
         let (mut decoder, orientation) = open(bytes, format)?;
         let mut limits = Limits::default();
-        limits.max_alloc = Some(MAX_IMAGE_ALLOC);
-        decoder.set_limits(limits).map_err(|err| image_error(err, format))?;
-        let mut image = DynamicImage::from_decoder(decoder).map_err(|err| image_error(err, format))?;
+        let (width, height) = decoder.dimensions();
+        let most = match format {
+            // A frame may be larger than the canvas, from which it is then cut.
+            ImageFormat::Gif => 4 * (u64::from(width) * u64::from(height)).max(FREE_PART_PIXELS),
+            _ => MAX_IMAGE_ALLOC,
+        };
+        limits.max_alloc = Some(most);
+        let failed = |err| match err {
+            ImageError::Limits(_) if most < MAX_IMAGE_ALLOC => {
+                Error::limit(format!("a frame that is much larger than its canvas of `{width}x{height}`"))
+            }
+            err => image_error(err, format),
+        };
+        decoder.set_limits(limits).map_err(failed)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
         image.apply_orientation(orientation);
         Ok(to_rgb(image))
     })

@@ -1,11 +1,13 @@
 //! What all handlers share: who may come in, what a body is, where the desk is. None of them knows a socket.
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
@@ -14,7 +16,7 @@ use tokio::sync::watch;
 
 use super::body::{Kept, Room};
 use super::desk::Desk;
-use super::guard::{Door, Guard, check_type};
+use super::guard::{Asker, Door, Guard, check_type};
 use super::limits::MAX_BODIES;
 use super::memory::Memory;
 use super::metrics::Metrics;
@@ -28,9 +30,13 @@ use super::wire::{Code, Fault, Json};
 /// What handlers give.
 pub(crate) type Reply = Result<Response<Body>, Fault>;
 
-/// What handlers see.
+/// What handlers see: all that there is, and whose request it is.
 #[derive(Clone)]
-pub(crate) struct App(Arc<Shared>);
+pub(crate) struct App {
+    shared: Arc<Shared>,
+    /// The key that was shown, by its number.
+    key: usize,
+}
 
 struct Shared {
     setup: Arc<Setup>,
@@ -38,7 +44,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     memory: Memory,
     bodies: Room,
-    desk: OnceLock<Arc<Desk>>,
+    /// One for all, or of each key its own.
+    desks: OnceLock<Vec<Arc<Desk>>>,
     is_draining: watch::Sender<bool>,
 }
 
@@ -49,45 +56,46 @@ impl App {
         let (is_draining, _) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());
         let memory = Memory::new(setup.limits.memory);
-        App(Arc::new(Shared {
+        let shared = Shared {
             setup,
             guard,
             metrics,
             bodies: Room::new(MAX_BODIES, memory.clone()),
             memory,
-            desk: OnceLock::new(),
+            desks: OnceLock::new(),
             is_draining,
-        }))
+        };
+        App { shared: Arc::new(shared), key: 0 }
     }
 
     /// What is counted.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
-        &self.0.metrics
+        &self.shared.metrics
     }
 
     /// What is held of memory.
     pub(crate) fn memory(&self) -> &Memory {
-        &self.0.memory
+        &self.shared.memory
     }
 
     /// The model is here.
-    pub(crate) fn ready(&self, desk: Arc<Desk>) {
-        let _ = self.0.desk.set(desk);
+    pub(crate) fn ready(&self, desks: Vec<Arc<Desk>>) {
+        let _ = self.shared.desks.set(desks);
     }
 
-    /// The desk, once there is one.
-    pub(crate) fn desk(&self) -> Option<&Arc<Desk>> {
-        self.0.desk.get()
+    /// All desks, once there are any.
+    pub(crate) fn desks(&self) -> &[Arc<Desk>] {
+        self.shared.desks.get().map_or(&[], Vec::as_slice)
     }
 
     /// No new work from now on.
     pub(crate) fn drain(&self) {
-        self.0.is_draining.send_replace(true);
+        self.shared.is_draining.send_replace(true);
     }
 
     /// Whether the server is about to end.
     pub(crate) fn is_draining(&self) -> bool {
-        *self.0.is_draining.borrow()
+        *self.shared.is_draining.borrow()
     }
 
     /// The desk for a request that only asks.
@@ -95,7 +103,9 @@ impl App {
     /// # Errors
     /// `loading`.
     pub(crate) fn looking(&self) -> Result<&Arc<Desk>, Fault> {
-        self.0.desk.get().ok_or_else(|| Fault::new(Code::Loading, "the model is being loaded").after(5))
+        let desks = self.desks();
+        let own = if desks.len() > 1 { desks.get(self.key) } else { desks.first() };
+        own.ok_or_else(|| Fault::new(Code::Loading, "the model is being loaded").after(5))
     }
 
     /// The desk for a request that is work.
@@ -112,10 +122,10 @@ impl App {
     /// The routes.
     pub(crate) fn router(self) -> Router {
         let mut router = Router::new();
-        for route in routes::TABLE.iter().filter(|route| (route.is_there)(&self.0.setup)) {
+        for route in routes::TABLE.iter().filter(|route| (route.is_there)(&self.shared.setup)) {
             router = router.route(route.path, (route.methods)());
         }
-        if self.0.setup.page {
+        if self.shared.setup.page {
             router = page::routes(router);
         }
         router
@@ -126,6 +136,19 @@ impl App {
             .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(self.clone(), admit))
             .with_state(self)
+    }
+}
+
+/// The key that a request showed, by its number.
+#[derive(Clone, Copy)]
+struct Key(usize);
+
+impl FromRequestParts<App> for App {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<App, Infallible> {
+        let key = parts.extensions.get().map_or(0, |Key(key)| *key);
+        Ok(App { key, ..app.clone() })
     }
 }
 
@@ -147,15 +170,15 @@ fn route(path: Option<&MatchedPath>) -> &'static str {
 }
 
 /// Comes before every handler: who asks, and may he; and after it: what was answered, how fast.
-async fn admit(State(app): State<App>, request: Request, next: Next) -> Response<Body> {
+async fn admit(State(app): State<App>, mut request: Request, next: Next) -> Response<Body> {
     let began = Instant::now();
     let route = route(request.extensions().get());
-    let door = door(request.uri().path(), &app.0.setup);
-    let checked = app.0.guard.check(request.method(), request.uri(), request.headers(), door);
+    let door = door(request.uri().path(), &app.shared.setup);
+    let checked = app.shared.guard.check(request.method(), request.uri(), request.headers(), door);
     let is_preflight = request.method() == Method::OPTIONS;
     let (mut response, page) = match checked {
         Err(fault) => (fault.into_response(), None),
-        Ok(Some(page)) if is_preflight => {
+        Ok(Asker { page: Some(page), .. }) if is_preflight => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;
             let headers = response.headers_mut();
@@ -165,7 +188,10 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
             (response, Some(page))
         }
-        Ok(page) => (next.run(request).await, page),
+        Ok(asker) => {
+            request.extensions_mut().insert(Key(asker.key));
+            (next.run(request).await, asker.page)
+        }
     };
     let headers = response.headers_mut();
     if let Some(page) = page.and_then(|page| HeaderValue::from_str(&page).ok()) {
@@ -180,7 +206,7 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
     if response.status().is_client_error() {
         headers_of(&mut response);
     }
-    app.0.metrics.request(route, response.status().as_u16(), began.elapsed());
+    app.shared.metrics.request(route, response.status().as_u16(), began.elapsed());
     response
 }
 
@@ -200,7 +226,7 @@ pub(crate) async fn with_json<T>(
 ) -> Result<(T, Kept), Fault> {
     let (parts, body) = request.into_parts();
     check_type(&parts.headers, "application/json")?;
-    let held = app.0.bodies.read(&parts.headers, body, app.0.setup.max_body).await?;
+    let held = app.shared.bodies.read(&parts.headers, body, app.shared.setup.max_body).await?;
     let made = make(&Json::parse(&held.bytes)?)?;
     Ok((made, held.room))
 }

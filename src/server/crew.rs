@@ -16,7 +16,8 @@ use crate::model::Choice;
 use crate::stream::{Engine, Finish, Next, Together};
 use crate::{Error, ErrorKind, Result};
 
-/// Where answers are handed in.
+/// Where answers are handed in. Copies are the same place.
+#[derive(Clone)]
 pub(crate) struct Crew {
     join: Sender<Active>,
 }

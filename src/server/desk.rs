@@ -1,7 +1,8 @@
-//! The desk: what all requests share. The model, the lane, the door, the conversations that are kept, files and takes.
+//! The desk: what all requests share. The model, the lane, the door, the conversations that are kept, files and takes. With
+//! `--private` each key has a desk, and requests of one share nothing of the last three with those of another.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde_json::{Value, json};
 
@@ -65,19 +66,44 @@ fn n_bytes(medium: &MediaSource) -> usize {
 }
 
 impl Desk {
-    /// Opens it: a pool of conversations, the threads that answer, the store.
+    /// Opens the one that all share, or with [`Setup::private`] one for each key: one model, lane and queue, the same threads that
+    /// answer, and conversations and a store of its own.
     ///
     /// # Errors
     /// A store that cannot be opened; threads that the system refuses.
-    pub(crate) fn open(
+    pub(crate) fn open_all(
+        engine: &Arc<Engine>,
+        setup: Setup,
+        metrics: &Arc<Metrics>,
+        memory: &Memory,
+    ) -> crate::Result<Vec<Arc<Desk>>> {
+        memory.loaded(engine, &setup.session)?;
+        let lane = Lane::default();
+        let crew = Crew::start(engine.clone(), lane.clone(), metrics.clone())?;
+        let queue = Queue::new(setup.parallel, setup.queue);
+        let setups = if setup.private { setup.of_keys() } else { vec![setup] };
+        let open = |setup| {
+            let shared = (lane.clone(), crew.clone(), queue.clone());
+            Desk::open(engine.clone(), Arc::new(setup), shared, metrics.clone(), memory.clone())
+        };
+        let desks = setups.into_iter().map(open).collect::<crate::Result<Vec<_>>>()?;
+        let all: Vec<_> = desks.iter().map(Arc::downgrade).collect();
+        memory.on_lack(move |missing| {
+            for desk in all.iter().filter_map(Weak::upgrade) {
+                desk.pool.reclaim(missing);
+            }
+        });
+        Ok(desks)
+    }
+
+    fn open(
         engine: Arc<Engine>,
         setup: Arc<Setup>,
+        (lane, crew, queue): (Lane, Crew, Queue),
         metrics: Arc<Metrics>,
         memory: Memory,
     ) -> crate::Result<Arc<Desk>> {
-        memory.loaded(&engine, &setup.session)?;
         let (keeper, kept) = Keeper::new();
-        let lane = Lane::default();
         let files = setup.data.as_deref().map(|folder| Store::open(folder, setup.rules, setup.media.clone()));
         let files = files.transpose()?.map(Arc::new);
         let model = format!("{} {}", engine.fingerprint(), engine.mmproj_fingerprint().unwrap_or_default());
@@ -92,8 +118,8 @@ impl Desk {
         let batches = batches.transpose()?.map(Arc::new);
         let desk = Arc::new(Desk {
             pool: Pool::new(&engine, &setup, memory.clone(), keeper)?,
-            crew: Crew::start(engine.clone(), lane.clone(), metrics.clone())?,
-            queue: Queue::new(setup.parallel, setup.queue),
+            crew,
+            queue,
             attempts: Attempts::default(),
             memory,
             created: now(),
@@ -112,12 +138,6 @@ impl Desk {
             takes.start(&desk)?;
         }
         desk.pool.keeper.start(kept, &desk)?;
-        let weak = Arc::downgrade(&desk);
-        desk.memory.on_lack(move |missing| {
-            if let Some(desk) = weak.upgrade() {
-                desk.pool.reclaim(missing);
-            }
-        });
         Ok(desk)
     }
 
@@ -179,25 +199,31 @@ impl Desk {
         }
     }
 
-    /// How things stand.
-    pub(crate) fn gauges(&self) -> Gauges {
-        let (n_running, n_waiting) = self.queue.len();
-        let (n_sessions, cache_used, cache_limit) = self.pool.usage();
-        let (takes_bytes, takes) = self.takes.as_ref().map_or((0, Vec::new()), |takes| takes.usage());
-        Gauges {
+    /// How things stand at all desks.
+    pub(crate) fn gauges(all: &[Arc<Desk>]) -> Gauges {
+        let Some(first) = all.first() else { return Gauges::default() };
+        // What they share.
+        let (n_running, n_waiting) = first.queue.len();
+        let mut gauges = Gauges {
             n_running,
             n_waiting,
-            n_lingering: self.attempts.n_lingering(),
-            n_sessions,
-            cache_used,
-            cache_limit,
-            memory: self.memory.told(),
-            memory_limit: self.memory.limit(),
-            files_bytes: self.files.as_ref().map_or(0, |files| files.n_bytes()),
-            takes_bytes,
-            takes,
+            memory: first.memory.told(),
+            memory_limit: first.memory.limit(),
             kernels: crate::kernels::select().map_or("", |kernels| kernels.name).to_string(),
+            ..Gauges::default()
+        };
+        for desk in all {
+            let (n_sessions, cache_used, cache_limit) = desk.pool.usage();
+            let (takes_bytes, takes) = desk.takes.as_ref().map_or((0, Vec::new()), |takes| takes.usage());
+            gauges.n_lingering += desk.attempts.n_lingering();
+            gauges.n_sessions += n_sessions;
+            gauges.cache_used += cache_used;
+            gauges.cache_limit += cache_limit;
+            gauges.files_bytes += desk.files.as_ref().map_or(0, |files| files.n_bytes());
+            gauges.takes_bytes += takes_bytes;
+            gauges.add_takes(takes);
         }
+        gauges
     }
 
     /// The model, as clients list it.

@@ -24,6 +24,15 @@ pub(super) struct Guard {
     is_local: bool,
 }
 
+/// Who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Asker {
+    /// The page that the request comes from, where that is another one and may ask.
+    pub page: Option<String>,
+    /// Which of the keys was shown; 0 where none is needed.
+    pub key: usize,
+}
+
 /// What the request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Door {
@@ -43,24 +52,17 @@ impl Guard {
         Guard { keys, hosts: small(hosts), origins: small(origins), is_local }
     }
 
-    /// Checks the head of a request. Returns the page that it comes from, where that is another one and may ask.
+    /// Checks the head of a request, and says who asks.
     ///
     /// # Errors
     /// `host_not_allowed`, `origin_not_allowed`, `invalid_api_key`.
-    pub(super) fn check(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        door: Door,
-    ) -> Result<Option<String>, Fault> {
+    pub(super) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap, door: Door) -> Result<Asker, Fault> {
         let host = self.host(uri, headers)?;
         let page = self.page(headers, host.as_deref(), door)?;
         // A browser asks first, without the key, what it may send.
-        if door == Door::Keyed && !(method == Method::OPTIONS && page.is_some()) {
-            self.key(headers)?;
-        }
-        Ok(page)
+        let is_open = door != Door::Keyed || (method == Method::OPTIONS && page.is_some());
+        let key = if is_open { 0 } else { self.key(headers)? };
+        Ok(Asker { page, key })
     }
 
     /// The name under which the server was called.
@@ -112,10 +114,10 @@ impl Guard {
         }
     }
 
-    /// The key: hashed, and compared with all of them in the same time.
-    fn key(&self, headers: &HeaderMap) -> Result<(), Fault> {
+    /// Which key it is: hashed, and compared with all of them in the same time.
+    fn key(&self, headers: &HeaderMap) -> Result<usize, Fault> {
         if self.keys.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let refused = || Fault::new(Code::InvalidApiKey, "the key is missing or wrong: send Authorization: Bearer KEY");
         let value = headers.get(AUTHORIZATION).ok_or_else(refused)?.as_bytes();
@@ -124,12 +126,13 @@ impl Guard {
             return Err(refused());
         }
         let given: [u8; 32] = Sha256::digest(key.trim_ascii()).into();
-        let mut is_known = 0u8;
-        for known in &self.keys {
+        // One more than the place of the key that it is.
+        let mut found = 0;
+        for (i, known) in self.keys.iter().enumerate() {
             let differs = known.iter().zip(&given).fold(0u8, |differs, (a, b)| differs | (a ^ b));
-            is_known |= std::hint::black_box(u8::from(differs == 0));
+            found |= std::hint::black_box(usize::from(differs == 0)) * (i + 1);
         }
-        if is_known == 1 { Ok(()) } else { Err(refused()) }
+        found.checked_sub(1).ok_or_else(refused)
     }
 }
 
@@ -163,7 +166,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        guard.check(&Method::POST, &Uri::from_static("/v1/files"), &map, door).map_err(|fault| fault.code)
+        let asker = guard.check(&Method::POST, &Uri::from_static("/v1/files"), &map, door);
+        asker.map(|asker| asker.page).map_err(|fault| fault.code)
     }
 
     /// CVE-2024-28224: a name that an attacker controls leads to 127.0.0.1.

@@ -50,6 +50,9 @@ pub(crate) const MAX_TOOLS: usize = 128;
 /// Most bytes of all tools together.
 pub(crate) const MAX_TOOL_BYTES: usize = 48 << 10;
 
+/// Most keys that share nothing with each other: each has threads and a store of its own.
+pub(crate) const PRIVATE_KEYS: usize = 64;
+
 /// Largest file that may be uploaded, unless the command line says otherwise.
 pub(crate) const MAX_FILE: u64 = 8 << 30;
 /// Room for files and takes, likewise.

@@ -116,6 +116,18 @@ pub(crate) struct Gauges {
     pub kernels: String,
 }
 
+impl Gauges {
+    /// Adds takes, so many in each state.
+    pub(crate) fn add_takes(&mut self, takes: Vec<(&'static str, usize)>) {
+        for (status, n) in takes {
+            match self.takes.iter_mut().find(|(known, _)| *known == status) {
+                Some((_, sum)) => *sum += n,
+                None => self.takes.push((status, n)),
+            }
+        }
+    }
+}
+
 impl Metrics {
     /// Counts.
     pub(crate) fn add(&self, counter: Counter, n: u64) {

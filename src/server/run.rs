@@ -79,7 +79,7 @@ pub(crate) fn serve(
     stop: &'static AtomicBool,
     listening: impl FnOnce(&str, Option<u16>) -> Result<()>,
     load: impl FnOnce() -> Result<(Arc<Engine>, SessionOptions)> + Send + 'static,
-    loaded: impl FnOnce(&Desk) + Send + 'static,
+    loaded: impl FnOnce(&[Arc<Desk>]) + Send + 'static,
 ) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("http").enable_all().build()?;
@@ -141,7 +141,7 @@ async fn run(
     setup: Setup,
     stop: &'static AtomicBool,
     load: impl FnOnce() -> Result<(Arc<Engine>, SessionOptions)> + Send + 'static,
-    loaded: impl FnOnce(&Desk) + Send + 'static,
+    loaded: impl FnOnce(&[Arc<Desk>]) + Send + 'static,
 ) -> Result<()> {
     let is_local = listener.address().is_none();
     let drain = setup.drain;
@@ -154,14 +154,16 @@ async fn run(
     threads::builder("loading").spawn(move || {
         let open = || -> Result<()> {
             let (engine, session) = load()?;
-            let setup = Arc::new(Setup { session, ..(*setup).clone() });
-            let desk = Desk::open(engine, setup, opening.metrics().clone(), opening.memory().clone())?;
-            warm_up(&desk.engine, desk.setup.session)?;
-            if let Ok(batches) = desk.batches() {
-                batches.start(&desk)?;
+            let setup = Setup { session, ..(*setup).clone() };
+            let desks = Desk::open_all(&engine, setup, opening.metrics(), opening.memory())?;
+            warm_up(&engine, session)?;
+            for desk in &desks {
+                if let Ok(batches) = desk.batches() {
+                    batches.start(desk)?;
+                }
             }
-            loaded(&desk);
-            opening.ready(desk);
+            loaded(&desks);
+            opening.ready(desks);
             Ok(())
         };
         let _ = tell.send(open());
@@ -178,14 +180,13 @@ async fn run(
         }
         if swept.elapsed() > Duration::from_secs(60) {
             swept = Instant::now();
-            if let Some(desk) = app.desk().cloned() {
-                tokio::task::spawn_blocking(move || sweep(&desk));
-            }
+            let sweeping = app.clone();
+            tokio::task::spawn_blocking(move || sweeping.desks().iter().for_each(|desk| sweep(desk)));
         }
     }
     // Nothing new; what runs ends in time, films stop at their last checkpoint.
     app.drain();
-    if let Some(desk) = app.desk() {
+    for desk in app.desks() {
         desk.attempts.close();
         if let Ok(takes) = desk.takes() {
             takes.close();
@@ -193,18 +194,19 @@ async fn run(
         if let Ok(batches) = desk.batches() {
             batches.close();
         }
-        let until = Instant::now() + drain;
-        let is_busy = || !desk.queue.is_empty() || desk.takes().is_ok_and(|takes| takes.is_reading());
-        while is_busy() && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        // What was read for questions is not lost: it becomes takes, for which there is a moment in any case.
-        let until = until.max(Instant::now() + KEEPING);
-        let closing = desk.clone();
-        let closed = tokio::task::spawn_blocking(move || closing.pool.close());
-        while !(closed.is_finished() && desk.pool.keeper.is_idle()) && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    }
+    let until = Instant::now() + drain;
+    let is_busy = |desk: &Arc<Desk>| !desk.queue.is_empty() || desk.takes().is_ok_and(|takes| takes.is_reading());
+    while app.desks().iter().any(is_busy) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // What was read for questions is not lost: it becomes takes, for which there is a moment in any case.
+    let until = until.max(Instant::now() + KEEPING);
+    let closing = app.clone();
+    let closed = tokio::task::spawn_blocking(move || closing.desks().iter().for_each(|desk| desk.pool.close()));
+    let is_kept = |desk: &Arc<Desk>| desk.pool.keeper.is_idle();
+    while !(closed.is_finished() && app.desks().iter().all(is_kept)) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     close.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_secs(2), accepting).await;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::limits;
 use super::store::Rules;
 use crate::gguf::GgmlType;
@@ -16,6 +18,8 @@ pub(crate) struct Setup {
     pub aliases: Vec<String>,
     /// Keys, one of which every request has to show; none: everybody may ask.
     pub keys: Vec<String>,
+    /// Who shows another key has other conversations, files, takes and batches.
+    pub private: bool,
     /// Names under which the server may be called, beside `localhost` and addresses.
     pub hosts: Vec<String>,
     /// Pages of other sites that may ask.
@@ -52,6 +56,18 @@ pub(crate) struct Setup {
     pub limits: Limits,
 }
 
+impl Setup {
+    /// The same for each key alone, with a folder of its own.
+    pub(crate) fn of_keys(&self) -> Vec<Setup> {
+        let of = |key: &String| {
+            let name: String = Sha256::digest(key).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+            let data = self.data.as_ref().map(|data| data.join("keys").join(name));
+            Setup { keys: vec![key.clone()], data, ..self.clone() }
+        };
+        self.keys.iter().map(of).collect()
+    }
+}
+
 impl Default for Setup {
     fn default() -> Setup {
         let session = SessionOptions {
@@ -64,6 +80,7 @@ impl Default for Setup {
         Setup {
             aliases: Vec::new(),
             keys: Vec::new(),
+            private: false,
             hosts: Vec::new(),
             origins: Vec::new(),
             data: None,

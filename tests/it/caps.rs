@@ -377,6 +377,7 @@ fn pictures_that_inflate() {
     beyond[6..10].copy_from_slice(&[16, 0, 16, 0]);
     beyond[24..28].copy_from_slice(&[0, 0x20, 0, 0x20]);
     room.check("video", &room.file("beyond.gif", &beyond, 0), 256, "on a canvas of 16x16");
+    room.check("image", &room.file("beyond.gif", &beyond, 0), 256, "its canvas of `16x16`");
     // Many frames of it: a number nobody means to show.
     let (head, frame) = gif[..gif.len() - 1].split_at(19);
     let frames = [head, &frame.repeat(60_000)].concat();

@@ -293,6 +293,72 @@ fn keys_guard_every_route_but_those_that_say_that_it_lives() {
     }
 }
 
+/// Shared caches: CVE-2025-46570, the beginning of what others asked, found by how fast it is answered.
+#[test]
+fn nothing_is_shared_between_keys_where_that_is_wanted() {
+    let video = video(6);
+    let args = ["--api-key", "one", "--api-key", "two", "--api-key", "one", "--keep-read", "0"];
+    let send = |server: &Server, key: &str, method: &str, path: &str, body: &[u8]| {
+        let key = format!("Bearer {key}");
+        server.send(method, path, &[("authorization", &key), ("content-type", "application/json")], body)
+    };
+    let upload = |server: &Server, key: &str| {
+        let json = send(server, key, "PUT", "/v1/files?filename=v.mp4", &video.bytes).json();
+        json["id"].as_str().unwrap().to_string()
+    };
+    let ask = |server: &Server, key: &str, id: &str| {
+        let body = question(id, &video.question).to_string();
+        send(server, key, "POST", "/v1/chat/completions", body.as_bytes())
+    };
+    let cached = |reply: Reply| {
+        let answer = reply.json();
+        assert_eq!(content(&answer), video.answer);
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    let n_listed = |server: &Server, key: &str, what: &str| {
+        send(server, key, "GET", &format!("/v1/{what}"), b"").json()["data"].as_array().unwrap().len()
+    };
+    // As it is otherwise: the second key finds what the first has read.
+    let shared = Server::start(&args);
+    let id = upload(&shared, "one");
+    assert_eq!(cached(ask(&shared, "one", &id)), 0);
+    assert!(cached(ask(&shared, "two", &id)) > 800);
+
+    let server = Server::start(&[&args[..], &["--private"]].concat());
+    let id = upload(&server, "one");
+    assert_eq!(cached(ask(&server, "one", &id)), 0);
+    assert!(cached(ask(&server, "one", &id)) > 800);
+    // Another key has no such file, cannot remove it, and reads its own of the same bytes from the beginning.
+    for (method, path) in [("GET", format!("/v1/files/{id}")), ("DELETE", format!("/v1/files/{id}"))] {
+        send(&server, "two", method, &path, b"").refused(404, "file_not_found");
+    }
+    assert_eq!(ask(&server, "two", &id).status, 404);
+    let other = upload(&server, "two");
+    assert_eq!(cached(ask(&server, "two", &other)), 0);
+    assert!(cached(ask(&server, "two", &other)) > 800);
+    assert_eq!([n_listed(&server, "one", "files"), n_listed(&server, "two", "files")], [1, 1]);
+    // Takes and batches likewise, also those of before a restart.
+    let wanted = json!({ "file_id": id, "options": { "fps": 1 } }).to_string();
+    let take = send(&server, "one", "POST", "/v1/takes", wanted.as_bytes()).json()["id"].as_str().unwrap().to_string();
+    let status = |server: &Server, key: &str| send(server, key, "GET", &format!("/v1/takes/{take}"), b"");
+    server.until("read", || status(&server, "one").json()["status"] == "ready");
+    let server = server.kill_and_restart();
+    server.until("looked at", || status(&server, "one").json()["status"] == "ready");
+    status(&server, "two").refused(404, "take_not_found");
+    assert_eq!(ask(&server, "two", &take).status, 404);
+    assert_eq!(ask(&server, "one", &take).status, 200);
+    assert_eq!([n_listed(&server, "one", "takes"), n_listed(&server, "two", "takes")], [1, 0]);
+    assert_eq!([n_listed(&server, "one", "batches"), n_listed(&server, "two", "batches")], [0, 0]);
+    // Figures are of all.
+    let told = send(&server, "two", "GET", "/metrics", b"").text();
+    assert!(told.contains("longtake_takes{status=\"ready\"} 1\n"), "{told}");
+    // Who has no keys to tell apart is told so.
+    let out =
+        std::process::Command::new(env!("CARGO_BIN_EXE_longtake")).args(["serve", "--demo", "--private"]).output();
+    let out = out.unwrap();
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("--private with `0` keys"));
+}
+
 /// Browsers: CVE-2024-28224 (DNS rebinding), reflected origins, forms of other pages.
 #[test]
 fn foreign_names_pages_and_forms_are_refused() {

@@ -136,7 +136,7 @@ impl PeerTest {
     /// # Errors
     /// What llama.cpp says.
     pub(super) fn run(&mut self, n: usize) -> Result<f64> {
-        self.context.truncate(self.work.depth);
+        self.context.truncate(self.work.depth).map_err(failed)?;
         let started = Instant::now();
         for step in self.tokens[..n].chunks(self.work.n_batch) {
             self.context.run(step).map_err(failed)?;

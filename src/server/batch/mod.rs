@@ -135,8 +135,9 @@ pub(crate) fn run_alone(
     // Some things of the desk live on the runtime.
     let done = runtime.block_on(async {
         let memory = Memory::new(setup.limits.memory);
-        let desk = Desk::open(engine, Arc::new(setup), Arc::new(Metrics::default()), memory)?;
-        run(&desk, batch, stop, told).await
+        let desks = Desk::open_all(&engine, setup, &Arc::new(Metrics::default()), &memory)?;
+        let desk = desks.first().ok_or_else(|| Error::internal("a batch without a desk"))?;
+        run(desk, batch, stop, told).await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     done

@@ -2,7 +2,7 @@
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequest, Multipart, Query, Request, State};
+use axum::extract::{FromRequest, Multipart, Query, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use serde_json::{Value, json};
@@ -19,24 +19,24 @@ use crate::server::store::{Incoming, Upload};
 use crate::server::wire::{Code, Fault};
 
 /// All uploads.
-pub(crate) async fn files(State(app): State<App>) -> Reply {
+pub(crate) async fn files(app: App) -> Reply {
     let list: Vec<Value> = app.looking()?.files()?.list().iter().map(Upload::to_json).collect();
     ok(&json!({ "object": "list", "data": list, "has_more": false }))
 }
 
 /// What is known of one.
-pub(crate) async fn file(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn file(app: App, Id(id): Id) -> Reply {
     ok(&app.looking()?.files()?.look(&id)?.to_json())
 }
 
 /// Forgets one; its bytes go once nothing needs them.
-pub(crate) async fn delete_file(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn delete_file(app: App, Id(id): Id) -> Reply {
     app.looking()?.files()?.remove(&id)?;
     ok(&json!({ "id": id, "object": "file", "deleted": true }))
 }
 
 /// The lines of a batch's file, and of no other: who uploaded a video has it.
-pub(crate) async fn content(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn content(app: App, Id(id): Id) -> Reply {
     let upload = app.looking()?.files()?.get(&id)?;
     if upload.kind != "text" {
         return Err(Fault::new(Code::FileNotFound, "only files of batches are given back"));
@@ -103,11 +103,7 @@ pub(crate) struct UploadQuery {
 }
 
 /// `curl -T`: the body is the file.
-pub(crate) async fn upload_raw(
-    State(app): State<App>,
-    query: Result<Query<UploadQuery>, QueryRejection>,
-    request: Request,
-) -> Reply {
+pub(crate) async fn upload_raw(app: App, query: Result<Query<UploadQuery>, QueryRejection>, request: Request) -> Reply {
     let Query(query) = query.map_err(|_| Fault::value("expires_after", "the query is malformed"))?;
     let purpose = purpose(query.purpose.as_deref())?;
     let (parts, mut body) = request.into_parts();
@@ -128,7 +124,7 @@ fn keep(seconds: Option<u64>) -> Result<Option<u64>, Fault> {
 }
 
 /// A form with the file, as OpenAI's clients send it.
-pub(crate) async fn upload_form(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn upload_form(app: App, request: Request) -> Reply {
     check_type(request.headers(), "multipart/form-data")?;
     let most = app.working()?.setup.rules.max_file;
     // The form around the file is small.

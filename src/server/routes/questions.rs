@@ -1,6 +1,6 @@
 //! Questions, what they would cost, and the model that answers.
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use serde_json::{Value, json};
 
 use super::Id;
@@ -11,29 +11,29 @@ use crate::server::limits::MAX_TEXT_BYTES;
 use crate::server::wire::{ChatRequest, Fault, Json, fields};
 
 /// The one model.
-pub(crate) async fn models(State(app): State<App>) -> Reply {
+pub(crate) async fn models(app: App) -> Reply {
     ok(&json!({ "object": "list", "data": [app.looking()?.model_json()] }))
 }
 
 /// The same by its name.
-pub(crate) async fn model(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn model(app: App, Id(id): Id) -> Reply {
     let desk = app.looking()?;
     desk.check_model(Some(&id))?;
     ok(&desk.model_json())
 }
 
 /// An answer, streamed or whole.
-pub(crate) async fn chat(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn chat(app: App, request: Request) -> Reply {
     asked(&app, request, Endpoint::Chat).await
 }
 
 /// The text after a prompt.
-pub(crate) async fn completion(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn completion(app: App, request: Request) -> Reply {
     asked(&app, request, Endpoint::Completion).await
 }
 
 /// An answer in the words of the Responses API.
-pub(crate) async fn response(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn response(app: App, request: Request) -> Reply {
     asked(&app, request, Endpoint::Response).await
 }
 
@@ -47,7 +47,7 @@ async fn asked(app: &App, request: Request, endpoint: Endpoint) -> Reply {
 }
 
 /// How many tokens a prompt has.
-pub(crate) async fn input_tokens(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn input_tokens(app: App, request: Request) -> Reply {
     let desk = app.working()?.clone();
     let (mut request, _kept) = with_json(&app, request, ChatRequest::parse).await?;
     let planned = blocking(move || desk.plan(&mut request)).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn input_tokens(State(app): State<App>, request: Request) -> Re
 }
 
 /// The plan of a question, or of a take: a body with messages is the one, with a file the other.
-pub(crate) async fn plan(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn plan(app: App, request: Request) -> Reply {
     let desk = app.working()?.clone();
     enum Asked {
         Chat(Box<ChatRequest>),
@@ -74,7 +74,7 @@ pub(crate) async fn plan(State(app): State<App>, request: Request) -> Reply {
 }
 
 /// Tokens of a text.
-pub(crate) async fn tokenize(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn tokenize(app: App, request: Request) -> Reply {
     let desk = app.working()?.clone();
     let ((text, with_pieces), _kept) = with_json(&app, request, |body| {
         let text = body.get("content").or_else(|| body.get("prompt")).or_else(|| body.get("text"));

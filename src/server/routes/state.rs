@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 use crate::server::app::{App, Reply, ok};
+use crate::server::desk::Desk;
 use crate::server::limits::OPEN_ANSWER;
 use crate::server::openapi;
 use crate::server::reply::json as reply;
@@ -18,9 +18,9 @@ pub(crate) async fn health() -> Reply {
 }
 
 /// It takes work.
-pub(crate) async fn ready(State(app): State<App>) -> Reply {
+pub(crate) async fn ready(app: App) -> Reply {
     let not = |status: &str| Ok(reply(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": status })));
-    match (app.is_draining(), app.desk()) {
+    match (app.is_draining(), app.desks().first()) {
         (true, _) => not("draining"),
         (false, None) => not("loading"),
         (false, Some(_)) => ok(&json!({ "status": "ok" })),
@@ -28,7 +28,7 @@ pub(crate) async fn ready(State(app): State<App>) -> Reply {
 }
 
 /// Defaults and limits.
-pub(crate) async fn props(State(app): State<App>) -> Reply {
+pub(crate) async fn props(app: App) -> Reply {
     let desk = app.looking()?;
     let (setup, hp) = (&desk.setup, desk.engine.text.hparams());
     let sampling = &setup.sampling;
@@ -54,15 +54,15 @@ pub(crate) async fn props(State(app): State<App>) -> Reply {
 }
 
 /// How full conversations are.
-pub(crate) async fn slots(State(app): State<App>) -> Reply {
+pub(crate) async fn slots(app: App) -> Reply {
     let desk = app.looking()?;
     let slot = |(i, (n_past, n_ctx)): (usize, (usize, usize))| json!({ "id": i, "n_ctx": n_ctx, "n_past": n_past });
     ok(&desk.pool.slots().into_iter().enumerate().map(slot).collect())
 }
 
 /// Figures for Prometheus.
-pub(crate) async fn metrics(State(app): State<App>) -> Result<Response<Body>, Infallible> {
-    let gauges = app.desk().map(|desk| desk.gauges()).unwrap_or_default();
+pub(crate) async fn metrics(app: App) -> Result<Response<Body>, Infallible> {
+    let gauges = Desk::gauges(app.desks());
     let mut response = Response::new(Body::from(app.metrics().text(&gauges)));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

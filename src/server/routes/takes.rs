@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -18,19 +18,19 @@ use crate::server::takes::{Entry, Status};
 use crate::server::wire::Json;
 
 /// All takes.
-pub(crate) async fn takes(State(app): State<App>) -> Reply {
+pub(crate) async fn takes(app: App) -> Reply {
     let takes = app.looking()?.takes()?.clone();
     let list = blocking(move || Ok(takes.list().iter().map(|entry| entry.to_json()).collect::<Vec<_>>())).await?;
     ok(&json!({ "object": "list", "data": list, "has_more": false }))
 }
 
 /// How one stands.
-pub(crate) async fn take(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn take(app: App, Id(id): Id) -> Reply {
     ok(&app.looking()?.takes()?.get(&id)?.to_json())
 }
 
 /// Reads a video into a take, or goes on with the one that there is.
-pub(crate) async fn ask_take(State(app): State<App>, request: Request) -> Reply {
+pub(crate) async fn ask_take(app: App, request: Request) -> Reply {
     let desk = app.working()?.clone();
     let (body, _kept) = with_json(&app, request, |body| Ok(body.to_value())).await?;
     let asked = blocking(move || {
@@ -43,7 +43,7 @@ pub(crate) async fn ask_take(State(app): State<App>, request: Request) -> Reply 
 }
 
 /// Pauses one.
-pub(crate) async fn cancel_take(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn cancel_take(app: App, Id(id): Id) -> Reply {
     let entry = app.looking()?.takes()?.cancel(&id)?;
     // Until the step is over; not for long.
     let mut shown = entry.watch();
@@ -53,13 +53,13 @@ pub(crate) async fn cancel_take(State(app): State<App>, Id(id): Id) -> Reply {
 }
 
 /// What [`ask_take`] does for a take that there is, by its name.
-pub(crate) async fn resume_take(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn resume_take(app: App, Id(id): Id) -> Reply {
     let desk = app.working()?.clone();
     ok(&blocking(move || desk.takes()?.resume(&id)).await?.to_json())
 }
 
 /// Removes one.
-pub(crate) async fn delete_take(State(app): State<App>, Id(id): Id) -> Reply {
+pub(crate) async fn delete_take(app: App, Id(id): Id) -> Reply {
     let desk = app.looking()?.clone();
     let gone = id.clone();
     blocking(move || desk.takes()?.remove(&desk, &gone)).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn delete_take(State(app): State<App>, Id(id): Id) -> Reply {
 }
 
 /// How one goes, until it stands still.
-pub(crate) async fn take_events(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Reply {
+pub(crate) async fn take_events(app: App, Id(id): Id, headers: HeaderMap) -> Reply {
     let entry = app.looking()?.takes()?.get(&id)?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let (send, body) = stream();

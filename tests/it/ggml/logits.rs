@@ -295,11 +295,11 @@ fn filled_caches_stand_for_read_ones() {
         filled.fill(200).unwrap();
         assert_eq!(filled.len(), 200);
         let once = filled.forward(&[5, 6], Logits::Last).unwrap();
-        filled.truncate(200);
+        filled.truncate(200).unwrap();
         assert_eq!(filled.forward(&[5, 6], Logits::Last).unwrap(), once, "{case}");
         assert!(once.iter().all(|v| v.is_finite()) && once != a, "{case}");
         // The first 64 tokens are those that were read.
-        filled.truncate(64);
+        filled.truncate(64).unwrap();
         assert_eq!(filled.forward(&[5], Logits::Last).unwrap(), a, "{case}");
         assert!(filled.forward(&[5; 512], Logits::Last).is_err(), "{case}");
     }

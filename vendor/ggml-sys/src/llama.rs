@@ -81,6 +81,8 @@ pub struct Context {
     pool: *mut sys::ggml_threadpool,
     batch: sys::llama_batch,
     n_past: usize,
+    /// What was filled, where the cache cannot be cut back to it.
+    filled: Option<Vec<u8>>,
     options: ContextOptions,
     model: Arc<Model>,
 }
@@ -118,7 +120,7 @@ impl Context {
             }
             sys::llama_attach_threadpool(ptr, pool, pool);
             let batch = sys::llama_batch_init(n_batch as i32, 0, 1);
-            Ok(Context { ptr, pool, batch, n_past: 0, options, model: Arc::clone(model) })
+            Ok(Context { ptr, pool, batch, n_past: 0, filled: None, options, model: Arc::clone(model) })
         }
     }
 
@@ -201,17 +203,44 @@ impl Context {
         Ok(())
     }
 
-    /// Forgets all but the first `n` tokens.
+    /// Forgets all but the first `n` tokens. A model with recurrent layers forgets all, or what came after the tokens that it was
+    /// filled with.
     ///
-    /// # Panics
-    /// When a cache that is made for it does not forget.
-    pub fn truncate(&mut self, n: usize) {
+    /// # Errors
+    /// What cannot be forgotten.
+    pub fn truncate(&mut self, n: usize) -> Result<()> {
         if n < self.n_past {
             // SAFETY: the context is alive; sequence 0 from `n` on.
             let done = unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.ptr), 0, n as i32, -1) };
-            assert!(done, "the cache of a transformer can be cut anywhere");
+            if !done {
+                let filled = self.filled.take().ok_or_else(|| Error::new(format!("cannot go back to token `{n}`")))?;
+                self.load(&filled)?;
+                self.filled = Some(filled);
+                self.ends_at(n)?;
+            }
             self.n_past = n;
         }
+        Ok(())
+    }
+
+    /// Replaces the cache by a saved one.
+    fn load(&mut self, state: &[u8]) -> Result<()> {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr), false) };
+        self.n_past = 0;
+        // SAFETY: the context is alive; llama.cpp checks what it reads.
+        let read = unsafe { sys::llama_state_seq_set_data(self.ptr, state.as_ptr(), state.len(), 0) };
+        if read == state.len() { Ok(()) } else { Err(Error::new("llama.cpp does not take the filled cache")) }
+    }
+
+    /// Checks that the cache holds `n` tokens.
+    fn ends_at(&self, n: usize) -> Result<()> {
+        // SAFETY: the context is alive.
+        let last = unsafe { sys::llama_memory_seq_pos_max(sys::llama_get_memory(self.ptr), 0) };
+        if i64::from(last) != n as i64 - 1 {
+            return Err(Error::new(format!("the cache ends at `{last}`, expected {}", n as i64 - 1)));
+        }
+        Ok(())
     }
 
     /// Fills an empty cache with `depth` tokens without computing them all: one step is computed, and its keys and values are
@@ -230,21 +259,14 @@ impl Context {
         self.step(&tokens, Logits::Last)?;
         if depth > tokens.len() {
             let state = repeated(&self.state()?, depth).map_err(Error::new)?;
-            // SAFETY: the context is alive; llama.cpp checks what it reads.
-            unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr), false) };
-            self.n_past = 0;
-            // SAFETY: as above.
-            let read = unsafe { sys::llama_state_seq_set_data(self.ptr, state.as_ptr(), state.len(), 0) };
-            if read != state.len() {
-                return Err(Error::new("llama.cpp does not take the filled cache"));
-            }
+            self.load(&state)?;
         }
-        // SAFETY: the context is alive.
-        let last = unsafe { sys::llama_memory_seq_pos_max(sys::llama_get_memory(self.ptr), 0) };
-        if last != depth as i32 - 1 {
-            return Err(Error::new(format!("the filled cache ends at `{last}` instead of `{}`", depth - 1)));
-        }
+        self.ends_at(depth)?;
         self.n_past = depth;
+        // SAFETY: the model is alive.
+        if unsafe { sys::llama_model_is_hybrid(self.model.ptr) || sys::llama_model_is_recurrent(self.model.ptr) } {
+            self.filled = Some(self.state()?);
+        }
         Ok(())
     }
 
