@@ -108,6 +108,8 @@ pub(crate) struct Done {
     pub n_cached: usize,
     pub n_tokens: usize,
     pub media: Value,
+    /// Where the answer looked, for who asked.
+    pub looked: Option<Value>,
     pub warnings: Vec<String>,
     pub is_reordered: bool,
     pub queue_time: Duration,
@@ -313,9 +315,11 @@ impl Work<'_> {
             }
         };
         let fed = match &draft {
-            None => borrowed
-                .session
-                .feed(&mut planned.prompt, &mut Events::new(&mut sink, self.cancel).with_turns(&mut pass)),
+            None => {
+                borrowed.session.find_looks(request.own.looks);
+                let mut events = Events::new(&mut sink, self.cancel).with_turns(&mut pass);
+                borrowed.session.feed(&mut planned.prompt, &mut events)
+            }
             // It stands behind the whole prompt already.
             Some(_) => Ok(()),
         };
@@ -374,6 +378,7 @@ impl Work<'_> {
         let Answered { borrowed, draft, n_tokens, time, n_made, result } = desk.crew.answer(borrowed, manner);
         let is_heard = result.is_ok() && !self.say.is_closed();
         let kept = draft.filter(|_| !is_heard).and_then(keep);
+        let looked = borrowed.as_ref().filter(|_| request.own.looks).and_then(|borrowed| borrowed.session.looked());
         match borrowed {
             Some(mut borrowed) => {
                 if let Some(beginning) = &beginning {
@@ -407,6 +412,7 @@ impl Work<'_> {
             n_cached,
             n_tokens,
             media,
+            looked: looked.map(|looked| planned.looked_json(looked)),
             warnings,
             is_reordered: planned.is_reordered,
             queue_time: self.queue_time,

@@ -35,8 +35,10 @@ pub(crate) fn manner(desk: &Desk, request: &ChatRequest) -> Option<String> {
     } else if request.sampling.seed.is_none() && desk.setup.sampling.seed == 0 {
         return None;
     }
-    let ChatRequest { stop, logprobs, top_logprobs, ignore_eos, form, tools, .. } = request;
-    Some(format!("{sampling:?} {stop:?} {:?} {ignore_eos} {form:?} {tools:?}", logprobs.then_some(top_logprobs)))
+    let ChatRequest { stop, logprobs, top_logprobs, ignore_eos, form, tools, own, .. } = request;
+    // Whoever wants to know where it looked goes on with none of which that was not found out.
+    let (logs, looks) = (logprobs.then_some(top_logprobs), own.looks);
+    Some(format!("{sampling:?} {stop:?} {logs:?} {ignore_eos} {form:?} {tools:?} {looks}"))
 }
 
 impl Asked {

@@ -16,7 +16,7 @@ use super::wire::chat::Own;
 use super::wire::media::{Kind, Named, kind_of};
 use super::wire::{ChatRequest, Code, Fault, From, MediaPart, Sampling, Tools, TurnPart};
 use crate::error::Context as _;
-use crate::stream::{Around, Budget, Conversation, Cost, Limits, MediaKind, MediaPlan, Prompt, Take, Unit};
+use crate::stream::{Around, Budget, Conversation, Cost, Limits, Looked, MediaKind, MediaPlan, Prompt, Take, Unit};
 use crate::text::template::RenderOptions;
 use crate::text::{Data, Form, Guide, MediaSource, Message, Part, SamplerOptions, Source};
 use crate::{Error, ErrorKind};
@@ -487,6 +487,14 @@ impl Planned {
             })
         };
         all.iter().enumerate().map(one).collect()
+    }
+
+    /// Where an answer looked, with the names that clients gave and none of the server's.
+    pub(crate) fn looked_json(&self, mut looked: Looked) -> Value {
+        for (i, medium) in looked.media.iter_mut().enumerate() {
+            medium.label = self.names.get(i).cloned().unwrap_or_else(|| medium.kind.name().to_string());
+        }
+        looked.to_json()
     }
 }
 

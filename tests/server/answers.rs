@@ -199,3 +199,51 @@ fn pictures_and_lists_of_frames_are_media_like_others() {
     );
     assert_eq!((&jpegs["type"], &jpegs["frames"]), (&json!("video"), &json!(2)));
 }
+
+#[test]
+fn where_an_answer_looked_is_told_to_who_asks_and_to_nobody_else() {
+    let server = Server::start(&["--parallel", "4"]);
+    let video = video(6);
+    let id = server.upload(&video.bytes, "v.mp4");
+    let body = |looks: bool| {
+        let mut body = question(&id, &video.question);
+        if looks {
+            body["longtake"] = json!({ "where": true });
+        }
+        body
+    };
+    let plain = server.ask(&body(false));
+    assert!(plain["longtake"].get("where").is_none());
+    let whole = server.ask(&body(true));
+    assert_eq!(content(&whole), content(&plain));
+    let looked = &whole["longtake"]["where"];
+    let sum = |shares: &mut dyn Iterator<Item = f64>| -> f64 { shares.sum() };
+    let shares = sum(&mut looked["shares"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()));
+    assert!((shares - 1.0).abs() < 1e-9, "{looked}");
+    let medium = &looked["media"][0];
+    let pairs = medium["pairs"].as_array().unwrap();
+    assert_eq!((pairs.len(), &medium["source"]), (6, &json!("v.mp4")));
+    assert!((sum(&mut pairs.iter().map(|pair| pair["among"].as_f64().unwrap())) - 1.0).abs() < 1e-9, "{looked}");
+    assert_eq!(looked["tokens"], whole["usage"]["completion_tokens"]);
+    // Streamed, it comes with the last chunk of the answer.
+    let mut streamed = body(true);
+    streamed["stream"] = json!(true);
+    let chunks = events(&server.post("/v1/chat/completions", &streamed).text());
+    let told: Vec<&Value> = chunks.iter().filter_map(|chunk| chunk["longtake"].get("where")).collect();
+    assert_eq!(told.len(), 1);
+    assert!(chunks.last().unwrap()["longtake"].get("where").is_some() && told[0]["text"] == looked["text"]);
+    // Several at once, of which some ask: each gets its own, and the answers are the same.
+    std::thread::scope(|scope| {
+        let (server, body) = (&server, &body);
+        let ask = |looks: bool| (looks, scope.spawn(move || server.ask(&body(looks))));
+        for (looks, asked) in [true, false, true, false].map(ask) {
+            let answer = asked.join().unwrap();
+            assert_eq!(content(&answer), content(&plain));
+            let told = answer["longtake"].get("where").map(|looked| looked["text"].clone());
+            assert_eq!(told, looks.then(|| looked["text"].clone()));
+        }
+    });
+    let mut wrong = body(false);
+    wrong["longtake"] = json!({ "where": "yes" });
+    assert_eq!(server.post("/v1/chat/completions", &wrong).refused(400, "invalid_value")["param"], "longtake.where");
+}

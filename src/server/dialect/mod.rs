@@ -125,10 +125,14 @@ impl About {
 
     /// What no other server says.
     fn own(&self, done: &Done) -> Value {
-        json!({
+        let mut own = json!({
             "media": done.media, "order": if done.is_reordered { "video-first" } else { "as-sent" }, "warnings": done.warnings,
             "ignored": self.ignored,
-        })
+        });
+        if let Some(looked) = &done.looked {
+            own["where"] = looked.clone();
+        }
+        own
     }
 
     /// Tokens with the likeliest others, as the chat API tells them.

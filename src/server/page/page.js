@@ -2,7 +2,7 @@
 // What a model, a file or a server says becomes text nodes, never HTML.
 
 const $ = (id) => document.getElementById(id);
-const state = { props: null, file: null, take: null, plan: null, messages: [], urls: new Map(), answer: null, watch: null };
+const state = { props: null, file: null, take: null, plan: null, messages: [], urls: new Map(), answer: null, watch: null, looked: null };
 
 // ---- asking the server
 
@@ -163,7 +163,7 @@ async function refresh() {
 
 function leave() {
   state.watch?.abort();
-  Object.assign(state, { file: null, take: null, plan: null, messages: [] });
+  Object.assign(state, { file: null, take: null, plan: null, messages: [], looked: null });
   location.hash = "";
   $("stage").hidden = true;
   showMessages();
@@ -175,7 +175,7 @@ async function openFile(file) {
   forgive();
   state.watch?.abort();
   const same = state.file?.id === file.id;
-  Object.assign(state, { file, take: null, plan: null, messages: same ? state.messages : [] });
+  Object.assign(state, { file, take: null, plan: null, messages: same ? state.messages : [], looked: same ? state.looked : null });
   location.hash = file.id;
   stage(file.filename, "uploaded", file.id);
   $("reading").hidden = true;
@@ -246,8 +246,10 @@ async function replan() {
 function strip(video) {
   const box = $("strip");
   box.replaceChildren();
+  box.className = "";
   $("strip-note").textContent = "";
   if (!video?.times?.length) return;
+  if (looks(box, video)) return;
   const length = video.duration || video.times.at(-1) || 1;
   // A mark every few pixels is enough for eyes.
   const step = Math.max(1, Math.ceil(video.times.length / 200));
@@ -260,6 +262,30 @@ function strip(video) {
     box.append(mark);
   }
   $("strip-note").textContent = `${video.times.length} frames, from ${clock(video.times[0])} to ${clock(video.times.at(-1))}`;
+}
+
+// Where the last answer looked, in place of the plain frames: a bar for each frame pair, as high as its share.
+function looks(box, video) {
+  const pairs = state.looked?.media?.[0]?.pairs || [];
+  const peak = Math.max(...pairs.map(({ among }) => among), 0);
+  if (!peak) return false;
+  const length = Math.max(video.duration || 0, pairs.at(-1).to) || 1;
+  const step = Math.ceil(pairs.length / 200);
+  box.className = "looked";
+  for (let i = 0; i < pairs.length; i += step) {
+    const group = pairs.slice(i, i + step);
+    const most = group.reduce((a, b) => (b.among > a.among ? b : a));
+    const title = `${clock(most.from)} to ${clock(most.to)}: ${(100 * most.among).toFixed(1)} %`;
+    const bar = element("button", null, { type: "button", title, "aria-label": `Looked at from ${title}` });
+    bar.style.left = `${100 * group[0].from / length}%`;
+    bar.style.width = `${100 * (group.at(-1).to - group[0].from) / length}%`;
+    bar.style.setProperty("--share", most.among / peak);
+    bar.tabIndex = i === 0 ? 0 : -1;
+    bar.addEventListener("click", () => seek(most.from));
+    box.append(bar);
+  }
+  $("strip-note").textContent = state.looked.text;
+  return true;
 }
 
 function seek(seconds) {
@@ -285,7 +311,7 @@ async function openTake(take) {
   forgive();
   state.watch?.abort();
   const same = state.take?.id === take.id;
-  Object.assign(state, { take, file: null, messages: same ? state.messages : [] });
+  Object.assign(state, { take, file: null, messages: same ? state.messages : [], looked: same ? state.looked : null });
   location.hash = take.id;
   showTake(take);
   showMessages();
@@ -370,7 +396,7 @@ $("ask").addEventListener("submit", async (event) => {
   const question = $("question").value.trim();
   if (!question || state.answer) return;
   forgive();
-  const body = { ...request(question), stream: true, return_progress: true, stream_options: { include_usage: true } };
+  const body = { ...request(question), stream: true, return_progress: true, stream_options: { include_usage: true }, longtake: { where: true } };
   state.messages.push({ role: "user", content: question }, { role: "assistant", content: "" });
   const said = state.messages.at(-1);
   $("question").value = "";
@@ -384,7 +410,10 @@ $("ask").addEventListener("submit", async (event) => {
       if (chunk.prompt_progress) progress(chunk.prompt_progress);
       const text = chunk.choices?.[0]?.delta?.content;
       if (text) { said.content += text; fill(shown, said.content); }
-      if (chunk.longtake?.media?.[0] && !state.take) strip(chunk.longtake.media[0]);
+      if (chunk.longtake?.media?.[0]) {
+        state.looked = chunk.longtake.where;
+        strip(state.take?.plan?.media?.[0] || chunk.longtake.media[0]);
+      }
       if (chunk.timings?.prompt_ms != null) {
         const { cache_n, prompt_n, prompt_ms, predicted_n, predicted_per_second } = chunk.timings;
         $("talk-note").textContent = `${prompt_n} tokens read in ${time(prompt_ms / 1000)} (${cache_n} were there), ${predicted_n} answered at ${predicted_per_second.toFixed(1)} a second`;

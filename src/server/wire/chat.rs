@@ -53,11 +53,14 @@ pub(crate) struct Own {
     pub keep_alive: bool,
     /// Whether a take that is not ready is waited for.
     pub wait: bool,
+    /// Whether it is told where the answer looked.
+    pub looks: bool,
 }
 
 impl Default for Own {
     fn default() -> Own {
-        Own { max_memory: None, max_time: None, context: None, as_sent: None, keep_alive: true, wait: true }
+        let (keep_alive, wait, looks) = (true, true, false);
+        Own { max_memory: None, max_time: None, context: None, as_sent: None, keep_alive, wait, looks }
     }
 }
 
@@ -344,6 +347,7 @@ fn own(value: &Json<'_>) -> Result<Own> {
             "context" => own.context = Some(context(value, &at)?),
             "keep_alive" => own.keep_alive = fields::flag(value, &at)?,
             "wait" => own.wait = fields::flag(value, &at)?,
+            "where" => own.looks = fields::flag(value, &at)?,
             "media_order" => {
                 own.as_sent = Some(match fields::text(value, &at, 32)? {
                     "as-sent" => true,
