@@ -11,6 +11,9 @@ const KERNELS: &str = "LONGTAKE_KERNELS";
 /// The variable that is 0 where a GPU's launches are not to be recorded.
 #[cfg(feature = "cuda")]
 const GRAPHS: &str = "LONGTAKE_CUDA_GRAPH";
+/// The variable that is there where the emulated GPU stands in for those of the machine.
+#[cfg(feature = "cuda-emulation")]
+const EMULATED: &str = "LONGTAKE_CUDA_EMULATED";
 
 /// Asks for the kernels that `LONGTAKE_KERNELS` names, if it names any.
 ///
@@ -27,6 +30,12 @@ pub fn choose_kernels() -> Result<()> {
 #[cfg(feature = "cuda")]
 pub fn may_record() -> bool {
     std::env::var_os(GRAPHS).is_none_or(|word| word != "0")
+}
+
+/// Whether the emulated GPU is meant: where `LONGTAKE_CUDA_EMULATED` is set.
+#[cfg(feature = "cuda-emulation")]
+pub(crate) fn wants_emulation() -> bool {
+    std::env::var_os(EMULATED).is_some()
 }
 
 /// The folder below which this user keeps things of one kind: what `variable` says, as free desktops do, or Windows' own, or

@@ -25,15 +25,35 @@ pub(super) fn n_layers(flag: Option<&str>) -> Result<usize> {
 /// GPUs that refuse, memory that they do not have.
 #[cfg(feature = "cuda")]
 pub(super) fn offload(engine: &mut Engine, n: usize) -> Result<()> {
-    use crate::kernels::cuda::{Gpu, gpus};
     if n == 0 {
         return Ok(());
+    }
+    let gpus = open()?;
+    if gpus.is_empty() {
+        return Ok(());
+    }
+    gpus.iter().for_each(|gpu| gpu.set_graphs(super::environment::may_record()));
+    engine.offload(&gpus, n)?;
+    for (name, layers, head) in engine.text.on_gpus() {
+        let head = if head { " and the output matrix" } else { "" };
+        eprintln!("{name}: layers {} to {}{head}", layers.start, layers.end - 1);
+    }
+    Ok(())
+}
+
+/// The GPUs of this machine; where there are none it says why.
+#[cfg(feature = "cuda")]
+fn open() -> Result<Vec<crate::kernels::cuda::Gpu>> {
+    use crate::kernels::cuda::{Gpu, gpus};
+    #[cfg(feature = "cuda-emulation")]
+    if super::environment::wants_emulation() {
+        return Ok(vec![Gpu::emulated(1 << 32)]);
     }
     let found = match gpus() {
         Ok(found) => found,
         Err(err) => {
             eprintln!("warning: no layers on a GPU: {err}; the CPU computes");
-            return Ok(());
+            return Ok(Vec::new());
         }
     };
     let (able, old): (Vec<_>, Vec<_>) = found.iter().partition(|info| info.can_run());
@@ -44,17 +64,7 @@ pub(super) fn offload(engine: &mut Engine, n: usize) -> Result<()> {
             info.name
         );
     }
-    if able.is_empty() {
-        return Ok(());
-    }
-    let gpus = able.into_iter().map(Gpu::open).collect::<Result<Vec<_>>>()?;
-    gpus.iter().for_each(|gpu| gpu.set_graphs(super::environment::may_record()));
-    engine.offload(&gpus, n)?;
-    for (name, layers, head) in engine.text.on_gpus() {
-        let head = if head { " and the output matrix" } else { "" };
-        eprintln!("{name}: layers {} to {}{head}", layers.start, layers.end - 1);
-    }
-    Ok(())
+    able.into_iter().map(Gpu::open).collect()
 }
 
 /// Says that this build has no CUDA, where layers on a GPU are wanted.

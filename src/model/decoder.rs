@@ -265,14 +265,15 @@ impl<D: Device> Pass<'_, D> {
         device.products(n, (&s.hidden, 0), [Product::of(&mlp.down, Then::Add, onto)])
     }
 
-    /// xb = norm(x) for the last `n_logits` rows, from the first one of xb on.
+    /// xb = norm(x) for the rows that want logits, one behind the other from the first one of xb on; with a trace, for the last row in
+    /// any case.
     ///
     /// # Errors
     /// What the device says.
     pub(super) fn output_norm(
         &self,
         norm: &Norm<D>,
-        n_logits: usize,
+        sequences: &[Sequence<'_>],
         s: &mut Rows<D>,
         mut trace: Option<&mut Trace>,
     ) -> Result<()> {
@@ -281,10 +282,30 @@ impl<D: Device> Pass<'_, D> {
             device.norm(norm, hp.f_norm_rms_eps, 1, (&s.x, row), (&mut s.xb, 0))?;
             trace.hidden_visual.extend(device.read(&s.xb, 0, hp.n_embd)?);
         }
-        let n_rows = n_logits.max(usize::from(trace.is_some()));
-        device.norm(norm, hp.f_norm_rms_eps, n_rows, (&s.x, n - n_rows), (&mut s.xb, 0))?;
+        let mut to = 0;
+        let mut flush = |rows: Range<usize>| {
+            to += rows.len();
+            if rows.is_empty() {
+                return Ok(());
+            }
+            device.norm(norm, hp.f_norm_rms_eps, rows.len(), (&s.x, rows.start), (&mut s.xb, to - rows.len()))
+        };
+        // Rows of several sequences that stand behind each other go together.
+        let mut run = 0..0;
+        for Sequence { rows, n_logits, .. } in sequences.iter().filter(|sequence| sequence.n_logits > 0) {
+            let wanted = rows.end - n_logits..rows.end;
+            if wanted.start != run.end {
+                flush(run)?;
+                run = wanted.clone();
+            }
+            run.end = wanted.end;
+        }
+        if run.is_empty() && trace.is_some() {
+            run = n - 1..n;
+        }
+        flush(run)?;
         if let Some(trace) = trace {
-            trace.hidden_last.extend(device.read(&s.xb, (n_rows - 1) * hp.n_embd, hp.n_embd)?);
+            trace.hidden_last.extend(device.read(&s.xb, (to - 1) * hp.n_embd, hp.n_embd)?);
         }
         Ok(())
     }

@@ -14,8 +14,8 @@ use crate::position::RotaryTable;
 /// A place where layers are computed. An operation touches the rows that it is told and no others, so that behind the last keys
 /// and values only rows with a use are computed, and a large picture goes through in parts.
 pub(super) trait Device: Sized {
-    /// A packed matrix, (rows, columns) = (outputs, inputs).
-    type Mat;
+    /// A packed matrix, (rows, columns) = (outputs, inputs); copies are the same memory.
+    type Mat: Clone;
     /// A vector of weights.
     type Vec;
     /// Working memory: floats, row after row.

@@ -56,11 +56,19 @@ impl Ffn<Host> {
             Ffn::Experts(Experts { shape, router, gate, up, down, shared }) => {
                 let shared =
                     shared.as_ref().map(|(gate, mlp)| Ok::<_, Error>((gate.on(home, what)?, mlp.on(home, what)?)));
+                // Where both are in one tensor, that goes there once.
+                let on_gate = gate.on::<D>(home, what)?;
+                let Stack { mat, first, step, n_rows } = up;
+                let on_up = if mat.is(&gate.mat) {
+                    Stack { mat: on_gate.mat.clone(), first: *first, step: *step, n_rows: *n_rows }
+                } else {
+                    up.on(home, what)?
+                };
                 Ffn::Experts(Experts {
                     shape: *shape,
                     router: router.on(home, what)?,
-                    gate: gate.on(home, what)?,
-                    up: up.on(home, what)?,
+                    gate: on_gate,
+                    up: on_up,
                     down: down.on(home, what)?,
                     shared: shared.transpose()?,
                 })

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use super::device::{DeviceBatch, DeviceOutput, Pairs};
+use super::device::{DeviceBatch, DeviceOutput, Pairs, Sequence};
 use super::host::Host;
 use super::{DeviceBytes, HParams, Trace, VisionHParams};
 use crate::Result;
@@ -47,7 +47,7 @@ impl DeviceLayers {
     pub(super) fn forward(
         &self,
         _: &DeviceBatch<'_>,
-        _: &mut KvCache,
+        _: &mut [Sequence<'_>],
         _: &mut DeviceScratch,
         _: DeviceOutput<'_>,
     ) -> Result<()> {

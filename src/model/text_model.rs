@@ -224,22 +224,15 @@ impl TextModel {
     /// As `forward`.
     ///
     /// # Panics
-    /// When the rows of the sequences are not those of the batch, in order; several of a model that does not take them
-    /// ([`TextModel::takes_several`]).
+    /// When the rows of the sequences are not those of the batch, in order.
     pub fn forward_together<'s>(
         &self,
         batch: &Batch<'_>,
         sequences: &mut [Sequence<'_>],
         s: &'s mut Scratch,
     ) -> Result<&'s [f32]> {
-        assert!(sequences.len() <= 1 || self.takes_several(), "sequences take turns on devices");
         self.run(self.begin(batch, sequences), batch.pos, 0, sequences, s, None)?;
         Ok(if batch.pos.is_empty() { &[] } else { &s.logits })
-    }
-
-    /// Whether a step may have rows of several sequences: on devices they take turns.
-    pub fn takes_several(&self) -> bool {
-        self.devices.is_none()
     }
 
     /// # Panics
@@ -355,17 +348,15 @@ impl TextModel {
             let batch = DeviceBatch { hp: &self.hp, n, last: pass.last.clone(), deep, token, n_logits, n_top, angles };
             let x = &mut rows.x[..n * n_embd];
             let out = DeviceOutput { x, logits, top, trace: trace.as_deref_mut() };
-            let [Sequence { cache, .. }] = sequences else { unreachable!("they take turns on devices") };
-            devices.forward(&batch, cache, memory, out)?;
+            devices.forward(&batch, sequences, memory, out)?;
         }
         for Sequence { rows, cache, .. } in sequences.iter_mut() {
             cache.advance(rows.len());
         }
         if !has_head {
             if n_logits > 0 || trace.is_some() {
-                pass.output_norm(&self.head.norm, n - first, rows, trace)?;
+                pass.output_norm(&self.head.norm, sequences, rows, trace)?;
             }
-            gather(sequences, first, n_embd, &mut rows.xb);
             logits.resize(n_logits * self.hp.n_vocab, 0.0);
             if n_logits > 0 {
                 let product = Product::raw(&self.head.output, logits);
@@ -373,17 +364,5 @@ impl TextModel {
             }
         }
         Ok(())
-    }
-}
-
-/// Moves the rows that want logits to the beginning of `xb` (n, n_embd), whose first row is row `first` of the batch.
-fn gather(sequences: &[Sequence<'_>], first: usize, n_embd: usize, xb: &mut [f32]) {
-    let mut to = 0;
-    for Sequence { rows, n_logits, .. } in sequences.iter().filter(|sequence| sequence.n_logits > 0) {
-        let from = rows.end - n_logits - first;
-        if from != to {
-            xb.copy_within(from * n_embd..(from + n_logits) * n_embd, to * n_embd);
-        }
-        to += n_logits;
     }
 }

@@ -104,6 +104,7 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
     return bits;
 }
 
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }

@@ -3,7 +3,7 @@
 # speed, and compute-sanitizer where it is installed. For a bare machine with a GPU and a driver.
 #
 #   tests/gpu/run.sh pack DIR     here: builds (release, feature cuda) and copies all that is needed to DIR
-#   DIR/run.sh [MODEL.gguf …]     there: runs it; models to bench besides the embedded one
+#   DIR/run.sh [MODEL.gguf …]     there: runs it; models to bench besides the embedded one, perhaps one with experts
 #
 # Prints a short table last. Exit code 1 if anything failed, 3 where there is no GPU.
 set -uo pipefail
@@ -21,7 +21,7 @@ if [ "${1:-}" = pack ]; then
   cp tests/gpu/run.sh "$to/run.sh"
   # Where the tests look for their files is compiled in.
   pwd >"$to/root"
-  tar cf "$to/files.tar" tests/random_model tests/golden
+  tar cf "$to/files.tar" tests/random_model tests/golden tests/golden_families tests/golden_experts
   echo "packed $(du -sh "$to" | cut -f1) into $to"
   exit 0
 fi
@@ -56,6 +56,14 @@ same() { # the same greedy answer from the CPU and from the GPU, with recorded s
     [ "$cpu" = "$gpu" ] || { echo "CPU: $cpu"; echo "GPU: $gpu (LONGTAKE_CUDA_GRAPH=$graphs)"; return 1; }
   done
 }
+experts() { # a tiny model with experts, one context and several; what large ones cost, files given as MODEL tell
+  local dir done; dir=$(mktemp -d)
+  "$here/longtake" convert "$root/tests/golden_experts/checkpoints/q35moe-a" -o "$dir/m.gguf" &&
+    "$here/longtake" bench -m "$dir/m.gguf" -p 64 -n 16 -e none -ngl all --parallel 1,4,8
+  done=$?
+  rm -r "$dir"
+  return $done
+}
 recorded() { # the driver records: nothing is said about launches one by one
   ! "$here/longtake" run -m "$model" -p "What happens?" -n 8 -ngl all 2>&1 >/dev/null | grep "launched one by one"
 }
@@ -73,12 +81,16 @@ check "the same without graphs" env LONGTAKE_CUDA_GRAPH=0 "$here/it" cuda:: --te
 check "a driver that records" recorded
 check "answer of CPU and GPU" same
 check "take across CPU and GPU" take
+check "bench of experts" experts
 for graphs in 1 0; do
   export LONGTAKE_CUDA_GRAPH=$graphs
-  check "bench demo, graphs $graphs" "$here/longtake" bench -m "$demo/demo.gguf" -ngl all
+  check "bench demo, graphs $graphs" "$here/longtake" bench -m "$demo/demo.gguf" -ngl all --parallel 1,4,8
   for file in "$@"; do
     check "bench $(basename "$file"), graphs $graphs" \
       "$here/longtake" bench -m "$file" -p 512,2048 -n 64 -d 0,16384 -ngl all
+    # What contexts gain by decoding together: 4 of them are expected to make at least 2.5 times the tokens of one.
+    check "together $(basename "$file"), graphs $graphs" \
+      "$here/longtake" bench -m "$file" -p 0 -n 64 -d 0,4096 -e none -ngl all --parallel 1,2,4,8,16
   done
 done
 unset LONGTAKE_CUDA_GRAPH

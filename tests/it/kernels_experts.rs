@@ -5,20 +5,20 @@ use longtake::kernels::{Experts, Kernels, Stacked, experts, supported};
 
 use crate::random::{Rng, Weights};
 
-const N_EMBD: usize = 256;
-const N_FF: usize = 512;
+pub const N_EMBD: usize = 256;
+pub const N_FF: usize = 512;
 
 /// The experts of a layer, gates and ups in one tensor or in two.
-struct Layer {
-    n: usize,
-    n_used: usize,
-    gate: Weights,
-    up: Option<Weights>,
-    down: Weights,
+pub struct Layer {
+    pub n: usize,
+    pub n_used: usize,
+    pub gate: Weights,
+    pub up: Option<Weights>,
+    pub down: Weights,
 }
 
 impl Layer {
-    fn new(ty: GgmlType, (n, n_used): (usize, usize), is_fused: bool, rng: &mut Rng) -> Layer {
+    pub fn new(ty: GgmlType, (n, n_used): (usize, usize), is_fused: bool, rng: &mut Rng) -> Layer {
         let mut pack = |n_cols: usize, n_rows: usize| {
             let values: Vec<f32> = rng.vec(n_cols * n_rows).iter().map(|v| v * 0.1).collect();
             Weights::pack(ty, n_cols, n_rows, &values)
@@ -30,7 +30,7 @@ impl Layer {
     }
 
     /// First row and rows from one expert to the next, of gates and of ups.
-    fn places(&self) -> [(usize, usize); 2] {
+    pub fn places(&self) -> [(usize, usize); 2] {
         if self.up.is_some() { [(0, N_FF); 2] } else { [(0, 2 * N_FF), (N_FF, 2 * N_FF)] }
     }
 
@@ -48,7 +48,7 @@ impl Layer {
     }
 
     /// What is added to a row, exactly.
-    fn exact(&self, scores: &[f32], x: &[f32]) -> Vec<f64> {
+    pub fn exact(&self, scores: &[f32], x: &[f32]) -> Vec<f64> {
         let mut order: Vec<usize> = (0..self.n).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let chosen = &order[..self.n_used];

@@ -72,32 +72,35 @@ fn alone(engine: &Arc<Engine>, i: usize) -> Vec<u32> {
 
 #[test]
 fn four_contexts_decode_together_what_they_decode_alone() {
-    for engine in engines() {
-        let want: Vec<Vec<u32>> = (0..4).map(|i| alone(&engine, i)).collect();
-        // Steps that hold everything, and steps in which a long prompt waits while others generate already.
-        for n_batch in [160, 24, 4] {
-            let mut together = Together::new(&engine, n_batch).unwrap();
-            let mut contexts: Vec<Context> = (0..4).map(|_| context(&engine, 160)).collect();
-            contexts.iter_mut().enumerate().for_each(|(i, context)| prompt(context, i));
-            let mut got = vec![Vec::new(); 4];
-            let mut n_mixed = 0;
-            while got.iter().any(|tokens| tokens.len() < N) {
-                let n_waiting = contexts.iter().filter(|context| context.n_waiting() > 1).count();
-                n_mixed += usize::from(n_waiting > 0 && contexts.iter().any(|context| context.n_waiting() == 1));
-                let n = together.step(&mut contexts.iter_mut().collect::<Vec<_>>()).unwrap();
-                assert!((1..=n_batch).contains(&n));
-                for (context, tokens) in contexts.iter_mut().zip(&mut got) {
-                    if context.n_waiting() == 0 && tokens.len() < N {
-                        tokens.push(likeliest(context));
-                        if tokens.len() < N {
-                            context.push_next(tokens[tokens.len() - 1]).unwrap();
-                        }
+    engines().iter().for_each(|engine| check_tokens(engine, &[160, 24, 4]));
+}
+
+/// Tokens of four contexts in steps of up to so many.
+fn check_tokens(engine: &Arc<Engine>, sizes: &[usize]) {
+    let want: Vec<Vec<u32>> = (0..4).map(|i| alone(engine, i)).collect();
+    // Steps that hold everything, and steps in which a long prompt waits while others generate already.
+    for n_batch in sizes.iter().copied() {
+        let mut together = Together::new(engine, n_batch).unwrap();
+        let mut contexts: Vec<Context> = (0..4).map(|_| context(engine, 160)).collect();
+        contexts.iter_mut().enumerate().for_each(|(i, context)| prompt(context, i));
+        let mut got = vec![Vec::new(); 4];
+        let mut n_mixed = 0;
+        while got.iter().any(|tokens| tokens.len() < N) {
+            let n_waiting = contexts.iter().filter(|context| context.n_waiting() > 1).count();
+            n_mixed += usize::from(n_waiting > 0 && contexts.iter().any(|context| context.n_waiting() == 1));
+            let n = together.step(&mut contexts.iter_mut().collect::<Vec<_>>()).unwrap();
+            assert!((1..=n_batch).contains(&n));
+            for (context, tokens) in contexts.iter_mut().zip(&mut got) {
+                if context.n_waiting() == 0 && tokens.len() < N {
+                    tokens.push(likeliest(context));
+                    if tokens.len() < N {
+                        context.push_next(tokens[tokens.len() - 1]).unwrap();
                     }
                 }
             }
-            assert_eq!(got, want, "steps of {n_batch} with {}", engine.name);
-            assert!(n_batch > 100 || n_mixed > 0, "some read prompts while others generate");
         }
+        assert_eq!(got, want, "steps of {n_batch} with {}", engine.name);
+        assert!(n_batch > 100 || n_mixed > 0, "some read prompts while others generate");
     }
 }
 
@@ -126,7 +129,7 @@ fn a_context_that_is_full_stops_nobody_for_good() {
 
 /// A conversation that has read a few words.
 fn session(engine: &Arc<Engine>, n_ctx: usize, seed: u64) -> Session {
-    let ty = GgmlType::Q8_0;
+    let ty = if engine.text.hparams().n_embd_head.is_multiple_of(32) { GgmlType::Q8_0 } else { GgmlType::F16 };
     let options = SessionOptions { n_ctx, n_batch: 64, type_k: ty, type_v: ty, temporal_scale: None };
     let mut session = Session::new(engine, options).unwrap();
     let mut rng = Rng(seed);
@@ -149,19 +152,22 @@ fn read(together: &mut Together, sessions: &mut [Session], ids: &[u32]) -> longt
 #[test]
 fn conversations_hear_nothing_of_each_other_to_the_last_bit() {
     // Weights that are not quantized are multiplied in another order for several tokens.
-    for engine in engines().into_iter().skip(1) {
-        for n in [1, 2, 3, 5, 8, 11] {
-            let mut together = Together::new(&engine, Together::MOST_TOKENS).unwrap();
-            let mut both: [Vec<Session>; 2] =
-                std::array::from_fn(|_| (0..n).map(|i| session(&engine, 64, i as u64)).collect());
-            for step in 0..6 {
-                let [shared, alone] = &mut both;
-                tokens(&mut together, shared).unwrap();
-                for (i, (a, b)) in shared.iter().zip(alone).enumerate() {
-                    b.step(likeliest(b.context()), 0).unwrap();
-                    assert!(a.context().logits() == b.context().logits(), "{i} of {n}, step {step}, {}", engine.name);
-                    assert_eq!(a.n_past(), b.n_past());
-                }
+    engines().iter().skip(1).for_each(|engine| check_bits(engine, &[1, 2, 3, 5, 8, 11]));
+}
+
+/// Every bit of so many conversations that are answered together.
+fn check_bits(engine: &Arc<Engine>, numbers: &[usize]) {
+    for n in numbers.iter().copied() {
+        let mut together = Together::new(engine, Together::MOST_TOKENS).unwrap();
+        let mut both: [Vec<Session>; 2] =
+            std::array::from_fn(|_| (0..n).map(|i| session(engine, 64, i as u64)).collect());
+        for step in 0..6 {
+            let [shared, alone] = &mut both;
+            tokens(&mut together, shared).unwrap();
+            for (i, (a, b)) in shared.iter().zip(alone).enumerate() {
+                b.step(likeliest(b.context()), 0).unwrap();
+                assert!(a.context().logits() == b.context().logits(), "{i} of {n}, step {step}, {}", engine.name);
+                assert_eq!(a.n_past(), b.n_past());
             }
         }
     }
@@ -169,12 +175,15 @@ fn conversations_hear_nothing_of_each_other_to_the_last_bit() {
 
 #[test]
 fn a_conversation_that_spoils_a_step_is_told_apart() {
-    let engine = engines().swap_remove(1);
-    let mut together = Together::new(&engine, Together::MOST_TOKENS).unwrap();
+    check_spoilt(&engines().swap_remove(1));
+}
+
+fn check_spoilt(engine: &Arc<Engine>) {
+    let mut together = Together::new(engine, Together::MOST_TOKENS).unwrap();
     let mut sessions: Vec<Session> =
-        [(64, 1), (6, 2), (64, 3)].map(|(n_ctx, seed)| session(&engine, n_ctx, seed)).into();
+        [(64, 1), (6, 2), (64, 3)].map(|(n_ctx, seed)| session(engine, n_ctx, seed)).into();
     let want = {
-        let mut alone = session(&engine, 64, 1);
+        let mut alone = session(engine, 64, 1);
         (0..2).for_each(|_| alone.step(likeliest(alone.context()), 0).unwrap());
         alone.context().logits().to_vec()
     };
@@ -192,4 +201,38 @@ fn a_conversation_that_spoils_a_step_is_told_apart() {
     sessions.remove(1);
     tokens(&mut together, &mut sessions).unwrap();
     assert!(sessions[0].context().logits() == want);
+}
+
+/// A model with quantized weights, one with floats, one with recurrent layers, and one with experts, too.
+#[cfg(feature = "cuda")]
+pub fn engines_for_gpus(dir: &Path) -> Vec<Engine> {
+    use longtake::convert::{ConvertOptions, FileType, convert};
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model");
+    let mut files = vec![demo.join("demo.gguf"), golden().join("gguf_models/tiny-c.gguf")];
+    for (root, name) in [(crate::common::golden_families(), "q35-a"), (crate::common::golden_experts(), "q35moe-a")] {
+        let mut options = ConvertOptions::new(root.join("checkpoints").join(name), dir.join(format!("{name}.gguf")));
+        options.outtype = Some(FileType::from_name("f32").unwrap());
+        files.push(convert(&options, &mut ()).unwrap().text.path);
+    }
+    let open = |path: std::path::PathBuf| crate::common::engine_of(Arc::new(Gguf::open(&path).unwrap()), None).unwrap();
+    files.into_iter().map(open).collect()
+}
+
+/// All of it on GPUs, which `place` gives an engine with so many of its layers.
+#[cfg(feature = "cuda")]
+pub fn check_on_gpus(place: &dyn Fn(&mut Engine, usize)) {
+    let dir = tempfile::tempdir().unwrap();
+    for mut engine in engines_for_gpus(dir.path()) {
+        let n_layer = engine.text.hparams().n_layer;
+        for n in [n_layer / 2, n_layer + 1] {
+            place(&mut engine, n);
+            let of_all = Arc::new(engine);
+            check_tokens(&of_all, &[24]);
+            // The host multiplies weights in floats in another order for several tokens, a GPU does not.
+            if of_all.name.contains("demo") || n > n_layer {
+                check_bits(&of_all, &[3, 8]);
+            }
+            engine = Arc::into_inner(of_all).expect("contexts are gone");
+        }
+    }
 }

@@ -68,6 +68,10 @@ impl Server {
             command.arg("--demo");
         }
         command.args(["-t", "2"]).args(&args);
+        if args.iter().any(|arg| arg == "-ngl") {
+            // Builds with an emulated GPU use it instead of those that are there.
+            command.env("LONGTAKE_CUDA_EMULATED", "1");
+        }
         if !args.iter().any(|arg| arg == "--no-store") {
             command.args(["--data", data.to_str().unwrap()]);
         }

@@ -7,6 +7,8 @@ mod batch;
 mod cancel;
 mod dialects;
 mod forms;
+#[cfg(feature = "cuda-emulation")]
+mod gpu;
 mod life;
 mod linger;
 mod memory;

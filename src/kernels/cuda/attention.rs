@@ -1,8 +1,12 @@
 //! The cache write and attention: which kernel, and on how many blocks.
 
+use std::ops::Range;
+
 use super::kernel::Kernel;
 use super::memory::{Gpu, Mem};
 use super::ops::{RawRotation, Rotation, THREADS, args, blocks_for, int, want};
+use super::product::FEW;
+use super::table::{RawTable, SeqTable};
 use crate::gguf::GgmlType;
 use crate::{Error, Result};
 
@@ -18,26 +22,22 @@ pub struct KvMem {
     pub stride: usize,
 }
 
-/// Tokens (n_seq * n_per_seq) of sequences that do not see each other, and where they stand in their slots.
+/// Tokens (n_seq * n_per_seq) of sequences that do not see each other and have no cache.
 #[derive(Clone, Copy)]
-pub struct Sequences<'a> {
+pub struct Sequences {
     /// How many there are.
     pub n_seq: usize,
     /// Tokens of each.
     pub n_per_seq: usize,
-    /// One i32 on the GPU: slots filled before the first token of a sequence.
-    pub past: &'a Mem,
-    /// What that i32 is: kernels read it there, the host checks with it.
-    pub n_past: usize,
 }
 
 #[repr(C)]
 struct RawKvWrite {
     rows: u64,
     bias: u64,
+    table: RawTable,
     out: u64,
     stride: u64,
-    slot: u64,
     broken: u64,
     rotation: RawRotation,
     n_head: i32,
@@ -45,16 +45,20 @@ struct RawKvWrite {
     ty: i32,
     n_tokens: i32,
     n_seq: i32,
+    layer: i32,
+    first: i32,
+    values: i32,
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct RawAttention {
     q: u64,
+    table: RawTable,
     k: u64,
     v: u64,
     stride_k: u64,
     stride_v: u64,
-    past: u64,
     ends: u64,
     out: u64,
     parts: u64,
@@ -65,17 +69,18 @@ struct RawAttention {
     d: i32,
     n_tokens: i32,
     n_seq: i32,
-    causal: i32,
     n_splits: i32,
     n_windows: i32,
+    layer: i32,
+    first: i32,
+    first_seq: i32,
+    last_rows: i32,
     padding: i32,
 }
 
-/// Who sees whom in a sequence.
+/// Who sees whom in a sequence without a cache.
 #[derive(Clone, Copy)]
 pub enum Sees<'a> {
-    /// Each token those before it, and itself.
-    Causal,
     /// All see all.
     All,
     /// All see all of their window.
@@ -111,16 +116,56 @@ fn chunks(group: usize, d: usize) -> usize {
 impl KvMem {
     /// # Panics
     /// When `n_slots` slots do not fit.
-    fn check(&self, op: &str, n_heads: usize, d: usize, n_slots: usize) {
+    pub(super) fn check(&self, op: &str, n_heads: usize, d: usize, n_slots: usize) {
         let row = self.ty.row_bytes(d).expect("the cache was made for whole blocks");
         assert!(n_slots * row <= self.stride, "{op}: {n_slots} slots of {row} bytes in {}", self.stride);
         assert!(n_heads * self.stride <= self.mem.len(), "{op}: {n_heads} heads in {} bytes", self.mem.len());
     }
 }
 
+/// Ranges into which `n_keys` keys of `n_tokens` tokens, few of them, are split. They change when keys double, so that launches stay the
+/// same for long.
+pub(super) fn splits(n_tokens: usize, n_keys: usize, (n_head, n_head_kv, d): (usize, usize, usize)) -> usize {
+    let blocks = n_tokens * n_head_kv * chunks(n_head / n_head_kv, d);
+    let by_keys = (n_keys / SPLIT_KEYS).max(1).next_power_of_two();
+    (SPLIT_BLOCKS / blocks.max(1)).min(by_keys).clamp(1, MAX_SPLITS)
+}
+
+/// The kernel for so many tokens of a sequence, where tensor cores pay.
+fn flash(n_tokens: usize, (n_head, n_head_kv, d): (usize, usize, usize)) -> Option<Kernel> {
+    (n_tokens * (n_head / n_head_kv) >= MANY_ROWS && d <= 128).then_some(match d {
+        0..=32 => Kernel::ATTENTION_FLASH_32,
+        33..=64 => Kernel::ATTENTION_FLASH_64,
+        65..=80 => Kernel::ATTENTION_FLASH_80,
+        _ => Kernel::ATTENTION_FLASH_128,
+    })
+}
+
+/// # Panics
+/// When heads of queries do not share those of keys evenly.
+///
+/// # Errors
+/// Heads beyond 1024 elements.
+fn check_heads((n_head, n_head_kv, d): (usize, usize, usize)) -> Result<()> {
+    assert!(n_head.is_multiple_of(n_head_kv) && d.is_multiple_of(2), "{n_head} heads of {d} over {n_head_kv}");
+    if d > 1024 {
+        return Err(Error::unsupported(format!("heads of `{d}` elements, expected at most 1024")));
+    }
+    Ok(())
+}
+
+/// What is kept of keys or of values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvPart {
+    /// Keys.
+    Keys,
+    /// Values.
+    Values,
+}
+
 impl Gpu {
-    /// Stores `rows` (n_seq * n_per_seq, n_head_kv * d) behind the slots that are filled: bias, rotation, encoding and store in
-    /// one pass. Sets the i32 `broken` where a row is not finite, or beyond what the type can hold.
+    /// Stores `rows` (n_seq * n_per_seq, n_head_kv * d), sequence by sequence: bias, rotation, encoding and store in one pass. Sets
+    /// the i32 `broken` where a row is not finite, or beyond what the type can hold.
     ///
     /// # Errors
     /// What the GPU says.
@@ -131,50 +176,95 @@ impl Gpu {
         &self,
         rows: &Mem,
         (bias, rotation): (Option<&Mem>, Option<&Rotation>),
-        seqs: Sequences<'_>,
+        Sequences { n_seq, n_per_seq }: Sequences,
         (n_head_kv, d): (usize, usize),
         to: &KvMem,
         broken: &Mem,
     ) -> Result<()> {
-        let n_tokens = seqs.n_seq * seqs.n_per_seq;
-        want("kv_write", &[(rows, n_tokens * n_head_kv * d), (bias.unwrap_or(rows), n_head_kv * d)]);
-        want("kv_write", &[(seqs.past, 1), (broken, 1)]);
-        to.check("kv_write", seqs.n_seq * n_head_kv, d, seqs.n_past + seqs.n_per_seq);
+        let n_tokens = n_seq * n_per_seq;
+        want("kv_write", &[(rows, n_tokens * n_head_kv * d), (bias.unwrap_or(rows), n_head_kv * d), (broken, 1)]);
+        to.check("kv_write", n_seq * n_head_kv, d, n_per_seq);
         let raw = RawKvWrite {
             rows: rows.at(),
             bias: bias.map_or(0, Mem::at),
+            table: RawTable::NONE,
             out: to.mem.at(),
             stride: to.stride as u64,
-            slot: seqs.past.at(),
             broken: broken.at(),
             rotation: RawRotation::new(rotation, d)?,
             n_head: int(n_head_kv)?,
             d: int(d)?,
             ty: to.ty.id() as i32,
             n_tokens: int(n_tokens)?,
-            n_seq: int(seqs.n_per_seq)?,
+            n_seq: int(n_per_seq)?,
+            layer: 0,
+            first: 0,
+            values: 0,
         };
         let grid = [blocks_for(n_tokens * n_head_kv * 32)?, 1, 1];
         // SAFETY: every length was checked above.
         unsafe { self.launch(Kernel::KV_WRITE, grid, THREADS, args![raw]) }
     }
 
-    /// Floats that [`Gpu::attention`] needs as `parts` for up to `n_tokens` tokens.
+    /// The same for the rows of a batch, each of which goes behind the filled slots of layer `layer` of its sequence's cache.
+    ///
+    /// # Errors
+    /// What the GPU says.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn kv_write_cached(
+        &self,
+        rows: &Mem,
+        (bias, rotation): (Option<&Mem>, Option<&Rotation>),
+        (table, layer): (&SeqTable, usize),
+        part: KvPart,
+        broken: &Mem,
+    ) -> Result<()> {
+        let (_, n_head_kv, d) = table.heads();
+        let width = n_head_kv * d;
+        want("kv_write", &[(rows, table.n_rows() * width), (bias.unwrap_or(rows), width), (broken, 1)]);
+        table.check_kv("kv_write", layer);
+        let mut next = 0;
+        while next < table.n_seq() {
+            // Sequences whose caches have other types are other launches.
+            let seqs = table.run(next, |one, other| one.is_like(other));
+            next = seqs.end;
+            let of = &table.seqs()[seqs];
+            let (first, end) = (of[0].rows.start, of[of.len() - 1].rows.end);
+            let raw = RawKvWrite {
+                rows: rows.floats(first * width, (end - first) * width).at(),
+                bias: bias.map_or(0, Mem::at),
+                table: table.raw(),
+                out: 0,
+                stride: 0,
+                broken: broken.at(),
+                rotation: RawRotation::new(rotation.map(|rotation| rotation.from(first)).as_ref(), d)?,
+                n_head: int(n_head_kv)?,
+                d: int(d)?,
+                ty: if part == KvPart::Keys { of[0].k.ty } else { of[0].v.ty }.id() as i32,
+                n_tokens: int(end - first)?,
+                n_seq: 1,
+                layer: int(layer)?,
+                first: int(first)?,
+                values: (part == KvPart::Values).into(),
+            };
+            let grid = [blocks_for((end - first) * n_head_kv * 32)?, 1, 1];
+            // SAFETY: every length was checked above; the caller sent the table before.
+            unsafe { self.launch(Kernel::KV_WRITE, grid, THREADS, args![raw])? };
+        }
+        Ok(())
+    }
+
+    /// Floats that attention needs as `parts` for up to `n_tokens` tokens.
     pub fn attention_parts(n_tokens: usize, n_head: usize, d: usize) -> usize {
-        // With many tokens there is one range each; with few, as many as fill the GPU with blocks of up to 8 heads.
-        (n_tokens * n_head).max(SPLIT_BLOCKS * SPLIT_HEADS) * (d + 2)
+        // With many tokens there is one range each; with few, as many as fill the GPU with blocks of up to 8 heads. Sequences
+        // of one token each have as many as they have alone.
+        (n_tokens * n_head).max(SPLIT_BLOCKS * SPLIT_HEADS * n_tokens.min(FEW)) * (d + 2)
     }
 
-    /// Ranges into which `n_keys` keys of few tokens are split. They change when keys double, so that launches stay the same
-    /// for long.
-    pub fn attention_splits(n_tokens: usize, n_keys: usize, (n_head, n_head_kv, d): (usize, usize, usize)) -> usize {
-        let blocks = n_tokens * n_head_kv * chunks(n_head / n_head_kv, d);
-        let by_keys = (n_keys / SPLIT_KEYS).max(1).next_power_of_two();
-        (SPLIT_BLOCKS / blocks.max(1)).min(by_keys).clamp(1, MAX_SPLITS)
-    }
-
-    /// out (tokens, n_head * d) = softmax(q·kᵀ / sqrt(d)) · v, sequence by sequence: token `it` of one sees `n_past + it + 1`
-    /// slots where that is causal, else all see `n_past + n_per_seq`, or their window without what is past.
+    /// out (tokens, n_head * d) = softmax(q·kᵀ / sqrt(d)) · v, sequence by sequence: all tokens see all of their sequence, or of their
+    /// window.
     ///
     /// # Errors
     /// Heads beyond 1024 elements; what the GPU says.
@@ -186,79 +276,170 @@ impl Gpu {
         &self,
         q: &Mem,
         (k, v): (&KvMem, &KvMem),
-        seqs: Sequences<'_>,
-        (n_head, n_head_kv, d): (usize, usize, usize),
+        Sequences { n_seq, n_per_seq }: Sequences,
+        heads: (usize, usize, usize),
         sees: Sees<'_>,
         out: &Mem,
         parts: &Mem,
     ) -> Result<()> {
-        let Sequences { n_seq, n_per_seq, n_past, past } = seqs;
-        let n_tokens = n_seq * n_per_seq;
-        assert!(n_head.is_multiple_of(n_head_kv) && d.is_multiple_of(2), "{n_head} heads of {d} over {n_head_kv}");
-        want("attention", &[(q, n_tokens * n_head * d), (out, n_tokens * n_head * d), (past, 1)]);
+        check_heads(heads)?;
+        let ((n_head, n_head_kv, d), n_tokens) = (heads, n_seq * n_per_seq);
+        want("attention", &[(q, n_tokens * n_head * d), (out, n_tokens * n_head * d)]);
         for kv in [k, v] {
-            kv.check("attention", n_seq * n_head_kv, d, n_past + n_per_seq);
+            kv.check("attention", n_seq * n_head_kv, d, n_per_seq);
         }
-        if d > 1024 {
-            return Err(Error::unsupported(format!("heads of `{d}` elements, expected at most 1024")));
-        }
-        let group = n_head / n_head_kv;
         let (ends, n_windows, longest) = match sees {
             Sees::Windows(windows) => {
-                assert!(n_past == 0 && windows.n > 0, "windows of what is all there");
+                assert!(windows.n > 0, "no windows");
                 want("attention", &[(windows.ends, windows.n)]);
                 (windows.ends.at(), windows.n, windows.longest)
             }
-            Sees::Causal | Sees::All => (0, 1, n_per_seq),
+            Sees::All => (0, 1, n_per_seq),
         };
-        let flash = (n_per_seq * group >= MANY_ROWS && d <= 128).then_some(match d {
-            0..=32 => Kernel::ATTENTION_FLASH_32,
-            33..=64 => Kernel::ATTENTION_FLASH_64,
-            65..=80 => Kernel::ATTENTION_FLASH_80,
-            _ => Kernel::ATTENTION_FLASH_128,
-        });
-        let chunks = chunks(group, d);
-        let n_splits = Gpu::attention_splits(n_tokens, n_past + n_per_seq, (n_head, n_head_kv, d));
-        if flash.is_none() {
-            want("attention", &[(parts, n_tokens * n_head * n_splits * (d + 2))]);
-        }
+        let flash = flash(n_per_seq, heads);
+        let n_splits = splits(n_tokens, n_per_seq, heads);
         let raw = RawAttention {
-            q: q.at(),
             k: k.mem.at(),
             v: v.mem.at(),
             stride_k: k.stride as u64,
             stride_v: v.stride as u64,
-            past: past.at(),
             ends,
-            out: out.at(),
-            parts: parts.at(),
-            type_k: k.ty.id() as i32,
-            type_v: v.ty.id() as i32,
-            n_head: int(n_head)?,
-            n_head_kv: int(n_head_kv)?,
-            d: int(d)?,
-            n_tokens: int(n_tokens)?,
             n_seq: int(n_per_seq)?,
-            causal: matches!(sees, Sees::Causal).into(),
-            n_splits: int(n_splits)?,
             n_windows: int(n_windows)?,
-            padding: 0,
+            ..RawAttention::new((q.at(), out.at(), parts.at()), [k.ty, v.ty], heads, n_tokens, n_splits)?
         };
         if let Some(kernel) = flash {
+            let group = n_head / n_head_kv;
             let grid = [(longest * group).div_ceil(64) as u32, n_head_kv as u32, int(n_seq * n_windows)? as u32];
             // SAFETY: every length was checked above.
             return unsafe { self.launch(kernel, grid, 128, args![raw]) };
         }
-        let kernel = match (k.ty, v.ty) {
+        want("attention", &[(parts, n_tokens * n_head * n_splits * (d + 2))]);
+        // SAFETY: every length was checked above.
+        unsafe { self.attention_split(raw, [k.ty, v.ty]) }
+    }
+
+    /// The same for rows of a batch from number `first` on, the first of which is the first of `q` and `out`: each sees the
+    /// slots of layer `layer` of its sequence's cache, up to its own. A row's sum is made as when its sequence is alone.
+    ///
+    /// # Errors
+    /// Heads beyond 1024 elements; what the GPU says.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn attention_cached(
+        &self,
+        q: &Mem,
+        (table, layer): (&SeqTable, usize),
+        first: usize,
+        out: &Mem,
+        parts: &Mem,
+    ) -> Result<()> {
+        let heads = table.heads();
+        check_heads(heads)?;
+        let ((n_head, n_head_kv, d), width) = (heads, heads.0 * heads.2);
+        let n_tokens = table.n_rows() - first;
+        want("attention", &[(q, n_tokens * width), (out, n_tokens * width)]);
+        table.check_kv("attention", layer);
+        let last_rows = table.is_last(first);
+        let (seqs, mut next) = (table.seqs(), 0);
+        while next < seqs.len() {
+            if seqs[next].rows_from(first) == 0 {
+                next += 1;
+                continue;
+            }
+            let kernel = flash(seqs[next].rows_from(first), heads);
+            let mut run = table.run(next, |one, other| {
+                one.is_like(other) && flash(other.rows_from(first), heads).map(Kernel::id) == kernel.map(Kernel::id)
+            });
+            let begin = seqs[next].rows.start.max(first);
+            let n_splits = |run: &Range<usize>| run.clone().map(|i| table.n_splits_of(i, first)).max().unwrap_or(1);
+            let n_rows = |run: &Range<usize>| seqs[run.end - 1].rows.end - begin;
+            let n_parts = |run: &Range<usize>| n_rows(run) * n_head * n_splits(run) * (d + 2);
+            // As many as there is room for.
+            while kernel.is_none() && run.len() > 1 && n_parts(&run) * size_of::<f32>() > parts.len() {
+                run.end -= 1;
+            }
+            next = run.end;
+            let (n, types) = (n_rows(&run), [seqs[run.start].k.ty, seqs[run.start].v.ty]);
+            let part = |mem: &Mem| mem.floats((begin - first) * width, n * width).at();
+            let raw = RawAttention {
+                table: table.raw(),
+                layer: int(layer)?,
+                first: int(begin)?,
+                first_seq: int(run.start)?,
+                last_rows: last_rows.into(),
+                ..RawAttention::new((part(q), part(out), parts.at()), types, heads, n, n_splits(&run))?
+            };
+            if let Some(kernel) = kernel {
+                let longest = run.clone().map(|i| seqs[i].rows_from(first)).max().unwrap_or(0);
+                let blocks = (longest * (n_head / n_head_kv)).div_ceil(64);
+                let grid = [int(blocks)? as u32, n_head_kv as u32, int(run.len())? as u32];
+                // SAFETY: every length was checked above; the caller sent the table before.
+                unsafe { self.launch(kernel, grid, 128, args![raw])? };
+                continue;
+            }
+            want("attention", &[(parts, n_parts(&run))]);
+            // SAFETY: as above.
+            unsafe { self.attention_split(raw, types)? };
+        }
+        Ok(())
+    }
+
+    /// Few tokens: ranges of keys, and then their sum.
+    ///
+    /// # Safety
+    /// All that `raw` names is there.
+    unsafe fn attention_split(&self, raw: RawAttention, types: [GgmlType; 2]) -> Result<()> {
+        let RawAttention { n_head, n_head_kv, d, n_tokens, n_splits, .. } = raw;
+        let kernel = match types {
             _ if d > 128 => Kernel::ATTENTION_SPLIT_WIDE,
-            (GgmlType::F16, GgmlType::F16) => Kernel::ATTENTION_SPLIT_F16,
-            (GgmlType::Q8_0, GgmlType::Q8_0) => Kernel::ATTENTION_SPLIT_Q8_0,
+            [GgmlType::F16, GgmlType::F16] => Kernel::ATTENTION_SPLIT_F16,
+            [GgmlType::Q8_0, GgmlType::Q8_0] => Kernel::ATTENTION_SPLIT_Q8_0,
             _ => Kernel::ATTENTION_SPLIT_ANY,
         };
-        let grid = [n_splits as u32, (n_head_kv * chunks) as u32, n_tokens as u32];
-        // SAFETY: every length was checked above.
+        let chunks = chunks((n_head / n_head_kv) as usize, d as usize);
+        let grid = [n_splits as u32, n_head_kv as u32 * chunks as u32, n_tokens as u32];
+        // SAFETY: the caller's promise.
         unsafe { self.launch(kernel, grid, 128, args![raw])? };
         // SAFETY: as above; `parts` were written by the kernel before.
         unsafe { self.launch(Kernel::ATTENTION_MERGE, [n_tokens as u32, n_head as u32, 1], 128, args![raw]) }
+    }
+}
+
+impl RawAttention {
+    /// Of (q, out, parts), of no cache and nobody.
+    fn new(
+        (q, out, parts): (u64, u64, u64),
+        [type_k, type_v]: [GgmlType; 2],
+        (n_head, n_head_kv, d): (usize, usize, usize),
+        n_tokens: usize,
+        n_splits: usize,
+    ) -> Result<RawAttention> {
+        Ok(RawAttention {
+            q,
+            table: RawTable::NONE,
+            k: 0,
+            v: 0,
+            stride_k: 0,
+            stride_v: 0,
+            ends: 0,
+            out,
+            parts,
+            type_k: type_k.id() as i32,
+            type_v: type_v.id() as i32,
+            n_head: int(n_head)?,
+            n_head_kv: int(n_head_kv)?,
+            d: int(d)?,
+            n_tokens: int(n_tokens)?,
+            n_seq: 1,
+            n_splits: int(n_splits)?,
+            n_windows: 1,
+            layer: 0,
+            first: 0,
+            first_seq: 0,
+            last_rows: 0,
+            padding: 0,
+        })
     }
 }

@@ -16,6 +16,25 @@ __device__ __forceinline__ float row_sum(float x) {
     return x + __shfl_xor_sync(ALL_LANES, x, 2);
 }
 
+// Rows that are computed together: a sequence's of the launch, or a window's.
+struct Together {
+    // The first of them in the launch, and what it sees: the least of all, or as much as they.
+    size_t token0;
+    int n;
+    Seen first;
+};
+
+__device__ __forceinline__ Together rows_of(const Attention &a, int i, int ih_kv) {
+    if (a.table.seqs) {
+        const CachedSeq &seq = a.table.seqs[a.first_seq + i];
+        const int start = seq.first < a.first ? a.first : seq.first;
+        return {size_t(start - a.first), seq.first + seq.n - start, in_cache(a, start, ih_kv)};
+    }
+    const int is = i / a.n_windows;
+    const Window window = window_of(a, i % a.n_windows);
+    return {size_t(is) * a.n_seq + window.begin, window.end - window.begin, in_window(a, is, window, ih_kv)};
+}
+
 // For heads of up to D elements.
 template <int D> __device__ __forceinline__ void attention_flash(const Attention &a) {
     // Rows in shared memory, in words of two columns: 4 more than they hold, so that lanes of a fragment meet different banks.
@@ -24,17 +43,16 @@ template <int D> __device__ __forceinline__ void attention_flash(const Attention
     // (D, keys): a word holds two keys.
     __shared__ uint32_t v_parts[2][D * LD_V];
     const int tid = threadIdx.x, lane = tid % WARP, g = lane / 4, t = lane % 4;
-    const int group = a.n_head / a.n_head_kv, ih_kv = blockIdx.y, d = a.d, past = *a.past;
-    const int seq = blockIdx.z / a.n_windows;
-    const Window window = window_of(a, blockIdx.z % a.n_windows);
-    const int total = (window.end - window.begin) * group, first = blockIdx.x * FLASH_ROWS, row0 = first + tid / WARP * 16 + g;
+    const int group = a.n_head / a.n_head_kv, ih_kv = blockIdx.y, d = a.d;
+    const Together rows = rows_of(a, int(blockIdx.z), ih_kv);
+    const int total = rows.n * group, first = blockIdx.x * FLASH_ROWS, row0 = first + tid / WARP * 16 + g;
     // Blocks are there for the longest window.
     if (first >= total) return;
-    const size_t token0 = size_t(seq) * a.n_seq + window.begin;
-    const uint64_t kv_row = uint64_t(seq) * a.n_head_kv + ih_kv;
+    const size_t token0 = rows.token0;
     const int row_k = cache_row_bytes(a.type_k, d), row_v = cache_row_bytes(a.type_v, d);
-    const uint8_t *keys = a.k + kv_row * a.stride_k + size_t(window.begin) * row_k;
-    const uint8_t *values = a.v + kv_row * a.stride_v + size_t(window.begin) * row_v;
+    const uint8_t *keys = rows.first.keys, *values = rows.first.values;
+    // In a cache each row sees one more than the one before.
+    const int seen_first = rows.first.n, is_causal = a.table.seqs != nullptr;
     const float scale = score_scale(d);
 
     // This lane's two rows: where their queries are, and how many keys they see. Rows behind the last do as the last does.
@@ -44,10 +62,10 @@ template <int D> __device__ __forceinline__ void attention_flash(const Attention
     for (int r = 0; r < 2; r++) {
         const int row = row0 + 8 * r < total ? row0 + 8 * r : total - 1;
         at[r] = ((token0 + row / group) * a.n_head + ih_kv * group + row % group) * d;
-        seen[r] = n_seen(a, past, row / group, window);
+        seen[r] = seen_first + is_causal * (row / group);
     }
     const int last_row = first + FLASH_ROWS <= total ? first + FLASH_ROWS - 1 : total - 1;
-    const int n_keys = n_seen(a, past, last_row / group, window);
+    const int n_keys = seen_first + is_causal * (last_row / group);
 
     uint32_t q[2][D / 16][4];
 #pragma unroll

@@ -1,5 +1,5 @@
 // Attention of few queries over many keys: a block takes one token, up to HEADS heads that share a KV head, and one of
-// `n_splits` ranges of keys; attention_merge brings the ranges together. For any head dimension up to 32 * PER_LANE.
+// its ranges of keys; attention_merge brings the ranges together. For any head dimension up to 32 * PER_LANE.
 // For scores a lane takes a key; for sums a lane takes elements. All in f32.
 #include "attention.cuh"
 
@@ -14,14 +14,14 @@ template <int TYPE_K, int TYPE_V, int HEADS, int PER_LANE> __device__ __forceinl
     const int ih_kv = blockIdx.y / chunks, first = blockIdx.y % chunks * HEADS, it = blockIdx.z;
     const int n_heads = group - first < HEADS ? group - first : HEADS, head0 = ih_kv * group + first;
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, d = a.d;
-    const uint64_t kv_row = uint64_t(it / a.n_seq * a.n_head_kv + ih_kv);
     const int row_k = cache_row_bytes(a.type_k, d), row_v = cache_row_bytes(a.type_v, d);
-    const Window window = window_at(a, it % a.n_seq);
-    const uint8_t *keys = a.k + kv_row * a.stride_k + size_t(window.begin) * row_k;
-    const uint8_t *values = a.v + kv_row * a.stride_v + size_t(window.begin) * row_v;
-    const int seen = n_seen(a, *a.past, it % a.n_seq, window);
+    const Seen sees = seen_by(a, it, ih_kv);
+    const uint8_t *keys = sees.keys, *values = sees.values;
+    const int seen = sees.n, n_splits = sees.n_splits;
+    // Others of the launch may have more ranges.
+    if (int(blockIdx.x) >= n_splits) return;
     // Ranges are whole warps of keys.
-    const int per_split = ((seen + a.n_splits - 1) / a.n_splits + WARP - 1) / WARP * WARP;
+    const int per_split = ((seen + n_splits - 1) / n_splits + WARP - 1) / WARP * WARP;
     const int begin = blockIdx.x * per_split, end = begin + per_split < seen ? begin + per_split : seen;
     const float scale = score_scale(d);
     for (int i = threadIdx.x; i < HEADS * MAX_D; i += SPLIT_THREADS) {
@@ -139,16 +139,17 @@ ATTENTION_SPLIT(wide, -1, -1, 1, 32)
 extern "C" __global__ void attention_merge(Attention a) {
     const size_t row = size_t(blockIdx.x) * a.n_head + blockIdx.y;
     const float *parts = a.parts + row * a.n_splits * (a.d + 2);
+    const int n_splits = seen_by(a, int(blockIdx.x), 0).n_splits;
     float top = -INFINITY;
-    for (int s = 0; s < a.n_splits; s++) top = fmaxf(top, parts[size_t(s) * (a.d + 2) + a.d]);
+    for (int s = 0; s < n_splits; s++) top = fmaxf(top, parts[size_t(s) * (a.d + 2) + a.d]);
     float total = 0.0f;
-    for (int s = 0; s < a.n_splits; s++) {
+    for (int s = 0; s < n_splits; s++) {
         const float *part = parts + size_t(s) * (a.d + 2) + a.d;
         total += part[0] == -INFINITY ? 0.0f : part[1] * exp2f(part[0] - top);
     }
     for (int e = threadIdx.x; e < a.d; e += blockDim.x) {
         float sum = 0.0f;
-        for (int s = 0; s < a.n_splits; s++) {
+        for (int s = 0; s < n_splits; s++) {
             const float *part = parts + size_t(s) * (a.d + 2);
             sum += part[a.d] == -INFINITY ? 0.0f : part[e] * exp2f(part[a.d] - top);
         }

@@ -4,15 +4,22 @@
 // The recurrence goes through the tokens one by one, however many there are: columns of a head's matrix have nothing to do with each
 // other, so each warp keeps four of them in registers, and only rows of queries, keys and values are read meanwhile.
 #include "epilogue.cuh"
+#include "table.cuh"
 
 // Tokens whose inputs are read before the first of them is needed.
 constexpr int AHEAD = 8;
 
-// qkv: (n, n_channels), in place; past: (3, n_channels), the inputs before, oldest first; taps: (4, n_channels). One thread per
-// channel.
-extern "C" __global__ void delta_conv(float *qkv, float *past, const float *taps, int n, int n_channels) {
+// What a sequence remembers of a layer: (3, n_channels), the inputs before, oldest first, then (n_head_v, d_k, d_v).
+__device__ __forceinline__ float *state_of(const CachedSeq &seq, int layer, uint64_t n_state) { return seq.states + layer * n_state; }
+
+// qkv: (n, n_channels), in place; taps: (4, n_channels). One thread per channel (x) of a sequence (y).
+extern "C" __global__ void delta_conv(float *qkv, SeqTable table, const float *taps, uint64_t n_state, int layer, int n_channels) {
     const int c = blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= n_channels) return;
+    const CachedSeq &seq = table.seqs[blockIdx.y];
+    float *past = state_of(seq, layer, n_state);
+    const int n = seq.n;
+    qkv += size_t(seq.first) * n_channels;
     float tap[4], x[3];
     for (int i = 0; i < 4; i++) tap[i] = taps[size_t(i) * n_channels + c];
     for (int i = 0; i < 3; i++) x[i] = past[size_t(i) * n_channels + c];
@@ -64,21 +71,23 @@ EXPORT(delta_unit);
 
 struct DeltaScan {
     const float *qkv, *beta, *decay;
-    // (n_head_v, d_k, d_v)
-    float *state;
+    SeqTable table;
+    // Floats of all that a sequence remembers of a layer.
+    uint64_t n_state;
     // (n, n_head_v * d_v)
     float *out;
-    int n, n_channels, n_head_k, n_head_v, d_k, d_v;
+    int layer, n_channels, n_head_k, n_head_v, d_k, d_v;
 };
 
 // Columns of a matrix that a warp has.
 constexpr int COLUMNS = 4;
 
-// One block of four warps per head of values (x) and 16 of its columns (y). Lane `l` has rows l, l + 32, …, up to ROWS of them.
+// One block of four warps per head of values (x) and 16 of its columns (y) of a sequence (z). Lane `l` has rows l, l + 32, …, up to ROWS of them.
 template <int ROWS> __device__ __forceinline__ void scan(const DeltaScan &s) {
     const int lane = threadIdx.x % WARP, j = blockIdx.x;
     const int first = (blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP) * COLUMNS;
-    float *state = s.state + size_t(j) * s.d_k * s.d_v + first;
+    const CachedSeq &seq = s.table.seqs[blockIdx.z];
+    float *state = state_of(seq, s.layer, s.n_state) + 3 * size_t(s.n_channels) + size_t(j) * s.d_k * s.d_v + first;
     float m[ROWS][COLUMNS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -88,7 +97,7 @@ template <int ROWS> __device__ __forceinline__ void scan(const DeltaScan &s) {
     }
     const float *queries = s.qkv + j % s.n_head_k * s.d_k, *keys = queries + s.n_head_k * s.d_k;
     const float *values = s.qkv + 2 * s.n_head_k * s.d_k + j * s.d_v + first;
-    for (int it = 0; it < s.n; it++) {
+    for (int it = seq.first; it < seq.first + seq.n; it++) {
         const size_t at = size_t(it) * s.n_channels;
         const float beta = s.beta[size_t(it) * s.n_head_v + j], decay = s.decay[size_t(it) * s.n_head_v + j];
         float q[ROWS], k[ROWS], u[COLUMNS], o[COLUMNS];

@@ -3,6 +3,7 @@
 use super::kernel::Kernel;
 use super::memory::{Gpu, Mem};
 use super::ops::{THREADS, args, blocks_for, int, want};
+use super::table::{RawTable, SeqTable};
 use crate::kernels::{CONV_KERNEL, DELTA_ALIGN, DeltaShape};
 use crate::{Error, Result};
 
@@ -52,9 +53,10 @@ struct Scan {
     qkv: u64,
     beta: u64,
     decay: u64,
-    state: u64,
+    table: RawTable,
+    n_state: u64,
     out: u64,
-    n: i32,
+    layer: i32,
     n_channels: i32,
     n_head_k: i32,
     n_head_v: i32,
@@ -63,8 +65,8 @@ struct Scan {
 }
 
 impl Gpu {
-    /// See [`delta`](crate::kernels::delta()); `state` are its [`DeltaShape::n_state`] floats. Where a row is not finite, bit 1 of the
-    /// i32 `broken` is set.
+    /// See [`delta`](crate::kernels::delta()), for the rows of a batch: those of each sequence go on from its state, the
+    /// [`DeltaShape::n_state`] floats of layer `layer`. Where a row is not finite, bit 1 of the i32 `broken` is set.
     ///
     /// # Errors
     /// Heads that are larger than the kernels can have; what the GPU says.
@@ -75,9 +77,8 @@ impl Gpu {
         &self,
         shape: &DeltaShape,
         weights: &DeltaMem<'_>,
-        state: &Mem,
+        (table, layer): (&SeqTable, usize),
         rows: &DeltaRowsMem<'_>,
-        n: usize,
         (out, broken): (&Mem, &Mem),
     ) -> Result<()> {
         /// Columns of a block of the recurrence.
@@ -92,15 +93,18 @@ impl Gpu {
         assert!(d_k.is_multiple_of(DELTA_ALIGN) && d_v.is_multiple_of(DELTA_ALIGN), "heads are whole vectors");
         let DeltaMem { conv, a, dt_bias, norm, norm_eps } = *weights;
         let DeltaRowsMem { qkv, z, beta, alpha } = *rows;
+        let (n, n_state) = (table.n_rows(), shape.n_state());
+        table.check_states("delta", layer, n_state);
         want("delta", &[(conv, CONV_KERNEL * n_channels), (a, n_head_v), (dt_bias, n_head_v), (norm, d_v)]);
         want("delta", &[(qkv, n * n_channels), (z, n * n_value), (beta, n * n_head_v), (alpha, n * n_head_v)]);
-        want("delta", &[(state, shape.n_state()), (out, n * n_value), (broken, 1)]);
-        let matrix = state.floats(shape.n_inputs(), shape.n_matrix());
-        let (past, conv, tokens, channels) = (state.at(), conv.at(), int(n)?, int(n_channels)?);
+        want("delta", &[(out, n * n_value), (broken, 1)]);
+        let (seqs, n_state, n_seq) = (table.raw(), n_state as u64, int(table.n_seq())? as u32);
+        let (conv, layer, channels) = (conv.at(), int(layer)?, int(n_channels)?);
         let (at, n_blocks) = (qkv.at(), blocks_for(n_channels)?);
-        // SAFETY: lengths were checked above; so for all below.
+        // SAFETY: lengths were checked above, and the caller sent the table before; so for all below.
         unsafe {
-            self.launch(Kernel::DELTA_CONV, [n_blocks, 1, 1], THREADS, args![at, past, conv, tokens, channels])?;
+            let args = args![at, seqs, conv, n_state, layer, channels];
+            self.launch(Kernel::DELTA_CONV, [n_blocks, n_seq, 1], THREADS, args)?;
         }
         let (beta, alpha) = (beta.at(), alpha.at());
         let unit = Unit {
@@ -120,16 +124,17 @@ impl Gpu {
             qkv: at,
             beta,
             decay: alpha,
-            state: matrix.at(),
+            table: seqs,
+            n_state,
             out: out.at(),
-            n: tokens,
+            layer,
             n_channels: channels,
             n_head_k: unit.n_head_k,
             n_head_v: unit.n_head_v,
             d_k: unit.d_k,
             d_v: int(d_v)?,
         };
-        let grid = [unit.n_head_v as u32, (d_v / COLUMNS) as u32, 1];
+        let grid = [unit.n_head_v as u32, (d_v / COLUMNS) as u32, n_seq];
         // SAFETY: see above.
         unsafe { self.launch(scan, grid, 128, args![scanned])? };
         let (out, z, norm, broken) = (out.at(), z.at(), norm.at(), broken.at());

@@ -73,6 +73,10 @@ kernels! {
     DELTA_SCAN_128: c"delta_scan_128",
     DELTA_SCAN_256: c"delta_scan_256",
     DELTA_NORM: c"delta_norm",
+    CHOOSE_EXPERTS: c"choose_experts",
+    GROUP_PAIRS: c"group_pairs",
+    ADD_PAIRS: c"add_pairs",
+    GATE_ROWS: c"gate_rows",
     ATTENTION_MERGE: c"attention_merge",
 }
 

@@ -1,6 +1,7 @@
 // The fused cache write: bias, rotation, quantization and store in one pass over fresh rows, byte for byte as
 // src/kernels/kv_write.rs; and the same bias and rotation for queries.
 #include "encode.cuh"
+#include "table.cuh"
 
 // Cosines and sines: (n_table, 2, n_turning), a row for each token; token `it` uses row it % n_table. Pairs are (i, i + n_pair);
 // those from n_turning on, and elements behind the pairs, are not touched.
@@ -29,16 +30,29 @@ struct KvWrite {
     const float *rows;
     // (n_head * d,) or null
     const float *bias;
-    // Head `ih` begins at `ih * stride` bytes; sequence `is`, of `n_seq` tokens, at `is * n_head * stride`.
+    // Where rows belong to caches, behind what is filled there, of values or else of keys; `rows` begin with row `first`.
+    SeqTable table;
+    // Else head `ih` begins at `ih * stride` bytes; sequence `is`, of `n_seq` tokens, at `is * n_head * stride`.
     uint8_t *out;
     uint64_t stride;
-    // The slot of the first token of a sequence.
-    const int *slot;
     // Set to 1 where a row is not finite, or beyond what the type holds.
     int *broken;
     Rotation rotation;
-    int n_head, d, type, n_tokens, n_seq;
+    int n_head, d, type, n_tokens, n_seq, layer, first, values;
 };
+
+// Where head `ih` of token `it` goes.
+__device__ __forceinline__ uint8_t *place_of(const KvWrite &w, int it, int ih) {
+    uint8_t *out = w.out;
+    uint64_t stride = w.stride, head = uint64_t(it / w.n_seq) * w.n_head + ih;
+    int slot = it % w.n_seq;
+    if (w.table.seqs) {
+        const CachedSeq &seq = w.table.seqs[w.table.seq_of[w.first + it]];
+        out = w.values ? seq.v : seq.k, stride = w.values ? seq.stride_v : seq.stride_k;
+        head = uint64_t(w.layer) * w.n_head + ih, slot = seq.past + w.first + it - seq.first;
+    }
+    return out + head * stride + uint64_t(slot) * cache_row_bytes(w.type, w.d);
+}
 
 // One warp per head of a token: 32 elements at a time, one to a lane.
 extern "C" __global__ void kv_write(KvWrite w) {
@@ -47,8 +61,7 @@ extern "C" __global__ void kv_write(KvWrite w) {
     if (it >= w.n_tokens) return;
     const float *head = w.rows + (size_t(it) * w.n_head + ih) * w.d;
     const float *bias = w.bias ? w.bias + ih * w.d : nullptr;
-    const uint64_t at = uint64_t(it / w.n_seq * w.n_head + ih) * w.stride;
-    uint8_t *to = w.out + at + uint64_t(*w.slot + it % w.n_seq) * cache_row_bytes(w.type, w.d);
+    uint8_t *to = place_of(w, it, ih);
     const Nibbles n = nibbles(w.type);
     const int block_bytes = w.type == Q8_0 ? 34 : n.bytes;
     bool fits = true;

@@ -17,7 +17,7 @@ __device__ __forceinline__ void store_tiles(const Product &m, int row0, int toke
             for (int i = 0; i < 4; i++) {
                 const int row = row0 + 16 * im + g + i / 2 * 8, token = token0 + 8 * in + 2 * t + i % 2;
                 if (row < m.n_rows && token < m.n_tokens) {
-                    finish(acc[im][in][i], m.bias, row, m.out + size_t(token) * m.n_rows + row, m.flags);
+                    finish(acc[im][in][i], m.bias, row, m.out + size_t(row_out(m, token)) * m.n_rows + row, m.flags);
                 }
             }
         }

@@ -21,7 +21,7 @@ template <int TYPE, int W_PARTS, int X_PARTS> __device__ __forceinline__ void ma
     constexpr int ORDER = W_PARTS > X_PARTS ? W_PARTS : X_PARTS;
     __shared__ uint32_t w[W_PARTS][FLOAT_ROWS * FLOAT_LD], x[X_PARTS][FLOAT_TOKENS * FLOAT_LD];
     const int tid = threadIdx.x, warp = tid / WARP, g = tid % WARP / 4, t = tid % 4;
-    const int first_row = blockIdx.x * FLOAT_ROWS, first_token = blockIdx.y * FLOAT_TOKENS;
+    const int first_row = blockIdx.x * FLOAT_ROWS, first_token = m.tiles ? 0 : blockIdx.y * FLOAT_TOKENS;
     // Each warp has 32 rows and 32 tokens.
     const int row0 = warp % 4 * 32, token0 = warp / 4 * 32;
     float acc[2][4][4] = {};
@@ -39,7 +39,7 @@ template <int TYPE, int W_PARTS, int X_PARTS> __device__ __forceinline__ void ma
         for (int i = tid; i < FLOAT_TOKENS * FLOAT_STEP / 2; i += MATMUL_THREADS) {
             const int it = i / (FLOAT_STEP / 2), k = i % (FLOAT_STEP / 2);
             const bool there = first_token + it < m.n_tokens;
-            const float *row = m.x + size_t(there ? first_token + it : 0) * m.n_cols;
+            const float *row = m.x + size_t(there ? row_in(m, first_token + it) : 0) * m.n_cols;
             const float2 pair = load_pair<F32>(reinterpret_cast<const uint8_t *>(row), col0 + 2 * k, m.n_cols, there);
             uint32_t parts[X_PARTS];
             split_pair(pair.x, pair.y, parts);
@@ -80,7 +80,7 @@ template <int TYPE, int W_PARTS, int X_PARTS> __device__ __forceinline__ void ma
 
 #define MATMUL_FLOAT(TYPE, NAME, W_PARTS, X_PARTS)                                                                     \
     extern "C" __global__ void __launch_bounds__(MATMUL_THREADS) matmul_##NAME(Product m) {                             \
-        matmul_float<TYPE, W_PARTS, X_PARTS>(m);                                                                       \
+        if (take_tile(m, blockIdx.y)) matmul_float<TYPE, W_PARTS, X_PARTS>(m);                                         \
     }                                                                                                                  \
     EXPORT(matmul_##NAME);
 MATMUL_FLOAT(F32, f32, 3, 3)

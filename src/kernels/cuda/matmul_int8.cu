@@ -17,7 +17,8 @@ template <int TYPE> __device__ __forceinline__ void matmul_int8(const Product &m
     __shared__ float a[STEP_GROUPS * HALVES][TILE_ROWS], b[F::OFFSET ? STEP_GROUPS * HALVES : 1][TILE_ROWS];
     __shared__ float d[STEP_GROUPS][TILE_TOKENS], s[F::OFFSET ? STEP_GROUPS * HALVES : 1][TILE_TOKENS];
     const int tid = threadIdx.x, warp = tid / WARP, g = tid % WARP / 4, t = tid % 4;
-    const int first_row = blockIdx.x * TILE_ROWS, first_token = blockIdx.y * TILE_TOKENS, n_groups = m.n_cols / 32;
+    const int first_row = blockIdx.x * TILE_ROWS, n_groups = m.n_cols / 32;
+    const int first_token = m.tiles ? 0 : blockIdx.y * TILE_TOKENS;
     // Each warp has 32 rows and 32 tokens.
     const int row0 = warp % 2 * 32, token0 = warp / 2 * 32;
     float acc[2][4][4] = {};
@@ -39,7 +40,7 @@ template <int TYPE> __device__ __forceinline__ void matmul_int8(const Product &m
         for (int i = tid; i < TILE_TOKENS * STEP_GROUPS; i += MATMUL_THREADS) {
             const int it = i / STEP_GROUPS, k = i % STEP_GROUPS;
             const bool there = first_token + it < m.n_tokens && g0 + k < n_groups;
-            const size_t at = size_t(first_token + it) * n_groups + g0 + k;
+            const size_t at = there ? size_t(row_in(m, first_token + it)) * n_groups + g0 + k : 0;
             uint4 lo = {}, hi = {};
             if (there) {
                 lo = reinterpret_cast<const uint4 *>(m.q + at * 32)[0];
@@ -111,6 +112,8 @@ template <int TYPE> __device__ __forceinline__ void matmul_int8(const Product &m
 }
 
 #define MATMUL_INT8(TYPE, NAME)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(MATMUL_THREADS) matmul_##NAME(Product m) { matmul_int8<TYPE>(m); }     \
+    extern "C" __global__ void __launch_bounds__(MATMUL_THREADS) matmul_##NAME(Product m) {                              \
+        if (take_tile(m, blockIdx.y)) matmul_int8<TYPE>(m);                                                            \
+    }                                                                                                                  \
     EXPORT(matmul_##NAME);
 QUANTIZED_TYPES(MATMUL_INT8)

@@ -10,8 +10,14 @@ template <int TOKENS> __device__ __forceinline__ void store_sums(const Product &
     for (int it = 0; it < TOKENS; it++) {
         if (it >= m.n_tokens) break;
         const float sum = warp_sum(sums[it]);
-        if (threadIdx.x % WARP == 0) finish(sum, m.bias, row, m.out + size_t(it) * m.n_rows + row, m.flags);
+        if (threadIdx.x % WARP == 0) finish(sum, m.bias, row, m.out + size_t(row_out(m, it)) * m.n_rows + row, m.flags);
     }
+}
+
+// Where the tokens are in the input.
+template <int TOKENS> __device__ __forceinline__ void rows_in(const Product &m, int (&rows)[TOKENS]) {
+#pragma unroll
+    for (int it = 0; it < TOKENS; it++) rows[it] = it < m.n_tokens ? row_in(m, it) : 0;
 }
 
 template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_quantized(const Product &m) {
@@ -19,13 +25,15 @@ template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_quantized
     if (row >= m.n_rows) return;
     const uint8_t *w = m.w + m.row_bytes * row;
     float sums[TOKENS] = {};
+    int rows[TOKENS];
+    rows_in(m, rows);
     for (int g = threadIdx.x % WARP; g < n_groups; g += WARP) {
         Group group;
         unpack_group<TYPE>(w, g, group);
 #pragma unroll
         for (int it = 0; it < TOKENS; it++) {
             if (it >= m.n_tokens) break;
-            const size_t at = size_t(it) * n_groups + g;
+            const size_t at = size_t(rows[it]) * n_groups + g;
             const uint4 *q = reinterpret_cast<const uint4 *>(m.q + at * 32);
             int dots[2];
 #pragma unroll
@@ -53,21 +61,27 @@ template <int TYPE, int TOKENS> __device__ __forceinline__ void matvec_floats(co
     if (row >= m.n_rows) return;
     const uint8_t *w = m.w + m.row_bytes * row;
     float sums[TOKENS] = {};
+    int rows[TOKENS];
+    rows_in(m, rows);
     for (int i = threadIdx.x % WARP; i < m.n_cols; i += WARP) {
         const float value = load_float<TYPE>(w, i);
 #pragma unroll
         for (int it = 0; it < TOKENS; it++) {
             if (it >= m.n_tokens) break;
-            sums[it] += value * m.x[size_t(it) * m.n_cols + i];
+            sums[it] += value * m.x[size_t(rows[it]) * m.n_cols + i];
         }
     }
     store_sums(m, row, sums);
 }
 
-// `_1` is for one token, `_8` for up to eight.
+// `_1` is for one token, `_8` for up to eight; tiles are blocks' y.
 #define MATVEC(TYPE, NAME, HOW)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_1(Product m) { HOW<TYPE, 1>(m); }      \
-    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_8(Product m) { HOW<TYPE, 8>(m); }      \
+    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_1(Product m) {                          \
+        if (take_tile(m, blockIdx.y)) HOW<TYPE, 1>(m);                                                                 \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MATVEC_THREADS) matvec_##NAME##_8(Product m) {                          \
+        if (take_tile(m, blockIdx.y)) HOW<TYPE, 8>(m);                                                                 \
+    }                                                                                                                  \
     EXPORT(matvec_##NAME##_1);                                                                                         \
     EXPORT(matvec_##NAME##_8);
 #define MATVEC_QUANTIZED(TYPE, NAME) MATVEC(TYPE, NAME, matvec_quantized)

@@ -89,8 +89,9 @@ pub struct Gpu {
 struct Shared {
     staging: Mutex<Staging>,
     graphs: Graphs,
-    /// How often memory was freed.
+    /// How often memory was freed, and how often a kernel was launched.
     n_freed: AtomicU64,
+    n_launched: AtomicU64,
     driver: Box<dyn Driver>,
 }
 
@@ -142,7 +143,13 @@ impl Gpu {
         };
         let (staging, driver) = (Mutex::new(Staging::new()), Box::new(driver));
         Gpu {
-            shared: Arc::new(Shared { staging, graphs, n_freed: AtomicU64::new(0), driver }),
+            shared: Arc::new(Shared {
+                staging,
+                graphs,
+                n_freed: AtomicU64::new(0),
+                n_launched: AtomicU64::new(0),
+                driver,
+            }),
             stream: Stream::default(),
         }
     }
@@ -161,6 +168,15 @@ impl Gpu {
 
     pub(super) fn n_freed(&self) -> u64 {
         self.shared.n_freed.load(Ordering::Acquire)
+    }
+
+    /// Kernels that were launched on this GPU, or recorded; what a recorded step launches again does not count.
+    pub fn n_launched(&self) -> u64 {
+        self.shared.n_launched.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_launch(&self) {
+        self.shared.n_launched.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The same GPU through another stream.

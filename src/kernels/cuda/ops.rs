@@ -60,6 +60,7 @@ impl Gpu {
         if grid.contains(&0) {
             return Ok(());
         }
+        self.count_launch();
         // SAFETY: the caller's promise.
         unsafe { self.driver().launch(self.stream(), kernel, grid, block, args) }.at(|| kernel.name().to_string())
     }
@@ -293,6 +294,14 @@ pub struct Rotation {
     pub n_turning: usize,
     /// Pairs of a head.
     pub n_pair: usize,
+}
+
+impl Rotation {
+    /// That of the rows from number `first` on.
+    pub(super) fn from(&self, first: usize) -> Rotation {
+        let (n, width) = (self.n_tokens - first, 2 * self.n_turning);
+        Rotation { table: self.table.floats(first * width, n * width), n_tokens: n, ..*self }
+    }
 }
 
 /// [`Rotation`] as kernels take it; without one, no pair turns.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::experts::{Grouped, StackMem};
 use super::kernel::{Kernel, TypeKernels, of_type};
 use super::memory::{Gpu, Mem};
 use super::ops::{THREADS, args, blocks_for, int, want};
@@ -10,7 +11,7 @@ use crate::tensor::MatView;
 use crate::{Error, Result};
 
 /// Tokens that read packed weights directly.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
 /// Threads of a block in matvec.cu: a warp per row.
 const MATVEC_THREADS: u32 = 128;
 
@@ -48,6 +49,11 @@ impl DevMat {
     /// The element type.
     pub fn ty(&self) -> GgmlType {
         self.ty
+    }
+
+    /// Whether activations meet it as floats.
+    pub(super) fn is_float(&self) -> bool {
+        self.ty.block_len() == 1
     }
 
     /// Elements per row.
@@ -149,6 +155,25 @@ struct RawProduct {
     n_cols: i32,
     n_tokens: i32,
     flags: i32,
+    order: u64,
+    tiles: u64,
+    step: u64,
+    per_row: i32,
+    padding: i32,
+}
+
+/// Tokens that a block of tensor cores takes: as in matmul_float.cu and matmul_int8.cu.
+pub(super) fn tile_tokens(is_float: bool) -> usize {
+    if is_float { 64 } else { 128 }
+}
+
+/// Rows that a block of matvec.cu computes, and one of tensor cores.
+fn block_rows(is_few: bool, is_float: bool) -> usize {
+    match (is_few, is_float) {
+        (true, _) => MATVEC_THREADS as usize / 32,
+        (false, true) => 128,
+        (false, false) => 64,
+    }
 }
 
 impl<'a> Input<'a> {
@@ -183,41 +208,89 @@ impl<'a> Input<'a> {
         let n_tokens = self.n_tokens;
         assert_eq!(w.n_cols, self.n_cols, "columns of weights and activations");
         want("product", &[(out, n_tokens * w.n_rows), (epilogue.bias.unwrap_or(out), w.n_rows)]);
-        let is_float = w.ty.block_len() == 1;
-        if !is_float {
+        let flag = |yes: bool, bit: i32| if yes { bit } else { 0 };
+        let raw = RawProduct {
+            bias: epilogue.bias.map_or(0, Mem::at),
+            n_tokens: int(n_tokens)?,
+            flags: flag(epilogue.add, 1)
+                | flag(epilogue.quick_gelu, 2)
+                | flag(epilogue.gelu_erf, 4)
+                | flag(epilogue.gelu_tanh, 8),
+            ..self.raw(w, w.n_rows, out)?
+        };
+        let is_few = n_tokens <= FEW;
+        let n_tiles = if is_few { 1 } else { n_tokens.div_ceil(tile_tokens(w.is_float())) };
+        // SAFETY: every length was checked above or when its owner was made.
+        unsafe { self.launch(w, raw, (is_few, n_tokens == 1), n_tiles) }
+    }
+
+    /// Rows of the input.
+    pub(super) fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Row `i` of out (pairs, n_rows) is the product of one of the matrices stacked in `w` with row `i / per_row` of the input; tiles
+    /// on the GPU say which.
+    ///
+    /// # Errors
+    /// What the GPU says.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub(super) fn product_of_groups(&self, w: StackMem<'_>, of: &Grouped<'_>, out: &Mem) -> Result<()> {
+        let (n_pairs, StackMem { mat, first, step, n_rows }) = (self.n_tokens * of.per_row, w);
+        assert_eq!(mat.n_cols, self.n_cols, "columns of weights and activations");
+        want("experts", &[(out, n_pairs * n_rows), (of.order, n_pairs), (of.tiles, 3 * of.n_tiles)]);
+        let raw = self.raw(mat, n_rows, out)?;
+        let raw = RawProduct {
+            w: raw.w + (first * mat.row_bytes) as u64,
+            order: of.order.at(),
+            tiles: of.tiles.at(),
+            step: (step * mat.row_bytes) as u64,
+            per_row: int(of.per_row)?,
+            ..raw
+        };
+        // SAFETY: as above; tiles name pairs and matrices that there are.
+        unsafe { self.launch(mat, raw, (of.is_few, of.is_one), of.n_tiles) }
+    }
+
+    /// A product with `n_rows` rows of `w` of no tokens, for which the input is in the form that `w` wants.
+    fn raw(&self, w: &DevMat, n_rows: usize, out: &Mem) -> Result<RawProduct> {
+        if !w.is_float() {
             self.quantize()?;
         }
         let QuantizedMem { q, d, s } = self.quantized;
-        let flag = |yes: bool, bit: i32| if yes { bit } else { 0 };
-        let raw = RawProduct {
+        Ok(RawProduct {
             w: w.mem.at(),
             row_bytes: w.row_bytes as u64,
             x: self.x.at(),
             q: q.at(),
             d: d.at(),
             s: s.at(),
-            bias: epilogue.bias.map_or(0, Mem::at),
+            bias: 0,
             out: out.at(),
-            n_rows: int(w.n_rows)?,
+            n_rows: int(n_rows)?,
             n_cols: int(w.n_cols)?,
-            n_tokens: int(n_tokens)?,
-            flags: flag(epilogue.add, 1)
-                | flag(epilogue.quick_gelu, 2)
-                | flag(epilogue.gelu_erf, 4)
-                | flag(epilogue.gelu_tanh, 8),
+            n_tokens: 0,
+            flags: 0,
+            order: 0,
+            tiles: 0,
+            step: 0,
+            per_row: 1,
+            padding: 0,
+        })
+    }
+
+    /// # Safety
+    /// All that `raw` names is there.
+    unsafe fn launch(&self, w: &DevMat, raw: RawProduct, (few, one): (bool, bool), n_tiles: usize) -> Result<()> {
+        let (kernel, block) = match (few, one) {
+            (_, true) => (w.kernels.matvec_1, MATVEC_THREADS),
+            (true, false) => (w.kernels.matvec_8, MATVEC_THREADS),
+            (false, false) => (w.kernels.matmul, THREADS),
         };
-        let kernels = w.kernels;
-        let (kernel, grid, block) = if n_tokens <= FEW {
-            let rows_per_block = MATVEC_THREADS as usize / 32;
-            let kernel = if n_tokens == 1 { kernels.matvec_1 } else { kernels.matvec_8 };
-            (kernel, [w.n_rows.div_ceil(rows_per_block), 1, 1], MATVEC_THREADS)
-        } else {
-            // As in matmul_float.cu and matmul_int8.cu.
-            let (rows, tokens) = if is_float { (128, 64) } else { (64, 128) };
-            (kernels.matmul, [w.n_rows.div_ceil(rows), n_tokens.div_ceil(tokens), 1], THREADS)
-        };
-        let grid = [int(grid[0])? as u32, int(grid[1])? as u32, 1];
-        // SAFETY: every length was checked above or when its owner was made.
-        unsafe { self.gpu.launch(kernel, grid, block, args![raw]) }
+        let n_blocks = (raw.n_rows as usize).div_ceil(block_rows(few, w.is_float()));
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.launch(kernel, [int(n_blocks)? as u32, int(n_tiles)? as u32, 1], block, args![raw]) }
     }
 }

@@ -103,7 +103,7 @@ impl DeviceLayers {
             last.head = Some(Head { norm, output: Linear { weight: matrix.clone(), bias: None } });
             let n_runs = runs.len();
             let first = &mut runs[0];
-            let is_same = n_runs == 1 && std::ptr::eq(token_embd.view().data(), output.weight.view().data());
+            let is_same = n_runs == 1 && token_embd.is(&output.weight);
             let copies = first.gpu.on(Stream::Copy);
             first.embd = Some(if is_same { matrix } else { Cuda::mat(&copies, token_embd, "token_embd")? });
         }
@@ -166,7 +166,12 @@ impl Run {
         // A tied matrix is there once.
         let embd = self.embd.as_ref().filter(|embd| head.is_none_or(|head| !embd.is(head)));
         let ends = [head, embd].into_iter().flatten().map(DevMat::n_bytes).sum::<usize>();
-        let layers = self.weights.iter().flat_map(|layer| layer.mats()).map(DevMat::n_bytes);
-        layers.sum::<usize>() + ends
+        // So are gates and ups of experts that come in one tensor.
+        let of_layer = |layer: &Layer<Cuda>| {
+            let mats: Vec<&DevMat> = layer.mats().collect();
+            let fresh = mats.iter().enumerate().filter(|(i, mat)| !mats[..*i].iter().any(|other| other.is(mat)));
+            fresh.map(|(_, mat)| mat.n_bytes()).sum::<usize>()
+        };
+        self.weights.iter().map(of_layer).sum::<usize>() + ends
     }
 }

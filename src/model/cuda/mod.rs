@@ -14,17 +14,17 @@ use rows::GpuRows;
 pub(super) use tower::DeviceTower;
 
 use super::device::{
-    Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Sequence, Then, To, WindowEnds,
+    Device, Finish, From, Heads, Linear, Norm, Pairs, Product, Projected, Sequence, Stack, Then, To, WindowEnds,
 };
 use super::ffn::Experts;
 use super::mixer::DeltaNet;
 use super::weights::Mat;
 use super::{TextModel, VisionTower};
-use crate::cache::KvCache;
+use crate::cache::CacheShape;
 use crate::gguf::GgmlType;
 use crate::kernels::cuda::{
-    DeltaMem, DeltaRowsMem, DevMat, EpilogueMem, Gpu, Input, KvMem, Mem, QuantizedMem, Rotation, Sees, Sequences,
-    WindowMem,
+    DeltaMem, DeltaRowsMem, DevMat, EpilogueMem, ExpertsMem, Gpu, Input, KvMem, KvPart, Mem, PairMem, QuantizedMem,
+    Rotation, Sees, SeqTable, Sequences, StackMem, WindowMem,
 };
 use crate::{Error, Result};
 
@@ -36,12 +36,12 @@ pub(super) struct Cuda {
     parts: Mem,
     /// (n_tokens, n_ff): the second product of a gated pair.
     up: Option<Mem>,
+    /// Where layers have experts.
+    pairs: Option<PairMem>,
     /// One i32: what went wrong.
     flags: Mem,
-    /// One i32: slots filled before the first row; and another one, before the first of the last rows.
-    past: Mem,
-    past_last: Mem,
-    /// Which of the cache's rows on devices are here.
+    /// The language model's: the sequences of the batch, and which of a cache's rows on devices are here.
+    table: Option<SeqTable>,
     place: usize,
 }
 
@@ -51,23 +51,9 @@ pub(super) struct FreshMem {
     values: Mem,
 }
 
-/// The one sequence of a batch.
-///
-/// # Panics
-/// When there are several: on GPUs they take turns.
-fn alone<'a, 'c>(sequences: &'a [Sequence<'c>]) -> &'a Sequence<'c> {
-    let [sequence] = sequences else { panic!("{} sequences at once on a GPU", sequences.len()) };
-    sequence
-}
-
 /// What flags say of keys or values.
 fn broken(what: &str) -> Error {
     Error::format(format!("keys or values {what}are not finite: the weights are broken"))
-}
-
-/// What is said of models with experts.
-fn no_experts() -> Error {
-    Error::unsupported("layers with experts are not computed on GPUs yet, expected --n-gpu-layers 0")
 }
 
 /// `n` rows of `width` floats from row `first` on.
@@ -87,14 +73,24 @@ impl FreshMem {
 impl Cuda {
     /// # Panics
     /// When `rows` are not all of a batch: GPUs take it whole.
-    fn sequences(&self, rows: &Range<usize>, n_per_seq: usize) -> Sequences<'_> {
+    fn sequences(rows: &Range<usize>, n_per_seq: usize) -> Sequences {
         assert!(rows.start == 0 && rows.end.is_multiple_of(n_per_seq), "{rows:?} in sequences of {n_per_seq}");
-        Sequences { n_seq: rows.len() / n_per_seq, n_per_seq, past: &self.past, n_past: 0 }
+        Sequences { n_seq: rows.len() / n_per_seq, n_per_seq }
     }
 
-    /// Keys and values of layer `il`.
-    fn kv(&self, cache: &KvCache, il: usize) -> (KvMem, KvMem) {
-        GpuRows::of(cache, self.place).layer(il, cache.shape())
+    /// The batch's sequences as kernels find them, and where these caches have layer `il`, by `number`.
+    ///
+    /// # Panics
+    /// When the table is of others.
+    fn cached(
+        &self,
+        sequences: &[Sequence<'_>],
+        number: impl Fn(&GpuRows, &CacheShape) -> usize,
+    ) -> (&SeqTable, usize) {
+        let table = self.table.as_ref().expect("a language model's");
+        assert!(table.n_seq() == sequences.len(), "{} sequences in a table of {}", sequences.len(), table.n_seq());
+        let cache = &*sequences[0].cache;
+        (table, number(GpuRows::of(cache, self.place), cache.shape()))
     }
 }
 
@@ -209,12 +205,29 @@ impl Device for Cuda {
         self.gpu.silu_mul(out, &of_up, n * gate.weight.n_rows())
     }
 
-    fn experts(&self, _: usize, _: From<'_, Mem>, _: &Mem, _: &Experts<Cuda>, _: To<'_, Mem>) -> Result<()> {
-        Err(no_experts())
+    fn experts(
+        &self,
+        n: usize,
+        (x, first): From<'_, Mem>,
+        scores: &Mem,
+        Experts { shape, gate, up, down, .. }: &Experts<Cuda>,
+        (out, of_out): To<'_, Mem>,
+    ) -> Result<()> {
+        let width = down.n_rows;
+        let [gate, up, down] = [gate, up, down].map(|Stack { mat, first, step, n_rows }| StackMem {
+            mat,
+            first: *first,
+            step: *step,
+            n_rows: *n_rows,
+        });
+        let experts = ExpertsMem { n: shape.n, n_used: shape.n_used, gate, up, down };
+        let (x, out) = (part(x, first, n, width), part(out, of_out, n, width));
+        let pairs = self.pairs.as_ref().expect("reserved where there are experts");
+        self.gpu.experts(&experts, n, (scores, &x, &out), (pairs, &self.quantized))
     }
 
-    fn gate_rows(&self, _: usize, _: usize, _: &Mem, _: &mut Mem) -> Result<()> {
-        Err(no_experts())
+    fn gate_rows(&self, n: usize, width: usize, gate: &Mem, x: &mut Mem) -> Result<()> {
+        self.gpu.gate_rows(x, gate, (n, width))
     }
 
     fn finish(
@@ -238,11 +251,10 @@ impl Device for Cuda {
         v: (&Mem, Finish<'_, Cuda>),
         (sequences, il): (&mut [Sequence<'_>], usize),
     ) -> Result<()> {
-        let Sequence { rows, cache, .. } = alone(sequences);
-        let (keys, values) = self.kv(cache, il);
-        let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past: &self.past, n_past: cache.len() };
-        for ((rows, Finish { bias, angles }), to) in [(k, &keys), (v, &values)] {
-            self.gpu.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
+        let of = self.cached(sequences, |rows, shape| rows.row_layer(il, shape));
+        debug_assert_eq!((of.0.heads().1, of.0.heads().2), heads);
+        for ((rows, Finish { bias, angles }), part) in [(k, KvPart::Keys), (v, KvPart::Values)] {
+            self.gpu.kv_write_cached(rows, (bias, angles), of, part, &self.flags)?;
         }
         Ok(())
     }
@@ -255,11 +267,9 @@ impl Device for Cuda {
         (sequences, il): (&[Sequence<'_>], usize),
         out: &mut Mem,
     ) -> Result<()> {
-        let cache = &*alone(sequences).cache;
-        let (keys, values) = self.kv(cache, il);
-        let past = if rows.start == 0 { &self.past } else { &self.past_last };
-        let seqs = Sequences { n_seq: 1, n_per_seq: rows.len(), past, n_past: cache.len() + rows.start };
-        self.gpu.attention(q, (&keys, &values), seqs, (n_head, n_head_kv, d), Sees::Causal, out, &self.parts)
+        let of = self.cached(sequences, |rows, shape| rows.row_layer(il, shape));
+        debug_assert_eq!((of.0.heads(), of.0.n_rows()), ((n_head, n_head_kv, d), rows.end));
+        self.gpu.attention_cached(q, of, rows.start, out, &self.parts)
     }
 
     fn recur(
@@ -269,14 +279,12 @@ impl Device for Cuda {
         (sequences, il): (&mut [Sequence<'_>], usize),
         out: &mut Mem,
     ) -> Result<()> {
-        let Sequence { rows, cache, .. } = alone(sequences);
-        let n = rows.len();
-        let recurrent = cache.shape().recurrent.expect("a cache of this model");
-        let state = GpuRows::of(cache, self.place).state(il, &recurrent);
+        let recurrent = sequences[0].cache.shape().recurrent.expect("a cache of this model");
+        let of = self.cached(sequences, |rows, _| rows.state_layer(il, &recurrent));
         let DeltaNet { conv, a, dt: dt_bias, norm, .. } = net;
         let weights = DeltaMem { conv, a, dt_bias, norm, norm_eps };
         let rows = DeltaRowsMem { qkv, z, beta, alpha };
-        self.gpu.delta(&recurrent.state, &weights, &state, &rows, n, (out, &self.flags))
+        self.gpu.delta(&recurrent.state, &weights, of, &rows, (out, &self.flags))
     }
 
     fn store_within(
@@ -289,7 +297,7 @@ impl Device for Cuda {
         fresh: &mut FreshMem,
     ) -> Result<()> {
         let (keys, values) = fresh.kv(n_per_seq, heads.1);
-        let seqs = self.sequences(&rows, n_per_seq);
+        let seqs = Cuda::sequences(&rows, n_per_seq);
         for (rows, Finish { bias, angles }, to) in [(k, of_k, &keys), (v, of_v, &values)] {
             self.gpu.kv_write(rows, (bias, angles), seqs, heads, to, &self.flags)?;
         }
@@ -306,7 +314,7 @@ impl Device for Cuda {
         out: &mut Mem,
     ) -> Result<()> {
         let (keys, values) = fresh.kv(n_per_seq, d);
-        let seqs = self.sequences(&rows, n_per_seq);
+        let seqs = Cuda::sequences(&rows, n_per_seq);
         let sees = windows.map_or(Sees::All, |WindowEnds { ends, n, longest }| {
             Sees::Windows(WindowMem { ends, n: *n, longest: *longest })
         });
@@ -328,13 +336,10 @@ impl TextModel {
     /// embedding.
     ///
     /// # Errors
-    /// Memory that a GPU does not have, with the numbers; a model with experts, for which there are no kernels yet.
+    /// Memory that a GPU does not have, with the numbers; a type without kernels.
     pub fn offload(&mut self, gpus: &[Gpu], n: usize) -> Result<()> {
         self.devices = None;
         if n > 0 && !gpus.is_empty() {
-            if self.hparams().experts.is_some() {
-                return Err(no_experts().at(self.hparams().family.name));
-            }
             let ends = (n > self.layers.len()).then_some((&self.token_embd, &self.head));
             self.devices = Some(DeviceLayers::load(gpus, &self.layers, n.min(self.layers.len()), ends)?);
         }

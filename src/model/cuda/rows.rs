@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::Result;
 use crate::cache::{CachePart, CacheShape, DeviceRows, KvCache, Recurrent, Strided};
-use crate::kernels::cuda::{Copy2d, Gpu, KvMem, Mem, MemId};
+use crate::kernels::cuda::{CachedSeq, Copy2d, Gpu, KvMem, Mem};
 
 /// Rows of consecutive layers on one GPU, laid out as on the host.
 pub(super) struct GpuRows {
@@ -44,35 +44,28 @@ impl GpuRows {
         self.gpu.is(gpu) && self.layers == *layers
     }
 
-    /// Keys and values of layer `il`.
-    ///
-    /// # Panics
-    /// When the layer is not among these.
-    pub(super) fn layer(&self, il: usize, shape: &CacheShape) -> (KvMem, KvMem) {
-        assert!(self.layers.contains(&il), "layer {il} is not among {:?}", self.layers);
-        let first = shape.row_layer(self.layers.start);
-        let (i, n) = (shape.row_layer(il) - first, shape.row_layer(self.layers.end) - first);
-        let part = |mem: &Mem, ty| {
-            let n_bytes = mem.len() / n;
-            KvMem { ty, mem: mem.part(i * n_bytes, n_bytes), stride: n_bytes / shape.n_head_kv }
-        };
-        (part(&self.k, shape.type_k), part(&self.v, shape.type_v))
+    /// What rows `rows` of a batch, behind `n_past` filled slots, have here.
+    pub(super) fn of_rows(&self, rows: Range<usize>, n_past: usize, shape: &CacheShape) -> CachedSeq {
+        let n_heads = (self.row_layer(self.layers.end, shape) * shape.n_head_kv).max(1);
+        let kv = |mem: &Mem, ty| KvMem { ty, mem: mem.clone(), stride: mem.len() / n_heads };
+        let (k, v) = (kv(&self.k, shape.type_k), kv(&self.v, shape.type_v));
+        CachedSeq { rows, n_past, k, v, states: self.states.clone() }
     }
 
-    /// Which memory this is: keys, values, states.
-    pub(super) fn ids(&self) -> [MemId; 3] {
-        [self.k.id(), self.v.id(), self.states.id()]
-    }
-
-    /// What recurrent layer `il` remembers.
+    /// Which of the layers with keys and values that are here layer `il` is.
     ///
     /// # Panics
-    /// When the layer is not among these.
-    pub(super) fn state(&self, il: usize, recurrent: &Recurrent) -> Mem {
-        assert!(self.layers.contains(&il), "layer {il} is not among {:?}", self.layers);
-        let n_bytes = recurrent.state.n_state() * size_of::<f32>();
-        let i = recurrent.layers.before(il) - recurrent.layers.before(self.layers.start);
-        self.states.part(i * n_bytes, n_bytes)
+    /// When it lies before these.
+    pub(super) fn row_layer(&self, il: usize, shape: &CacheShape) -> usize {
+        shape.row_layer(il) - shape.row_layer(self.layers.start)
+    }
+
+    /// Which of the recurrent layers that are here layer `il` is.
+    ///
+    /// # Panics
+    /// When it lies before these.
+    pub(super) fn state_layer(&self, il: usize, recurrent: &Recurrent) -> usize {
+        recurrent.layers.before(il) - recurrent.layers.before(self.layers.start)
     }
 
     fn part(&self, part: CachePart) -> &Mem {

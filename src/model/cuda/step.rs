@@ -1,23 +1,23 @@
 //! What a batch does on GPUs: its inputs go there in one piece, the kernels of all layers are launched, and what was asked
-//! for comes back: hidden states, logits, or only the largest of them. A single token's launches are the same from step to
-//! step, what changes is in the inputs; so they are recorded as a graph, which is then replayed.
+//! for comes back: hidden states, logits, or only the largest of them. Where contexts read a token each, launches are the same from
+//! step to step, what changes is in the inputs, whose contexts these are, too; so they are recorded as a graph, which is then
+//! replayed.
 
 use super::layers::{DeviceLayers, DeviceScratch, Run};
 use super::rows::GpuRows;
 use super::{Cuda, broken};
 use crate::Result;
-use crate::cache::KvCache;
 use crate::gguf::GgmlType;
-use crate::kernels::cuda::{Gpu, Graph, HostMem, Mem, MemId, QuantizedMem, Rotation, TopMem};
+use crate::kernels::MAX_DOT_TOKENS;
+use crate::kernels::cuda::{Gpu, Graph, HostMem, Mem, MemId, PairMem, QuantizedMem, Rotation, SeqTable, TopMem};
 use crate::model::decoder::{Head, Pass, Rows};
 use crate::model::device::{Device, DeviceBatch, DeviceOutput, MAX_TOP, Product, Sequence};
-use crate::model::{HParams, Trace};
+use crate::model::{ExpertShape, HParams, Trace};
 
 /// Rows whose logits are computed at once.
 const HEAD_ROWS: usize = 8;
 
-/// Words before the angles in `RunScratch::inputs`: slots filled before the batch, the token, slots filled before the last
-/// rows, and one that keeps the angles on 16 bytes.
+/// Words before the table of sequences in `RunScratch::inputs`: the token, and three that keep what follows on 16 bytes.
 const INPUT_HEAD: usize = 4;
 /// Words of `RunScratch::results`: flags and padding, then the tokens of the largest logits, then these.
 const RESULT_HEAD: usize = 4;
@@ -34,7 +34,7 @@ pub(super) struct RunScratch {
     deep: Mem,
     /// ([`HEAD_ROWS`], n_vocab), where the head is.
     logits: Mem,
-    /// What changes from step to step: [`INPUT_HEAD`] words and (n_tokens, 2, pairs) cosines and sines.
+    /// What changes from step to step: [`INPUT_HEAD`] words, the table of sequences, (n_tokens, 2, pairs) cosines and sines.
     inputs: Mem,
     /// What comes back, [`RESULTS`] words.
     results: Mem,
@@ -44,15 +44,15 @@ pub(super) struct RunScratch {
     recorded: Recorded,
 }
 
-/// What the launches of a single token depend on besides the inputs.
+/// What the launches of a step depend on in which contexts read a token each, besides the inputs.
 #[derive(Clone, Copy, PartialEq)]
 struct Shape {
     /// Where the weights of the first layer are; the others follow.
     weights: MemId,
-    /// Where the rows of the cache are: keys, values, states.
-    cache: [MemId; 3],
+    /// How many contexts there are, and the types of all of their caches.
+    n: usize,
     types: [GgmlType; 2],
-    /// Ranges of keys in attention.
+    /// The most ranges of keys in attention.
     n_splits: usize,
     takes_token: bool,
     n_turning: usize,
@@ -60,8 +60,8 @@ struct Shape {
     n_top: usize,
 }
 
-/// The launches of a single token, once they came twice in the same shape: the first time kernels may still be loaded, which
-/// cannot be recorded.
+/// The launches of such a step, once they came twice in the same shape: the first time kernels may still be loaded, which cannot be
+/// recorded.
 #[derive(Default)]
 struct Recorded {
     shape: Option<Shape>,
@@ -74,7 +74,7 @@ fn scratch_sizes(hp: &HParams, n_batch: usize, run: &Run) -> [usize; 14] {
     let [x, xb, q, attn, k, v, hidden, gated] = Rows::<Cuda>::sizes(hp, n_batch).map(floats);
     let parts = floats(Gpu::attention_parts(n_batch, hp.n_head, hp.n_embd_head));
     let logits = if run.head.is_some() { floats(HEAD_ROWS * hp.n_vocab) } else { 0 };
-    let inputs = INPUT_HEAD * size_of::<u32>() + floats(n_batch * hp.n_embd_head);
+    let inputs = floats(INPUT_HEAD + SeqTable::n_words(n_batch, n_batch) + n_batch * hp.n_embd_head);
     let deep = run.n_taps(hp) * x;
     [x, xb, q, attn, k, v, hidden, gated, hidden, deep, parts, logits, inputs, RESULTS * size_of::<u32>()]
 }
@@ -86,7 +86,13 @@ fn host_rows(hp: &HParams, n_batch: usize, has_head: bool) -> usize {
 
 fn widest(hp: &HParams) -> usize {
     let value = hp.recurrent.map_or(0, |shape| shape.value_dim());
-    hp.n_embd.max(hp.n_head * hp.n_embd_head).max(hp.n_ff).max(value)
+    let pairs = hp.experts.map_or(0, |shape| shape.n_used * shape.n_ff);
+    hp.n_embd.max(hp.n_head * hp.n_embd_head).max(hp.n_ff).max(value).max(pairs)
+}
+
+/// What [`PairMem`] is made for, where layers have experts.
+fn expert_sizes(hp: &HParams) -> Option<((usize, usize), (usize, usize))> {
+    hp.experts.map(|ExpertShape { n, n_used, n_ff }| ((n, n_used), (hp.n_embd, n_ff)))
 }
 
 impl RunScratch {
@@ -104,8 +110,12 @@ impl RunScratch {
         let top = has_head.then(|| TopMem::new(gpu, (1, hp.n_vocab), MAX_TOP, values, ids)).transpose()?;
         let n_inputs = inputs.len() / size_of::<u32>();
         let host = HostMem::new(gpu, RESULTS + n_inputs + host_rows(hp, n_batch, has_head))?;
-        let [flags, past, past_last] = [results.floats(0, 1), inputs.floats(0, 1), inputs.floats(2, 1)];
-        let device = Cuda { gpu: gpu.clone(), quantized, parts, up: Some(up), flags, past, past_last, place };
+        let heads = (hp.n_head, hp.n_head_kv, hp.n_embd_head);
+        let table = SeqTable::new(inputs.floats(INPUT_HEAD, SeqTable::n_words(n_batch, n_batch)), heads);
+        let (flags, up, table) = (results.floats(0, 1), Some(up), Some(table));
+        let pairs =
+            expert_sizes(hp).map(|(experts, widths)| PairMem::new(gpu, n_batch, experts, widths)).transpose()?;
+        let device = Cuda { gpu: gpu.clone(), quantized, parts, up, pairs, flags, table, place };
         let rows = Rows::of([x, xb, q, attn, k, v, hidden, gated]);
         Ok(RunScratch { device, rows, deep, logits, inputs, results, top, host, recorded: Recorded::default() })
     }
@@ -114,12 +124,13 @@ impl RunScratch {
     pub(super) fn n_bytes(hp: &HParams, n_batch: usize, run: &Run) -> usize {
         let top = if run.head.is_some() { TopMem::n_bytes(1, hp.n_vocab, MAX_TOP) } else { 0 };
         let sizes = scratch_sizes(hp, n_batch, run);
-        sizes.iter().sum::<usize>() + QuantizedMem::n_bytes(n_batch * widest(hp)) + top
+        let pairs = expert_sizes(hp).map_or(0, |(experts, widths)| PairMem::n_bytes(n_batch, experts, widths));
+        sizes.iter().sum::<usize>() + pairs + QuantizedMem::n_bytes(n_batch * widest(hp)) + top
     }
 
     /// One i32: the token.
     fn token(&self) -> Mem {
-        self.inputs.floats(1, 1)
+        self.inputs.floats(0, 1)
     }
 
     /// Where inputs and rows begin in `host`; results are the first.
@@ -131,15 +142,24 @@ impl RunScratch {
         RESULTS + self.inputs.len() / size_of::<u32>()
     }
 
+    fn table(&self) -> &SeqTable {
+        self.device.table.as_ref().expect("a language model has one")
+    }
+
     /// Sends what changes from step to step, and the hidden states `x` where the batch begins with these.
-    fn send(&mut self, batch: &DeviceBatch<'_>, n_past: usize, x: Option<&[f32]>) -> Result<()> {
-        let angles = batch.angles.rows();
-        let (at, n, rows) = (self.host_inputs(), INPUT_HEAD + angles.len(), self.host_rows());
-        let host = self.host.words_mut()?;
-        host[at] = n_past as u32;
-        host[at + 1] = batch.token.unwrap_or(0);
-        host[at + 2] = (n_past + batch.last.start) as u32;
-        host[at + INPUT_HEAD..at + n].copy_from_slice(bytemuck::cast_slice(angles));
+    fn send(&mut self, batch: &DeviceBatch<'_>, sequences: &[Sequence<'_>], x: Option<&[f32]>) -> Result<()> {
+        let place = self.device.place;
+        let table = self.device.table.as_mut().expect("a language model has one");
+        table.begin(if batch.last.is_empty() { 0 } else { batch.last.start });
+        for Sequence { rows, cache, .. } in sequences {
+            table.push(GpuRows::of(cache, place).of_rows(rows.clone(), cache.len(), cache.shape()));
+        }
+        let (angles, at, rows) = (batch.angles.rows(), self.host_inputs(), self.host_rows());
+        let (table, host) = (self.device.table.as_ref().expect("as before"), self.host.words_mut()?);
+        let n = INPUT_HEAD + table.len() + angles.len();
+        host[at] = batch.token.unwrap_or(0);
+        table.write(&mut host[at + INPUT_HEAD..])?;
+        host[at + n - angles.len()..at + n].copy_from_slice(bytemuck::cast_slice(angles));
         if let Some(x) = x {
             host[rows..][..x.len()].copy_from_slice(bytemuck::cast_slice(x));
             self.host.send((rows, x.len()), &self.rows.x)?;
@@ -176,8 +196,8 @@ impl RunScratch {
 }
 
 impl DeviceLayers {
-    /// Runs a batch through all layers here, whose fresh keys and values go behind the filled slots of `cache`. With the head
-    /// here, logits or the largest of them come back; otherwise `x` is what the layers make of it. Logits that are not finite
+    /// Runs a batch through all layers here; fresh keys and values go behind the filled slots of their sequence's cache. With the
+    /// head here, logits or the largest of them come back; otherwise `x` is what the layers make of it. Logits that are not finite
     /// come back whole.
     ///
     /// # Errors
@@ -188,21 +208,21 @@ impl DeviceLayers {
     pub(crate) fn forward(
         &self,
         batch: &DeviceBatch<'_>,
-        cache: &mut KvCache,
+        sequences: &mut [Sequence<'_>],
         scratch: &mut DeviceScratch,
         mut out: DeviceOutput<'_>,
     ) -> Result<()> {
         assert!(batch.n_top == 0 || (batch.n_logits == 1 && batch.n_top <= MAX_TOP), "{} largest", batch.n_top);
         out.logits.clear();
         out.top.clear();
-        cache.touch_states();
+        sequences.iter_mut().for_each(|sequence| sequence.cache.touch_states());
         for (i, (run, s)) in self.runs.iter().zip(&mut scratch.0).enumerate() {
             let takes_token = i == 0 && batch.token.is_some();
-            s.send(batch, cache.len(), (!takes_token).then_some(&*out.x))?;
+            s.send(batch, sequences, (!takes_token).then_some(&*out.x))?;
             if run.n_taps(batch.hp) > 0 {
                 s.deep.write(batch.deep)?;
             }
-            run.work(batch, s, cache, takes_token, out.trace.as_deref_mut())?;
+            run.work(batch, s, sequences, takes_token, out.trace.as_deref_mut())?;
             let n_top = if run.head.is_some() { batch.n_top } else { 0 };
             let flags = s.receive(n_top)?;
             if flags & BROKEN_CACHE != 0 {
@@ -235,25 +255,22 @@ impl Run {
         if self.layers.start < hp.n_deepstack { hp.n_deepstack } else { 0 }
     }
 
-    /// Asks the GPU for all that a batch takes. A single token's launches are recorded and replayed.
+    /// Asks the GPU for all that a batch takes. Where contexts read a token each, launches are recorded and replayed.
     fn work(
         &self,
         batch: &DeviceBatch<'_>,
         s: &mut RunScratch,
-        cache: &mut KvCache,
+        sequences: &mut [Sequence<'_>],
         takes_token: bool,
         trace: Option<&mut Trace>,
     ) -> Result<()> {
         // Taken out, so that the launches can borrow the rest.
         let mut recorded = std::mem::take(&mut s.recorded);
         // What brings queries over cannot be recorded.
-        let is_read = trace.is_some() || cache.looks().is_some();
-        let mut work = Work { run: self, batch, s, cache, takes_token };
-        let done = if batch.n == 1 && batch.deep.is_empty() && !is_read {
-            work.step(&mut recorded)
-        } else {
-            work.launch(trace)
-        };
+        let is_read = trace.is_some() || sequences.iter().any(|sequence| sequence.cache.looks().is_some());
+        let is_step = batch.n == sequences.len() && batch.deep.is_empty() && !is_read;
+        let mut work = Work { run: self, batch, s, sequences, takes_token };
+        let done = if is_step { work.step(&mut recorded) } else { work.launch(trace) };
         s.recorded = recorded;
         done
     }
@@ -286,25 +303,28 @@ fn head_rows(head: &Head<Cuda>, batch: &DeviceBatch<'_>, s: &mut RunScratch, i: 
 }
 
 /// What one GPU has to do for a batch.
-struct Work<'a> {
+struct Work<'a, 'c> {
     run: &'a Run,
     batch: &'a DeviceBatch<'a>,
     s: &'a mut RunScratch,
-    cache: &'a mut KvCache,
+    sequences: &'a mut [Sequence<'c>],
     /// Whether the batch is a token that waits in the inputs.
     takes_token: bool,
 }
 
-impl Work<'_> {
-    /// What a single token's launches depend on; `None` without layers.
+impl Work<'_, '_> {
+    /// What the launches of a step depend on in which contexts read a token each; `None` without layers, and where launches depend on
+    /// more: caches of several types, tokens of which some want logits, or more tokens than are multiplied together.
     fn shape(&self) -> Option<Shape> {
-        let (DeviceBatch { hp, n, angles, n_logits, n_top, .. }, cache) = (self.batch, &*self.cache);
-        let heads = (hp.n_head, hp.n_head_kv, hp.n_embd_head);
+        let (DeviceBatch { n, angles, n_logits, n_top, .. }, table) = (self.batch, self.s.table());
+        if *n > MAX_DOT_TOKENS || ![0, *n].contains(n_logits) {
+            return None;
+        }
         Some(Shape {
             weights: self.run.weights.first()?.attn_norm.weight.id(),
-            cache: GpuRows::of(cache, self.s.device.place).ids(),
-            types: [cache.shape().type_k, cache.shape().type_v],
-            n_splits: Gpu::attention_splits(*n, cache.len() + n, heads),
+            n: *n,
+            types: table.types()?,
+            n_splits: table.n_splits(),
             takes_token: self.takes_token,
             n_turning: angles.n_turning(),
             n_logits: *n_logits,
@@ -312,7 +332,7 @@ impl Work<'_> {
         })
     }
 
-    /// The launches of a single token: replayed where they were recorded in this shape, recorded where they come for the
+    /// The launches of such a step: replayed where they were recorded in this shape, recorded where they come for the
     /// second time.
     fn step(&mut self, recorded: &mut Recorded) -> Result<()> {
         let shape = self.shape();
@@ -334,24 +354,23 @@ impl Work<'_> {
 
     /// Launches every kernel, from the inputs to the results. Where nobody looks on, nothing here waits or copies.
     fn launch(&mut self, mut trace: Option<&mut Trace>) -> Result<()> {
-        let Work { run, batch, s, cache, takes_token } = self;
+        let Work { run, batch, s, sequences, takes_token } = self;
         let DeviceBatch { hp, n, n_logits, n_top, angles, .. } = **batch;
         let gpu = &run.gpu;
         if let (true, Some(embd)) = (*takes_token, &run.embd) {
             gpu.embed(embd, Some(&s.token()), n, &s.rows.x)?;
         }
-        let table = s.inputs.floats(INPUT_HEAD, angles.rows().len());
+        let table = s.inputs.floats(INPUT_HEAD + s.table().len(), angles.rows().len());
         let angles = Rotation { table, n_tokens: n, n_turning: angles.n_turning(), n_pair: angles.n_pair() };
         let n_taps = batch.deep.len() / (n * hp.n_embd);
         let deep = (&s.deep, n_taps.min(run.n_taps(hp)));
         let pass = Pass { device: &s.device, hp, n, last: batch.last.clone(), angles: &angles, deep };
-        let mut one = [Sequence { rows: 0..n, n_logits, cache }];
-        pass.layers(&run.weights, run.layers.start, &mut s.rows, &mut one, trace.as_deref_mut())?;
+        pass.layers(&run.weights, run.layers.start, &mut s.rows, sequences, trace.as_deref_mut())?;
         let Some(head) = &run.head else { return Ok(()) };
         if n_logits == 0 && trace.is_none() {
             return Ok(());
         }
-        pass.output_norm(&head.norm, n_logits, &mut s.rows, trace)?;
+        pass.output_norm(&head.norm, sequences, &mut s.rows, trace)?;
         if n_logits > 0 {
             head_rows(head, batch, s, 0)?;
         }

@@ -45,14 +45,14 @@ struct Buffers {
 
 /// Bytes of each of the [`Buffers`] that are copied, of the others, in their order, and activations that are quantized at
 /// once at most.
-fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 7], [usize; 11], usize) {
+fn sizes(hp: &VisionHParams, n: usize) -> ([usize; 7], [usize; 10], usize) {
     let floats = |n: usize| n * size_of::<f32>();
     let d = hp.n_embd / hp.n_head;
     let [x, xb, q, k, v, hidden, out] = Rows::<Cuda>::sizes(hp, n, n).map(floats);
     let parts = floats(Gpu::attention_parts(n, hp.n_head, d));
     let up = if hp.spec.mlp == VitMlp::SwiGlu { hidden } else { 0 };
     let copied = [floats(n * hp.n_patch_values()), floats(n * d), 8 * n, 4 * n, 4 * n, out, 4];
-    (copied, [x, xb, q, k, v, hidden, up, k, v, parts, 4], n * hp.n_embd.max(hp.n_ff))
+    (copied, [x, xb, q, k, v, hidden, up, k, v, parts], n * hp.n_embd.max(hp.n_ff))
 }
 
 impl Buffers {
@@ -60,12 +60,11 @@ impl Buffers {
         let what = format!("{n} patches in the vision tower");
         let (copied, others, n_quantized) = sizes(hp, n);
         let [input, angles, places, order, ends, out, flags] = copies.alloc_parts(copied, &what)?;
-        let [x, xb, q, k, v, hidden, up, keys, values, parts, past] = gpu.alloc_parts(others, &what)?;
+        let [x, xb, q, k, v, hidden, up, keys, values, parts] = gpu.alloc_parts(others, &what)?;
         let quantized = QuantizedMem::new(gpu, n_quantized)?;
         let (sent, done) = (GpuEvent::new(gpu)?, GpuEvent::new(gpu)?);
-        let past_last = past.clone();
-        let up = Some(up);
-        let device = Cuda { gpu: gpu.clone(), quantized, parts, up, flags, past, past_last, place: 0 };
+        let (gpu, up) = (gpu.clone(), Some(up));
+        let device = Cuda { gpu, quantized, parts, up, pairs: None, flags, table: None, place: 0 };
         let rows = Rows::of([x, xb, q, k, v, hidden, out]);
         Ok(Buffers {
             n,

@@ -40,18 +40,12 @@ impl Together {
         })
     }
 
-    /// Whether steps are shared at all: on devices contexts take turns.
-    pub fn takes_several(&self) -> bool {
-        self.engine.text.takes_several()
-    }
-
     /// Takes rows that wait in `contexts`, as many as a step holds, and reads them: first of those where few wait, which
     /// generate, then of those that read prompts. Returns how many rows were read, 0 when none wait. Logits are found in each
     /// context, behind those that it had (see [`Context::want_logits`]).
     ///
     /// # Errors
-    /// Contexts of another model; what [`Context::drain`] says, and then all rows still wait. Where contexts take turns, on
-    /// devices, those before the one that failed have read theirs.
+    /// Contexts of another model; what [`Context::drain`] says, and then all rows still wait.
     pub fn step(&mut self, contexts: &mut [&mut Context]) -> Result<usize> {
         if contexts.iter().any(|context| !Arc::ptr_eq(&context.engine, &self.engine)) {
             return Err(Error::bad_input("contexts of several models cannot take a step together"));
@@ -68,8 +62,7 @@ impl Together {
         let mut shares: Vec<usize> = all.iter().rev().map(share).collect();
         shares.reverse();
         let mut sharing: Vec<(usize, &mut Context)> = shares.into_iter().zip(all).filter(|(n, _)| *n > 0).collect();
-        let at_once = if self.takes_several() { sharing.len().max(1) } else { 1 };
-        sharing.chunks_mut(at_once).try_for_each(|sharing| self.read(sharing))?;
+        self.read(&mut sharing)?;
         contexts.iter().try_for_each(|context| context.check_files())?;
         Ok(self.scratch.n_batch() - room)
     }

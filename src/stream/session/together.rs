@@ -21,14 +21,14 @@ impl Together {
     /// another order.
     pub const MOST_TOKENS: usize = MAX_DOT_TOKENS;
 
-    /// Lets every conversation read its next token, those of as many as a step holds at once, where the model takes several.
+    /// Lets every conversation read its next token, those of as many as a step holds at once.
     ///
     /// # Errors
     /// What [`Together::step`] says, whoever's fault it is. Some may have read their token; the others are as they were once
     /// [`Session::take_back`] was called, and may try again alone.
     pub fn tokens(&mut self, next: &mut [Next<'_>]) -> Result<()> {
-        if next.len() == 1 || !self.takes_several() {
-            return next.iter_mut().try_for_each(|next| next.session.step(next.id, next.n_top));
+        if let [next] = next {
+            return next.session.step(next.id, next.n_top);
         }
         next.iter_mut().try_for_each(|next| next.session.context.push_next(next.id))?;
         let mut contexts: Vec<&mut Context> = next.iter_mut().map(|next| &mut next.session.context).collect();

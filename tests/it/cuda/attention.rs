@@ -1,7 +1,7 @@
 //! The cache write, byte for byte, and attention over what it wrote.
 
 use longtake::gguf::GgmlType;
-use longtake::kernels::cuda::{Gpu, KvMem, Mem, Rotation, Sees, Sequences, WindowMem};
+use longtake::kernels::cuda::{CachedSeq, Gpu, KvMem, KvPart, Mem, Rotation, Sees, SeqTable, Sequences, WindowMem};
 use longtake::kernels::{AttentionShape, CacheRows, KvView, attention, kv_write, rotate_rows};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
@@ -29,6 +29,17 @@ fn int(gpu: &Gpu, value: usize) -> Mem {
     gpu.upload(&[value as i32], "test").unwrap()
 }
 
+/// A table of sequences of so many rows behind so many filled slots, with these keys and values.
+fn table(gpu: &Gpu, seqs: &[(usize, usize, &KvMem, &KvMem)], heads: (usize, usize, usize), last: usize) -> SeqTable {
+    let mut at = 0;
+    let cached = seqs.iter().map(|(n, n_past, k, v)| {
+        at += n;
+        let (k, v) = ((*k).clone(), (*v).clone());
+        CachedSeq { rows: at - n..at, n_past: *n_past, states: k.mem.clone(), k, v }
+    });
+    gpu.table(cached.collect(), heads, last).unwrap()
+}
+
 #[test]
 fn the_cache_write_is_that_of_the_host_byte_for_byte() {
     let gpu = gpu();
@@ -46,17 +57,17 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
             }
             let bias: Vec<f32> = rng.vec(heads * d).iter().map(|b| if seed == 0 { 0.0 } else { *b }).collect();
             // Heads rotate as a whole, or a part of them does.
-            let (table, rotation) = rotation(&gpu, if seed == 2 { d } else { d / 2 }, n, &mut rng);
+            let (angles, rotation) = rotation(&gpu, if seed == 2 { d } else { d / 2 }, n, &mut rng);
             for turned in [false, true] {
                 let mut want = vec![7u8; heads * n_ctx * row];
                 let to = CacheRows { ty, data: &mut want, stride: n_ctx * row, slot: n_past };
-                kv_write(scalar(), &rows, Some(&bias), turned.then_some((&table, 0)), (heads, d), to).unwrap();
+                kv_write(scalar(), &rows, Some(&bias), turned.then_some((&angles, 0)), (heads, d), to).unwrap();
                 let out = KvMem { ty, mem: gpu.upload(&vec![7u8; want.len()], "test").unwrap(), stride: n_ctx * row };
-                let (past, broken) = (int(&gpu, n_past), int(&gpu, 0));
-                let seqs = Sequences { n_seq: 1, n_per_seq: n, past: &past, n_past };
+                let broken = int(&gpu, 0);
+                let table = self::table(&gpu, &[(n, n_past, &out, &out)], (heads, heads, d), 0);
                 let (dev_rows, dev_bias) = (up(&gpu, &rows), up(&gpu, &bias));
                 let finish = (Some(&dev_bias), turned.then_some(&rotation));
-                gpu.kv_write(&dev_rows, finish, seqs, (heads, d), &out, &broken).unwrap();
+                gpu.kv_write_cached(&dev_rows, finish, (&table, 0), KvPart::Values, &broken).unwrap();
                 let mut got = vec![0u8; want.len()];
                 out.mem.read(&mut got).unwrap();
                 let at = got.iter().zip(&want).position(|(g, w)| g != w);
@@ -66,7 +77,7 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
                 assert_eq!(flag, [0], "{ty} seed {seed}");
 
                 let mut want = rows.clone();
-                rotate_rows(scalar(), &mut want, Some(&bias), Some((&table, 0)), (heads, d));
+                rotate_rows(scalar(), &mut want, Some(&bias), Some((&angles, 0)), (heads, d));
                 gpu.rotate_rows(&dev_rows, Some(&dev_bias), &rotation, n, (heads, d)).unwrap();
                 assert!(down(&dev_rows) == want, "queries, seed {seed}");
             }
@@ -82,8 +93,8 @@ fn a_row_that_is_not_finite_raises_the_flag() {
             let mut rows = vec![0.5f32; 64];
             rows[37] = value;
             let out = KvMem { ty, mem: gpu.alloc(1024, "test").unwrap(), stride: 512 };
-            let (past, broken) = (int(&gpu, 0), int(&gpu, 0));
-            let seqs = Sequences { n_seq: 1, n_per_seq: 1, past: &past, n_past: 0 };
+            let broken = int(&gpu, 0);
+            let seqs = Sequences { n_seq: 1, n_per_seq: 1 };
             gpu.kv_write(&up(&gpu, &rows), (None, None), seqs, (2, 32), &out, &broken).unwrap();
             let mut flag = [9i32];
             broken.read(&mut flag).unwrap();
@@ -132,8 +143,7 @@ fn windows_are_sequences_of_their_own() {
         }
         let out = up(&gpu, &vec![f32::NAN; q.len()]);
         let parts = gpu.alloc(4 * Gpu::attention_parts(n_seq * n, n_head, d), "test").unwrap();
-        let past = int(&gpu, 0);
-        let seqs = Sequences { n_seq, n_per_seq: n, past: &past, n_past: 0 };
+        let seqs = Sequences { n_seq, n_per_seq: n };
         let list: Vec<i32> = ends.iter().map(|end| *end as i32).collect();
         let longest = (0..ends.len()).map(|i| ends[i] - if i > 0 { ends[i - 1] } else { 0 }).max().unwrap();
         let sees = Sees::Windows(WindowMem { ends: &gpu.upload(&list, "test").unwrap(), n: ends.len(), longest });
@@ -191,10 +201,15 @@ fn check(gpu: &Gpu, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u64,
     }
     let out = up(gpu, &vec![f32::NAN; q.len()]);
     let parts = gpu.alloc(4 * Gpu::attention_parts(c.n_seq * c.n, c.n_head, c.d), "test").unwrap();
-    let past = int(gpu, c.n_past);
-    let sees = if c.causal { Sees::Causal } else { Sees::All };
-    let seqs = Sequences { n_seq: c.n_seq, n_per_seq: c.n, past: &past, n_past: c.n_past };
-    gpu.attention(&up(gpu, &q), (&k, &v), seqs, (c.n_head, c.n_head_kv, c.d), sees, &out, &parts).unwrap();
+    let heads = (c.n_head, c.n_head_kv, c.d);
+    if c.causal {
+        assert_eq!(c.n_seq, 1);
+        let table = table(gpu, &[(c.n, c.n_past, &k, &v)], heads, 0);
+        gpu.attention_cached(&up(gpu, &q), (&table, 0), 0, &out, &parts).unwrap();
+    } else {
+        let seqs = Sequences { n_seq: c.n_seq, n_per_seq: c.n };
+        gpu.attention(&up(gpu, &q), (&k, &v), seqs, heads, Sees::All, &out, &parts).unwrap();
+    }
     let error = nmse(&down(&out), &want);
     let Case { n_seq, n, n_past, n_head, n_head_kv, d, causal } = c;
     assert!(
@@ -247,5 +262,71 @@ fn many_queries_on_tensor_cores_agree_with_scalar() {
         if d % 32 == 0 {
             check(&gpu, &case, (GgmlType::Q8_0, GgmlType::F16), seed as u64 + 600, 1e-9);
         }
+    }
+}
+
+/// Rows of several caches, few and many, of one type and of several, in any layer: each what it is alone, bit for bit, and no other
+/// number of launches than of one, where one kernel serves all.
+#[test]
+fn sequences_of_a_batch_see_their_own_caches() {
+    let gpu = gpu();
+    let (heads, n_layer) = ((4, 2, 64), 3);
+    let (n_head, n_head_kv, d) = heads;
+    let (f16, q8) = (GgmlType::F16, GgmlType::Q8_0);
+    type Seqs<'a> = &'a [(usize, usize, GgmlType)];
+    let cases: [(Seqs<'_>, u64); 5] = [
+        // Decoding: different depths, so different ranges of keys.
+        (&[(1, 700, f16), (1, 0, f16), (1, 290, f16), (1, 33, f16)], 4),
+        (&[(1, 5, q8)], 4),
+        // Prompts on tensor cores, then tokens of those that generate.
+        (&[(40, 70, f16), (33, 0, f16), (1, 300, f16), (2, 9, f16)], 5),
+        // Two types are two launches each.
+        (&[(1, 20, f16), (1, 600, q8), (2, 30, q8)], 8),
+        (&[(3, 4, q8), (64, 10, q8), (1, 600, f16)], 9),
+    ];
+    for (seed, (seqs, n_launches)) in cases.into_iter().enumerate() {
+        let mut rng = Rng(seed as u64 + 1200);
+        let n: usize = seqs.iter().map(|seq| seq.0).sum();
+        let fresh: [Vec<f32>; 2] = std::array::from_fn(|_| rng.vec(n * n_head_kv * d));
+        let q = rng.vec(n * n_head * d);
+        let (_, rotation) = rotation(&gpu, d, n, &mut rng);
+        // Memory of all layers, of which one is filled.
+        let layer = seed % n_layer;
+        let caches: Vec<[KvMem; 2]> = seqs
+            .iter()
+            .map(|(n, n_past, ty)| {
+                [(); 2].map(|()| {
+                    let case = Case { n_seq: 1, n: *n, n_past: *n_past, n_head, n_head_kv, d, causal: true };
+                    let (bytes, kv) = store(&gpu, &case, *ty, &mut rng);
+                    let mut all = vec![0xffu8; n_layer * bytes[0].len()];
+                    all[layer * bytes[0].len()..][..bytes[0].len()].copy_from_slice(&bytes[0]);
+                    KvMem { mem: gpu.upload(&all, "test").unwrap(), ..kv }
+                })
+            })
+            .collect();
+        let run = |which: std::ops::Range<usize>| {
+            let rows: Vec<_> = which.clone().map(|i| (seqs[i].0, seqs[i].1, &caches[i][0], &caches[i][1])).collect();
+            let first: usize = seqs[..which.start].iter().map(|seq| seq.0).sum();
+            let n: usize = rows.iter().map(|row| row.0).sum();
+            let of = |x: &[f32], width: usize| up(&gpu, &x[first * width..(first + n) * width]);
+            let width = 2 * rotation.n_turning;
+            let turned = Rotation { table: rotation.table.floats(first * width, n * width), n_tokens: n, ..rotation };
+            let (table, broken) = (table(&gpu, &rows, heads, 0), int(&gpu, 0));
+            let out = up(&gpu, &vec![f32::NAN; n * n_head * d]);
+            let parts = gpu.alloc(4 * Gpu::attention_parts(n, n_head, d), "test").unwrap();
+            let before = gpu.n_launched();
+            for (x, part) in fresh.iter().zip([KvPart::Keys, KvPart::Values]) {
+                let rotation = (part == KvPart::Keys).then_some(&turned);
+                let rows = of(x, n_head_kv * d);
+                gpu.kv_write_cached(&rows, (None, rotation), (&table, layer), part, &broken).unwrap();
+            }
+            gpu.attention_cached(&of(&q, n_head * d), (&table, layer), 0, &out, &parts).unwrap();
+            let launched = gpu.n_launched() - before;
+            (down(&out), launched)
+        };
+        let (together, launched) = run(0..seqs.len());
+        let alone: Vec<f32> = (0..seqs.len()).flat_map(|i| run(i..i + 1).0).collect();
+        assert!(together.iter().all(|x| x.is_finite()) && together == alone, "case {seed}");
+        assert_eq!(launched, n_launches, "case {seed}");
     }
 }

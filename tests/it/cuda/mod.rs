@@ -3,11 +3,12 @@
 
 mod attention;
 mod delta;
+mod experts;
 mod model;
-
 mod products;
 mod rows;
 mod streams;
+mod together;
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::cuda::{Gpu, Mem, gpus};

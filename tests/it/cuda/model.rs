@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longtake::cache::KvCache;
-use longtake::convert::{ConvertOptions, FileType, convert};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels::cuda::Gpu;
 use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
@@ -13,7 +12,7 @@ use longtake::stream::Engine;
 use longtake::text::SamplerOptions;
 
 use super::{Rng, gpu, gpus_in_any_order, is_emulated, nmse};
-use crate::golden_families::check_family;
+use crate::golden_families::{check_family, check_models};
 use crate::model::check_on_gpus;
 use crate::repeats::{check_pairs_are_alone, check_slides, engines};
 use crate::stream::{answer_with, engine, prompt, session};
@@ -43,22 +42,19 @@ fn the_families_on_a_gpu_give_the_reference_numbers() {
     }
 }
 
-/// There are no kernels for experts: such a model says so, and stays where it is.
+/// All of a model with experts on a GPU, and its last layers there.
 #[test]
-fn models_with_experts_are_refused_by_name() {
-    let dir = tempfile::tempdir().unwrap();
-    let input = crate::common::golden_experts().join("checkpoints/q35moe-a");
-    let mut options = ConvertOptions::new(input, dir.path().join("m.gguf"));
-    options.outtype = Some(FileType::from_name("f32").unwrap());
-    let path = convert(&options, &mut ()).unwrap().text.path;
-    let (mut model, _) = crate::common::text_model(&Arc::new(Gguf::open(&path).unwrap())).unwrap();
-    let error = model.offload(&[gpu()], 1).unwrap_err().to_string();
-    assert!(
-        error.contains("Qwen3.5-MoE") && error.contains("experts") && error.contains("--n-gpu-layers 0"),
-        "{error}"
-    );
-    assert_eq!(model.n_host_layers(), model.hparams().n_layer);
-    model.offload(&[gpu()], 0).unwrap();
+fn models_with_experts_on_a_gpu_give_the_reference_numbers() {
+    let root = crate::common::golden_experts();
+    for family in ["qwen3_vl_moe", "qwen3_5_moe"] {
+        assert_eq!(check_models(&root, family, &[4096, 7], &all_on(&gpu())), 2, "{family}");
+        let some = |text: Option<&mut TextModel>, _: Option<&mut VisionTower>| {
+            let Some(text) = text else { return };
+            text.offload(&[gpu()], 1).unwrap();
+            assert_eq!(text.n_host_layers() + 1, text.hparams().n_layer);
+        };
+        assert_eq!(check_models(&root, family, &[4096], &some), 1, "{family}");
+    }
 }
 
 #[test]

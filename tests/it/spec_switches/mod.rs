@@ -173,5 +173,6 @@ fn check(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
 #[cfg(feature = "cuda")]
 pub fn check_on_gpus(place: &dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>), tolerance: f64) {
     text::check_all((place, tolerance));
+    text::check_experts((place, tolerance));
     vit::check_small((place, tolerance));
 }
