@@ -89,7 +89,7 @@ fn write_lines(path: &Path, outcomes: &[LooksOutcome]) -> Result<()> {
 fn line(outcome: &LooksOutcome) -> Value {
     json!({
         "pairs": outcome.n_pairs, "needle": outcome.needle, "right": outcome.right, "text": outcome.text,
-        "share": outcome.share(), "frames": outcome.looked.media[0].share, "ranks": outcome.ranks,
+        "share": outcome.share(), "frames": outcome.of_frames(), "ranks": outcome.ranks,
     })
 }
 
@@ -97,8 +97,8 @@ fn print(outcomes: &[LooksOutcome], n_right: usize, is_json: bool) -> Result<()>
     let right = || outcomes.iter().filter(|outcome| outcome.right);
     let first = |i: usize| right().filter(|outcome| outcome.ranks[i] == 1).count();
     let worst = |i: usize| right().map(|outcome| outcome.ranks[i]).max().unwrap_or(0);
-    let mean = |of: fn(&LooksOutcome) -> f64| right().map(of).sum::<f64>() / n_right as f64;
-    let (share, frames) = (mean(LooksOutcome::share), mean(|outcome| outcome.looked.media[0].share));
+    let mean = |of: fn(&LooksOutcome) -> Option<f64>| right().filter_map(of).sum::<f64>() / n_right as f64;
+    let (share, frames) = (mean(LooksOutcome::share), mean(LooksOutcome::of_frames));
     let mut out = stdout();
     if is_json {
         let measures = MEASURES.iter().enumerate();

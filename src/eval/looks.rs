@@ -45,7 +45,7 @@ pub struct Measure {
 /// What is compared: the first is what `--where` tells.
 pub const MEASURES: [Measure; 6] = [
     Measure { name: "mean of layers, heads, tokens", is_first: false, shares: |looks, _| looks.mean() },
-    Measure { name: "the same of the first token", is_first: true, shares: |looks, _| looks.mean() },
+    Measure { name: "same of the first token", is_first: true, shares: |looks, _| looks.mean() },
     Measure {
         name: "mean of shares among frames",
         is_first: false,
@@ -93,17 +93,22 @@ pub struct LooksOutcome {
     pub right: bool,
     /// What the answer was, and where it looked.
     pub text: String,
-    /// Where the answer looked.
-    pub looked: Looked,
+    /// Where the answer looked; nothing of an answer without a token, which is wrong.
+    pub looked: Option<Looked>,
     /// The place of the needle's pair among all, from 1, by each of [`MEASURES`]; equals come first.
     pub ranks: Vec<usize>,
 }
 
 impl LooksOutcome {
     /// The share of the needle's pair among frames.
-    pub fn share(&self) -> f64 {
-        let video = &self.looked.media[0];
-        video.pairs[self.needle].share / video.share
+    pub fn share(&self) -> Option<f64> {
+        let video = self.looked.as_ref()?.media.first()?;
+        Some(video.pairs.get(self.needle)?.share / video.share)
+    }
+
+    /// The share of all frames.
+    pub fn of_frames(&self) -> Option<f64> {
+        self.looked.as_ref().map(Looked::of_media)
     }
 }
 
@@ -159,7 +164,7 @@ pub fn trial(engine: &Arc<Engine>, options: &LooksOptions, i: u64) -> Result<Loo
         }
     }
     rank(&session, false);
-    let looked = session.looked().ok_or_else(|| Error::internal("an answer without a token"))?;
+    let looked = session.looked();
     let right = text == question.answer;
     Ok(LooksOutcome { n_pairs, needle, right, text, looked, ranks })
 }
