@@ -11,7 +11,7 @@ mod timing;
 
 use std::hint::black_box;
 
-use longtake::cache::CACHE_TYPES;
+use longtake::cache::CacheType;
 use longtake::gguf::GgmlType;
 use longtake::kernels::{self, AttentionShape, CacheRows, Kernels, KvView, attention, kv_write, threads};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
@@ -44,12 +44,12 @@ fn main() {
         peaks.f32, peaks.i16, peaks.i8, peaks.read
     );
     let bench = Bench { words, kernels, peaks };
-    for ty in CACHE_TYPES {
+    for ty in CacheType::all() {
         for depth in [4096, 16384, 65536] {
             bench.text(&format!("prefill {ty} @{depth}"), ty, HEADS, depth, 512);
         }
     }
-    for ty in CACHE_TYPES {
+    for ty in CacheType::all() {
         for depth in [4096, 16384, 65536] {
             bench.text(&format!("decode {ty} @{depth}"), ty, HEADS, depth, 1);
         }
@@ -57,7 +57,7 @@ fn main() {
     // A video of 64k tokens in steps of 512, which see half of them on average.
     for (model, n_layer, heads) in MODELS {
         let name = format!("{model} Q8_0 64k");
-        if let Some(secs) = bench.text(&name, GgmlType::Q8_0, heads, 32_512, 512) {
+        if let Some(secs) = bench.text(&name, GgmlType::Q8_0.into(), heads, 32_512, 512) {
             println!("{name:<22} {:>9.1} s of attention in {n_layer} layers", secs * 128.0 * n_layer as f64);
         }
     }
@@ -65,7 +65,7 @@ fn main() {
         bench.vision(&format!("vision {n}"), n, false);
         bench.vision(&format!("vision {n} exact"), n, true);
     }
-    for ty in CACHE_TYPES {
+    for ty in CacheType::all() {
         bench.write(&format!("write {ty}"), ty, 512);
     }
 }
@@ -79,7 +79,7 @@ impl Bench {
     fn text(
         &self,
         name: &str,
-        ty: GgmlType,
+        ty: CacheType,
         (n_head, n_head_kv, d): (usize, usize, usize),
         depth: usize,
         n: usize,
@@ -120,7 +120,7 @@ impl Bench {
             return;
         }
         let (n_head, d) = (16, 80);
-        let store = Store::new(GgmlType::F32, n_head, d, n);
+        let store = Store::new(GgmlType::F32.into(), n_head, d, n);
         let q = noise(2, n * n_head * d);
         let mut out = vec![0f32; q.len()];
         let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past: 0, causal: false, exact };
@@ -129,7 +129,7 @@ impl Bench {
         println!("{name:<22} {:>9.3} ms {rate:>7.0} GFLOP/s {}", secs * 1e3, self.shares(rate));
     }
 
-    fn write(&self, name: &str, ty: GgmlType, n: usize) {
+    fn write(&self, name: &str, ty: CacheType, n: usize) {
         if !self.wants(name) {
             return;
         }
@@ -165,14 +165,14 @@ impl Bench {
 
 /// Keys and values of one layer, filled with noise.
 struct Store {
-    ty: GgmlType,
+    ty: CacheType,
     stride: usize,
     k: Vec<u8>,
     v: Vec<u8>,
 }
 
 impl Store {
-    fn new(ty: GgmlType, n_head_kv: usize, d: usize, n: usize) -> Store {
+    fn new(ty: CacheType, n_head_kv: usize, d: usize, n: usize) -> Store {
         let stride = n * ty.row_bytes(d).unwrap();
         let mut bytes = [vec![0u8; n_head_kv * stride], vec![0u8; n_head_kv * stride]];
         for (seed, data) in bytes.iter_mut().enumerate() {

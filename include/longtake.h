@@ -119,7 +119,7 @@ typedef struct lt_options {
   uint32_t max_tokens;
   // Seconds until the first word, at most; the machine is measured for some seconds then.
   double max_seconds;
-  // Type of cached keys and values, like `q8_0`.
+  // Type of cached keys and values, like `q8_0` or `q4_0h`.
   const char *cache_type;
   // Of sampling: 0, the default, takes the likeliest token.
   float temp;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Result;
+use crate::cache::CacheType;
 use crate::gguf::GgmlType;
 use crate::stream::{Engine, GenerateOptions, Limits, MediaOptions, MmprojChoice, SessionOptions};
 use crate::text::{Form, SamplerOptions};
@@ -75,7 +76,7 @@ pub struct ChatOptions {
     /// Tokens per step of prefill.
     pub batch_size: usize,
     /// Types of cached keys and values; by default F16, and F32 for a model in F32.
-    pub cache_types: Option<(GgmlType, GgmlType)>,
+    pub cache_types: Option<(CacheType, CacheType)>,
     /// Temporal scale of videos; the model's own by default.
     pub temporal_scale: Option<f64>,
     /// Bytes to stay within, weights included: smaller pictures and frames, then fewer frames are taken.
@@ -158,10 +159,10 @@ impl ChatOptions {
         ChatOptions { batch_size: n, ..self }
     }
 
-    /// With keys and values of these types.
+    /// With keys and values of these types: block formats, or [`CacheType`]s, which may be transformed.
     #[must_use]
-    pub fn cache_types(self, keys: GgmlType, values: GgmlType) -> ChatOptions {
-        ChatOptions { cache_types: Some((keys, values)), ..self }
+    pub fn cache_types(self, keys: impl Into<CacheType>, values: impl Into<CacheType>) -> ChatOptions {
+        ChatOptions { cache_types: Some((keys.into(), values.into())), ..self }
     }
 
     /// With this temporal scale.
@@ -221,7 +222,7 @@ impl ChatOptions {
 
     /// Sizes of a session, whose `n_ctx` is to be planned yet where none is given.
     pub(super) fn session(&self, engine: &Engine) -> SessionOptions {
-        let own = if engine.is_f32 { GgmlType::F32 } else { GgmlType::F16 };
+        let own = CacheType::from(if engine.is_f32 { GgmlType::F32 } else { GgmlType::F16 });
         let (type_k, type_v) = self.cache_types.unwrap_or((own, own));
         let n_ctx = self.ctx_size.unwrap_or(1).max(1);
         SessionOptions { n_ctx, n_batch: self.batch_size, type_k, type_v, temporal_scale: self.temporal_scale }

@@ -16,35 +16,22 @@ use std::ops::Range;
 
 use memmap2::MmapMut;
 
-use crate::gguf::{FileCopy, GgmlType};
+use crate::gguf::FileCopy;
 use crate::kernels::{CacheRows, KvView};
+pub use crate::tensor::{CACHE_TYPES, CacheType};
 use crate::{Error, Result};
-
-/// Types that a cache may hold.
-pub const CACHE_TYPES: [GgmlType; 9] = [
-    GgmlType::F32,
-    GgmlType::F16,
-    GgmlType::BF16,
-    GgmlType::Q8_0,
-    GgmlType::Q5_1,
-    GgmlType::Q5_0,
-    GgmlType::Q4_1,
-    GgmlType::Q4_0,
-    GgmlType::IQ4_NL,
-];
 
 /// A type that a cache can hold, by its name in any case.
 ///
 /// # Errors
 /// `BadInput` for any other name, with those that are known.
-pub fn cache_type(name: &str) -> Result<GgmlType> {
-    let found = GgmlType::from_name(name).filter(|ty| CACHE_TYPES.contains(ty));
-    found.ok_or_else(|| unknown(&format!("`{name}`")))
+pub fn cache_type(name: &str) -> Result<CacheType> {
+    CacheType::from_name(name).ok_or_else(|| unknown(&format!("`{name}`")))
 }
 
 fn unknown(what: &str) -> Error {
     let known = CACHE_TYPES.map(|ty| ty.name().to_lowercase()).join(", ");
-    Error::bad_input(format!("cache type {what} is not one of {known}"))
+    Error::bad_input(format!("cache type {what} is not one of {known}, or one of them with `h` behind it"))
 }
 
 /// Sizes and types of a cache.
@@ -59,9 +46,9 @@ pub struct CacheShape {
     /// Slots.
     pub n_ctx: usize,
     /// Type of stored keys.
-    pub type_k: GgmlType,
+    pub type_k: CacheType,
     /// Type of stored values.
-    pub type_v: GgmlType,
+    pub type_v: CacheType,
     /// Layers without rows, where there are any.
     pub recurrent: Option<Recurrent>,
 }
@@ -87,8 +74,8 @@ impl CacheShape {
     }
 
     /// Bytes of a row of one head, checked.
-    fn row_bytes(&self, ty: GgmlType, what: &str) -> Result<usize> {
-        if !CACHE_TYPES.contains(&ty) {
+    fn row_bytes(&self, ty: CacheType, what: &str) -> Result<usize> {
+        if !ty.is_known() {
             return Err(unknown(&format!("{what} `{ty}`")));
         }
         ty.row_bytes(self.d).filter(|n| *n > 0).ok_or_else(|| {
@@ -352,14 +339,14 @@ impl KvCache {
         }
     }
 
-    /// Keys of layer `il`, head `ih`, slots `0..n`, decoded: (n, d).
+    /// Keys of layer `il`, head `ih`, slots `0..n`, decoded and transformed back where they are transformed: (n, d).
     ///
     /// # Errors
     /// None for a cache made by [`KvCache::new`].
     pub fn keys_f32(&self, il: usize, ih: usize, n: usize) -> Result<Vec<f32>> {
         let view = self.view(il);
         let mut out = vec![0.0; n * self.shape.d];
-        crate::tensor::dequantize_row(view.type_k, &view.k[ih * view.stride_k..][..n * self.row_k], &mut out)?;
+        view.type_k.decode(&view.k[ih * view.stride_k..][..n * self.row_k], self.shape.d, &mut out)?;
         Ok(out)
     }
 }
@@ -367,14 +354,15 @@ impl KvCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gguf::GgmlType;
 
     const SHAPE: CacheShape = CacheShape {
         n_layer: 2,
         n_head_kv: 3,
         d: 48,
         n_ctx: 10,
-        type_k: GgmlType::F16,
-        type_v: GgmlType::F32,
+        type_k: CacheType { ty: GgmlType::F16, hadamard: false },
+        type_v: CacheType { ty: GgmlType::F32, hadamard: false },
         recurrent: None,
     };
 
@@ -382,8 +370,8 @@ mod tests {
     fn sizes_and_refusals() {
         assert_eq!(SHAPE.n_bytes().unwrap(), 2 * 3 * 10 * 48 * 6);
         let err = |shape: CacheShape| KvCache::new(shape).err().expect("refused").to_string();
-        assert!(err(CacheShape { type_k: GgmlType::Q8_0, ..SHAPE }).contains("multiple of 32"));
-        assert!(err(CacheShape { type_v: GgmlType::Q4_K, ..SHAPE }).contains("`Q4_K`"));
+        assert!(err(CacheShape { type_k: GgmlType::Q8_0.into(), ..SHAPE }).contains("multiple of 32"));
+        assert!(err(CacheShape { type_v: GgmlType::Q4_K.into(), ..SHAPE }).contains("`Q4_K`"));
         assert!(err(CacheShape { n_ctx: usize::MAX / 2, ..SHAPE }).contains("overflows"));
         assert!(err(CacheShape { n_ctx: 1 << 44, ..SHAPE }).contains("slots"));
     }
@@ -391,7 +379,8 @@ mod tests {
     #[test]
     fn what_is_behind_forgotten_slots_moves_forward() {
         for (type_k, type_v, d) in [(GgmlType::F32, GgmlType::F16, 48), (GgmlType::Q8_0, GgmlType::Q4_0, 64)] {
-            let mut cache = KvCache::new(CacheShape { type_k, type_v, d, ..SHAPE }).unwrap();
+            let mut cache =
+                KvCache::new(CacheShape { type_k: type_k.into(), type_v: type_v.into(), d, ..SHAPE }).unwrap();
             // Every byte of a row says which slot it is, and every run which layer and head.
             for memory in [&mut cache.k, &mut cache.v] {
                 let row = memory.len() / (SHAPE.n_layer * SHAPE.n_head_kv * SHAPE.n_ctx);

@@ -275,7 +275,7 @@ mod tests {
 
     fn shape() -> CacheShape {
         let layers = LayerSet::of([true, false, true, true, false]);
-        let ty = GgmlType::F16;
+        let ty = GgmlType::F16.into();
         let recurrent = Some(Recurrent { layers, state: STATE });
         CacheShape { n_layer: 5, n_head_kv: 2, d: 32, n_ctx: 40, type_k: ty, type_v: ty, recurrent }
     }

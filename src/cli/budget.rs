@@ -89,11 +89,14 @@ pub(super) fn print_time(cost: &Cost) {
 
 /// Memory in a line on stderr.
 pub(super) fn print_memory(cost: &Cost) {
+    // Approximations that somebody asked for are named.
+    let transformed = cost.cache_types.filter(|(k, v)| k.hadamard || v.hadamard);
     eprintln!(
-        "memory:  {} = weights {} + cache {} + working memory {}",
+        "memory:  {} = weights {} + cache {}{} + working memory {}",
         HumanBytes(cost.memory()),
         HumanBytes(cost.weights),
         HumanBytes(cost.cache),
+        transformed.map_or(String::new(), |(k, v)| format!(" ({k} keys, {v} values)")),
         HumanBytes(cost.working)
     );
     if let Some(gpus) = &cost.gpus {
@@ -112,6 +115,9 @@ pub(super) fn print_memory(cost: &Cost) {
 pub(super) fn memory_json(cost: &Cost) -> serde_json::Value {
     let mut memory =
         json!({ "total": cost.memory(), "weights": cost.weights, "cache": cost.cache, "working": cost.working });
+    if let Some((k, v)) = cost.cache_types {
+        memory["cache_types"] = json!([k.name(), v.name()]);
+    }
     if let Some(gpus) = &cost.gpus {
         memory["gpu"] = json!({
             "total": gpus.memory(), "weights": gpus.weights, "cache": gpus.cache, "working": gpus.working,

@@ -126,8 +126,8 @@ pub(super) struct ComputeFlags {
     /// Accepted for llama.cpp's sake: batches are not split further.
     #[arg(long, hide = true)]
     pub ubatch_size: Option<usize>,
-    /// Type of cached keys: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl (default: f16; f32 for a model in f32)
-    /// [short: -ctk]
+    /// Type of cached keys: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl (default: f16; f32 for a model in
+    /// f32); with an h behind it, as in q4_0h, keys go through a Hadamard transform first, which few bits like [short: -ctk]
     #[arg(long, value_name = "TYPE")]
     pub cache_type_k: Option<String>,
     /// Type of cached values, likewise [short: -ctv]
@@ -155,8 +155,8 @@ impl ComputeFlags {
     pub(super) fn session(&self, engine: &Engine, n_ctx: usize, scale: Option<f64>) -> Result<SessionOptions> {
         let n_ctx = if self.ctx_size == 0 { n_ctx } else { self.ctx_size };
         let parse = |name: &Option<String>| match name {
-            None if engine.is_f32 => Ok(GgmlType::F32),
-            None => Ok(GgmlType::F16),
+            None if engine.is_f32 => Ok(GgmlType::F32.into()),
+            None => Ok(GgmlType::F16.into()),
             Some(name) => cache_type(name),
         };
         Ok(SessionOptions {

@@ -38,7 +38,7 @@ pub struct lt_options {
     pub max_tokens: u32,
     /// Seconds until the first word, at most; the machine is measured for some seconds then.
     pub max_seconds: f64,
-    /// Type of cached keys and values, like `q8_0`.
+    /// Type of cached keys and values, like `q8_0` or `q4_0h`.
     pub cache_type: *const c_char,
     /// Of sampling: 0, the default, takes the likeliest token.
     pub temp: f32,

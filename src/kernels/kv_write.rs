@@ -1,4 +1,4 @@
-//! The fused cache write: bias, rotation, quantization and store in one pass over the fresh rows.
+//! The fused cache write: bias, rotation, Hadamard transform, quantization and store in one pass over the fresh rows.
 
 use std::sync::OnceLock;
 
@@ -9,8 +9,8 @@ use super::disjoint::SharedSlice;
 use super::{Kernels, threads};
 use crate::gguf::GgmlType;
 use crate::position::{RotaryTable, rotate_f32};
-use crate::tensor::block::{Block, Q4_0, Q8_0};
-use crate::tensor::quantize_row;
+use crate::tensor::block::{self, Block, Q4_0, Q8_0, largest};
+use crate::tensor::{CacheType, hadamard};
 use crate::{Error, Result};
 
 /// Elements per task: a few tens of microseconds of work.
@@ -19,7 +19,7 @@ const TASK_ELEMENTS: usize = 1 << 14;
 /// Where the rows of one tensor (K or V) of one layer go: head-major memory, `stride` bytes per head.
 pub struct CacheRows<'a> {
     /// Type of the stored rows.
-    pub ty: GgmlType,
+    pub ty: CacheType,
     /// The memory of all heads.
     pub data: &'a mut [u8],
     /// Bytes from head to head.
@@ -29,8 +29,8 @@ pub struct CacheRows<'a> {
 }
 
 /// Stores `rows` (n_tokens, n_head_kv * d) into consecutive slots. Each head of each row gets its bias, is rotated by
-/// `rotary` (keys; pairs of zero frequency are not touched), whose row of the first token is given, and is encoded in place
-/// while it is in the first-level cache.
+/// `rotary` (keys; pairs of zero frequency are not touched), whose row of the first token is given, is transformed where the type is,
+/// and is encoded in place while it is in the first-level cache.
 ///
 /// # Errors
 /// A row that is not finite, or beyond what the type can hold: a model with broken weights.
@@ -62,7 +62,7 @@ pub fn kv_write(
             return Ok(());
         }
         if head.iter().all(|v| v.is_finite()) {
-            quantize_row(ty, head, dst, None)?;
+            ty.encode_transformed(head, dst)?;
         }
         Err(Error::format(format!("keys or values of token {it} are not finite: the weights are broken")))
     };
@@ -130,8 +130,15 @@ pub(super) fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
 }
 
 /// The definition of [`AttentionOps::encode`](super::AttentionOps).
-pub(super) fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
-    src.iter().all(|x| x.is_finite()) && quantize_row(ty, src, dst, None).is_ok()
+pub(super) fn encode(ty: CacheType, head: &mut [f32], dst: &mut [u8]) -> bool {
+    if ty.hadamard {
+        hadamard(head);
+    }
+    encode_transformed(ty, head, dst)
+}
+
+fn encode_transformed(ty: CacheType, head: &[f32], dst: &mut [u8]) -> bool {
+    head.iter().all(|x| x.is_finite()) && ty.encode_transformed(head, dst).is_ok()
 }
 
 /// The same in loops that vectorize, to be compiled by a table for its instruction set.
@@ -142,18 +149,24 @@ pub(super) fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
 /// # Panics
 /// When the lengths disagree.
 #[inline(always)]
-pub(super) unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
+pub(super) unsafe fn encode_vectors<S: Simd>(ty: CacheType, src: &mut [f32], dst: &mut [u8]) -> bool {
     assert_eq!(ty.row_bytes(src.len()), Some(dst.len()), "bytes for {} elements of {ty}", src.len());
-    let largest = match ty {
+    if ty.hadamard {
+        hadamard(src);
+    }
+    let src = &*src;
+    let largest = ty.aligned_max().unwrap_or(match ty.ty {
         GgmlType::Q8_0 => Q8_0::MAX_ABS,
         GgmlType::Q4_0 => Q4_0::MAX_ABS,
         _ => f32::MAX,
-    };
+    });
     // Not `all`, which would stop early and so not vectorize. No comparison holds for a NaN.
     if !src.iter().fold(true, |fits, x| fits & (x.abs() <= largest)) {
         return false;
     }
-    match ty {
+    match ty.ty {
+        GgmlType::Q4_0 if ty.hadamard => block::encode_aligned_q4_0(src, dst),
+        GgmlType::Q5_0 if ty.hadamard => block::encode_aligned_q5_0(src, dst),
         GgmlType::F32 => dst.copy_from_slice(bytemuck::cast_slice(src)),
         GgmlType::F16 => {
             let whole = src.len() / S::L * S::L;
@@ -184,7 +197,7 @@ pub(super) unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mu
                 unsafe { q4_0(x, to) };
             }
         }
-        _ => return encode(ty, src, dst),
+        _ => return encode_transformed(ty, src, dst),
     }
     true
 }
@@ -193,18 +206,6 @@ pub(super) unsafe fn encode_vectors<S: Simd>(ty: GgmlType, src: &[f32], dst: &mu
 fn inverse_of(d: f32) -> f32 {
     let inverse = 1.0 / d;
     if inverse.is_finite() { inverse } else { 0.0 }
-}
-
-/// The largest magnitude, in partial maxima that vectorize.
-#[inline(always)]
-fn largest(x: &[f32; 32]) -> f32 {
-    let mut lanes = [0f32; 16];
-    for part in x.as_chunks::<16>().0 {
-        for i in 0..16 {
-            lanes[i] = if part[i].abs() > lanes[i] { part[i].abs() } else { lanes[i] };
-        }
-    }
-    lanes.iter().fold(0.0, |max, x| if *x > max { *x } else { max })
 }
 
 /// # Safety

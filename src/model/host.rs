@@ -338,7 +338,7 @@ impl Device for Host {
                     rotate_rows(self.0, rows, bias.take(), Some((angles, slot)), heads);
                 }
                 let data = bytemuck::cast_slice_mut(&mut to[memory.clone()]);
-                kv_write(self.0, rows, bias, None, heads, CacheRows { ty: GgmlType::F32, data, stride, slot })?;
+                kv_write(self.0, rows, bias, None, heads, CacheRows { ty: GgmlType::F32.into(), data, stride, slot })?;
             }
         }
         Ok(())
@@ -370,8 +370,8 @@ impl Device for Host {
                 if !seen.is_empty() {
                     let at = begin * d * size_of::<f32>();
                     let kv = KvView {
-                        type_k: GgmlType::F32,
-                        type_v: GgmlType::F32,
+                        type_k: GgmlType::F32.into(),
+                        type_v: GgmlType::F32.into(),
                         k: &k[at..],
                         v: &v[at..],
                         stride_k: stride,

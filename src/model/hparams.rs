@@ -1,8 +1,8 @@
 //! Hyper-parameters of the language model, read from metadata and checked before any weight is looked at.
 
 use super::family::{Family, FfnSpec, TextSpec, layout_of};
-use crate::cache::{CacheShape, LayerSet, Recurrent};
-use crate::gguf::{GgmlType, Gguf, Metadata};
+use crate::cache::{CacheShape, CacheType, LayerSet, Recurrent};
+use crate::gguf::{Gguf, Metadata};
 use crate::kernels::{CONV_KERNEL, DELTA_ALIGN, DeltaShape};
 use crate::position::{Layout, Stretch, Yarn, default_sections};
 use crate::{Error, Result};
@@ -82,7 +82,7 @@ const MAX_EXPERTS: u64 = 4096;
 
 impl HParams {
     /// The shape of a cache for this model, of `n_ctx` slots.
-    pub fn cache_shape(&self, n_ctx: usize, (type_k, type_v): (GgmlType, GgmlType)) -> CacheShape {
+    pub fn cache_shape(&self, n_ctx: usize, (type_k, type_v): (CacheType, CacheType)) -> CacheShape {
         let layers = LayerSet::of(self.kinds.iter().map(|kind| *kind == LayerKind::Recurrent));
         let recurrent = self.recurrent.map(|state| Recurrent { layers, state });
         let HParams { n_layer, n_head_kv, n_embd_head: d, .. } = *self;

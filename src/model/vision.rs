@@ -180,7 +180,7 @@ impl VisionTower {
         let shape = AttentionShape { n_head, n_head_kv: n_head, d, n_past, causal: false, exact };
         let stride = size_of_val(&keys[..]) / n_head;
         let (k, v) = (bytemuck::cast_slice(&keys), bytemuck::cast_slice(&vals));
-        let (type_k, type_v) = (GgmlType::F32, GgmlType::F32);
+        let (type_k, type_v) = (GgmlType::F32.into(), GgmlType::F32.into());
         let kv = KvView { type_k, type_v, k, v, stride_k: stride, stride_v: stride };
         attention(self.host.0, shape, kv, &q, &mut vec![0f32; q.len()]);
     }

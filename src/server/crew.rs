@@ -357,7 +357,7 @@ mod tests {
 
         /// The answer to question `i`; `say` gets what [`Manner::say`] gets, and the flag that ends it.
         fn to(&self, i: u32, say: impl Fn(&Said, &AtomicBool) -> bool + Send + 'static) -> (String, Answered) {
-            let ty = GgmlType::Q8_0;
+            let ty = GgmlType::Q8_0.into();
             let options = SessionOptions { n_ctx: 128, n_batch: 64, type_k: ty, type_v: ty, temporal_scale: None };
             let mut session = Session::new(&self.engine, options).unwrap();
             let units = (0..5 + i).map(|k| Unit::Token(7 * i + k)).collect();

@@ -73,8 +73,8 @@ impl Default for Setup {
         let session = SessionOptions {
             n_ctx: 4096,
             n_batch: 512,
-            type_k: GgmlType::F16,
-            type_v: GgmlType::F16,
+            type_k: GgmlType::F16.into(),
+            type_v: GgmlType::F16.into(),
             temporal_scale: None,
         };
         Setup {

@@ -14,6 +14,7 @@ use super::{
     Conversation, Engine, LiveShape, MediaKind, MediaOptions, MediaPlan, Medium, Prompt, Session, SessionOptions,
     Shape, Unit, decode, repeats,
 };
+use crate::cache::CacheType;
 use crate::kernels::threads;
 use crate::media::{Decoders, Grid};
 use crate::model::{DeviceBytes, Scratch};
@@ -53,6 +54,8 @@ pub struct Cost {
     pub weights: u64,
     /// Bytes of the cache.
     pub cache: u64,
+    /// What it stores keys and values as; `None` before anything was planned.
+    pub cache_types: Option<(CacheType, CacheType)>,
     /// Bytes of working memory.
     pub working: u64,
     /// What of it is on GPUs, where layers are: it does not count above.
@@ -415,6 +418,7 @@ impl Budget {
             n_ctx,
             weights: self.engine.n_bytes.saturating_sub(gpu_weights),
             cache: (self.engine.cache_shape(n_ctx, types).n_bytes()? as u64).saturating_sub(gpu_cache),
+            cache_types: Some(types),
             gpus,
             working,
             finds_repeats,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{StampCost, fingerprint};
-use crate::cache::CacheShape;
-use crate::gguf::{GgmlType, Gguf};
+use crate::cache::{CacheShape, CacheType};
+use crate::gguf::Gguf;
 use crate::model::family::belong_together;
 use crate::model::{TextModel, VisionTower};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -153,7 +153,7 @@ impl Engine {
     }
 
     /// The shape of a cache for this model.
-    pub fn cache_shape(&self, n_ctx: usize, types: (GgmlType, GgmlType)) -> CacheShape {
+    pub fn cache_shape(&self, n_ctx: usize, types: (CacheType, CacheType)) -> CacheShape {
         self.text.hparams().cache_shape(n_ctx, types)
     }
 

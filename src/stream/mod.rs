@@ -6,12 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod budget;
-mod cache_error;
 mod context;
 mod decode;
 mod dump;
 mod engine;
 mod event;
+mod judge;
 mod ledger;
 mod live;
 mod looked;
@@ -32,11 +32,11 @@ mod watch;
 
 pub use budget::program_bytes;
 pub use budget::{Budget, Cost, Limits, Seconds};
-pub use cache_error::{CacheError, cache_errors};
 pub use context::{Context, Held, Together};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
+pub use judge::{Divergence, FullAnswer};
 pub use ledger::{Hold, Holder, Lack, Ledger};
 pub use live::{LivePlan, LiveShape, LiveTake};
 pub(crate) use looked::clock;

@@ -20,9 +20,8 @@ use super::reader::{self, Medium, ReadEnd};
 use super::{
     Engine, Event, Events, MediaKind, MediaPlan, PairText, Probe, Prompt, Take, TakeHeader, TakeWriter, Unit, decode,
 };
-use crate::cache::{KvCache, Looks};
+use crate::cache::{CacheType, KvCache, Looks};
 use crate::error::Context as _;
-use crate::gguf::GgmlType;
 use crate::media::Grid;
 use crate::model::{Trace, VisionTower};
 use crate::position::{Pace, Pos};
@@ -39,9 +38,9 @@ pub struct SessionOptions {
     /// Tokens per step of prefill.
     pub n_batch: usize,
     /// Type of stored keys.
-    pub type_k: GgmlType,
+    pub type_k: CacheType,
     /// Type of stored values.
-    pub type_v: GgmlType,
+    pub type_v: CacheType,
     /// Temporal scale of visual segments that name none; the model's own otherwise.
     pub temporal_scale: Option<f64>,
 }
@@ -515,7 +514,7 @@ mod tests {
 
     /// Feeds a list of what the decoding stage may say to the loop, without any thread.
     fn feed(engine: &Arc<Engine>, said: Vec<Decoded>, cancelled: bool) -> (Result<()>, Vec<Event>, KvCache) {
-        let ty = GgmlType::F32;
+        let ty = crate::gguf::GgmlType::F32.into();
         let options = SessionOptions { n_ctx: 64, n_batch: 4, type_k: ty, type_v: ty, temporal_scale: None };
         let mut session = Session::new(engine, options).unwrap();
         session.context.begin_visual(2, 3, Some(1.0)).unwrap();

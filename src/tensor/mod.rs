@@ -5,7 +5,11 @@
 #![forbid(unsafe_code)]
 
 pub mod block;
+mod cache_type;
+mod hadamard;
 mod view;
 
 pub use block::{can_dequantize, can_quantize, dequantize_row, quantize_row};
+pub use cache_type::{CACHE_TYPES, CacheType};
+pub use hadamard::{hadamard, hadamard_run};
 pub use view::MatView;

@@ -242,7 +242,7 @@ impl Case {
             .collect();
         let visual = ids.iter().rposition(|id| self.pads.contains(id));
         let steps = want.i64("generated").len();
-        let ty = GgmlType::F32;
+        let ty = GgmlType::F32.into();
         let shape = hp.cache_shape(n + steps, (ty, ty));
         let mut cache = KvCache::new(shape).unwrap();
         let mut scratch = Scratch::new(hp, chunk.min(n));

@@ -153,7 +153,7 @@ fn attention_agrees_with_the_textbook_for_every_cache_type() {
                     None,
                     None,
                     (n_head_kv, d),
-                    CacheRows { ty, data: &mut bytes, stride: n_ctx * row, slot: 0 },
+                    CacheRows { ty: ty.into(), data: &mut bytes, stride: n_ctx * row, slot: 0 },
                 )
                 .unwrap();
                 let mut decoded = vec![0f32; n_head_kv * n_ctx * d];
@@ -163,8 +163,8 @@ fn attention_agrees_with_the_textbook_for_every_cache_type() {
             let ((k_bytes, keys), (v_bytes, values)) = (store(), store());
             let q = rng.vec(n * n_head * d);
             let kv = KvView {
-                type_k: ty,
-                type_v: ty,
+                type_k: ty.into(),
+                type_v: ty.into(),
                 k: &k_bytes,
                 v: &v_bytes,
                 stride_k: n_ctx * row,
@@ -218,7 +218,7 @@ fn attention_agrees_with_the_textbook_for_every_cache_type() {
 fn a_cache_refuses_what_is_not_finite() {
     let mut bytes = vec![0u8; 64 * 4];
     let rows = [1.0, f32::NAN].repeat(16);
-    let to = CacheRows { ty: GgmlType::F32, data: &mut bytes, stride: 256, slot: 0 };
+    let to = CacheRows { ty: GgmlType::F32.into(), data: &mut bytes, stride: 256, slot: 0 };
     let err = kv_write(supported()[0], &rows, None, None, (1, 32), to).unwrap_err();
     assert!(err.to_string().contains("token 0"), "{err}");
 }

@@ -7,7 +7,7 @@ use longtake::kernels::{
     rotate_rows, supported,
 };
 use longtake::position::{Layout, Pos, Rotary, RotaryTable, rotate_f32};
-use longtake::tensor::{dequantize_row, quantize_row};
+use longtake::tensor::{CacheType, quantize_row};
 
 use crate::random::Rng;
 
@@ -15,14 +15,15 @@ use longtake::cache::CACHE_TYPES as TYPES;
 
 /// Keys or values of one layer: packed, and as what they decode to, (n_head_kv, n_ctx, d).
 struct Stored {
-    ty: GgmlType,
+    ty: CacheType,
     stride: usize,
     bytes: Vec<u8>,
     decoded: Vec<f32>,
 }
 
 /// Packs rows (n, n_head_kv * d) into a cache with a few slots to spare, which hold garbage that nobody may read.
-fn store(ty: GgmlType, rows: &[f32], n_head_kv: usize, d: usize) -> Stored {
+fn store(ty: impl Into<CacheType>, rows: &[f32], n_head_kv: usize, d: usize) -> Stored {
+    let ty = ty.into();
     let (n, row) = (rows.len() / (n_head_kv * d), ty.row_bytes(d).unwrap());
     let n_ctx = n + 3;
     let mut bytes = vec![0xffu8; n_head_kv * n_ctx * row];
@@ -31,8 +32,8 @@ fn store(ty: GgmlType, rows: &[f32], n_head_kv: usize, d: usize) -> Stored {
         for j in 0..n {
             let src = &rows[(j * n_head_kv + ih) * d..][..d];
             let at = ih * n_ctx + j;
-            quantize_row(ty, src, &mut bytes[at * row..][..row], None).unwrap();
-            dequantize_row(ty, &bytes[at * row..][..row], &mut decoded[at * d..][..d]).unwrap();
+            ty.encode(&mut src.to_vec(), &mut bytes[at * row..][..row]).unwrap();
+            ty.decode(&bytes[at * row..][..row], d, &mut decoded[at * d..][..d]).unwrap();
         }
     }
     Stored { ty, stride: n_ctx * row, bytes, decoded }
@@ -88,8 +89,8 @@ fn nmse(got: &[f32], want: &[f64]) -> f64 {
 
 /// What a table may add to the error of the cache itself, as NMSE against exact attention over the decoded cache.
 /// Fixed point of 12 bits does the 16-bit types and all values; quantized keys may meet queries of 8 bits.
-fn bound(kernels: &Kernels, type_k: GgmlType, type_v: GgmlType) -> f64 {
-    match (type_k, type_v) {
+fn bound(kernels: &Kernels, type_k: CacheType, type_v: CacheType) -> f64 {
+    match (type_k.ty, type_v.ty) {
         _ if kernels.name == "scalar" => 1e-11,
         (GgmlType::F32, GgmlType::F32) => 1e-11,
         (GgmlType::Q8_0 | GgmlType::Q4_0, _) => 2e-4,
@@ -117,7 +118,7 @@ fn check(shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32], case: &str) {
             k.ty,
             v.ty
         );
-        if (k.ty, v.ty) == (GgmlType::F32, GgmlType::F32) || name == "scalar" {
+        if (k.ty.ty, v.ty.ty) == (GgmlType::F32, GgmlType::F32) || name == "scalar" {
             for (g, w) in got.iter().zip(&want) {
                 assert!(
                     (f64::from(*g) - w).abs() <= 4e-6 * (1.0 + w.abs()),
@@ -134,7 +135,7 @@ fn attention_agrees_with_the_textbook_at_odd_sizes() {
     for seed in 0..60u64 {
         let mut rng = Rng(seed);
         let d = sizes[seed as usize % sizes.len()];
-        let fits: Vec<_> = TYPES.into_iter().filter(|ty| ty.row_bytes(d).is_some()).collect();
+        let fits: Vec<_> = CacheType::all().filter(|ty| ty.row_bytes(d).is_some()).collect();
         let (type_k, type_v) = (fits[rng.below(fits.len())], fits[rng.below(fits.len())]);
         let (group, n_head_kv) = ([1, 2, 6, 7][rng.below(4)], 1 + rng.below(2));
         let (n_past, n) = (rng.below(301), 1 + rng.below(if seed % 3 == 0 { 130 } else { 9 }));
@@ -400,7 +401,7 @@ fn hard_rows(rng: &mut Rng, d: usize) -> Vec<Vec<f32>> {
 #[test]
 fn encoded_bytes_are_those_of_the_definition() {
     for kernels in supported() {
-        for ty in TYPES {
+        for ty in CacheType::all() {
             for d in [32, 96, 128]
                 .into_iter()
                 .chain([0, 1, 3, 4, 5, 7, 8, 9, 37].into_iter().filter(|_| ty.block_len() == 1))
@@ -410,9 +411,13 @@ fn encoded_bytes_are_those_of_the_definition() {
                 for (i, row) in hard_rows(&mut rng, d).into_iter().chain(random).enumerate() {
                     let (mut want, mut got) =
                         (vec![0u8; ty.row_bytes(d).unwrap()], vec![1u8; ty.row_bytes(d).unwrap()]);
-                    let fits = quantize_row(ty, &row, &mut want, None).is_ok();
-                    assert_eq!((kernels.attend.encode)(ty, &row, &mut got), fits, "{} {ty} row {i}", kernels.name);
-                    let largest = row.iter().fold(0f32, |max, x| max.max(x.abs()));
+                    let fits = match ty.hadamard {
+                        true => ty.encode(&mut row.clone(), &mut want).is_ok(),
+                        false => quantize_row(ty.ty, &row, &mut want, None).is_ok(),
+                    };
+                    let mut head = row.clone();
+                    assert_eq!((kernels.attend.encode)(ty, &mut head, &mut got), fits, "{} {ty} row {i}", kernels.name);
+                    let largest = head.iter().fold(0f32, |max, x| max.max(x.abs()));
                     assert!(fits || largest > 65504.0, "{} {ty} row {i}: refused", kernels.name);
                     if !fits {
                         continue;
@@ -423,7 +428,7 @@ fn encoded_bytes_are_those_of_the_definition() {
                     let mut row = rng.vec(d);
                     row[d - 1] = bad;
                     let mut to = vec![0u8; ty.row_bytes(d).unwrap()];
-                    assert!(!(kernels.attend.encode)(ty, &row, &mut to), "{} {ty} {bad}", kernels.name);
+                    assert!(!(kernels.attend.encode)(ty, &mut row, &mut to), "{} {ty} {bad}", kernels.name);
                 }
             }
         }
@@ -455,7 +460,7 @@ fn a_cache_write_is_bias_rotation_and_quantization() {
             let mut queries = rows.clone();
             rotate_rows(kernels, &mut queries, Some(&bias), Some((&table, 0)), (n_head_kv, d));
             assert_eq!(queries, turned, "{} seed {seed}", kernels.name);
-            for ty in TYPES {
+            for ty in CacheType::all() {
                 let row_bytes = ty.row_bytes(d).unwrap();
                 let stride = (slot + n + 2) * row_bytes;
                 let mut want = vec![7u8; n_head_kv * stride];
@@ -463,8 +468,8 @@ fn a_cache_write_is_bias_rotation_and_quantization() {
                 for it in 0..n {
                     for ih in 0..n_head_kv {
                         let src = &turned[(it * n_head_kv + ih) * d..][..d];
-                        quantize_row(ty, src, &mut want[ih * stride + (slot + it) * row_bytes..][..row_bytes], None)
-                            .unwrap();
+                        let to = &mut want[ih * stride + (slot + it) * row_bytes..][..row_bytes];
+                        ty.encode(&mut src.to_vec(), to).unwrap();
                     }
                 }
                 let to = CacheRows { ty, data: &mut got, stride, slot };
@@ -488,7 +493,14 @@ fn a_cache_refuses_what_it_cannot_hold() {
             (GgmlType::Q5_0, f32::NAN, "token 1 are not finite"),
             (GgmlType::Q5_1, f32::INFINITY, "token 1 are not finite"),
             (GgmlType::IQ4_NL, 1e30, "holds finite numbers up to"),
-        ] {
+        ]
+        .map(|(ty, bad, words)| (CacheType::from(ty), bad, words))
+        .into_iter()
+        .chain([
+            (CacheType::from(GgmlType::Q4_0).transformed(), 1e30, "Q4_0H holds finite numbers up to"),
+            (CacheType::from(GgmlType::Q8_0).transformed(), f32::NAN, "token 1 are not finite"),
+            (CacheType::from(GgmlType::F16).transformed(), f32::INFINITY, "token 1 are not finite"),
+        ]) {
             let mut rows = vec![1.0; 64];
             rows[40] = bad;
             let mut data = vec![0u8; 2 * ty.row_bytes(32).unwrap()];
@@ -500,63 +512,152 @@ fn a_cache_refuses_what_it_cannot_hold() {
     }
 }
 
-/// Needles at depth: every query looks for one key among `n`, of which some look much like it, as neighbouring frames do. By
-/// type of the cache: how often the same one comes out as with F32, and the error of what attention returns.
-#[test]
-fn needles_are_found_at_any_depth() {
+/// A row of the table below: how many of the needles come out as with F32, over all videos, and the error of the answers.
+struct Found {
+    ty: CacheType,
+    n: usize,
+    error: f64,
+}
+
+/// Needles at depth: every query looks for one key among `n`, of which some look much like it, as neighbouring frames do. With
+/// `outliers`, three pairs of channels of keys are so many times larger, those of the queries as much smaller, and so are two
+/// channels of values; scores are the same. Of each type of a cache: how often the same key comes out as with F32.
+fn needles(kernels: &Kernels, n: usize, likeness: f32, outliers: f32, seed: u64) -> Vec<Found> {
     const LOOKALIKES: usize = 8;
     let (n_head, d) = (16, 128);
+    let mut rng = Rng(seed);
+    let (mut keys, mut values) = (rng.vec(n * d), rng.vec(n * d));
+    let needles: Vec<usize> = (0..n_head).map(|ih| ih * n / n_head + rng.below(n / n_head - LOOKALIKES)).collect();
+    let mut queries = Vec::new();
+    for at in &needles {
+        let needle = keys[at * d..][..d].to_vec();
+        for i in 1..=LOOKALIKES {
+            let other = (1.0 - likeness * likeness).sqrt();
+            for (key, needle) in keys[(at + i) * d..][..d].iter_mut().zip(&needle) {
+                *key = likeness * needle + other * *key;
+            }
+        }
+        // Sharp enough to stand out of `n` keys, as heads that retrieve are.
+        queries.extend(needle.iter().map(|k| k * 2.0));
+    }
+    let scale = |rows: &mut [f32], channels: &[usize], by: f32| {
+        rows.chunks_exact_mut(d).for_each(|row| channels.iter().for_each(|c| row[*c] *= by));
+    };
+    let (of_keys, of_values) = ([5, 5 + d / 2, 40, 40 + d / 2, 63, 127], [17, 90]);
+    scale(&mut keys, &of_keys, outliers);
+    scale(&mut queries, &of_keys, 1.0 / outliers);
+    scale(&mut values, &of_values, outliers);
+    let shape = AttentionShape { n_head, n_head_kv: 1, d, n_past: n - 1, causal: true, exact: true };
+    let answer = |ty: CacheType| {
+        let (k, v) = (store(ty, &keys, 1, d), store(ty, &values, 1, d));
+        let mut answer = run(kernels, shape, &k, &v, &queries);
+        scale(&mut answer, &of_values, 1.0 / outliers);
+        answer
+    };
+    let exact = answer(GgmlType::F32.into());
+    let want: Vec<f64> = exact.iter().map(|v| f64::from(*v)).collect();
+    let of_type = |ty: CacheType| (ty, answer(ty));
+    let answers: Vec<_> = CacheType::all().map(of_type).collect();
+    scale(&mut values, &of_values, 1.0 / outliers);
+    // The key whose value is most like each answer.
+    let found = |answer: &[f32]| -> Vec<usize> {
+        let of = |(at, answer): (&usize, &[f32])| {
+            let like = |j: usize| values[j * d..][..d].iter().zip(answer).map(|(a, b)| a * b).sum::<f32>();
+            (*at..=at + LOOKALIKES).max_by(|i, j| like(*i).total_cmp(&like(*j))).unwrap()
+        };
+        needles.iter().zip(answer.chunks_exact(d)).map(of).collect()
+    };
+    let as_with_f32 = found(&exact);
+    let count = |answer: &[f32]| as_with_f32.iter().zip(found(answer)).filter(|(want, got)| *want == got).count();
+    answers.iter().map(|(ty, got)| Found { ty: *ty, n: count(got), error: nmse(got, &want) }).collect()
+}
+
+#[test]
+fn needles_are_found_at_any_depth() {
     let kernels = supported().last().copied().expect("scalar at least");
-    println!("table {}, {n_head} needles of {d} numbers, {LOOKALIKES} lookalikes each", kernels.name);
+    println!("table {}, 16 needles of 128 numbers, 8 lookalikes each", kernels.name);
     for (seed, n) in [1024, 16_384, 65_536].into_iter().enumerate() {
         for likeness in [0.8f32, 0.95, 0.99] {
-            let mut rng = Rng(seed as u64 + 900);
-            let (mut keys, values) = (rng.vec(n * d), rng.vec(n * d));
-            let needles: Vec<usize> =
-                (0..n_head).map(|ih| ih * n / n_head + rng.below(n / n_head - LOOKALIKES)).collect();
-            let mut queries = Vec::new();
-            for at in &needles {
-                let needle = keys[at * d..][..d].to_vec();
-                for i in 1..=LOOKALIKES {
-                    let other = (1.0 - likeness * likeness).sqrt();
-                    for (key, needle) in keys[(at + i) * d..][..d].iter_mut().zip(&needle) {
-                        *key = likeness * needle + other * *key;
-                    }
-                }
-                // Sharp enough to stand out of `n` keys, as heads that retrieve are.
-                queries.extend(needle.iter().map(|k| k * 2.0));
-            }
-            let shape = AttentionShape { n_head, n_head_kv: 1, d, n_past: n - 1, causal: true, exact: true };
-            let answer = |ty: GgmlType| {
-                let (k, v) = (store(ty, &keys, 1, d), store(ty, &values, 1, d));
-                run(kernels, shape, &k, &v, &queries)
-            };
-            // The key whose value is most like each answer.
-            let found = |answer: &[f32]| -> Vec<usize> {
-                let of = |(at, answer): (&usize, &[f32])| {
-                    let like = |j: usize| values[j * d..][..d].iter().zip(answer).map(|(a, b)| a * b).sum::<f32>();
-                    (*at..=at + LOOKALIKES).max_by(|i, j| like(*i).total_cmp(&like(*j))).unwrap()
-                };
-                needles.iter().zip(answer.chunks_exact(d)).map(of).collect()
-            };
-            let exact = answer(GgmlType::F32);
-            let want: Vec<f64> = exact.iter().map(|v| f64::from(*v)).collect();
-            for ty in TYPES {
-                let got = answer(ty);
-                let found = found(&exact).iter().zip(found(&got)).filter(|(want, got)| *want == got).count();
-                let error = nmse(&got, &want);
-                println!("{n} keys, likeness {likeness}, {ty}: {found} of {n_head} as with F32, NMSE {error:.1e}");
-                let (least, most) = match ty {
-                    GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::IQ4_NL => (n_head / 3, 0.1),
-                    GgmlType::Q5_0 | GgmlType::Q5_1 => (n_head / 2, 0.03),
-                    GgmlType::Q8_0 => (n_head - 2, 1e-3),
-                    _ => (n_head - 2, 1e-4),
+            for Found { ty, n: found, error } in needles(kernels, n, likeness, 1.0, seed as u64 + 900) {
+                println!("{n} keys, likeness {likeness}, {ty}: {found} of 16 as with F32, NMSE {error:.1e}");
+                let (least, most) = match ty.ty {
+                    GgmlType::Q4_0 if ty.hadamard => (13, 0.02),
+                    GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::IQ4_NL => (5, 0.1),
+                    GgmlType::Q5_0 | GgmlType::Q5_1 => (8, 0.03),
+                    GgmlType::Q8_0 => (14, 1e-3),
+                    _ => (14, 1e-4),
                 };
                 assert!(
                     found >= least && error <= most,
                     "{n} keys, {likeness}, {ty}, seed {seed}: {found}, {error:.1e}"
                 );
             }
+        }
+    }
+}
+
+/// Many draws at one depth, with outliers of several sizes: what one draw of 16 needles cannot tell. With outliers a transform has to
+/// find more needles in few bits than none does, and of ten times the size it must not lose what the same bits find without.
+#[test]
+fn needles_of_heads_with_outliers() {
+    const DRAWS: u64 = 8;
+    let kernels = supported().last().copied().expect("scalar at least");
+    for likeness in [0.8f32, 0.95, 0.99] {
+        let mut calm = 0;
+        for outliers in [1.0, 10.0, 50.0] {
+            let mut rows: Vec<Found> = CacheType::all().map(|ty| Found { ty, n: 0, error: 0.0 }).collect();
+            for draw in 0..DRAWS {
+                for (row, got) in rows.iter_mut().zip(needles(kernels, 2048, likeness, outliers, 50 + draw)) {
+                    (row.n, row.error) = (row.n + got.n, row.error + got.error / DRAWS as f64);
+                }
+            }
+            let of = |ty: GgmlType, hadamard| {
+                rows.iter().find(|row| row.ty == CacheType { ty, hadamard }).expect("all types")
+            };
+            for Found { ty, n, error } in &rows {
+                println!("likeness {likeness}, outliers {outliers}, {ty}: {n} of {}, NMSE {error:.1e}", 16 * DRAWS);
+            }
+            let (plain, transformed) = (of(GgmlType::Q4_0, false), of(GgmlType::Q4_0, true));
+            if outliers == 1.0 {
+                calm = transformed.n;
+            }
+            let case = format!("likeness {likeness}, outliers {outliers}: {} and {}", plain.n, transformed.n);
+            assert!(transformed.n >= plain.n && transformed.error < plain.error, "{case}");
+            assert!(outliers > 10.0 || transformed.n + 8 >= calm, "{case}, {calm} without");
+        }
+    }
+}
+
+/// A transform changes nothing but roundings where nothing is rounded, of any head size.
+#[test]
+fn an_f32_cache_under_a_transform_is_the_same_to_rounding() {
+    for (seed, d) in [3, 20, 36, 64, 80, 96, 128, 256].into_iter().enumerate() {
+        let mut rng = Rng(seed as u64 + 70);
+        let shape = AttentionShape { n_head: 6, n_head_kv: 2, d, n_past: 300, causal: true, exact: true };
+        let (keys, values, q) = (rng.vec(303 * 2 * d), rng.vec(303 * 2 * d), rng.vec(3 * 6 * d));
+        let f32 = CacheType::from(GgmlType::F32);
+        for kernels in supported() {
+            let of =
+                |k: CacheType, v: CacheType| run(kernels, shape, &store(k, &keys, 2, d), &store(v, &values, 2, d), &q);
+            let want: Vec<f64> = of(f32, f32).iter().map(|x| f64::from(*x)).collect();
+            for (k, v) in [(f32.transformed(), f32), (f32, f32.transformed()), (f32.transformed(), f32.transformed())] {
+                let error = nmse(&of(k, v), &want);
+                assert!(error < 1e-12, "{} {k} {v} of {d}: {error:.1e}", kernels.name);
+            }
+        }
+    }
+}
+
+/// Every table transforms as the definition does, bit for bit.
+#[test]
+fn transforms_are_those_of_the_definition() {
+    for kernels in supported() {
+        for d in [1, 2, 3, 6, 8, 20, 32, 48, 64, 80, 96, 128, 192, 256, 1024] {
+            let mut head = Rng(d as u64).vec(d);
+            let mut want = head.clone();
+            longtake::tensor::hadamard(&mut want);
+            (kernels.attend.hadamard)(&mut head);
+            assert_eq!(head, want, "{} {d}", kernels.name);
         }
     }
 }

@@ -36,6 +36,7 @@ mod model;
 mod model_files;
 mod model_keys;
 mod old_take;
+mod outliers;
 mod plan;
 mod plan_pictures;
 mod position;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longtake::cache::{CacheShape, KvCache};
+use longtake::cache::{CacheShape, CacheType, KvCache, cache_type};
 use longtake::convert::{ConvertOptions, FileType, OutputFile, QuantizeOptions, convert, quantize};
 use longtake::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
 use longtake::media::patch::PatchSpec;
@@ -198,8 +198,8 @@ struct Run {
     logits_after: Vec<f32>,
 }
 
-fn cache_shape(model: &TextModel, n_ctx: usize, ty: GgmlType) -> CacheShape {
-    let hp = model.hparams();
+fn cache_shape(model: &TextModel, n_ctx: usize, ty: impl Into<CacheType>) -> CacheShape {
+    let (hp, ty) = (model.hparams(), ty.into());
     hp.cache_shape(n_ctx, (ty, ty))
 }
 
@@ -241,7 +241,15 @@ fn run(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usize, s
 }
 
 /// The same with a cache of type `ty`.
-fn run_with(model: &TextModel, case: &Case, scale: f64, merge: usize, chunk: usize, steps: usize, ty: GgmlType) -> Run {
+fn run_with(
+    model: &TextModel,
+    case: &Case,
+    scale: f64,
+    merge: usize,
+    chunk: usize,
+    steps: usize,
+    ty: impl Into<CacheType>,
+) -> Run {
     let hp = model.hparams();
     let (pos, mut placer) = case.positions(hp.layout, scale, merge);
     let embd = case.embeddings(model);
@@ -430,18 +438,22 @@ fn smaller_weights_and_caches_stay_within_their_error() {
     let index = golden_json("model/tiny-c/index.json");
     let (tower, _) = crate::common::vision_tower(&whole.mmproj).unwrap();
     for (outtype, cache, bound) in [
-        ("BF16", GgmlType::F16, 3e-6),
-        ("F16", GgmlType::F16, 3e-6),
-        ("BF16", GgmlType::BF16, 1e-3),
-        ("BF16", GgmlType::Q8_0, 1e-3),
-        ("BF16", GgmlType::Q4_0, 2e-1),
-        ("BF16", GgmlType::Q4_1, 2e-1),
-        ("BF16", GgmlType::Q5_0, 5e-2),
-        ("BF16", GgmlType::Q5_1, 5e-2),
-        ("BF16", GgmlType::IQ4_NL, 2e-1),
-        ("Q8_0", GgmlType::F32, 5e-3),
-        ("Q6_K", GgmlType::F32, 4e-2),
-        ("Q4_K_M", GgmlType::F32, 4e-1),
+        ("BF16", "f16", 3e-6),
+        ("F16", "f16", 3e-6),
+        ("BF16", "bf16", 1e-3),
+        ("BF16", "q8_0", 1e-3),
+        ("BF16", "q4_0", 2e-1),
+        ("BF16", "q4_1", 2e-1),
+        ("BF16", "q5_0", 5e-2),
+        ("BF16", "q5_1", 5e-2),
+        ("BF16", "iq4_nl", 2e-1),
+        ("BF16", "f32h", 3e-6),
+        ("BF16", "q8_0h", 1e-3),
+        ("BF16", "q5_0h", 5e-2),
+        ("BF16", "q4_0h", 2e-1),
+        ("Q8_0", "f32", 5e-3),
+        ("Q6_K", "f32", 4e-2),
+        ("Q4_K_M", "f32", 4e-1),
     ] {
         let path = dir.path().join(format!("{outtype}.gguf"));
         let options = QuantizeOptions::new(whole.text.path(), &path, FileType::from_name(outtype).unwrap());
@@ -451,11 +463,44 @@ fn smaller_weights_and_caches_stay_within_their_error() {
         for (name, entry) in index["cases"].as_object().unwrap() {
             let case = Case::load("tiny-c", name, entry, &tower, pads(whole.text.meta()), TOLERANCE_16);
             let want = Arrays::open(&format!("model/tiny-c/{name}.m_rope.safetensors"));
-            let got = run_with(&model, &case, 1.0, 2, 4096, 0, cache);
+            let got = run_with(&model, &case, 1.0, 2, 4096, 0, cache_type(cache).unwrap());
             worst = worst.max(nmse(&got.logits_last4, &want.f32("logits_last4")));
         }
         println!("{outtype} weights, {cache} cache: worst logit NMSE {worst:.2e}");
         assert!(worst <= bound, "{outtype} weights, {cache} cache: logit NMSE {worst:.2e} above {bound:.0e}");
+    }
+}
+
+/// The same of twins with outliers in keys and values: the model is the same over an F32 cache, with a transform and without one;
+/// few bits lose more, and less of it with a transform.
+#[test]
+fn a_transform_saves_few_bits_from_outliers() {
+    let whole = open_pair("tiny-c");
+    let index = golden_json("model/tiny-c/index.json");
+    let (tower, _) = crate::common::vision_tower(&whole.mmproj).unwrap();
+    let logits = |file: &Arc<Gguf>, cache: &str| -> Vec<f32> {
+        let (model, _) = crate::common::text_model(file).unwrap();
+        let of = |(name, entry): (&String, &Value)| {
+            let case = Case::load("tiny-c", name, entry, &tower, pads(file.meta()), TOLERANCE_16);
+            run_with(&model, &case, 1.0, 2, 4096, 0, cache_type(cache).unwrap()).logits_last4
+        };
+        index["cases"].as_object().unwrap().iter().flat_map(of).collect()
+    };
+    let want = logits(&whole.text, "f32");
+    for by in [1.0, 16.0, 32.0] {
+        let twin = crate::outliers::twin(&whole.text, by);
+        let error = |cache: &str| {
+            let error = nmse(&logits(&twin, cache), &want);
+            println!("outliers {by}, {cache} cache: logit NMSE {error:.2e}");
+            error
+        };
+        for cache in ["f32", "f32h"] {
+            assert!(error(cache) < 3e-6, "{by} {cache}");
+        }
+        for ty in ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] {
+            let (plain, transformed) = (error(ty), error(&format!("{ty}h")));
+            assert!(by == 1.0 || transformed < plain, "outliers {by}, {ty}: {transformed:.2e} after {plain:.2e}");
+        }
     }
 }
 

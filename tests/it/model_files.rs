@@ -131,7 +131,7 @@ fn rope_scaling_keys_are_read_with_the_defaults_of_llama_cpp() {
 /// The logits of the last of some tokens.
 fn logits(model: &TextModel) -> Vec<f32> {
     let (hp, n) = (model.hparams(), 40);
-    let ty = GgmlType::F32;
+    let ty = GgmlType::F32.into();
     let shape = hp.cache_shape(n, (ty, ty));
     let tokens: Vec<u32> = (0..n as u32).map(|i| 5 + i * 7 % 90).collect();
     let (mut embd, mut pos) = (vec![0.0; n * hp.n_embd], Vec::new());

@@ -142,7 +142,7 @@ fn threads_and_steps_change_no_more_than_rounding() {
 #[test]
 fn smaller_caches_are_compared_with_f32() {
     let mut analyze = command(&["analyze-cache", "-p", "What is it?", "-n", "6", "--max-frames", "4", "--json"]);
-    analyze.args(["--types", "f32,f16,q8_0,q8_0/q4_0,q4_0"]).arg("--video").arg(asset("demo.mp4"));
+    analyze.args(["--types", "f32,f16,q8_0,q8_0/q4_0,q4_0,q4_0h"]).arg("--video").arg(asset("demo.mp4"));
     let out = analyze.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let report: Value = serde_json::from_slice(&out.stdout).unwrap();
@@ -152,7 +152,11 @@ fn smaller_caches_are_compared_with_f32() {
     assert!(kl[1..].iter().all(|kl| *kl > 0.0 && *kl < 0.05) && kl[1].max(kl[2]) < kl[4], "{report}");
     let bytes: Vec<f64> =
         report["types"].as_array().unwrap().iter().map(|row| number(row, "/bytes_per_token")).collect();
-    assert!(bytes.windows(2).all(|pair| pair[0] > pair[1]), "{report}");
+    assert!(bytes[..5].windows(2).all(|pair| pair[0] > pair[1]) && bytes[4] == bytes[5], "{report}");
+    let row = &report["types"][5];
+    assert_eq!((row["type_k"].as_str(), report["full"][0].as_str()), (Some("Q4_0H"), Some("F32")), "{report}");
+    let (mean, p99, most) = (number(row, "/kl_mean"), number(row, "/kl_p99"), number(row, "/kl_max"));
+    assert!(0.0 < mean && mean <= p99 && p99 <= most && number(row, "/n_changed") <= 6.0, "{report}");
 }
 
 /// Fault 39: memory that the vision tower cannot have ends the question with an error, and a smaller one is answered.

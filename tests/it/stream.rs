@@ -82,7 +82,13 @@ pub fn prompt(engine: &Arc<Engine>, turns: &[&str], n_frames: usize, fails_at: O
 }
 
 pub fn session(engine: &Arc<Engine>, n_ctx: usize, n_batch: usize) -> Session {
-    let options = SessionOptions { n_ctx, n_batch, type_k: GgmlType::F32, type_v: GgmlType::F32, temporal_scale: None };
+    let options = SessionOptions {
+        n_ctx,
+        n_batch,
+        type_k: GgmlType::F32.into(),
+        type_v: GgmlType::F32.into(),
+        temporal_scale: None,
+    };
     Session::new(engine, options).unwrap()
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use longtake::ErrorKind;
-use longtake::cache::KvCache;
+use longtake::cache::{CacheType, KvCache, cache_type};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::random::Rng;
 use longtake::stream::{
@@ -34,7 +34,8 @@ pub fn media() -> MediaOptions {
 }
 
 /// What is watched here, unless a test wants something else.
-pub fn request<'a>(video: &'a Path, media: &'a MediaOptions, ty: GgmlType) -> WatchRequest<'a> {
+pub fn request<'a>(video: &'a Path, media: &'a MediaOptions, ty: impl Into<CacheType>) -> WatchRequest<'a> {
+    let ty = ty.into();
     let options = SessionOptions { n_ctx: 0, n_batch: 37, type_k: ty, type_v: ty, temporal_scale: Some(0.75) };
     let system_prompt = Some("Be brief.");
     WatchRequest { video, system_prompt, media, limits: Limits::default(), reserve: 200, options }
@@ -46,7 +47,7 @@ pub fn begin_as(engine: &Arc<Engine>, request: &WatchRequest<'_>, take: (&Path, 
     Watch::begin(engine, request, (plan, around, 500), take)
 }
 
-fn begin(engine: &Arc<Engine>, path: &Path, ty: GgmlType) -> Watch {
+fn begin(engine: &Arc<Engine>, path: &Path, ty: impl Into<CacheType>) -> Watch {
     begin_as(engine, &request(&asset("demo.mp4"), &media(), ty), (path, IfExists::Refuse)).unwrap()
 }
 
@@ -71,7 +72,8 @@ pub fn watch_some(watch: &mut Watch, stop_after: usize) -> bool {
     }
 }
 
-fn whole(dir: &Path, engine: &Arc<Engine>, ty: GgmlType) -> PathBuf {
+fn whole(dir: &Path, engine: &Arc<Engine>, ty: impl Into<CacheType>) -> PathBuf {
+    let ty = ty.into();
     let path = dir.join(format!("whole-{ty}.take"));
     assert!(watch_some(&mut begin(engine, &path, ty), usize::MAX));
     path
@@ -95,9 +97,8 @@ pub fn answer(engine: &Arc<Engine>, session: &mut Session, take: &Take, text: &s
 #[test]
 fn interrupted_anywhere_it_ends_with_the_same_cache_and_the_same_answers() {
     let (dir, engine) = (tempfile::tempdir().unwrap(), engine());
-    for ty in
-        [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::IQ4_NL]
-    {
+    let names = ["f32", "f16", "q8_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q8_0h", "q4_0h"];
+    for ty in names.map(|name| cache_type(name).unwrap()) {
         let want = Take::open(&whole(dir.path(), &engine, ty), true).unwrap();
         assert!(want.is_complete() && want.n_done() > 190, "{} tokens", want.n_done());
         let want_cache = content(&want.cache().unwrap());
@@ -292,8 +293,9 @@ fn a_take_is_known_by_everything_it_is_of() {
         change(&mut options);
         WatchRequest { options, ..same }
     };
-    refused(&engine, &options(|o| o.type_k = GgmlType::Q8_0), &["cache types `F16, F16`", "`Q8_0, F16`"]);
-    refused(&engine, &options(|o| o.type_v = GgmlType::F32), &["`F16, F32`"]);
+    refused(&engine, &options(|o| o.type_k = GgmlType::Q8_0.into()), &["cache types `F16, F16`", "`Q8_0, F16`"]);
+    refused(&engine, &options(|o| o.type_v = GgmlType::F32.into()), &["`F16, F32`"]);
+    refused(&engine, &options(|o| o.type_k = o.type_k.transformed()), &["`F16, F16`", "`F16H, F16`"]);
     refused(&engine, &options(|o| o.temporal_scale = None), &["temporal scale `0.75`"]);
     refused(&engine, &options(|o| o.n_batch = 64), &["--batch-size `37`", "`64`"]);
 

@@ -62,7 +62,7 @@ class Options(TypedDict, total=False):
     #: Bytes and seconds to stay within: frames become smaller, then fewer, until it fits.
     max_memory: int | None
     max_seconds: float | None
-    #: Type of cached keys and values, like "q8_0".
+    #: Type of cached keys and values, like "q8_0" or "q4_0h".
     cache_type: str | None
     #: 0, the default, takes the likeliest token.
     temperature: float

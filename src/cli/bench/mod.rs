@@ -12,8 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::flags::all_if_negative;
-use crate::cache::cache_type;
-use crate::gguf::GgmlType;
+use crate::cache::{CacheType, cache_type};
 use crate::kernels::threads;
 use crate::stream::{Engine, EngineOptions, MmprojChoice};
 use crate::{Error, Result};
@@ -125,7 +124,7 @@ struct Work {
     depth: usize,
     n: usize,
     n_batch: usize,
-    types: (GgmlType, GgmlType),
+    types: (CacheType, CacheType),
 }
 
 /// Runs the command.

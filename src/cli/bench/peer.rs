@@ -104,8 +104,8 @@ impl Peer {
             n_batch: work.n_batch.max(FILL_TOKENS),
             n_threads: threads::count(),
             flash: way.flash,
-            type_k: work.types.0.id(),
-            type_v: work.types.1.id(),
+            type_k: work.types.0.ty.id(),
+            type_v: work.types.1.ty.id(),
         };
         let mut context = Context::new(&model, options).map_err(failed)?;
         context.fill(work.depth).map_err(failed)?;

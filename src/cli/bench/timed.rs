@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::Work;
 use crate::Result;
+use crate::cache::CacheType;
 use crate::cli::progress::catch_interrupt;
-use crate::gguf::GgmlType;
 use crate::model::VisionTower;
 use crate::stream::{
     Context, Engine, Events, MediaKind, MediaOptions, MediaPlan, Prompt, Session, SessionOptions, Together, Unit,
@@ -111,7 +111,7 @@ pub(super) fn encode_test(tower: &VisionTower, w: usize, h: usize, repetitions: 
 pub(super) fn video_test(
     engine: &Arc<Engine>,
     path: &Path,
-    (n_batch, (type_k, type_v)): (usize, (GgmlType, GgmlType)),
+    (n_batch, (type_k, type_v)): (usize, (CacheType, CacheType)),
     repetitions: usize,
 ) -> Result<(String, usize, Vec<f64>)> {
     let (mut name, mut n_tokens, mut seconds) = (String::new(), 0, Vec::new());

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use half::bf16;
 
+use crate::cache::CacheType;
 use crate::cache::KvCache;
-use crate::gguf::GgmlType;
 use crate::media::Rgb;
 use crate::media::patch::{Grid, pixel_values};
 use crate::position::Pace;
@@ -172,8 +172,8 @@ pub struct TrialOutcome {
 pub struct NiahOptions {
     /// Tokens per step of prefill.
     pub n_batch: usize,
-    pub type_k: GgmlType,
-    pub type_v: GgmlType,
+    pub type_k: CacheType,
+    pub type_v: CacheType,
     /// The model's own where none is given.
     pub temporal_scale: Option<f64>,
     /// For the side of a look-alike where both fit.

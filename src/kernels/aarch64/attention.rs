@@ -21,6 +21,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     const EXCESS: u8 = 0;
     type F = float32x4_t;
     type I = int32x4_t;
+    type B = [uint8x16_t; 2];
 
     vector_fns! { unsafe;
         fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }
@@ -66,11 +67,16 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         fn mul_fraction(a: int32x4_t, b: int32x4_t) -> int32x4_t {
             vreinterpretq_s32_s16(vqrdmulhq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)))
         }
-        fn weave(a: *const u8, b: *const u8, fraction: int32x4_t, to: *mut i32) {
+        fn load_bytes(p: *const u8) -> [uint8x16_t; 2] { [vld1q_u8(p), vld1q_u8(p.add(16))] }
+        fn load_halves(p: *const u8) -> [uint8x16_t; 2] {
+            // A code is 8 less than its nibble: the same bits with the top one changed.
+            let (x, top) = (vld1q_u8(p), vdupq_n_u8(128));
+            [veorq_u8(vshlq_n_u8::<4>(x), top), veorq_u8(vandq_u8(x, vdupq_n_u8(240)), top)]
+        }
+        fn weave(a: [uint8x16_t; 2], b: [uint8x16_t; 2], fraction: int32x4_t, to: *mut i32) {
             let zero = vdupq_n_u8(0);
             for half in 0..2 {
-                let (a, b) = (vld1q_u8(a.add(16 * half)), vld1q_u8(b.add(16 * half)));
-                let (low, high) = (vzip1q_u8(a, b), vzip2q_u8(a, b));
+                let (low, high) = (vzip1q_u8(a[half], b[half]), vzip2q_u8(a[half], b[half]));
                 let pairs = [vzip1q_u8(zero, low), vzip2q_u8(zero, low), vzip1q_u8(zero, high), vzip2q_u8(zero, high)];
                 for (i, pairs) in pairs.into_iter().enumerate() {
                     let scaled = vqrdmulhq_s16(vreinterpretq_s16_u8(pairs), vreinterpretq_s16_s32(fraction));

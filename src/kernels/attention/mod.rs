@@ -28,6 +28,7 @@ use std::ops::Range;
 use super::disjoint::{SharedMat, SharedSlice};
 use super::{Kernels, scratch, threads};
 use crate::gguf::GgmlType;
+use crate::tensor::CacheType;
 
 /// Query rows per task: with these, unpacking a block of keys and values is a few percent of the work on them, while
 /// the rows and their sums stay in the second-level cache.
@@ -38,10 +39,10 @@ const MIN_KEYS: usize = 256;
 /// Stored keys and values, head-major: head `ih` starts at `ih * stride` bytes and holds one row of `d` elements per slot.
 #[derive(Clone, Copy)]
 pub struct KvView<'a> {
-    /// Type of stored keys.
-    pub type_k: GgmlType,
-    /// Type of stored values.
-    pub type_v: GgmlType,
+    /// Type of stored keys. Queries for transformed ones are transformed, too, on their way to a task.
+    pub type_k: CacheType,
+    /// Type of stored values. What attention makes of transformed ones is transformed back on its way out.
+    pub type_v: CacheType,
     /// The keys of all heads.
     pub k: &'a [u8],
     /// The values of all heads.
@@ -79,8 +80,10 @@ pub struct AttentionOps {
     pub tile: fn(&AttentionTile<'_>, Partial<'_>),
     /// Rotates a head in place: pairs (i, i + n/2) by the cosines and sines of the leading pairs.
     pub rotate: fn(&mut [f32], &[f32], &[f32]),
-    /// Encodes a row as a cache type, byte for byte as `tensor::quantize_row`; whether all of it was finite and fits.
-    pub encode: fn(GgmlType, &[f32], &mut [u8]) -> bool,
+    /// Transforms a head in place, bit for bit as [`hadamard`](crate::tensor::hadamard).
+    pub hadamard: fn(&mut [f32]),
+    /// Encodes a head as a cache type, byte for byte as [`CacheType::encode`]; whether all of it was finite and fits.
+    pub encode: fn(CacheType, &mut [f32], &mut [u8]) -> bool,
 }
 
 /// Queries and the keys and values that they attend to.
@@ -314,14 +317,15 @@ impl<'a> Call<'a> {
         let Call { shape: AttentionShape { n_head, n_head_kv, d, n_past, causal, exact }, kv, cut, .. } = self;
         let ((ih_kv, first, n), split) = (self.tile(task / cut.n_splits), task % cut.n_splits);
         let (group, n_embd) = (n_head / n_head_kv, n_head * d);
-        let (row_k, row_v) = (row_bytes(kv.type_k, *d), row_bytes(kv.type_v, *d));
+        let (row_k, row_v) = (row_bytes(kv.type_k.ty, *d), row_bytes(kv.type_v.ty, *d));
         let (j0, end) = (split * cut.split_keys, n_past + if *causal { first + n } else { self.n_tokens });
         let (q_rows, out) = task_memory(memory, n * group, *d);
         gather(&self.q[first * n_embd..], q_rows, n_embd, ih_kv * group, group, *d);
+        transform(self.kernels, kv.type_k, q_rows, *d);
         let j0 = j0.min(end);
         let t = AttentionTile {
-            type_k: kv.type_k,
-            type_v: kv.type_v,
+            type_k: kv.type_k.ty,
+            type_v: kv.type_v.ty,
             k: &kv.k[ih_kv * kv.stride_k + j0 * row_k..],
             v: &kv.v[ih_kv * kv.stride_v + j0 * row_v..],
             n_keys: cut.split_keys.min(end - j0),
@@ -340,6 +344,7 @@ impl<'a> Call<'a> {
         let AttentionShape { n_head, n_head_kv, d, .. } = self.shape;
         let ((ih_kv, first, n), group) = (self.tile(whole), n_head / n_head_kv);
         let merged = merge(memory, self.task_floats, n * group, d);
+        transform(self.kernels, self.kv.type_v, merged, d);
         for (r, row) in merged.chunks_exact(d).enumerate() {
             let column = (ih_kv * group + r % group) * d;
             // SAFETY: of all calls, only this one is for these tokens and this KV head's columns.
@@ -357,7 +362,7 @@ fn task_memory(memory: &mut [f32], rows: usize, d: usize) -> (&mut [f32], Partia
 }
 
 /// Brings the results of all key ranges of a tile together and divides by the sums: (rows, d), in the memory of the first.
-fn merge(memory: &mut [f32], task_floats: usize, rows: usize, d: usize) -> &[f32] {
+fn merge(memory: &mut [f32], task_floats: usize, rows: usize, d: usize) -> &mut [f32] {
     let (first, others) = memory.split_at_mut(task_floats);
     let (_, first) = task_memory(first, rows, d);
     for other in others.chunks_exact_mut(task_floats) {
@@ -388,6 +393,13 @@ fn gather(q: &[f32], rows: &mut [f32], n_embd: usize, first_head: usize, group: 
         for (o, v) in row.iter_mut().zip(&q[at..][..d]) {
             *o = v * scale;
         }
+    }
+}
+
+/// Transforms heads of `d` elements where those that they belong to are.
+fn transform(kernels: &Kernels, ty: CacheType, heads: &mut [f32], d: usize) {
+    if ty.hadamard {
+        heads.chunks_exact_mut(d).for_each(kernels.attend.hadamard);
     }
 }
 

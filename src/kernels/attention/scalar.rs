@@ -3,11 +3,11 @@
 use super::{AttentionOps, AttentionTile, Partial};
 use crate::gguf::GgmlType;
 use crate::kernels::{kv_write, scratch};
-use crate::tensor::dequantize_row;
+use crate::tensor::{dequantize_row, hadamard};
 
 /// The operations for any machine.
 pub(crate) const OPS: AttentionOps =
-    AttentionOps { features: "", tile, rotate: kv_write::rotate, encode: kv_write::encode };
+    AttentionOps { features: "", tile, rotate: kv_write::rotate, hadamard, encode: kv_write::encode };
 
 /// Keys per step.
 const BLOCK: usize = 32;

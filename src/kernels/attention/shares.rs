@@ -4,7 +4,7 @@
 //! that attention is computed in, for every table and cache type; what the tile makes of values is dropped. Attention itself
 //! knows nothing of it: who wants shares pays for a second pass over the keys of one token.
 
-use super::{AttentionShape, AttentionTile, KvView, Partial, gather, row_bytes};
+use super::{AttentionShape, AttentionTile, KvView, Partial, gather, row_bytes, transform};
 use crate::kernels::{Kernels, scratch, threads};
 
 /// Runs of keys per task.
@@ -27,7 +27,7 @@ pub fn attention_shares(
     let (group, n_runs) = (n_head / n_head_kv, ends.len());
     assert!(q.len() == n_head * d && n_head.is_multiple_of(n_head_kv) && out.len() == n_head * n_runs);
     assert!(ends.is_sorted() && ends.last() == Some(&(n_past + 1)), "runs up to {:?} of {}", ends.last(), n_past + 1);
-    let (row_k, row_v) = (row_bytes(kv.type_k, d), row_bytes(kv.type_v, d));
+    let (row_k, row_v) = (row_bytes(kv.type_k.ty, d), row_bytes(kv.type_v.ty, d));
     // Of a task: queries, what becomes of values, and of each run and head the largest score and the sum.
     let (n_tasks, task_floats) = (n_runs.div_ceil(RUNS), group * (2 * d + 2 * RUNS));
     scratch::with_shared(n_head_kv * n_tasks * task_floats, |memory| {
@@ -36,12 +36,13 @@ pub fn attention_shares(
             let (rows, rest) = memory.split_at_mut(group * d);
             let (sums, found) = rest.split_at_mut(group * d);
             gather(q, rows, n_head * d, ih_kv * group, group, d);
+            transform(kernels, kv.type_k, rows, d);
             for (i, found) in (first..n_runs.min(first + RUNS)).zip(found.chunks_exact_mut(2 * group)) {
                 let (max, sum) = found.split_at_mut(group);
                 let begin = i.checked_sub(1).map_or(0, |before| ends[before]);
                 let tile = AttentionTile {
-                    type_k: kv.type_k,
-                    type_v: kv.type_v,
+                    type_k: kv.type_k.ty,
+                    type_v: kv.type_v.ty,
                     k: &kv.k[ih_kv * kv.stride_k + begin * row_k..],
                     v: &kv.v[ih_kv * kv.stride_v + begin * row_v..],
                     n_keys: ends[i] - begin,

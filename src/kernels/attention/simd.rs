@@ -18,6 +18,8 @@ pub(crate) trait Simd: Copy {
     const EXCESS: u8 = 128;
     type F: Copy;
     type I: Copy;
+    /// 32 bytes.
+    type B: Copy;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -76,8 +78,12 @@ pub(crate) trait Simd: Copy {
     unsafe fn shl16<const N: u32>(a: Self::I) -> Self::I;
     /// a * b / 2^15 of 16-bit integers, rounded.
     unsafe fn mul_fraction(a: Self::I, b: Self::I) -> Self::I;
-    /// 32 pairs of 16 bits: 256 times the signed bytes at `a` and at `b`, each times `fraction` / 2^15, rounded.
-    unsafe fn weave(a: *const u8, b: *const u8, fraction: Self::I, to: *mut i32);
+    /// 32 bytes at `p`.
+    unsafe fn load_bytes(p: *const u8) -> Self::B;
+    /// 16 times the low halves of 16 bytes at `p`, each less 8, as signed bytes; then the high halves.
+    unsafe fn load_halves(p: *const u8) -> Self::B;
+    /// 32 pairs of 16 bits: 256 times the signed bytes of `a` and of `b`, each times `fraction` / 2^15, rounded.
+    unsafe fn weave(a: Self::B, b: Self::B, fraction: Self::I, to: *mut i32);
     /// acc + the sum of both products of the 16-bit pairs.
     unsafe fn dot_i16(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
@@ -135,11 +141,11 @@ macro_rules! attention_ops {
     ($module:ident: $simd:ty, $features:literal) => {
         pub(super) mod $module {
             use super::*;
-            use $crate::gguf::GgmlType;
             use $crate::kernels::attention::{AttentionOps, AttentionTile, Partial, tile};
             use $crate::kernels::isa::Unproven;
             use $crate::kernels::vector_fns::detected;
             use $crate::kernels::{kv_write, scratch};
+            use $crate::tensor::CacheType;
 
             #[target_feature(enable = $features)]
             fn run_tile(t: &AttentionTile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
@@ -153,9 +159,14 @@ macro_rules! attention_ops {
             }
 
             #[target_feature(enable = $features)]
-            fn encode(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> bool {
+            fn hadamard(head: &mut [f32]) {
+                $crate::tensor::hadamard(head);
+            }
+
+            #[target_feature(enable = $features)]
+            fn encode(ty: CacheType, head: &mut [f32], dst: &mut [u8]) -> bool {
                 // SAFETY: this function has the features.
-                unsafe { kv_write::encode_vectors::<$simd>(ty, src, dst) }
+                unsafe { kv_write::encode_vectors::<$simd>(ty, head, dst) }
             }
 
             pub(crate) const OPS: Unproven<AttentionOps> = Unproven::new(AttentionOps {
@@ -164,7 +175,8 @@ macro_rules! attention_ops {
                     scratch::with(tile::room::<$simd>(t, out.max.len()), |buffer| detected!(run_tile(t, out, buffer)));
                 },
                 rotate: |head, cos, sin| detected!(rotate(head, cos, sin)),
-                encode: |ty, src, dst| detected!(encode(ty, src, dst)),
+                hadamard: |head| detected!(hadamard(head)),
+                encode: |ty, head, dst| detected!(encode(ty, head, dst)),
             });
         }
     };

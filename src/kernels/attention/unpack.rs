@@ -213,8 +213,8 @@ pub(super) trait Codes {
     unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I;
     /// Codes in 16 bits, brought to `V_LIMIT`.
     unsafe fn widen<S: Simd>(x: S::I) -> S::I;
-    /// Where 32 codes lie as bytes, as large as they can be: in the block, or in `room`.
-    unsafe fn large(block: *const u8, room: &mut [u8; 32]) -> *const u8;
+    /// 32 codes as bytes, as large as they can be.
+    unsafe fn large<S: Simd>(block: *const u8) -> S::B;
     /// Of blocks that lie `stride` bytes apart in `L` rows, four codes of each as bytes, `S::EXCESS` more than they are: a
     /// vector per four.
     unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8];
@@ -239,8 +239,9 @@ impl Codes for Q8 {
         unsafe { S::shl16::<5>(x) }
     }
     #[inline(always)]
-    unsafe fn large(block: *const u8, _: &mut [u8; 32]) -> *const u8 {
-        block.wrapping_add(2)
+    unsafe fn large<S: Simd>(block: *const u8) -> S::B {
+        // SAFETY: the caller's promises.
+        unsafe { S::load_bytes(block.add(2)) }
     }
     #[inline(always)]
     unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8] {
@@ -271,15 +272,9 @@ impl Codes for Q4 {
         unsafe { S::shl16::<9>(x) }
     }
     #[inline(always)]
-    unsafe fn large(block: *const u8, room: &mut [u8; 32]) -> *const u8 {
+    unsafe fn large<S: Simd>(block: *const u8) -> S::B {
         // SAFETY: the caller's promises.
-        let pairs = unsafe { block.add(2).cast::<[u8; 16]>().read() };
-        let (low, high) = room.split_at_mut(16);
-        for ((low, high), pair) in low.iter_mut().zip(high).zip(pairs) {
-            // A code is 8 less than its nibble: the same bits with the top one changed.
-            (*low, *high) = ((pair << 4) ^ 128, (pair & 240) ^ 128);
-        }
-        room.as_ptr()
+        unsafe { S::load_halves(block.add(2)) }
     }
     #[inline(always)]
     unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8] {

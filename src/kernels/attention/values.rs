@@ -125,10 +125,7 @@ impl<'a> Values<'a> {
                     let to = self.panel.as_mut_ptr().cast::<i32>().add((g / 2 + i) * dv);
                     for block in 0..n_block {
                         let fraction = S::splat_i(*fractions.add(block * (BLOCK / 2) + g / 2 + i));
-                        let mut room = [[0; 32]; 2];
-                        let [first, second] = &mut room;
-                        let a = C::large(a.add(block * C::BYTES), first);
-                        let b = C::large(b.add(block * C::BYTES), second);
+                        let (a, b) = (C::large::<S>(a.add(block * C::BYTES)), C::large::<S>(b.add(block * C::BYTES)));
                         S::weave(a, b, fraction, to.add(block * 32));
                     }
                 }

@@ -8,6 +8,7 @@ use super::ops::{RawRotation, Rotation, THREADS, args, blocks_for, int, want};
 use super::product::FEW;
 use super::table::{RawTable, SeqTable};
 use crate::gguf::GgmlType;
+use crate::tensor::{CacheType, hadamard_run};
 use crate::{Error, Result};
 
 /// Stored rows of keys or values of a layer: head `ih` of sequence `is` begins at `(is * n_head_kv + ih) * stride` bytes and
@@ -15,7 +16,7 @@ use crate::{Error, Result};
 #[derive(Clone)]
 pub struct KvMem {
     /// Type of the stored rows.
-    pub ty: GgmlType,
+    pub ty: CacheType,
     /// The memory of all heads and sequences.
     pub mem: Mem,
     /// Bytes from head to head.
@@ -48,6 +49,25 @@ struct RawKvWrite {
     layer: i32,
     first: i32,
     values: i32,
+    transform: RawTransform,
+}
+
+/// See `Transform` in kv_write.cu.
+#[repr(C)]
+struct RawTransform {
+    run: i32,
+    factor: f32,
+}
+
+impl RawTransform {
+    /// That of heads of `d` elements, or none.
+    fn new(d: usize, wanted: bool) -> RawTransform {
+        let run = hadamard_run(d);
+        match wanted {
+            true => RawTransform { run: run as i32, factor: 1.0 / (run as f32).sqrt() },
+            false => RawTransform { run: 0, factor: 1.0 },
+        }
+    }
 }
 
 #[repr(C)]
@@ -164,8 +184,8 @@ pub enum KvPart {
 }
 
 impl Gpu {
-    /// Stores `rows` (n_seq * n_per_seq, n_head_kv * d), sequence by sequence: bias, rotation, encoding and store in one pass. Sets
-    /// the i32 `broken` where a row is not finite, or beyond what the type can hold.
+    /// Stores `rows` (n_seq * n_per_seq, n_head_kv * d), sequence by sequence: bias, rotation, transform, encoding and store in one
+    /// pass. Sets the i32 `broken` where a row is not finite, or beyond what the type can hold.
     ///
     /// # Errors
     /// What the GPU says.
@@ -194,12 +214,13 @@ impl Gpu {
             rotation: RawRotation::new(rotation, d)?,
             n_head: int(n_head_kv)?,
             d: int(d)?,
-            ty: to.ty.id() as i32,
+            ty: to.ty.ty.id() as i32,
             n_tokens: int(n_tokens)?,
             n_seq: int(n_per_seq)?,
             layer: 0,
             first: 0,
             values: 0,
+            transform: RawTransform::new(d, to.ty.hadamard),
         };
         let grid = [blocks_for(n_tokens * n_head_kv * 32)?, 1, 1];
         // SAFETY: every length was checked above.
@@ -232,6 +253,7 @@ impl Gpu {
             next = seqs.end;
             let of = &table.seqs()[seqs];
             let (first, end) = (of[0].rows.start, of[of.len() - 1].rows.end);
+            let ty = if part == KvPart::Keys { of[0].k.ty } else { of[0].v.ty };
             let raw = RawKvWrite {
                 rows: rows.floats(first * width, (end - first) * width).at(),
                 bias: bias.map_or(0, Mem::at),
@@ -242,12 +264,13 @@ impl Gpu {
                 rotation: RawRotation::new(rotation.map(|rotation| rotation.from(first)).as_ref(), d)?,
                 n_head: int(n_head_kv)?,
                 d: int(d)?,
-                ty: if part == KvPart::Keys { of[0].k.ty } else { of[0].v.ty }.id() as i32,
+                ty: ty.ty.id() as i32,
                 n_tokens: int(end - first)?,
                 n_seq: 1,
                 layer: int(layer)?,
                 first: int(first)?,
                 values: (part == KvPart::Values).into(),
+                transform: RawTransform::new(d, ty.hadamard),
             };
             let grid = [blocks_for((end - first) * n_head_kv * 32)?, 1, 1];
             // SAFETY: every length was checked above; the caller sent the table before.
@@ -306,17 +329,20 @@ impl Gpu {
             ends,
             n_seq: int(n_per_seq)?,
             n_windows: int(n_windows)?,
-            ..RawAttention::new((q.at(), out.at(), parts.at()), [k.ty, v.ty], heads, n_tokens, n_splits)?
+            ..RawAttention::new((q.at(), out.at(), parts.at()), [k.ty.ty, v.ty.ty], heads, n_tokens, n_splits)?
         };
+        self.transform(k.ty, q, n_tokens * n_head, d)?;
         if let Some(kernel) = flash {
             let group = n_head / n_head_kv;
             let grid = [(longest * group).div_ceil(64) as u32, n_head_kv as u32, int(n_seq * n_windows)? as u32];
             // SAFETY: every length was checked above.
-            return unsafe { self.launch(kernel, grid, 128, args![raw]) };
+            unsafe { self.launch(kernel, grid, 128, args![raw])? };
+            return self.transform(v.ty, out, n_tokens * n_head, d);
         }
         want("attention", &[(parts, n_tokens * n_head * n_splits * (d + 2))]);
         // SAFETY: every length was checked above.
-        unsafe { self.attention_split(raw, [k.ty, v.ty]) }
+        unsafe { self.attention_split(raw, [k.ty.ty, v.ty.ty])? };
+        self.transform(v.ty, out, n_tokens * n_head, d)
     }
 
     /// The same for rows of a batch from number `first` on, the first of which is the first of `q` and `out`: each sees the
@@ -362,14 +388,16 @@ impl Gpu {
             }
             next = run.end;
             let (n, types) = (n_rows(&run), [seqs[run.start].k.ty, seqs[run.start].v.ty]);
-            let part = |mem: &Mem| mem.floats((begin - first) * width, n * width).at();
+            let (part, [type_k, type_v]) = (|mem: &Mem| mem.floats((begin - first) * width, n * width), types);
+            self.transform(type_k, &part(q), n * n_head, d)?;
+            let types = types.map(|ty| ty.ty);
             let raw = RawAttention {
                 table: table.raw(),
                 layer: int(layer)?,
                 first: int(begin)?,
                 first_seq: int(run.start)?,
                 last_rows: last_rows.into(),
-                ..RawAttention::new((part(q), part(out), parts.at()), types, heads, n, n_splits(&run))?
+                ..RawAttention::new((part(q).at(), part(out).at(), parts.at()), types, heads, n, n_splits(&run))?
             };
             if let Some(kernel) = kernel {
                 let longest = run.clone().map(|i| seqs[i].rows_from(first)).max().unwrap_or(0);
@@ -377,13 +405,36 @@ impl Gpu {
                 let grid = [int(blocks)? as u32, n_head_kv as u32, int(run.len())? as u32];
                 // SAFETY: every length was checked above; the caller sent the table before.
                 unsafe { self.launch(kernel, grid, 128, args![raw])? };
+                self.transform(type_v, &part(out), n * n_head, d)?;
                 continue;
             }
             want("attention", &[(parts, n_parts(&run))]);
             // SAFETY: as above.
             unsafe { self.attention_split(raw, types)? };
+            self.transform(type_v, &part(out), n * n_head, d)?;
         }
         Ok(())
+    }
+
+    /// Transforms heads of `d` elements in place, where those that they belong to are: queries before they meet keys, and back what
+    /// became of values.
+    fn transform(&self, ty: CacheType, heads: &Mem, n_heads: usize, d: usize) -> Result<()> {
+        if ty.hadamard { self.hadamard_rows(heads, n_heads, d) } else { Ok(()) }
+    }
+
+    /// Transforms `n_heads` heads of `d` elements in place, bit for bit as [`hadamard`](crate::tensor::hadamard).
+    ///
+    /// # Errors
+    /// What the GPU says.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn hadamard_rows(&self, rows: &Mem, n_heads: usize, d: usize) -> Result<()> {
+        want("hadamard_rows", &[(rows, n_heads * d)]);
+        let (at, transform, d, n) = (rows.at(), RawTransform::new(d, true), int(d)?, n_heads as u64);
+        let grid = [blocks_for(n_heads * 32)?, 1, 1];
+        // SAFETY: the length was checked above.
+        unsafe { self.launch(Kernel::HADAMARD_ROWS, grid, THREADS, args![at, transform, d, n]) }
     }
 
     /// Few tokens: ranges of keys, and then their sum.

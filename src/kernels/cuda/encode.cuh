@@ -76,6 +76,36 @@ __device__ __forceinline__ double ordered_sum(float x, int lane) {
     return double(__fadd_rn(sum, __shfl_xor_sync(ALL_LANES, sum, 1)));
 }
 
+// Q4_0, Q5_0 of a transformed head: codes at the smallest angle, and the scale with which the block's product with itself is kept;
+// see `aligned` in src/tensor/block/symmetric.rs.
+__device__ __forceinline__ bool encode_aligned(const Nibbles &n, float x, int lane, uint8_t *block) {
+    const float ends[6] = {0.0f, 1.0f, 0.5f, -0.5f, -1.0f, -1.5f}, most = float(n.offset), magic = 12582912.0f;
+    const float size = fabsf(x), top = warp_max(size), extreme = first_of(x, size == top);
+    const auto nearest = [&](float inverse) {
+        const float y = fminf(fmaxf(__fmul_rn(x, inverse), -most), most - 1.0f);
+        return __fsub_rn(__fadd_rn(y, magic), magic);
+    };
+    double best = 0.0;
+    float of_best = 0.0f, d = 0.0f;
+    if (top >= 1e-30f) {
+        for (int i = 0; i < 6; i++) {
+            const float inverse = __fdiv_rn(-most - ends[i], extreme), value = nearest(inverse);
+            const double vv = ordered_sum(__fmul_rn(value, value), lane), vx = ordered_sum(__fmul_rn(value, x), lane);
+            const double gain = __dmul_rn(vx, vx) / vv;
+            if (gain > best) {
+                best = gain;
+                of_best = inverse;
+            }
+        }
+        const double own = ordered_sum(__fmul_rn(x, x), lane);
+        d = float(own / ordered_sum(__fmul_rn(nearest(of_best), x), lane));
+        d = isfinite(d) ? d : 0.0f;
+    }
+    if (lane == 0) put_u16(block, f32_to_f16(d));
+    put_codes(n, int(nearest(of_best)) + n.offset, lane, block);
+    return size <= 65504.0f * most / 2.0f;
+}
+
 // The code whose value is nearest to `y`: how many middles between values lie below it.
 __device__ __forceinline__ int iq4_nearest(float y) {
     const float middles[15] = {-115.5f, -93.5f, -74.0f, -57.0f, -42.0f, -28.5f, -16.0f, -4.5f,

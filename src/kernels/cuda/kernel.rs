@@ -58,6 +58,7 @@ kernels! {
     ADD_POSITIONS: c"add_positions",
     TOP_K: c"top_k",
     ROTATE_ROWS: c"rotate_rows",
+    HADAMARD_ROWS: c"hadamard_rows",
     KV_WRITE: c"kv_write",
     QUANTIZE_ROWS: c"quantize_rows",
     ATTENTION_FLASH_32: c"attention_flash_32",

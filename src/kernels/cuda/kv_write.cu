@@ -1,5 +1,5 @@
-// The fused cache write: bias, rotation, quantization and store in one pass over fresh rows, byte for byte as
-// src/kernels/kv_write.rs; and the same bias and rotation for queries.
+// The fused cache write: bias, rotation, Hadamard transform, quantization and store in one pass over fresh rows, byte for byte as
+// src/kernels/kv_write.rs; and the same bias and rotation for queries, and the same transform of queries and of results.
 #include "encode.cuh"
 #include "table.cuh"
 
@@ -25,6 +25,40 @@ __device__ __forceinline__ float finished(const float *head, const float *bias, 
     return i < half ? __fsub_rn(__fmul_rn(x, c), __fmul_rn(y, s)) : __fadd_rn(__fmul_rn(x, c), __fmul_rn(y, s));
 }
 
+// Elements of a head that a warp holds at a time, and how many of them a lane does.
+constexpr int RUN = 128, PER_LANE = RUN / WARP;
+
+// How heads are transformed: elements that are transformed together, a power of two up to RUN, and 1 / sqrt of that; 0 where
+// they are not.
+struct Transform {
+    int run;
+    float factor;
+};
+
+// Transforms elements e * WARP + lane of a part of a head, in the order of src/tensor/hadamard.rs.
+__device__ __forceinline__ void transform(const Transform &t, int lane, float (&x)[PER_LANE]) {
+    for (int apart = 1; apart < WARP && apart < t.run; apart *= 2) {
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++) {
+            const float other = __shfl_xor_sync(ALL_LANES, x[e], apart);
+            x[e] = lane & apart ? __fsub_rn(other, x[e]) : __fadd_rn(x[e], other);
+        }
+    }
+#pragma unroll
+    for (int apart = 1; apart < PER_LANE; apart *= 2) {
+        if (apart * WARP >= t.run) break;
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++) {
+            if (e & apart) continue;
+            const float low = x[e], high = x[e + apart];
+            x[e] = __fadd_rn(low, high);
+            x[e + apart] = __fsub_rn(low, high);
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < PER_LANE; e++) x[e] = __fmul_rn(x[e], t.factor);
+}
+
 struct KvWrite {
     // (n_tokens, n_head * d)
     const float *rows;
@@ -39,6 +73,7 @@ struct KvWrite {
     int *broken;
     Rotation rotation;
     int n_head, d, type, n_tokens, n_seq, layer, first, values;
+    Transform transform;
 };
 
 // Where head `ih` of token `it` goes.
@@ -54,7 +89,7 @@ __device__ __forceinline__ uint8_t *place_of(const KvWrite &w, int it, int ih) {
     return out + head * stride + uint64_t(slot) * cache_row_bytes(w.type, w.d);
 }
 
-// One warp per head of a token: 32 elements at a time, one to a lane.
+// One warp per head of a token: up to 128 elements at a time, of which it encodes 32 at a time, one to a lane.
 extern "C" __global__ void kv_write(KvWrite w) {
     const size_t task = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) / WARP;
     const int lane = threadIdx.x % WARP, it = int(task / w.n_head), ih = int(task % w.n_head);
@@ -65,9 +100,20 @@ extern "C" __global__ void kv_write(KvWrite w) {
     const Nibbles n = nibbles(w.type);
     const int block_bytes = w.type == Q8_0 ? 34 : n.bytes;
     bool fits = true;
+    float run[PER_LANE];
     for (int first = 0; first < w.d; first += WARP) {
-        const int i = first + lane;
-        const float x = i < w.d ? finished(head, bias, w.rotation, it, i) : 0.0f;
+        const int i = first + lane, part = first % RUN / WARP;
+        if (part == 0) {
+#pragma unroll
+            for (int e = 0; e < PER_LANE; e++) {
+                run[e] = i + e * WARP < w.d ? finished(head, bias, w.rotation, it, i + e * WARP) : 0.0f;
+            }
+            if (w.transform.run) transform(w.transform, lane, run);
+        }
+        // Picking by comparison keeps the array in registers.
+        float x = run[0];
+#pragma unroll
+        for (int e = 1; e < PER_LANE; e++) x = e == part ? run[e] : x;
         uint8_t *block = to + first / 32 * block_bytes;
         if (w.type == Q8_0) {
             fits &= encode_q8_0(x, lane, block);
@@ -75,6 +121,8 @@ extern "C" __global__ void kv_write(KvWrite w) {
             fits &= encode_iq4_nl(n, x, lane, block);
         } else if (n.min) {
             fits &= encode_affine(n, x, lane, block);
+        } else if (n.bytes > 0 && w.transform.run) {
+            fits &= encode_aligned(n, x, lane, block);
         } else if (n.bytes > 0) {
             fits &= encode_symmetric(n, x, lane, block);
         } else if (i < w.d) {
@@ -101,3 +149,22 @@ extern "C" __global__ void rotate_rows(float *rows, const float *bias, Rotation 
     head[second] = high;
 }
 EXPORT(rotate_rows);
+
+// rows: (n_heads, d), in place. One warp per head.
+extern "C" __global__ void hadamard_rows(float *rows, Transform t, int d, uint64_t n_heads) {
+    const size_t ih = (size_t(blockIdx.x) * blockDim.x + threadIdx.x) / WARP;
+    const int lane = threadIdx.x % WARP;
+    if (ih >= n_heads) return;
+    float *head = rows + ih * d;
+    for (int first = lane; first - lane < d; first += RUN) {
+        float x[PER_LANE];
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++) x[e] = first + e * WARP < d ? head[first + e * WARP] : 0.0f;
+        transform(t, lane, x);
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++) {
+            if (first + e * WARP < d) head[first + e * WARP] = x[e];
+        }
+    }
+}
+EXPORT(hadamard_rows);

@@ -7,7 +7,7 @@ use super::attention::{KvMem, splits};
 use super::memory::{Gpu, Mem};
 use super::ops::int;
 use crate::Result;
-use crate::gguf::GgmlType;
+use crate::tensor::CacheType;
 
 /// A sequence of a batch, and what it has in a cache.
 pub struct CachedSeq {
@@ -96,7 +96,7 @@ impl SeqTable {
     }
 
     /// Types of keys and values, where those of all sequences are the same.
-    pub fn types(&self) -> Option<[GgmlType; 2]> {
+    pub fn types(&self) -> Option<[CacheType; 2]> {
         let mut types = self.seqs.iter().map(CachedSeq::types);
         let first = types.next()?;
         types.all(|of| of == first).then_some(first)
@@ -197,7 +197,7 @@ impl SeqTable {
 }
 
 impl CachedSeq {
-    fn types(&self) -> [GgmlType; 2] {
+    fn types(&self) -> [CacheType; 2] {
         [self.k.ty, self.v.ty]
     }
 

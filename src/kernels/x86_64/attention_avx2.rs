@@ -37,6 +37,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const DOT_I8: bool = VNNI;
     type F = __m256;
     type I = __m256i;
+    type B = __m256i;
 
     vector_fns! { unsafe;
         fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
@@ -97,14 +98,19 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
         fn shl16<const N: u32>(a: __m256i) -> __m256i { _mm256_sll_epi16(a, _mm_cvtsi32_si128(N as i32)) }
         fn mul_fraction(a: __m256i, b: __m256i) -> __m256i { _mm256_mulhrs_epi16(a, b) }
-        fn weave(a: *const u8, b: *const u8, fraction: __m256i, to: *mut i32) {
+        fn load_bytes(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
+        fn load_halves(p: *const u8) -> __m256i {
+            // A code is 8 less than its nibble: the same bits with the top one changed.
+            let x = _mm_loadu_si128(p.cast());
+            let x = _mm256_set_m128i(x, _mm_slli_epi16::<4>(x));
+            _mm256_xor_si256(_mm256_and_si256(x, _mm256_set1_epi8(-16)), _mm256_set1_epi8(-128))
+        }
+        fn weave(a: __m256i, b: __m256i, fraction: __m256i, to: *mut i32) {
             let bytes = _mm256_broadcastsi128_si256(_mm_setr_epi8(-1, 0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7));
+            let halves = [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)];
             for half in 0..2 {
                 // Each half of the vector gets four bytes of each, twice; then every byte its place.
-                let x = _mm256_inserti128_si256::<1>(
-                    _mm256_castsi128_si256(_mm_loadu_si128(a.add(16 * half).cast())),
-                    _mm_loadu_si128(b.add(16 * half).cast()),
-                );
+                let x = halves[half];
                 let x = _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7));
                 let to = to.add(16 * half);
                 let low = _mm256_shuffle_epi8(x, bytes);

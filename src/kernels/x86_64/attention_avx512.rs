@@ -37,6 +37,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     const DOT_I8: bool = VNNI;
     type F = __m512;
     type I = __m512i;
+    type B = __m256i;
 
     vector_fns! { unsafe;
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
@@ -90,12 +91,16 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
         fn shl16<const N: u32>(a: __m512i) -> __m512i { _mm512_slli_epi16::<N>(a) }
         fn mul_fraction(a: __m512i, b: __m512i) -> __m512i { _mm512_mulhrs_epi16(a, b) }
-        fn weave(a: *const u8, b: *const u8, fraction: __m512i, to: *mut i32) {
+        fn load_bytes(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
+        fn load_halves(p: *const u8) -> __m256i {
+            // A code is 8 less than its nibble: the same bits with the top one changed.
+            let x = _mm_loadu_si128(p.cast());
+            let x = _mm256_set_m128i(x, _mm_slli_epi16::<4>(x));
+            _mm256_xor_si256(_mm256_and_si256(x, _mm256_set1_epi8(-16)), _mm256_set1_epi8(-128))
+        }
+        fn weave(a: __m256i, b: __m256i, fraction: __m512i, to: *mut i32) {
             // Quarter `q` gets four bytes of each from 4 q and from 16 + 4 q on; then every byte its place.
-            let x = _mm512_inserti64x4::<1>(
-                _mm512_castsi256_si512(_mm256_loadu_si256(a.cast())),
-                _mm256_loadu_si256(b.cast()),
-            );
+            let x = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
             let order = _mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15);
             let x = _mm512_permutexvar_epi32(order, x);
             let bytes = _mm_setr_epi8(-1, 0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7);

@@ -65,7 +65,7 @@ impl FreshMem {
     /// As attention takes them, of sequences of `n_per_seq` rows and heads of `d` elements.
     fn kv(&self, n_per_seq: usize, d: usize) -> (KvMem, KvMem) {
         let stride = n_per_seq * d * size_of::<f32>();
-        let kv = |mem: &Mem| KvMem { ty: GgmlType::F32, mem: mem.clone(), stride };
+        let kv = |mem: &Mem| KvMem { ty: GgmlType::F32.into(), mem: mem.clone(), stride };
         (kv(&self.keys), kv(&self.values))
     }
 }

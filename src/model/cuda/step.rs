@@ -7,7 +7,7 @@ use super::layers::{DeviceLayers, DeviceScratch, Run};
 use super::rows::GpuRows;
 use super::{Cuda, broken};
 use crate::Result;
-use crate::gguf::GgmlType;
+use crate::cache::CacheType;
 use crate::kernels::MAX_DOT_TOKENS;
 use crate::kernels::cuda::{Gpu, Graph, HostMem, Mem, MemId, PairMem, QuantizedMem, Rotation, SeqTable, TopMem};
 use crate::model::decoder::{Head, Pass, Rows};
@@ -51,7 +51,7 @@ struct Shape {
     weights: MemId,
     /// How many contexts there are, and the types of all of their caches.
     n: usize,
-    types: [GgmlType; 2],
+    types: [CacheType; 2],
     /// The most ranges of keys in attention.
     n_splits: usize,
     takes_token: bool,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::api::TAKE_RESERVE;
-use crate::gguf::GgmlType;
+use crate::cache::CacheType;
 use crate::server::desk::Desk;
 use crate::server::lane::Class;
 use crate::server::plan::{around, base_name, fit_fault, seconds_json};
@@ -66,11 +66,11 @@ impl Desk {
         };
         let fault = |err: Error| Fault::from_error(&err).of("options");
         let media = part_options(&request.options, &self.setup.media).map_err(fault)?;
-        let ty = |name: &Option<String>, default: GgmlType, at: &str| match name {
+        let ty = |name: &Option<String>, default: CacheType, at: &str| match name {
             None => Ok(default),
-            Some(name) => GgmlType::from_name(name)
-                .filter(|ty| crate::cache::CACHE_TYPES.contains(ty))
-                .ok_or_else(|| Fault::value(at, format!("`{at}` is no type of a cache"))),
+            Some(name) => {
+                CacheType::from_name(name).ok_or_else(|| Fault::value(at, format!("`{at}` is no type of a cache")))
+            }
         };
         let base = self.setup.session;
         let options = SessionOptions {

@@ -8,7 +8,7 @@ use super::{
     CACHE_K, CACHE_STATES, CACHE_V, CHECKPOINTS, STATE_PLACES, Take, TakeHeader, rows_ne, states_ne, tensors_as_said,
 };
 use crate::Result;
-use crate::cache::{CacheShape, KvCache, LayerSet, Recurrent};
+use crate::cache::{CacheShape, CacheType, KvCache, LayerSet, Recurrent};
 use crate::fuzzing::Sparse;
 use crate::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
 use crate::kernels::DeltaShape;
@@ -116,7 +116,8 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn take_seeds() -> Vec<Vec<u8>> {
-    let types = [(GgmlType::F32, GgmlType::F32), (GgmlType::F16, GgmlType::Q8_0), (GgmlType::Q4_0, GgmlType::Q4_0)];
+    let types = [("f32", "f32"), ("f16", "q8_0"), ("q4_0", "q4_0"), ("q8_0", "q4_0h")];
+    let types = types.map(|(k, v)| [k, v].map(|name| CacheType::from_name(name).expect("a type of a cache")));
     let plain = types.iter().flat_map(|types| [0, 1, 2].map(|n| seed(*types, n, [false, false])));
     let others = [[true, false], [false, true], [true, true]].map(|has| seed(types[0], 0, has));
     plain.chain(others).map(|file| Sparse::input(&file.expect("a seed that makes sense"))).collect()
@@ -124,11 +125,7 @@ pub(crate) fn take_seeds() -> Vec<Vec<u8>> {
 
 /// A take of two frame pairs of one token each, with `n_forgotten` of one more before them; with a recurrent layer before the one
 /// of attention, or with stamps.
-fn seed(
-    (type_k, type_v): (GgmlType, GgmlType),
-    n_forgotten: usize,
-    [is_hybrid, is_stamped]: [bool; 2],
-) -> Result<Vec<u8>> {
+fn seed([type_k, type_v]: [CacheType; 2], n_forgotten: usize, [is_hybrid, is_stamped]: [bool; 2]) -> Result<Vec<u8>> {
     let state = DeltaShape { n_head_k: 1, n_head_v: 1, d_k: 16, d_v: 16 };
     let recurrent = is_hybrid.then(|| Recurrent { layers: LayerSet::of([true, false]), state });
     let n_layer = if is_hybrid { 2 } else { 1 };
@@ -167,8 +164,8 @@ fn seed(
     let ne = rows_ne(&shape);
     let mut writer = GgufWriter::new(meta);
     writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, 3])?;
-    writer.tensor(CACHE_K, type_k, &ne)?;
-    writer.tensor(CACHE_V, type_v, &ne)?;
+    writer.tensor(CACHE_K, type_k.ty, &ne)?;
+    writer.tensor(CACHE_V, type_v.ty, &ne)?;
     let n_states = match states_ne(&shape) {
         Some(ne) => {
             writer.tensor(CACHE_STATES, GgmlType::F32, &ne)?;
@@ -178,7 +175,7 @@ fn seed(
     };
     let first = Record::after(chain_start(&writer.front()?), 0, (hash_of_nothing(), 0), 0, 1_700_000_000);
     let last = Record::after(first.chain, header.n_tokens() as u64, (0, 0), 5, 1_700_000_005);
-    let rows = |ty: GgmlType| ty.row_bytes(shape.d).unwrap_or_default() * shape.n_ctx;
+    let rows = |ty: CacheType| ty.row_bytes(shape.d).unwrap_or_default() * shape.n_ctx;
     writer.to_bytes(|i, out| {
         match i {
             0 => out.extend([first.to_bytes(), last.to_bytes(), [0; BYTES]].concat()),

@@ -1,7 +1,7 @@
 //! The keys of a take.
 
-use crate::cache::{CacheShape, LayerSet, Recurrent};
-use crate::gguf::{Array, GgmlType, Metadata, Value};
+use crate::cache::{CacheShape, CacheType, LayerSet, Recurrent};
+use crate::gguf::{Array, Metadata, Value};
 use crate::kernels::DeltaShape;
 use crate::position::{Clock, Layout, Pace, Placer};
 use crate::stream::stamps::Markers;
@@ -220,9 +220,10 @@ impl TakeHeader {
             ids.collect::<std::result::Result<_, _>>()
                 .map_err(|_| Error::format(format!("key `{key}` holds a number beyond 32 bits")))
         };
-        let ty = |key: &str| -> Result<GgmlType> {
+        let ty = |key: &str| -> Result<CacheType> {
             let name = meta.need_str(key)?;
-            GgmlType::from_name(name).ok_or_else(|| Error::format(format!("key `{key}` is `{name}`, no known type")))
+            let known = CacheType::from_name(name);
+            known.ok_or_else(|| Error::format(format!("key `{key}` is `{name}`, no known type of a cache")))
         };
         let n_layer = size("take.cache.n_layer")?;
         let recurrent = meta.ints(RECURRENT_LAYERS)?.map(|_| -> Result<Recurrent> {

@@ -168,7 +168,7 @@ fn tensor<'a>(file: &'a Gguf, name: &str) -> Result<&'a TensorInfo> {
 /// The keys and the values, where they and the states are of the sizes that the keys of the file give.
 fn tensors_as_said<'a>(file: &'a Gguf, shape: &CacheShape) -> Result<(&'a TensorInfo, &'a TensorInfo)> {
     let (k, v, ne) = (tensor(file, CACHE_K)?, tensor(file, CACHE_V)?, rows_ne(shape));
-    let mut expected = vec![(k, shape.type_k, &ne[..]), (v, shape.type_v, &ne)];
+    let mut expected = vec![(k, shape.type_k.ty, &ne[..]), (v, shape.type_v.ty, &ne)];
     let states_ne = states_ne(shape);
     if let Some(ne) = &states_ne {
         expected.push((tensor(file, CACHE_STATES)?, GgmlType::F32, ne));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Take, TakeHeader};
-use crate::gguf::GgmlType;
+use crate::cache::CacheType;
 use crate::model::family::VideoForm;
 use crate::stream::{Engine, Limits, MediaOptions, SessionOptions, fingerprint};
 use crate::{Error, Result};
@@ -95,7 +95,7 @@ impl Take {
         let named = |hash| Some(short(hash)).filter(|hash| !hash.is_empty()).unwrap_or("none");
         differ.say("projector", named(&header.mmproj_fingerprint), named(&projector));
         differ.say("temporal scale", header.temporal_scale, request.temporal_scale(engine));
-        let types = |k: GgmlType, v: GgmlType| format!("{k}, {v}");
+        let types = |k: CacheType, v: CacheType| format!("{k}, {v}");
         differ.say(
             "cache types",
             types(header.shape.type_k, header.shape.type_v),

@@ -234,8 +234,8 @@ fn tables(header: &TakeHeader, n_slots: usize) -> Result<(GgufWriter, Record)> {
     let mut writer = GgufWriter::new(meta);
     writer.tensor(CHECKPOINTS, GgmlType::I64, &[WORDS, n_slots])?;
     let ne = rows_ne(shape);
-    writer.tensor(CACHE_K, shape.type_k, &ne)?;
-    writer.tensor(CACHE_V, shape.type_v, &ne)?;
+    writer.tensor(CACHE_K, shape.type_k.ty, &ne)?;
+    writer.tensor(CACHE_V, shape.type_v.ty, &ne)?;
     if let Some(ne) = states_ne(shape) {
         writer.tensor(CACHE_STATES, GgmlType::F32, &ne)?;
     }

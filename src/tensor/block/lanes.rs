@@ -30,6 +30,12 @@ pub(super) fn round_f64(x: f64) -> f64 {
 /// The sum of `a[i] * b[i]`; N is a multiple of 8.
 #[inline(never)]
 pub(super) fn dot<const N: usize>(a: &[f32; N], b: &[f32; N]) -> f64 {
+    dot_here(a, b)
+}
+
+/// The same, to be compiled with the caller's instruction set.
+#[inline(always)]
+pub(super) fn dot_here<const N: usize>(a: &[f32; N], b: &[f32; N]) -> f64 {
     const { assert!(N.is_multiple_of(8)) };
     let mut acc = [0.0; 8];
     for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
@@ -38,6 +44,18 @@ pub(super) fn dot<const N: usize>(a: &[f32; N], b: &[f32; N]) -> f64 {
         }
     }
     total(acc)
+}
+
+/// The largest magnitude, in partial maxima.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32; 32]) -> f32 {
+    let mut lanes = [0f32; 16];
+    for part in x.as_chunks::<16>().0 {
+        for i in 0..16 {
+            lanes[i] = if part[i].abs() > lanes[i] { part[i].abs() } else { lanes[i] };
+        }
+    }
+    lanes.iter().fold(0.0, |max, x| if *x > max { *x } else { max })
 }
 
 /// The sum of `a[i]`; N is a multiple of 8.

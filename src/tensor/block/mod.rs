@@ -45,6 +45,7 @@ pub use iq2::{IQ2_S, IQ2_XS, IQ2_XXS};
 pub use iq3::{IQ3_S, IQ3_XXS};
 pub use iq4_nl::{IQ4_NL, IQ4_VALUES};
 pub use iq4_xs::IQ4_XS;
+pub(crate) use lanes::largest;
 pub use plain_bf16::BF16;
 pub use plain_f16::{F16, f16_to_f32};
 pub use plain_f32::F32;
@@ -59,6 +60,7 @@ pub use q5_k::Q5_K;
 pub use q6_k::Q6_K;
 pub use q8_0::Q8_0;
 pub use scale::{q3_k_scales, q4_k_scales};
+pub(crate) use {q4_0::encode_aligned as encode_aligned_q4_0, q5_0::encode_aligned as encode_aligned_q5_0};
 
 use crate::gguf::GgmlType;
 use crate::{Error, Result};

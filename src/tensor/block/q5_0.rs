@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use super::scale::{f16_at, put_f16, reciprocal, signed_extreme, u32_at};
-use super::{Block, sized};
+use super::{Block, sized, symmetric};
 use crate::gguf::GgmlType;
 
 /// The format as a type, see the module's words.
@@ -42,6 +42,17 @@ impl Block for Q5_0 {
         // In f64 the product is exact, as it is in the fused multiply-add that this format is usually packed with.
         let code = |x: f32| ((x as f64 * inverse as f64 + 16.5) as u8).min(31);
         put_codes_5(&mut dst[2..], |i| code(src[i]));
+    }
+}
+
+/// Encodes whole blocks with aligned scales (see [`symmetric::aligned`]): bytes of the same format, chosen with more care. Inlines
+/// into its caller, to be compiled there with the caller's instruction set.
+#[inline(always)]
+pub(crate) fn encode_aligned(src: &[f32], dst: &mut [u8]) {
+    for (x, to) in src.as_chunks::<32>().0.iter().zip(dst.as_chunks_mut::<22>().0) {
+        let (d, values) = symmetric::aligned::<16>(x, [-16.0, -17.0, -16.5, -15.5, -15.0, -14.5]);
+        put_f16(to, 0, d);
+        put_codes_5(&mut to[2..], |i| (values[i] as i32 + 16) as u8);
     }
 }
 

@@ -7,7 +7,7 @@ use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
 use super::{Rng, down, gpu, nmse, scalar, up};
 
-use longtake::cache::CACHE_TYPES as TYPES;
+use longtake::cache::{CACHE_TYPES as TYPES, CacheType};
 
 /// A table of random positions whose last pairs stand still, on both sides.
 fn rotation(gpu: &Gpu, n_rot: usize, n: usize, rng: &mut Rng) -> (RotaryTable, Rotation) {
@@ -46,7 +46,7 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
     for (seed, (n, heads, d, n_past)) in
         [(1, 1, 32, 0), (5, 2, 64, 3), (40, 3, 96, 7), (3, 2, 128, 0)].into_iter().enumerate()
     {
-        for ty in TYPES {
+        for ty in CacheType::all() {
             let mut rng = Rng(seed as u64 + 400);
             let (row, n_ctx) = (ty.row_bytes(d).unwrap(), n_past + n + 2);
             let mut rows = rng.vec(n * heads * d);
@@ -88,7 +88,7 @@ fn the_cache_write_is_that_of_the_host_byte_for_byte() {
 #[test]
 fn a_row_that_is_not_finite_raises_the_flag() {
     let gpu = gpu();
-    for ty in TYPES {
+    for ty in CacheType::all() {
         for (value, want) in [(f32::NAN, 1), (f32::INFINITY, 1), (1.0, 0)] {
             let mut rows = vec![0.5f32; 64];
             rows[37] = value;
@@ -121,7 +121,7 @@ fn windows_are_sequences_of_their_own() {
         let n = *ends.last().unwrap();
         let c = Case { n_seq, n, n_past: 0, n_head, n_head_kv: n_head, d, causal: false };
         let ((host_k, k), (host_v, v)) =
-            (store(&gpu, &c, GgmlType::F32, &mut rng), store(&gpu, &c, GgmlType::F32, &mut rng));
+            (store(&gpu, &c, GgmlType::F32.into(), &mut rng), store(&gpu, &c, GgmlType::F32.into(), &mut rng));
         let (width, row) = (n_head * d, d * size_of::<f32>());
         let q: Vec<f32> = rng.vec(n_seq * n * width).iter().map(|x| 3.0 * x).collect();
         let mut want = vec![0f32; q.len()];
@@ -130,8 +130,8 @@ fn windows_are_sequences_of_their_own() {
                 let begin = if i > 0 { ends[i - 1] } else { 0 };
                 let rows = (is * n + begin) * width..(is * n + end) * width;
                 let view = KvView {
-                    type_k: GgmlType::F32,
-                    type_v: GgmlType::F32,
+                    type_k: GgmlType::F32.into(),
+                    type_v: GgmlType::F32.into(),
                     k: &host_k[is][begin * row..],
                     v: &host_v[is][begin * row..],
                     stride_k: k.stride,
@@ -164,7 +164,7 @@ struct Case {
 }
 
 /// Keys or values of `n_seq` sequences in memory of both sides.
-fn store(gpu: &Gpu, c: &Case, ty: GgmlType, rng: &mut Rng) -> (Vec<Vec<u8>>, KvMem) {
+fn store(gpu: &Gpu, c: &Case, ty: CacheType, rng: &mut Rng) -> (Vec<Vec<u8>>, KvMem) {
     let (n_kv, row) = (c.n_past + c.n, ty.row_bytes(c.d).unwrap());
     let stride = (n_kv + 3) * row;
     let mut all = Vec::new();
@@ -179,7 +179,7 @@ fn store(gpu: &Gpu, c: &Case, ty: GgmlType, rng: &mut Rng) -> (Vec<Vec<u8>>, KvM
     (all, KvMem { ty, mem, stride })
 }
 
-fn check(gpu: &Gpu, c: &Case, (type_k, type_v): (GgmlType, GgmlType), seed: u64, bound: f64) {
+fn check(gpu: &Gpu, c: &Case, (type_k, type_v): (CacheType, CacheType), seed: u64, bound: f64) {
     let mut rng = Rng(seed);
     let ((host_k, k), (host_v, v)) = (store(gpu, c, type_k, &mut rng), store(gpu, c, type_v, &mut rng));
     let width = c.n_head * c.d;
@@ -236,8 +236,16 @@ fn few_queries_over_split_keys_agree_with_scalar() {
         let case = Case { n_seq, n, n_past, n_head, n_head_kv, d, causal };
         for type_k in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
             for type_v in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
-                check(&gpu, &case, (type_k, type_v), seed as u64 + 500, 1e-11);
+                check(&gpu, &case, (type_k.into(), type_v.into()), seed as u64 + 500, 1e-11);
             }
+            // Either of them transformed, or both.
+            let (plain, other) = (CacheType::from(type_k), CacheType::from(GgmlType::F32));
+            let types = [
+                (plain.transformed(), other),
+                (other, plain.transformed()),
+                (plain.transformed(), plain.transformed()),
+            ];
+            types.into_iter().for_each(|types| check(&gpu, &case, types, seed as u64 + 500, 1e-11));
         }
     }
 }
@@ -256,11 +264,11 @@ fn many_queries_on_tensor_cores_agree_with_scalar() {
     ];
     for (seed, (n_seq, n, n_past, n_head, n_head_kv, d, causal)) in cases.into_iter().enumerate() {
         let case = Case { n_seq, n, n_past, n_head, n_head_kv, d, causal };
-        for ty in TYPES.into_iter().filter(|ty| d % ty.block_len() == 0) {
+        for ty in CacheType::all().filter(|ty| d % ty.block_len() == 0) {
             check(&gpu, &case, (ty, ty), seed as u64 + 600, 1e-9);
         }
         if d % 32 == 0 {
-            check(&gpu, &case, (GgmlType::Q8_0, GgmlType::F16), seed as u64 + 600, 1e-9);
+            check(&gpu, &case, (GgmlType::Q8_0.into(), GgmlType::F16.into()), seed as u64 + 600, 1e-9);
         }
     }
 }
@@ -272,9 +280,9 @@ fn sequences_of_a_batch_see_their_own_caches() {
     let gpu = gpu();
     let (heads, n_layer) = ((4, 2, 64), 3);
     let (n_head, n_head_kv, d) = heads;
-    let (f16, q8) = (GgmlType::F16, GgmlType::Q8_0);
-    type Seqs<'a> = &'a [(usize, usize, GgmlType)];
-    let cases: [(Seqs<'_>, u64); 5] = [
+    let [f16, q8] = [GgmlType::F16, GgmlType::Q8_0].map(CacheType::from);
+    type Seqs<'a> = &'a [(usize, usize, CacheType)];
+    let cases: [(Seqs<'_>, u64); 6] = [
         // Decoding: different depths, so different ranges of keys.
         (&[(1, 700, f16), (1, 0, f16), (1, 290, f16), (1, 33, f16)], 4),
         (&[(1, 5, q8)], 4),
@@ -283,6 +291,8 @@ fn sequences_of_a_batch_see_their_own_caches() {
         // Two types are two launches each.
         (&[(1, 20, f16), (1, 600, q8), (2, 30, q8)], 8),
         (&[(3, 4, q8), (64, 10, q8), (1, 600, f16)], 9),
+        // A transform of the queries, and one back.
+        (&[(1, 20, q8.transformed()), (1, 600, q8), (2, 30, q8)], 10),
     ];
     for (seed, (seqs, n_launches)) in cases.into_iter().enumerate() {
         let mut rng = Rng(seed as u64 + 1200);
@@ -328,5 +338,18 @@ fn sequences_of_a_batch_see_their_own_caches() {
         let alone: Vec<f32> = (0..seqs.len()).flat_map(|i| run(i..i + 1).0).collect();
         assert!(together.iter().all(|x| x.is_finite()) && together == alone, "case {seed}");
         assert_eq!(launched, n_launches, "case {seed}");
+    }
+}
+
+#[test]
+fn transforms_are_those_of_the_host_bit_for_bit() {
+    let gpu = gpu();
+    for d in [1, 3, 6, 20, 32, 48, 64, 80, 128, 256, 320] {
+        let rows = Rng(d as u64).vec(7 * d);
+        let mut want = rows.clone();
+        want.chunks_exact_mut(d).for_each(longtake::tensor::hadamard);
+        let dev = up(&gpu, &rows);
+        gpu.hadamard_rows(&dev, 7, d).unwrap();
+        assert!(down(&dev) == want, "heads of {d}");
     }
 }

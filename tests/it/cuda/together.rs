@@ -11,7 +11,7 @@ use crate::together;
 
 fn context(engine: &Arc<Engine>) -> Context {
     let ty = GgmlType::F16;
-    let options = SessionOptions { n_ctx: 64, n_batch: 16, type_k: ty, type_v: ty, temporal_scale: None };
+    let options = SessionOptions { n_ctx: 64, n_batch: 16, type_k: ty.into(), type_v: ty.into(), temporal_scale: None };
     Context::new(engine, &options).unwrap()
 }
 

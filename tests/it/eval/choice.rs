@@ -359,7 +359,7 @@ fn the_questions_of_one_video_share_its_cache() {
     let mut media = MediaOptions::default();
     (media.sample.min_pixels, media.sample.max_pixels) = (Some(3136), Some(4704));
     let ty = GgmlType::F16;
-    let session = SessionOptions { n_ctx: 0, n_batch: 64, type_k: ty, type_v: ty, temporal_scale: None };
+    let session = SessionOptions { n_ctx: 0, n_batch: 64, type_k: ty.into(), type_v: ty.into(), temporal_scale: None };
     let words = Task::VideoMme.words();
     let options = RunOptions { media, session, n_predict: 2, words, subtitles: false, limit: None, seed: 0 };
     let mut collection = open(Task::VideoMme, dir.path()).unwrap();

@@ -32,7 +32,7 @@ fn engine() -> Arc<Engine> {
 }
 
 fn options(temporal_scale: Option<f64>) -> NiahOptions {
-    NiahOptions { n_batch: 37, type_k: GgmlType::F32, type_v: GgmlType::F32, temporal_scale, seed: 3 }
+    NiahOptions { n_batch: 37, type_k: GgmlType::F32.into(), type_v: GgmlType::F32.into(), temporal_scale, seed: 3 }
 }
 
 fn grid(lengths: &[usize], depths: &[f64], n_needles: usize) -> Vec<Trial> {
@@ -138,7 +138,7 @@ fn a_trial_is_the_published_sequence() {
     let (h, w) = (SIZE.1 / 28, SIZE.0 / 28);
     let segments = [Segment::Text(opening.len()), Segment::Video { t: n + 1, h, w }, Segment::Text(tail.len())];
     let (pos, _) = place_all(engine.text.hparams().layout, &segments, &[scale]).unwrap();
-    let shape = engine.cache_shape(pos.len(), (GgmlType::F32, GgmlType::F32));
+    let shape = engine.cache_shape(pos.len(), (GgmlType::F32.into(), GgmlType::F32.into()));
     let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(engine.text.hparams(), pos.len()));
     let batch = Batch { embd: &embd, deep: &[], pos: &pos, n_logits: answer.len() };
     let logits = engine.text.forward(&batch, &mut cache, &mut scratch, None).unwrap();
@@ -202,8 +202,8 @@ fn a_stamped_trial_is_a_video_in_a_prompt() {
         let sizes = SessionOptions {
             n_ctx: n_prompt + 8,
             n_batch: 64,
-            type_k: GgmlType::F32,
-            type_v: GgmlType::F32,
+            type_k: GgmlType::F32.into(),
+            type_v: GgmlType::F32.into(),
             temporal_scale: None,
         };
         let mut session = Session::new(&engine, sizes).unwrap();

@@ -175,7 +175,7 @@ fn cache_rows_are_encoded_as_by_ggml() {
                 let definition = ggml_sys::quantize(ty.id(), &x, x.len(), None);
                 for k in supported() {
                     let mut ours = vec![0; definition.len()];
-                    assert!((k.attend.encode)(ty, &x, &mut ours));
+                    assert!((k.attend.encode)(ty.into(), &mut x.clone(), &mut ours));
                     let differs = difference(&ours, &definition, ty.block_bytes());
                     assert!(differs.is_none(), "{} {ty} {kind}, seed {seed}: {}", k.name, differs.unwrap());
                 }

@@ -257,7 +257,7 @@ impl Text {
         };
         let want_looks: Vec<f64> = looks.iter().flat_map(runs).collect();
         for chunk in [n, 4, 1] {
-            let shape = hp.cache_shape(n, (GgmlType::F32, GgmlType::F32));
+            let shape = hp.cache_shape(n, (GgmlType::F32.into(), GgmlType::F32.into()));
             let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(&hp, chunk));
             let mut got = Vec::new();
             for at in (0..n).step_by(chunk) {
