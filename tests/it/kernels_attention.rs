@@ -596,14 +596,13 @@ fn needles_are_found_at_any_depth() {
     }
 }
 
-/// Many draws at one depth, with outliers of several sizes: what one draw of 16 needles cannot tell. With outliers a transform has to
-/// find more needles in few bits than none does, and of ten times the size it must not lose what the same bits find without.
+/// Many draws at one depth, with outliers of several sizes: what one draw of 16 needles cannot tell. Few bits under a transform have
+/// to find what they find without one, and with outliers the error of what they find has to be less than half.
 #[test]
 fn needles_of_heads_with_outliers() {
     const DRAWS: u64 = 8;
     let kernels = supported().last().copied().expect("scalar at least");
     for likeness in [0.8f32, 0.95, 0.99] {
-        let mut calm = 0;
         for outliers in [1.0, 10.0, 50.0] {
             let mut rows: Vec<Found> = CacheType::all().map(|ty| Found { ty, n: 0, error: 0.0 }).collect();
             for draw in 0..DRAWS {
@@ -618,12 +617,9 @@ fn needles_of_heads_with_outliers() {
                 println!("likeness {likeness}, outliers {outliers}, {ty}: {n} of {}, NMSE {error:.1e}", 16 * DRAWS);
             }
             let (plain, transformed) = (of(GgmlType::Q4_0, false), of(GgmlType::Q4_0, true));
-            if outliers == 1.0 {
-                calm = transformed.n;
-            }
             let case = format!("likeness {likeness}, outliers {outliers}: {} and {}", plain.n, transformed.n);
-            assert!(transformed.n >= plain.n && transformed.error < plain.error, "{case}");
-            assert!(outliers > 10.0 || transformed.n + 8 >= calm, "{case}, {calm} without");
+            let most = if outliers == 1.0 { 1.0 } else { 0.5 };
+            assert!(transformed.n >= plain.n && transformed.error < most * plain.error, "{case}");
         }
     }
 }
