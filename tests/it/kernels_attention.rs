@@ -169,7 +169,7 @@ fn shares_of_runs_are_those_of_the_textbook() {
     for seed in 0..120u64 {
         let mut rng = Rng(seed);
         let d = sizes[seed as usize % sizes.len()];
-        let fits: Vec<_> = TYPES.into_iter().filter(|ty| ty.row_bytes(d).is_some()).collect();
+        let fits: Vec<_> = CacheType::all().filter(|ty| ty.row_bytes(d).is_some()).collect();
         let (type_k, type_v) = (fits[rng.below(fits.len())], fits[rng.below(fits.len())]);
         let (group, n_head_kv, n_kv) = ([1, 2, 6, 7][rng.below(4)], 1 + rng.below(3), 1 + rng.below(600));
         let shape =
@@ -186,7 +186,7 @@ fn shares_of_runs_are_those_of_the_textbook() {
             attention_shares(kernels, shape, view(&k, &v), &q, &ends, &mut got);
             let case = format!("{} K {type_k} V {type_v} seed {seed} {shape:?}", kernels.name);
             // 12 bits of a score, or 8 of a query against bytes.
-            let limit = match type_k {
+            let limit = match type_k.ty {
                 _ if kernels.name == "scalar" => 2e-6,
                 GgmlType::F32 => 2e-6,
                 GgmlType::Q8_0 | GgmlType::Q4_0 => 3e-2,
@@ -209,7 +209,7 @@ fn shares_of_runs_are_those_of_the_textbook() {
 #[test]
 fn shares_are_those_that_attention_computes_with() {
     let (d, n_kv) = (64, 200);
-    for ty in TYPES {
+    for ty in CacheType::all() {
         let mut rng = Rng(5);
         let shape = AttentionShape { n_head: 2, n_head_kv: 1, d, n_past: n_kv - 1, causal: true, exact: true };
         let keys = store(ty, &rng.vec(n_kv * d), 1, d);

@@ -36,7 +36,8 @@ fn prompt(engine: &Engine, content: Value) -> Prompt {
 }
 
 fn session(engine: &Arc<Engine>, ty: GgmlType) -> Session {
-    let options = SessionOptions { n_ctx: 2048, n_batch: 100, type_k: ty, type_v: ty, temporal_scale: None };
+    let options =
+        SessionOptions { n_ctx: 2048, n_batch: 100, type_k: ty.into(), type_v: ty.into(), temporal_scale: None };
     let mut session = Session::new(engine, options).unwrap();
     session.find_looks(true);
     session
@@ -148,7 +149,7 @@ fn who_does_not_ask_gets_the_same_answer_and_no_looks() {
 fn the_pair_with_the_symbol_is_looked_at_most() {
     crate::common::choose_kernels();
     let engine = Arc::new(longtake::drawn::embedded::engine().unwrap());
-    let ty = GgmlType::F32;
+    let ty = GgmlType::F32.into();
     let session = SessionOptions { n_ctx: 1, n_batch: 512, type_k: ty, type_v: ty, temporal_scale: None };
     let seed = 11;
     let options = LooksOptions { frame: (56, 56), pairs: (32, 96), session, seed };

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use longtake::cache::KvCache;
+use longtake::cache::{CacheType, KvCache};
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::kernels::cuda::Gpu;
 use longtake::model::{Batch, Choice, Scratch, TextModel, VisionTower};
@@ -66,12 +66,13 @@ pub fn demo(name: &str) -> Arc<Gguf> {
     Arc::new(Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/random_model").join(name)).unwrap())
 }
 
-pub fn cache_of(model: &TextModel, n_ctx: usize, ty: GgmlType) -> KvCache {
+pub fn cache_of(model: &TextModel, n_ctx: usize, ty: impl Into<CacheType>) -> KvCache {
+    let ty = ty.into();
     KvCache::new(model.hparams().cache_shape(n_ctx, (ty, ty))).unwrap()
 }
 
 /// A prompt in steps, then tokens one by one; what happens to the cache in between is up to `between`.
-fn run(model: &TextModel, ty: GgmlType, between: &dyn Fn(&mut KvCache)) -> (Vec<f32>, KvCache) {
+fn run(model: &TextModel, ty: impl Into<CacheType>, between: &dyn Fn(&mut KvCache)) -> (Vec<f32>, KvCache) {
     let hp = model.hparams();
     let (mut cache, mut scratch) = (cache_of(model, 60, ty), Scratch::new(hp, 23));
     let ids: Vec<u32> = (0..46u32).map(|i| i * 7919 % hp.n_vocab as u32).collect();
@@ -98,7 +99,8 @@ fn bytes(cache: &KvCache) -> Vec<u8> {
 fn layers_on_gpus_agree_with_the_cpu_wherever_the_boundary_is() {
     let (mut model, _) = crate::common::text_model(&demo("demo.gguf")).unwrap();
     let n_layer = model.hparams().n_layer;
-    for ty in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0] {
+    let plain = [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0].map(CacheType::from);
+    for ty in plain.into_iter().chain(plain.map(CacheType::transformed)) {
         if model.hparams().n_embd_head % ty.block_len() != 0 {
             continue;
         }

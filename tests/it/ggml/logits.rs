@@ -53,7 +53,7 @@ fn ours(model: &TextModel, text: &[u32], chunk: usize, n_greedy: usize) -> (Vec<
     let hp = model.hparams();
     let ty = GgmlType::F32;
     let n_ctx = text.len() + n_greedy;
-    let shape = hp.cache_shape(n_ctx, (ty, ty));
+    let shape = hp.cache_shape(n_ctx, (ty.into(), ty.into()));
     let (mut cache, mut scratch) = (KvCache::new(shape).unwrap(), Scratch::new(hp, chunk));
     let mut placer = Placer::new(hp.layout);
     let mut step = |tokens: &[u32]| {
