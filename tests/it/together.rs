@@ -129,7 +129,8 @@ fn a_context_that_is_full_stops_nobody_for_good() {
 
 /// A conversation that has read a few words.
 fn session(engine: &Arc<Engine>, n_ctx: usize, seed: u64) -> Session {
-    let ty: longtake::cache::CacheType = if engine.text.hparams().n_embd_head.is_multiple_of(32) { GgmlType::Q8_0.into() } else { GgmlType::F16.into() };
+    let ty: longtake::cache::CacheType =
+        if engine.text.hparams().n_embd_head.is_multiple_of(32) { GgmlType::Q8_0.into() } else { GgmlType::F16.into() };
     let options = SessionOptions { n_ctx, n_batch: 64, type_k: ty, type_v: ty, temporal_scale: None };
     let mut session = Session::new(engine, options).unwrap();
     let mut rng = Rng(seed);

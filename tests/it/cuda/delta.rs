@@ -18,7 +18,7 @@ fn table(gpu: &Gpu, seqs: &[(usize, &Mem)]) -> SeqTable {
     let mut at = 0;
     let cached = seqs.iter().map(|(n, states)| {
         at += n;
-        let kv = KvMem { ty: GgmlType::F32, mem: (*states).clone(), stride: 4 };
+        let kv = KvMem { ty: GgmlType::F32.into(), mem: (*states).clone(), stride: 4 };
         CachedSeq { rows: at - n..at, n_past: 0, k: kv.clone(), v: kv, states: (*states).clone() }
     });
     gpu.table(cached.collect(), (1, 1, 2), 0).unwrap()
