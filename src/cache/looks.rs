@@ -45,6 +45,11 @@ impl Looks {
         self.ends.len() + 1
     }
 
+    /// Queries of the row that was computed last, rotated: (layers, n_head * d).
+    pub fn queries(&self) -> &[f32] {
+        &self.queries
+    }
+
     /// The shares of all runs and of what is behind them, in each layer and head a mean over tokens: (layers, n_head, runs + 1).
     /// Nothing where no token was counted.
     pub fn shares(&self) -> Vec<f64> {

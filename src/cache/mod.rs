@@ -7,6 +7,7 @@
 mod elsewhere;
 mod looks;
 mod recurrent;
+pub mod skip;
 
 pub use elsewhere::{DeviceRows, Strided};
 pub use looks::Looks;

@@ -29,6 +29,7 @@ enum What {
     Rotate(RotateArgs),
     /// How far answers move with smaller cache types.
     Cache(Box<super::cache_error::Args>),
+    Skip(Box<super::skip::Args>),
     #[cfg(feature = "eval")]
     Theory(super::theory::TheoryArgs),
     Frequencies(super::frequencies::Args),
@@ -79,6 +80,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         What::Positions(args) => positions(args),
         What::Rotate(args) => rotate(args),
         What::Cache(args) => super::cache_error::run(*args),
+        What::Skip(args) => super::skip::run(*args),
         #[cfg(feature = "eval")]
         What::Theory(args) => super::theory::run(args),
         What::Frequencies(args) => super::frequencies::run(args),

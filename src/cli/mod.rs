@@ -53,6 +53,7 @@ mod quantize;
 mod run;
 #[cfg(feature = "server")]
 mod serve;
+mod skip;
 #[cfg(feature = "eval")]
 mod theory;
 mod watch;

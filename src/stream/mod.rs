@@ -24,6 +24,7 @@ mod reader;
 mod repeats;
 mod session;
 pub mod shape;
+mod skips;
 mod speed;
 mod stamps;
 pub mod take;
@@ -49,6 +50,7 @@ pub use session::{
     Finish, GenerateOptions, Generation, Keep, LiveEnd, LiveOptions, Next, Session, SessionOptions, WhenFull, Window,
 };
 pub use shape::{Known, Shape};
+pub use skips::{SkipOptions, SkipRow, Skips, skips};
 pub use stamps::{PairText, StampCost, stamp};
 pub use take::{IfExists, Take, TakeHeader, TakeWriter, WatchRequest};
 pub use tally::Tally;

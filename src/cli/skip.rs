@@ -1,0 +1,103 @@
+//! `longtake analyze skip`: how much of its cache a model could leave unread while it decodes, with proof.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::flags::{MediaFlags, ModelFlags};
+use super::out::stdout;
+use super::progress::catch_interrupt;
+use crate::stream::{Events, Prompt, SkipOptions, SkipRow, Skips, conversation, skips};
+use crate::text::template::RenderOptions;
+use crate::text::{Content, Message};
+use crate::{Error, Result};
+
+/// How much of its cache a model could leave unread while it answers, where blocks of keys go whose share of the softmax is provably
+/// small. It measures what that would be worth; answers read all of it.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelFlags,
+    /// The question.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: String,
+    /// Video that the question is about.
+    #[arg(long, value_name = "FILE")]
+    video: Option<PathBuf>,
+    /// Share of each softmax that may be lost.
+    #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
+    limit: f64,
+    /// Keys of a block.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    block: usize,
+    /// Tokens of the answer.
+    #[arg(short = 'n', long = "predict", default_value_t = 8, value_name = "N")]
+    predict: usize,
+    #[command(flatten)]
+    media: MediaFlags,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(args: Args) -> Result<()> {
+    let engine = args.model.load(args.video.is_some())?;
+    let messages = match &args.video {
+        Some(video) => conversation(None, &video.display().to_string(), &args.prompt),
+        None => vec![Message::new("user", Content::Text(args.prompt.clone()))],
+    };
+    let scale = args.media.scale(engine.text.hparams().layout)?;
+    let options = args.model.compute.session(&engine, 0, scale)?;
+    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
+    let prompt = Prompt::build(&engine, &messages, render, &args.media.options()?)?;
+    let (n_tokens, n_ctx) = (prompt.n_tokens()?, args.model.compute.ctx_size);
+    if n_ctx > 0 && n_tokens.saturating_add(args.predict) > n_ctx {
+        return Err(Error::limit(format!("the prompt has `{n_tokens}` tokens, the context holds `{n_ctx}`")));
+    }
+    let mut sink = |_| {};
+    let mut events = Events::new(&mut sink, catch_interrupt()?);
+    let what = SkipOptions { block: args.block, limit: args.limit, n_predict: args.predict };
+    let found = skips(&engine, prompt, options, what, &mut events)?;
+    print(&found, what, args.json)
+}
+
+fn print(found: &Skips, what: SkipOptions, is_json: bool) -> Result<()> {
+    let Skips { n_keys, d, n_still, rows } = found;
+    let mut out = stdout();
+    if is_json {
+        let row = |row: &SkipRow| {
+            json!({
+                "bound": row.bound.name(), "read": row.read, "read_together": row.read_together,
+                "read_least": row.read_least, "dropped": row.dropped, "proven": row.proven,
+            })
+        };
+        let rows: Vec<Value> = rows.iter().map(row).collect();
+        let all = json!({
+            "n_keys": n_keys, "n_predict": what.n_predict, "block": what.block, "limit": what.limit,
+            "head": d, "unturned": n_still, "bounds": rows,
+        });
+        writeln!(out, "{all}")?;
+        return Ok(());
+    }
+    let SkipOptions { block, limit, n_predict } = what;
+    writeln!(
+        out,
+        "{n_keys} keys in blocks of {block}, {n_predict} tokens of answer, at most {limit} of a softmax lost;"
+    )?;
+    writeln!(out, "positions turn {} of {d} dimensions\n", d - n_still)?;
+    writeln!(out, "| bound | a head reads | heads together | best layer | lost at most | proven |")?;
+    writeln!(out, "|---|---|---|---|---|---|")?;
+    for row in rows {
+        let [read, together, least] = [row.read, row.read_together, row.read_least].map(|share| 100.0 * share);
+        writeln!(
+            out,
+            "| {} | {read:.1} % | {together:.1} % | {least:.1} % | {:.1e} | {:.1e} |",
+            row.bound.name(),
+            row.dropped,
+            row.proven
+        )?;
+    }
+    Ok(())
+}
