@@ -18,7 +18,7 @@ use crate::model::VisionHParams;
 /// Different pairs that are kept.
 const MOST_PAIRS: usize = 16;
 /// Bytes that are kept, where that is more than one pair.
-const MOST_BYTES: usize = 32 << 20;
+const MOST_BYTES: usize = 8 << 20;
 /// Smaller pairs always go through the tower: kernels have other ways with few rows, which may add in another order, so that tokens
 /// depend on how many pairs go together. They are also soon done.
 const LEAST_PATCHES: usize = 64;
