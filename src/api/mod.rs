@@ -23,7 +23,7 @@ pub use frames::Frames;
 pub use options::{ChatOptions, OpenOptions};
 pub use plan::{Plan, PlannedMedium};
 pub use strip::{MAX_DRAWN, Strip};
-pub use watch::{OpenTake, TAKE_RESERVE, Watched, Watching};
+pub use watch::{OpenTake, TAKE_RESERVE, Watched, Watching, take_reserve};
 
 use crate::error::Context;
 use crate::kernels::{prefer, threads};

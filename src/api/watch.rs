@@ -41,6 +41,12 @@ pub struct Watched {
 /// Slots of a take that are for questions and answers, unless told otherwise.
 pub const TAKE_RESERVE: usize = 4096;
 
+/// The same in a context of so many tokens, where that is given: [`TAKE_RESERVE`], or a quarter of what would have less than as
+/// much besides.
+pub fn take_reserve(n_ctx: Option<usize>) -> usize {
+    n_ctx.filter(|n_ctx| *n_ctx < 2 * TAKE_RESERVE).map_or(TAKE_RESERVE, |n_ctx| n_ctx / 4)
+}
+
 impl Watching {
     pub(super) fn new((engine, ledger): (&Arc<Engine>, &Arc<Ledger>), video: PathBuf, mmap: bool) -> Watching {
         Watching {

@@ -11,7 +11,7 @@ use super::flags::{MediaFlags, ModelFlags, warn_of_length};
 use super::live;
 use super::out::stdout;
 use super::run::{PartFlags, has_media};
-use crate::api::PlannedMedium;
+use crate::api::{PlannedMedium, take_reserve};
 use crate::error::Context;
 use crate::media::image_file::is_picture;
 use crate::stream::{Budget, Conversation, MediaOptions, Medium, Unit};
@@ -32,9 +32,9 @@ pub(super) struct Args {
     model: ModelFlags,
     #[command(flatten)]
     parts: PartFlags,
-    /// Tokens kept free behind it all for questions and answers.
-    #[arg(long, default_value_t = 4096, value_name = "N")]
-    reserve: usize,
+    /// Tokens kept free behind it all for questions and answers (default 4096, a quarter of a context below 8192).
+    #[arg(long, value_name = "N")]
+    reserve: Option<usize>,
     #[command(flatten)]
     media: MediaFlags,
     #[command(flatten)]
@@ -60,10 +60,11 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
     let limits = args.budget.limits(args.model.compute.ctx_size)?;
-    let budget = Budget::new(&engine, limits, options).with_reserve(args.reserve);
+    let reserve = args.reserve.unwrap_or_else(|| take_reserve(limits.n_ctx));
+    let budget = Budget::new(&engine, limits, options).with_reserve(reserve);
     if is_stream {
         let plan = live::open(&engine, &args.media)?;
-        return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, args.reserve)?, args.json);
+        return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, reserve)?, args.json);
     }
     let render = RenderOptions {
         add_generation_prompt: true,
@@ -81,7 +82,7 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     };
     // Media alone are planned as `watch` takes them, with all that will be said around them in the reserve.
     let n_text = if args.parts.has_text() { units.iter().filter(|u| matches!(u, Unit::Token(_))).count() } else { 0 };
-    let (plans, mut cost) = budget.fit(media, n_text.saturating_add(args.reserve))?;
+    let (plans, mut cost) = budget.fit(media, n_text.saturating_add(reserve))?;
     let plans: Vec<_> = plans.iter().map(PlannedMedium::of).collect();
     warn_of_length(&engine, cost.n_ctx);
     if !args.json {

@@ -13,7 +13,7 @@ use super::known_models;
 use super::live::{self, LiveFlags};
 use super::out::stdout;
 use super::progress::{Progress, catch_interrupt, memory};
-use crate::api::{Cancel, ChatOptions, Longtake, TAKE_RESERVE};
+use crate::api::{Cancel, ChatOptions, Longtake, take_reserve};
 use crate::cache::KvCache;
 use crate::stream::{
     Around, Budget, Engine, Event, Events, IfExists, LiveOptions, LiveTake, Session, SessionOptions, Tally,
@@ -40,9 +40,9 @@ pub(super) struct Args {
     /// System prompt; questions are asked under the same one [short: -sys]
     #[arg(long, value_name = "TEXT")]
     system_prompt: Option<String>,
-    /// Tokens kept free behind the video for questions and answers.
-    #[arg(long, default_value_t = TAKE_RESERVE, value_name = "N")]
-    reserve: usize,
+    /// Tokens kept free behind the video for questions and answers (default 4096, a quarter of a context below 8192).
+    #[arg(long, value_name = "N")]
+    reserve: Option<usize>,
     /// Seconds between checkpoints.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     checkpoint: f64,
@@ -136,11 +136,12 @@ fn stream(args: &Args) -> Result<()> {
     let Around { before, after } = Around::of(&engine, system_prompt)?;
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
-    let live = LiveOptions { when_full: args.live.when_full(), reserve: args.reserve + after.len() };
+    let limits = args.budget.limits(ctx_size)?;
+    let reserve = args.reserve.unwrap_or_else(|| take_reserve(limits.n_ctx));
+    let live = LiveOptions { when_full: args.live.when_full(), reserve: reserve + after.len() };
     let mut plan = live::open(&engine, &args.media)?;
     let shape = plan.shape.clone();
-    let limits = args.budget.limits(ctx_size)?;
-    let budget = Budget::new(&engine, limits, options).with_reserve(args.reserve);
+    let budget = Budget::new(&engine, limits, options).with_reserve(reserve);
     let cost = budget.fit_live(&shape, before.len() + live.reserve)?;
     if !args.quiet {
         live::print_stream(&shape, &cost, Some(live.when_full));
@@ -177,7 +178,8 @@ impl Args {
         let scale = self.media.scale(engine.text.hparams().layout)?;
         let sizes = self.model.compute.session(engine, 0, scale)?;
         let limits = self.budget.limits(self.model.compute.ctx_size)?;
-        Ok(ChatOptions::of(sizes, limits).reserve(self.reserve).media(self.media.options()?))
+        let reserve = self.reserve.unwrap_or_else(|| take_reserve(limits.n_ctx));
+        Ok(ChatOptions::of(sizes, limits).reserve(reserve).media(self.media.options()?))
     }
 
     /// Where events go: a bar, or lines of JSON.

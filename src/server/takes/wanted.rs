@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::api::TAKE_RESERVE;
+use crate::api::take_reserve;
 use crate::cache::CacheType;
 use crate::server::desk::Desk;
 use crate::server::lane::Class;
@@ -39,7 +39,7 @@ impl Wanted {
             system_prompt: self.request.system_prompt.as_deref(),
             media: &self.media,
             limits: self.limits,
-            reserve: self.request.reserve.unwrap_or(TAKE_RESERVE),
+            reserve: self.request.reserve.unwrap_or_else(|| take_reserve(self.limits.n_ctx)),
             options: self.options,
         }
     }
