@@ -8,11 +8,10 @@ use serde_json::json;
 use super::flags::{MediaFlags, ModelFlags};
 use super::out::stdout;
 use super::progress::catch_interrupt;
+use super::question::Question;
+use crate::Result;
 use crate::cache::{CacheType, cache_type};
-use crate::stream::{Divergence, Events, FullAnswer, Prompt, Session, SessionOptions, conversation};
-use crate::text::template::RenderOptions;
-use crate::text::{Content, Message};
-use crate::{Error, Result};
+use crate::stream::{Divergence, Events, FullAnswer, Session, SessionOptions};
 
 /// Answers one question over a full cache and compares the next-token distributions of smaller ones with it: how far they are away
 /// on the mean, of 99 in 100 tokens, at most; and which tokens a greedy answer would have changed.
@@ -55,32 +54,18 @@ pub(super) fn run(args: Args) -> Result<()> {
     };
     let types = args.types.iter().map(pair).collect::<Result<Vec<_>>>()?;
     let full = pair(&args.full)?;
-    let engine = args.model.load(args.video.is_some())?;
-    let messages = match &args.video {
-        Some(video) => conversation(None, &video.display().to_string(), &args.prompt),
-        None => vec![Message::new("user", Content::Text(args.prompt.clone()))],
-    };
-    let scale = args.media.scale(engine.text.hparams().layout)?;
-    let options = args.model.compute.session(&engine, 0, scale)?;
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
-    // Media are read once, so every cache has a prompt of its own.
-    let prompt = || Prompt::build(&engine, &messages, render, &args.media.options()?);
-    let n_tokens = prompt()?.n_tokens()?;
-    let n_predict = match args.model.compute.ctx_size {
-        0 => args.predict,
-        n_ctx => match n_ctx.checked_sub(n_tokens) {
-            Some(room @ 1..) => args.predict.min(room),
-            _ => return Err(Error::limit(format!("the prompt has `{n_tokens}` tokens, the context holds `{n_ctx}`"))),
-        },
-    };
+    let question = Question::new(&args.model, &args.media, &args.prompt, args.video.as_deref())?;
+    let n_tokens = question.prompt()?.n_tokens()?;
+    let n_predict = question.room(n_tokens, args.predict)?;
+    let (engine, options) = (&question.engine, question.options);
     let interrupt = catch_interrupt()?;
     let fed = |(type_k, type_v): (CacheType, CacheType)| -> Result<Session> {
         let mut session = Session::new(
-            &engine,
+            engine,
             SessionOptions { n_ctx: n_tokens.saturating_add(n_predict), type_k, type_v, ..options },
         )?;
         let mut sink = |_| {};
-        session.feed(&mut prompt()?, &mut Events::new(&mut sink, interrupt))?;
+        session.feed(&mut question.prompt()?, &mut Events::new(&mut sink, interrupt))?;
         Ok(session)
     };
     let answer = FullAnswer::of(&mut fed(full)?, n_predict)?;

@@ -50,6 +50,7 @@ mod plan;
 mod progress;
 #[cfg(feature = "convert")]
 mod quantize;
+mod question;
 mod run;
 #[cfg(feature = "server")]
 mod serve;

@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 use super::flags::{MediaFlags, ModelFlags};
 use super::out::stdout;
 use super::progress::catch_interrupt;
-use crate::stream::{Events, Prompt, SkipOptions, SkipRow, Skips, conversation, skips};
-use crate::text::template::RenderOptions;
-use crate::text::{Content, Message};
-use crate::{Error, Result};
+use super::question::Question;
+use crate::Result;
+use crate::stream::{Events, SkipOptions, SkipRow, Skips, skips};
 
 /// How much of its cache a model could leave unread while it answers, where blocks of keys go whose share of the softmax is provably
 /// small. It measures what that would be worth; answers read all of it.
@@ -43,23 +42,13 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
-    let engine = args.model.load(args.video.is_some())?;
-    let messages = match &args.video {
-        Some(video) => conversation(None, &video.display().to_string(), &args.prompt),
-        None => vec![Message::new("user", Content::Text(args.prompt.clone()))],
-    };
-    let scale = args.media.scale(engine.text.hparams().layout)?;
-    let options = args.model.compute.session(&engine, 0, scale)?;
-    let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
-    let prompt = Prompt::build(&engine, &messages, render, &args.media.options()?)?;
-    let (n_tokens, n_ctx) = (prompt.n_tokens()?, args.model.compute.ctx_size);
-    if n_ctx > 0 && n_tokens.saturating_add(args.predict) > n_ctx {
-        return Err(Error::limit(format!("the prompt has `{n_tokens}` tokens, the context holds `{n_ctx}`")));
-    }
+    let question = Question::new(&args.model, &args.media, &args.prompt, args.video.as_deref())?;
+    let prompt = question.prompt()?;
+    let n_predict = question.room(prompt.n_tokens()?, args.predict)?;
     let mut sink = |_| {};
     let mut events = Events::new(&mut sink, catch_interrupt()?);
-    let what = SkipOptions { block: args.block, limit: args.limit, n_predict: args.predict };
-    let found = skips(&engine, prompt, options, what, &mut events)?;
+    let what = SkipOptions { block: args.block, limit: args.limit, n_predict };
+    let found = skips(&question.engine, prompt, question.options, what, &mut events)?;
     print(&found, what, args.json)
 }
 

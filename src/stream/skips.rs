@@ -78,7 +78,7 @@ pub fn skips(
         return Err(Error::bad_input(format!("{given}: expected some tokens and keys, and a share below 1")));
     }
     let n_ctx = prompt.n_tokens()?.saturating_add(n_predict);
-    let types = SessionOptions { n_ctx, type_k: GgmlType::F16, type_v: GgmlType::F16, ..options };
+    let types = SessionOptions { n_ctx, type_k: GgmlType::F16.into(), type_v: GgmlType::F16.into(), ..options };
     let mut session = Session::new(engine, types)?;
     session.find_looks(true);
     session.feed(&mut prompt, events)?;

@@ -1,0 +1,60 @@
+//! One question, perhaps about a video, for commands that answer it several times to compare what comes out.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::flags::{MediaFlags, ModelFlags};
+use crate::stream::{Engine, MediaOptions, Prompt, SessionOptions, conversation};
+use crate::text::template::RenderOptions;
+use crate::text::{Content, Message};
+use crate::{Error, Result};
+
+/// A question and the model that is asked.
+pub(super) struct Question {
+    pub engine: Arc<Engine>,
+    /// Sizes of a session, with a context that is still to be chosen.
+    pub options: SessionOptions,
+    messages: Vec<Message>,
+    media: MediaOptions,
+    ctx_size: usize,
+}
+
+impl Question {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// What is wrong with the model or the flags.
+    pub(super) fn new(model: &ModelFlags, media: &MediaFlags, text: &str, video: Option<&Path>) -> Result<Question> {
+        let engine = model.load(video.is_some())?;
+        let messages = match video {
+            Some(video) => conversation(None, &video.display().to_string(), text),
+            None => vec![Message::new("user", Content::Text(text.to_string()))],
+        };
+        let scale = media.scale(engine.text.hparams().layout)?;
+        let options = model.compute.session(&engine, 0, scale)?;
+        Ok(Question { engine, options, messages, media: media.options()?, ctx_size: model.compute.ctx_size })
+    }
+
+    /// The prompt. Media are read once, so every session has one of its own.
+    ///
+    /// # Errors
+    /// What is wrong with the video.
+    pub(super) fn prompt(&self) -> Result<Prompt> {
+        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
+        Prompt::build(&self.engine, &self.messages, render, &self.media)
+    }
+
+    /// Of `n_predict` tokens those that fit behind a prompt of `n_tokens`.
+    ///
+    /// # Errors
+    /// A prompt that fills the context.
+    pub(super) fn room(&self, n_tokens: usize, n_predict: usize) -> Result<usize> {
+        match self.ctx_size {
+            0 => Ok(n_predict),
+            n_ctx => match n_ctx.checked_sub(n_tokens) {
+                Some(room @ 1..) => Ok(n_predict.min(room)),
+                _ => Err(Error::limit(format!("the prompt has `{n_tokens}` tokens, the context holds `{n_ctx}`"))),
+            },
+        }
+    }
+}
