@@ -308,7 +308,7 @@ mod tests {
     fn neighbours_are_told_as_one_place() {
         let media = vec![video(&[0.0, 0.001, 0.02, 0.16, 0.0, 0.02])];
         let looked = Looked { n_tokens: 2, n_layers: 4, first: 0.5, words: 0.25, answer: 0.049, media };
-        let want = "looked most at 0:02 to 0:04 (90 %), 0:05 to 0:06 (10.0 %) of what it saw; all attention: media 20 %, \
+        let want = "looked most at 0:02 to 0:04 (90 %), 0:05 to 0:06 (10 %) of what it saw; all attention: media 20 %, \
                     words 25 %, first token 50 %, the answer itself 4.9 %";
         assert_eq!(looked.to_string(), want);
         let silent = Looked { media: Vec::new(), ..looked };

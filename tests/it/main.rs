@@ -44,6 +44,7 @@ mod position_families;
 mod random;
 mod recurrent;
 mod shape;
+mod skips;
 mod spec_switches;
 mod reliability;
 mod repeats;

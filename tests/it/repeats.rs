@@ -86,6 +86,8 @@ fn read(engine: &Arc<Engine>, slides: Vec<usize>, probe: Option<&mut Onlooker>) 
         None => events,
     };
     session.feed(&mut prompt, &mut events).unwrap();
+    // Layers on a GPU keep their rows there.
+    session.pull().unwrap();
     let cache = session.cache();
     let rows = cache.runs(0..cache.len()).flat_map(|(_, _, bytes)| bytes.to_vec()).collect();
     (rows, cache.states().unwrap().to_vec(), reused)

@@ -133,9 +133,15 @@ fn a_talk_about_a_take_says_that_it_takes_no_other_media() {
     let out = command(&[&watch[..], &["--no-mmproj"]].concat()).output().unwrap();
     assert!(words(&out).contains(", this is `none`"), "{}", words(&out));
     // The reserve is what does not fit; a video that does not fit itself is another matter.
-    let plan = |n_ctx: &str| words(&command(&["plan", "-m", &model, &video, "-c", n_ctx]).output().unwrap());
+    let given = ["--reserve", "4096"];
+    let plan = |n_ctx: &str| {
+        words(&command(&[&["plan", "-m", &model, &video, "-c", n_ctx], &given[..]].concat()).output().unwrap())
+    };
     assert!(plan("3000").contains("raise -c or lower --reserve (`4096` of the tokens)"), "{}", plan("3000"));
     assert!(plan("3").contains("raise -c,") && !plan("3").contains("--reserve"), "{}", plan("3"));
+    // Where nobody says how much, a small context leaves room for both.
+    let out = command(&["plan", "-m", &model, &video, "-c", "3000", "--no-time"]).output().unwrap();
+    assert!(out.status.success() && words(&out).contains("a context of 3000"), "{}", words(&out));
 }
 
 /// Bytes of a URL lie in a file of our own while programs look at them: its name is nobody's business.
