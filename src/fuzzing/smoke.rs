@@ -5,6 +5,8 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{TARGETS, Target};
@@ -35,26 +37,38 @@ fn keep_panics() {
 fn no_target_falls_over_its_seeds_or_what_becomes_of_them() {
     let seconds = std::env::var("LONGTAKE_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(0.1);
     let only = std::env::var("LONGTAKE_FUZZ_TARGET").unwrap_or_default();
-    let mut failed = Vec::new();
     keep_panics();
-    for target in TARGETS.iter().filter(|target| only.is_empty() || only == target.name) {
-        let mut corpus = (target.seeds)();
-        corpus.extend(regressions(target.name).chain(given(target.name)));
-        let (mut n, started) = (0u64, Instant::now());
-        let whole = corpus.len();
-        let mut dice = Rng::new(0x5eed);
-        while n < whole as u64 || started.elapsed() < Duration::from_secs_f64(seconds) {
-            let input = if n < whole as u64 { corpus[n as usize].clone() } else { mutated(&corpus, &mut dice) };
-            n += 1;
-            if let Some(wrong) = fault(target, &input) {
-                failed.push(format!("{}, input {n}: {wrong}: {}", target.name, hex(&input)));
-                break;
-            }
+    let targets: Vec<&Target> = TARGETS.iter().filter(|target| only.is_empty() || only == target.name).collect();
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    // As many at a time as there are processors.
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(targets.len()) {
+            scope.spawn(|| {
+                while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let wrong = falls_over(target, Duration::from_secs_f64(seconds));
+                    failed.lock().unwrap().extend(wrong);
+                }
+            });
         }
-        let per_second = n as f64 / started.elapsed().as_secs_f64();
-        eprintln!("{:<14} {whole:>4} seeds {n:>9} inputs {per_second:>9.0} a second", target.name);
-    }
+    });
+    let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Runs a target over its seeds, and for so long over what becomes of them; says over what it falls.
+fn falls_over(target: &Target, time: Duration) -> Option<String> {
+    let mut corpus = (target.seeds)();
+    corpus.extend(regressions(target.name).chain(given(target.name)));
+    let (mut n, started, whole) = (0u64, Instant::now(), corpus.len());
+    let (mut dice, mut wrong) = (Rng::new(0x5eed), None);
+    while wrong.is_none() && (n < whole as u64 || started.elapsed() < time) {
+        let input = if n < whole as u64 { corpus[n as usize].clone() } else { mutated(&corpus, &mut dice) };
+        n += 1;
+        wrong = fault(target, &input).map(|wrong| format!("{}, input {n}: {wrong}: {}", target.name, hex(&input)));
+    }
+    let per_second = n as f64 / started.elapsed().as_secs_f64();
+    eprintln!("{:<14} {whole:>4} seeds {n:>9} inputs {per_second:>9.0} a second", target.name);
+    wrong
 }
 
 /// What goes wrong with `input`, if anything does.

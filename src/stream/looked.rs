@@ -108,7 +108,8 @@ fn percent(share: f64) -> String {
 impl Looked {
     /// The share of all pictures and frames.
     pub fn of_media(&self) -> f64 {
-        self.media.iter().map(|medium| medium.share).sum()
+        // Not `sum`: of nothing that is -0.
+        self.media.iter().fold(0.0, |sum, medium| sum + medium.share)
     }
 
     /// How much of what went to media went to something that has this share of all.

@@ -30,7 +30,11 @@ fn what_is_left_out_is_within_what_was_proven() {
             assert!(found.n_keys > 40 && found.n_still <= found.d, "{name}: {found:?}");
             assert_eq!(found.rows.iter().map(|row| row.bound).collect::<Vec<_>>(), Bound::ALL);
             for row in &found.rows {
-                assert!(row.dropped <= row.proven && row.proven <= limit, "{name}, blocks of {block}: {row:?}");
+                // Both are sums of the same exponentials in other orders.
+                assert!(
+                    row.dropped <= row.proven * (1.0 + 1e-9) && row.proven <= limit,
+                    "{name}, blocks of {block}: {row:?}"
+                );
                 assert!(0.0 < row.read && row.read <= row.read_together && row.read_together <= 1.0, "{name}: {row:?}");
                 assert!(row.read_least <= row.read_together, "{name}: {row:?}");
             }
