@@ -14,7 +14,8 @@ use crate::golden_families::{Pair, convert_checkpoint};
 
 fn measure(engine: &Arc<Engine>, what: SkipOptions) -> longtake::Result<Skips> {
     let (mut sink, go_on) = (|_| {}, AtomicBool::new(false));
-    let prompt = crate::stream::prompt(engine, &["What was shown, and when?"], 12, None);
+    let mut prompt = crate::stream::prompt(engine, &["What was shown, and when?"], 12, None);
+    prompt.tell_time(&engine.tokenizer)?;
     skips(engine, prompt, options(64, 16), what, &mut Events::new(&mut sink, &go_on))
 }
 
