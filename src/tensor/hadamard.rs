@@ -6,7 +6,7 @@
 /// Elements that are transformed together, at most.
 const MAX_RUN: usize = 128;
 
-/// Elements of a head of `d` that are transformed together: the largest power of two that divides it, and at most [`MAX_RUN`].
+/// Elements of a head of `d` that are transformed together: the largest power of two that divides it, and at most 128.
 pub fn hadamard_run(d: usize) -> usize {
     1 << d.trailing_zeros().min(MAX_RUN.trailing_zeros())
 }
