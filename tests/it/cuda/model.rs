@@ -235,9 +235,10 @@ fn the_tower_on_a_gpu_agrees_with_the_cpu() {
 fn frame_pairs_that_come_again_are_not_encoded_again_on_a_gpu() {
     let dir = tempfile::tempdir().unwrap();
     // Nearer and further back than the group that is in the tower while the next one is looked at.
-    let pairs =
-        [(0, false), (1, false), (0, true), (2, false), (2, true), (3, false), (4, false), (5, false), (1, true)];
-    for (family, engine) in engines(dir.path(), &|engine| engine.offload(&[gpu()], 1).unwrap()) {
+    let pairs = [(0, false), (1, false), (0, true), (2, false), (2, true), (1, true)];
+    // One tower with windows, and one without.
+    let on_gpu = engines(dir.path(), &|engine| engine.offload(&[gpu()], 1).unwrap()).into_iter();
+    for (family, engine) in on_gpu.filter(|(family, _)| family == "qwen2_vl" || family == "qwen2_5_vl") {
         check_pairs_are_alone(&family, &engine);
         check_slides(&family, &engine, &pairs);
     }
