@@ -223,15 +223,16 @@ pub fn engines_for_gpus(dir: &Path) -> Vec<Engine> {
 #[cfg(feature = "cuda")]
 pub fn check_on_gpus(place: &dyn Fn(&mut Engine, usize)) {
     let dir = tempfile::tempdir().unwrap();
-    for mut engine in engines_for_gpus(dir.path()) {
+    // Emulation is slow: a boundary within the first model, the others whole; the last has the layers of the one before it, and experts.
+    for (i, mut engine) in engines_for_gpus(dir.path()).into_iter().enumerate().filter(|(i, _)| *i != 2) {
         let n_layer = engine.text.hparams().n_layer;
-        for n in [n_layer / 2, n_layer + 1] {
+        for n in [n_layer / 2, n_layer + 1].into_iter().skip(usize::from(i > 0)) {
             place(&mut engine, n);
             let of_all = Arc::new(engine);
             check_tokens(&of_all, &[24]);
             // The host multiplies weights in floats in another order for several tokens, a GPU does not.
             if of_all.name.contains("demo") || n > n_layer {
-                check_bits(&of_all, &[3, 8]);
+                check_bits(&of_all, &[8]);
             }
             engine = Arc::into_inner(of_all).expect("contexts are gone");
         }
