@@ -1,14 +1,12 @@
 //! `longtake analyze cache`: what the type of cached keys and values does to a model's answers.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::flags::{MediaFlags, ModelFlags};
 use super::out::stdout;
 use super::progress::catch_interrupt;
-use super::question::Question;
+use super::question::QuestionFlags;
 use crate::Result;
 use crate::cache::{CacheType, cache_type};
 use crate::stream::{Divergence, Events, FullAnswer, Session, SessionOptions};
@@ -18,13 +16,7 @@ use crate::stream::{Divergence, Events, FullAnswer, Session, SessionOptions};
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    model: ModelFlags,
-    /// The question.
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: String,
-    /// Video that the question is about.
-    #[arg(long, value_name = "FILE")]
-    video: Option<PathBuf>,
+    question: QuestionFlags,
     /// Types to compare, K or K/V.
     #[arg(
         long,
@@ -39,8 +31,6 @@ pub(super) struct Args {
     /// Tokens of the answer.
     #[arg(short = 'n', long = "predict", default_value_t = 64, value_name = "N")]
     predict: usize,
-    #[command(flatten)]
-    media: MediaFlags,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -54,7 +44,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     };
     let types = args.types.iter().map(pair).collect::<Result<Vec<_>>>()?;
     let full = pair(&args.full)?;
-    let question = Question::new(&args.model, &args.media, &args.prompt, args.video.as_deref())?;
+    let question = args.question.load()?;
     let n_tokens = question.prompt()?.n_tokens()?;
     let n_predict = question.room(n_tokens, args.predict)?;
     let (engine, options) = (&question.engine, question.options);

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
@@ -13,7 +12,6 @@ use super::looked::WhereFlags;
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt, memory};
 use super::run::{Request, answer};
-use crate::drawn::embedded;
 use crate::drawn::movie::write_mp4;
 use crate::drawn::symbols::{DrawnVideo, FPS};
 use crate::files::atomic::check_output;
@@ -69,11 +67,8 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     args.output.as_deref().map_or(Ok(()), check_output)?;
     args.looks.check()?;
     let video = DrawnVideo::new(seed, SIZE, args.tokens / TOKENS_PER_PAIR, args.symbols, args.depth)?;
-    args.compute.start()?;
     let started = Instant::now();
-    let mut engine = embedded::engine()?;
-    args.compute.offload(&mut engine)?;
-    let engine = Arc::new(engine);
+    let engine = args.compute.embedded()?;
     let load_time = started.elapsed();
     let hp = engine.text.hparams();
     eprintln!(

@@ -74,6 +74,12 @@ impl ModelFlags {
         self.model.as_deref().ok_or_else(|| Error::bad_input("which model? pass --model"))
     }
 
+    /// The model, or without one the embedded.
+    #[cfg(feature = "eval")]
+    pub(super) fn load_or_embedded(&self) -> Result<Arc<Engine>> {
+        if self.model.is_some() { self.load(true) } else { self.compute.embedded() }
+    }
+
     /// Starts the threads and loads the model.
     pub(super) fn load(&self, wants_vision: bool) -> Result<Arc<Engine>> {
         self.compute.start()?;
@@ -144,6 +150,15 @@ impl ComputeFlags {
     pub(super) fn start(&self) -> Result<()> {
         gpus::n_layers(self.n_gpu_layers.as_deref())?;
         crate::kernels::threads::start(self.threads)
+    }
+
+    /// Starts the threads and loads the embedded model.
+    #[cfg(feature = "demo")]
+    pub(super) fn embedded(&self) -> Result<Arc<Engine>> {
+        self.start()?;
+        let mut engine = crate::drawn::embedded::engine()?;
+        self.offload(&mut engine)?;
+        Ok(Arc::new(engine))
     }
 
     /// Moves layers to the GPU where that is wanted.

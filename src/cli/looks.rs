@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -10,7 +9,6 @@ use super::flags::ModelFlags;
 use super::niah::parse_size;
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt};
-use crate::drawn::embedded;
 use crate::eval::looks::{LooksOptions, LooksOutcome, MEASURES, trial};
 use crate::files::atomic::{check_output, write_beside};
 use crate::{Error, Result};
@@ -50,15 +48,7 @@ pub(super) struct Args {
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
     args.out.as_deref().map_or(Ok(()), check_output)?;
-    let engine = match &args.model.model {
-        Some(_) => args.model.load(true)?,
-        None => {
-            args.model.compute.start()?;
-            let mut engine = embedded::engine()?;
-            args.model.compute.offload(&mut engine)?;
-            Arc::new(engine)
-        }
-    };
+    let engine = args.model.load_or_embedded()?;
     let side = 2 * engine.need_vision()?.hparams().factor();
     let frame = args.frame.as_deref().map_or(Ok((side, side)), parse_size)?;
     let session = args.model.compute.session(&engine, 1, None)?;

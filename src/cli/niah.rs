@@ -2,14 +2,12 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::flags::{ModelFlags, SafeFlags, warn_of_length};
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt};
-use crate::drawn::embedded;
 use crate::error::Context;
 use crate::eval::journal::Journal;
 use crate::eval::niah::{
@@ -83,15 +81,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let outputs: Vec<String> =
         ["trials.jsonl", "all_accuracies.json"].map(String::from).into_iter().chain(plots).collect();
     check_outputs_in(&args.out, &outputs.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let engine = match &args.model.model {
-        Some(_) => args.model.load(true)?,
-        None => {
-            args.model.compute.start()?;
-            let mut engine = embedded::engine()?;
-            args.model.compute.offload(&mut engine)?;
-            Arc::new(engine)
-        }
-    };
+    let engine = args.model.load_or_embedded()?;
     let scale = match (&args.temporal_scale, engine.text.hparams().layout) {
         (Some(text), _) => Some(parse_temporal_scale(text)?),
         (None, Layout::Hope | Layout::HopeX) => Some(parse_temporal_scale("retrieval")?),

@@ -1,6 +1,6 @@
 //! One question, perhaps about a video, for commands that answer it several times to compare what comes out.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::flags::{MediaFlags, ModelFlags};
@@ -8,6 +8,21 @@ use crate::stream::{Engine, MediaOptions, Prompt, SessionOptions, conversation};
 use crate::text::template::RenderOptions;
 use crate::text::{Content, Message};
 use crate::{Error, Result};
+
+/// What is asked of which model.
+#[derive(clap::Args)]
+pub(super) struct QuestionFlags {
+    #[command(flatten)]
+    model: ModelFlags,
+    /// The question.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: String,
+    /// Video that the question is about.
+    #[arg(long, value_name = "FILE")]
+    video: Option<PathBuf>,
+    #[command(flatten)]
+    media: MediaFlags,
+}
 
 /// A question and the model that is asked.
 pub(super) struct Question {
@@ -19,22 +34,25 @@ pub(super) struct Question {
     ctx_size: usize,
 }
 
-impl Question {
+impl QuestionFlags {
     /// Loads the model.
     ///
     /// # Errors
     /// What is wrong with the model or the flags.
-    pub(super) fn new(model: &ModelFlags, media: &MediaFlags, text: &str, video: Option<&Path>) -> Result<Question> {
+    pub(super) fn load(&self) -> Result<Question> {
+        let QuestionFlags { model, prompt, video, media } = self;
         let engine = model.load(video.is_some())?;
         let messages = match video {
-            Some(video) => conversation(None, &video.display().to_string(), text),
-            None => vec![Message::new("user", Content::Text(text.to_string()))],
+            Some(video) => conversation(None, &video.display().to_string(), prompt),
+            None => vec![Message::new("user", Content::Text(prompt.clone()))],
         };
         let scale = media.scale(engine.text.hparams().layout)?;
         let options = model.compute.session(&engine, 0, scale)?;
         Ok(Question { engine, options, messages, media: media.options()?, ctx_size: model.compute.ctx_size })
     }
+}
 
+impl Question {
     /// The prompt. Media are read once, so every session has one of its own.
     ///
     /// # Errors

@@ -193,10 +193,7 @@ pub(crate) fn load(model: &ModelFlags, is_demo: bool, media: &MediaFlags) -> Res
 
 #[cfg(feature = "demo")]
 fn embedded(model: &ModelFlags) -> Result<Arc<Engine>> {
-    model.compute.start()?;
-    let mut engine = crate::drawn::embedded::engine()?;
-    model.compute.offload(&mut engine)?;
-    Ok(Arc::new(engine))
+    model.compute.embedded()
 }
 
 #[cfg(not(feature = "demo"))]

@@ -1,14 +1,12 @@
 //! `longtake analyze skip`: how much of its cache a model could leave unread while it decodes, with proof.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::flags::{MediaFlags, ModelFlags};
 use super::out::stdout;
 use super::progress::catch_interrupt;
-use super::question::Question;
+use super::question::QuestionFlags;
 use crate::Result;
 use crate::stream::{Events, SkipOptions, SkipRow, Skips, skips};
 
@@ -17,13 +15,7 @@ use crate::stream::{Events, SkipOptions, SkipRow, Skips, skips};
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    model: ModelFlags,
-    /// The question.
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: String,
-    /// Video that the question is about.
-    #[arg(long, value_name = "FILE")]
-    video: Option<PathBuf>,
+    question: QuestionFlags,
     /// Share of each softmax that may be lost.
     #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
     limit: f64,
@@ -33,8 +25,6 @@ pub(super) struct Args {
     /// Tokens of the answer.
     #[arg(short = 'n', long = "predict", default_value_t = 8, value_name = "N")]
     predict: usize,
-    #[command(flatten)]
-    media: MediaFlags,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -42,7 +32,7 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
-    let question = Question::new(&args.model, &args.media, &args.prompt, args.video.as_deref())?;
+    let question = args.question.load()?;
     let prompt = question.prompt()?;
     let n_predict = question.room(prompt.n_tokens()?, args.predict)?;
     let mut sink = |_| {};

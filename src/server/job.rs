@@ -20,7 +20,7 @@ use super::pool::Need;
 use super::queue::Place;
 use super::wire::{ChatRequest, Code, Fault};
 use crate::kernels::threads;
-use crate::stream::{Event, Events, Finish, Tally};
+use crate::stream::{Event, Events, Finish, Prompt, Session, Tally};
 use crate::text::{Sampler, StopStrings};
 use crate::{Error, ErrorKind};
 
@@ -235,6 +235,14 @@ pub(super) fn begin(desk: &Arc<Desk>, request: ChatRequest, (planned, asked): (P
     job
 }
 
+/// What reading a prompt came to.
+#[derive(Default)]
+struct Reading {
+    n_cached: usize,
+    tally: Tally,
+    warnings: Vec<String>,
+}
+
 struct Work<'a> {
     desk: &'a Arc<Desk>,
     say: &'a mpsc::UnboundedSender<Word>,
@@ -259,6 +267,41 @@ impl Work<'_> {
             ErrorKind::Limit => Fault { code: Code::ContextLengthExceeded, ..Fault::from_error(err) },
             _ => Fault::from_error(err),
         }
+    }
+
+    /// Reads a prompt, as far as `until`; says meanwhile how it goes, by what was done since `began`.
+    fn read(
+        &self,
+        session: &mut Session,
+        prompt: &mut Prompt,
+        read: &mut Reading,
+        (began, until): (Instant, Instant),
+    ) -> crate::Result<()> {
+        let mut turn = self.desk.lane.turn(Class::Prefill);
+        let n_frames: usize = prompt.media_in_order().iter().map(|plan| plan.frames.len()).sum();
+        self.show.send_modify(|progress| progress.frames_total = n_frames);
+        let mut sink = |event: Event| {
+            self.show.send_modify(|progress| progress.update(&event, began.elapsed()));
+            read.tally.see(&event);
+            match event {
+                Event::PromptStart { cached, .. } => read.n_cached = cached,
+                Event::Warning { message, .. } => {
+                    read.warnings.push(Fault::from_error(&Error::format(message)).message);
+                }
+                Event::Notice(message) => read.warnings.push(message),
+                Event::Skipped { n_packets, .. } => read.warnings.push(format!("{n_packets} damaged packets skipped")),
+                _ => {}
+            }
+        };
+        // Before each step others go first, if they are more urgent.
+        let mut pass = || {
+            turn.pass();
+            if Instant::now() > until {
+                self.is_late.store(true, Ordering::Relaxed);
+                self.cancel.store(true, Ordering::Relaxed);
+            }
+        };
+        session.feed(prompt, &mut Events::new(&mut sink, self.cancel).with_turns(&mut pass))
     }
 
     fn run(&self, request: &ChatRequest, mut planned: Planned, asked: &Asked) -> crate::Result<Done> {
@@ -289,43 +332,18 @@ impl Work<'_> {
             cancel: self.cancel,
         };
         let mut borrowed = desk.pool.borrow(&desk.engine, &need)?;
-        let mut turn = desk.lane.turn(Class::Prefill);
         let draft = borrowed.draft.take();
-        let (mut n_cached, mut tally, mut warnings) = (planned.n_prompt, Tally::default(), Vec::new());
-        let n_frames: usize = planned.prompt.media_in_order().iter().map(|plan| plan.frames.len()).sum();
-        self.show.send_modify(|progress| progress.frames_total = n_frames);
-        let mut sink = |event: Event| {
-            self.show.send_modify(|progress| progress.update(&event, began.elapsed()));
-            tally.see(&event);
-            match &event {
-                Event::PromptStart { cached, .. } => n_cached = *cached,
-                Event::Warning { message, .. } => warnings.push(Fault::from_error(&Error::format(message)).message),
-                Event::Notice(message) => warnings.push(message.clone()),
-                Event::Skipped { n_packets, .. } => warnings.push(format!("{n_packets} damaged packets skipped")),
-                _ => {}
-            }
-        };
-        // Before each step others go first, if they are more urgent.
         let until = began + desk.setup.max_request;
-        let mut pass = || {
-            turn.pass();
-            if Instant::now() > until {
-                self.is_late.store(true, Ordering::Relaxed);
-                self.cancel.store(true, Ordering::Relaxed);
-            }
-        };
+        borrowed.session.find_looks(request.own.looks);
+        let mut read = Reading { n_cached: planned.n_prompt, ..Reading::default() };
         let fed = match &draft {
-            None => {
-                borrowed.session.find_looks(request.own.looks);
-                let mut events = Events::new(&mut sink, self.cancel).with_turns(&mut pass);
-                borrowed.session.feed(&mut planned.prompt, &mut events)
-            }
+            None => self.read(&mut borrowed.session, &mut planned.prompt, &mut read, (began, until)),
             // It stands behind the whole prompt already.
             Some(_) => Ok(()),
         };
-        drop(turn);
         borrowed.work = None;
         let prompt_time = began.elapsed();
+        let Reading { n_cached, tally, warnings } = read;
         let is_watched = tally.encoded_pairs + tally.reused_pairs > 0;
         borrowed.note_reading(beginning.as_ref(), if is_watched { prompt_time } else { Duration::ZERO });
         desk.metrics.frames(&tally);

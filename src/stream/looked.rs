@@ -100,7 +100,8 @@ pub(crate) fn clock(seconds: f64) -> String {
     if tenth > 0 { format!("{clock}.{tenth}") } else { clock }
 }
 
-fn percent(share: f64) -> String {
+/// A share in two digits.
+pub(crate) fn percent(share: f64) -> String {
     let percent = 100.0 * share;
     if percent >= 9.95 { format!("{percent:.0} %") } else { format!("{percent:.1} %") }
 }

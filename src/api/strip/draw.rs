@@ -4,7 +4,7 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use crate::media::Rgb;
-use crate::stream::{LookedMedium, MediaKind, clock};
+use crate::stream::{LookedMedium, MediaKind, clock, percent};
 use crate::{Error, Result};
 
 const WIDTH: usize = 1280;
@@ -209,11 +209,6 @@ const SCALE: usize = 2;
 
 fn text_width(text: &str) -> usize {
     text.chars().count() * 6 * SCALE
-}
-
-fn percent(share: f64) -> String {
-    let percent = 100.0 * share;
-    if percent >= 9.95 { format!("{percent:.0}%") } else { format!("{percent:.1}%") }
 }
 
 /// Five by seven dots, a row each, for what numbers and times are made of.
