@@ -46,8 +46,8 @@ pub(super) struct Args {
     /// Seconds between checkpoints.
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     checkpoint: f64,
-    /// Seconds after which the take of a stream is written again while the stream goes on, so that it can be asked about (0:
-    /// only at the end).
+    /// Most seconds between two saves of a stream's take while the stream goes on, so that it can be asked about: the first comes
+    /// after ten, then after twice as many each time (0: only at the end).
     #[arg(long, default_value_t = 600.0, value_name = "SECONDS")]
     save_every: f64,
     #[command(flatten)]

@@ -292,13 +292,18 @@ pub struct LiveTake {
     system_prompt: Option<String>,
     options: SessionOptions,
     every: Option<Duration>,
+    /// What passes between the last save, or the start, and the next one.
+    pause: Option<Duration>,
     started: Instant,
     saved: Instant,
 }
 
+/// After this time a stream is saved first, so that it can soon be asked about; each pause is then twice as long as the one before.
+const FIRST_SAVE: Duration = Duration::from_secs(10);
+
 impl LiveTake {
-    /// A take at `path`, where `if_exists` has its say now, to be saved `every` so often while the stream goes on, or never before its end. The stream stands
-    /// behind the tokens `before` of `system_prompt`.
+    /// A take at `path`, where `if_exists` has its say now, to be saved while the stream goes on: after ten seconds, then in pauses that double until they are
+    /// `every`; or never before its end. The stream stands behind the tokens `before` of `system_prompt`.
     ///
     /// # Errors
     /// What [`IfExists::check`] says.
@@ -310,7 +315,17 @@ impl LiveTake {
     ) -> Result<LiveTake> {
         if_exists.check(path)?;
         let (system_prompt, now) = (system_prompt.map(str::to_string), Instant::now());
-        Ok(LiveTake { path: path.to_path_buf(), before, system_prompt, options, every, started: now, saved: now })
+        let pause = every.map(|every| every.min(FIRST_SAVE));
+        Ok(LiveTake {
+            path: path.to_path_buf(),
+            before,
+            system_prompt,
+            options,
+            every,
+            pause,
+            started: now,
+            saved: now,
+        })
     }
 
     /// Token ids before the stream.
@@ -320,7 +335,7 @@ impl LiveTake {
 
     /// Whether it is time to save.
     pub fn is_due(&self) -> bool {
-        self.every.is_some_and(|every| self.saved.elapsed() >= every)
+        self.pause.is_some_and(|pause| self.saved.elapsed() >= pause)
     }
 
     /// Saves what `cache` holds of the stream, which is `video` so far; tells `events` how that went.
@@ -328,10 +343,15 @@ impl LiveTake {
     /// # Errors
     /// `Io`; the take that was saved before is then as it was.
     pub fn save(&mut self, engine: &Engine, video: &MediaPlan, cache: &KvCache, events: &mut Events<'_>) -> Result<()> {
-        self.saved = Instant::now();
+        self.wait_longer();
         let saved = self.write(engine, video, cache);
         events.send(Event::Saved(saved.as_ref().map(|n| *n).map_err(Error::to_string)));
         saved.map(drop)
+    }
+
+    fn wait_longer(&mut self) {
+        self.saved = Instant::now();
+        self.pause = self.pause.zip(self.every).map(|(pause, every)| every.min(2 * pause));
     }
 
     fn write(&self, engine: &Engine, video: &MediaPlan, cache: &KvCache) -> Result<usize> {
@@ -340,5 +360,34 @@ impl LiveTake {
         let header = TakeHeader::of(engine, video, &self.options, (before, &[]), system_prompt)?;
         TakeWriter::write_whole(&self.path, &header, cache, self.started.elapsed())?;
         Ok(header.n_tokens())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::GgmlType;
+    use crate::tensor::CacheType;
+
+    #[test]
+    fn a_stream_is_saved_soon_and_then_ever_more_rarely() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("camera.take");
+        let pauses = |every: Option<u64>| {
+            let every = every.map(Duration::from_secs);
+            let ty = CacheType::from(GgmlType::F16);
+            let options = SessionOptions { n_ctx: 128, n_batch: 64, type_k: ty, type_v: ty, temporal_scale: None };
+            let mut take = LiveTake::new((&path, IfExists::Refuse), (None, Vec::new()), options, every).unwrap();
+            std::iter::repeat_with(|| {
+                let pause = take.pause.map(|pause| pause.as_secs());
+                take.wait_longer();
+                pause
+            })
+            .take(8)
+            .collect::<Option<Vec<_>>>()
+        };
+        assert_eq!(pauses(Some(600)).unwrap(), [10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(pauses(Some(4)).unwrap(), [4; 8]);
+        assert_eq!(pauses(None), None);
     }
 }
