@@ -151,6 +151,8 @@ typedef struct lt_options {
   double temporal_scale;
   // Not 0 lets `ffmpeg`, where it is on the PATH, decode what is not built in, as a guarded child process.
   uint32_t ffmpeg;
+  // Not 0 finds out where answers look, which `lt_answer_looked` tells; it costs somewhat more than attention does, once more.
+  uint32_t look;
 } lt_options;
 
 // A step of progress.
@@ -215,6 +217,36 @@ typedef struct lt_usage {
   // Why it ended.
   enum lt_finish finish;
 } lt_usage;
+
+// Where the tokens of an answer looked until now: shares of all their attention, which make 1. The README says what they prove.
+typedef struct lt_looked {
+  // Tokens over which shares are means; 0, as all shares are then, where `look` of `lt_options` asked for none.
+  uint64_t n_tokens;
+  // Pictures and frames.
+  double media;
+  // Words, but for the first token.
+  double words;
+  // The first token, where attention goes that has nowhere else to go.
+  double first_token;
+  // The answer itself.
+  double answer;
+} lt_looked;
+
+// A picture or a frame pair that was looked at.
+typedef struct lt_look {
+  // Which medium of the chat, counted from 0.
+  uint32_t item;
+  // Which frame pair of a video, counted from 0; 0 for a picture.
+  uint32_t pair;
+  // Seconds: when the first frame of the pair is shown, and when the next pair begins; both 0 for a picture.
+  double from;
+  // See `from`.
+  double to;
+  // Its share of all attention.
+  double share;
+  // The share of the words that tell its time, where there are any; it is one of `words`.
+  double stamp;
+} lt_look;
 
 #ifdef __cplusplus
 extern "C" {
@@ -405,6 +437,17 @@ enum lt_status lt_answer_usage(const struct lt_answer *answer, struct lt_usage *
 // `answer` is one that is not freed; `tokens` is good for writing `room` numbers, `n` for writing one.
 enum lt_status lt_answer_tokens(const struct lt_answer *answer,
                                 uint32_t *tokens,
+                                size_t room,
+                                size_t *n);
+
+// Where its tokens looked until now. `*looked` becomes the whole; at most `room` pictures and frame pairs are copied to `looks`, in
+// the order of the chat, and `*n` becomes how many there are. `looked` may be null, and `looks` where `room` is 0.
+//
+// The caller promises:
+// `answer` is one that is not freed; `looked` is null or good for writing, `looks` is for `room` of them, `n` for a number.
+enum lt_status lt_answer_looked(const struct lt_answer *answer,
+                                struct lt_looked *looked,
+                                struct lt_look *looks,
                                 size_t room,
                                 size_t *n);
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::call::{call, given, lock, lt_status, place, take_back};
 use crate::Answer;
-use crate::stream::Finish;
+use crate::stream::{Finish, Looked, LookedMedium, LookedPair, MediaKind};
 
 /// An answer that comes piece by piece. One call at a time may use it, from any thread; one more meanwhile is told `LT_BUSY`.
 pub struct lt_answer(Mutex<State>);
@@ -46,6 +46,40 @@ pub struct lt_usage {
     pub answer_seconds: f64,
     /// Why it ended.
     pub finish: lt_finish,
+}
+
+/// Where the tokens of an answer looked until now: shares of all their attention, which make 1. The README says what they prove.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lt_looked {
+    /// Tokens over which shares are means; 0, as all shares are then, where `look` of `lt_options` asked for none.
+    pub n_tokens: u64,
+    /// Pictures and frames.
+    pub media: f64,
+    /// Words, but for the first token.
+    pub words: f64,
+    /// The first token, where attention goes that has nowhere else to go.
+    pub first_token: f64,
+    /// The answer itself.
+    pub answer: f64,
+}
+
+/// A picture or a frame pair that was looked at.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct lt_look {
+    /// Which medium of the chat, counted from 0.
+    pub item: u32,
+    /// Which frame pair of a video, counted from 0; 0 for a picture.
+    pub pair: u32,
+    /// Seconds: when the first frame of the pair is shown, and when the next pair begins; both 0 for a picture.
+    pub from: f64,
+    /// See `from`.
+    pub to: f64,
+    /// Its share of all attention.
+    pub share: f64,
+    /// The share of the words that tell its time, where there are any; it is one of `words`.
+    pub stamp: f64,
 }
 
 impl lt_answer {
@@ -154,6 +188,64 @@ pub unsafe extern "C" fn lt_answer_tokens(
         }
         Ok(lt_status::LT_OK)
     })
+}
+
+/// Where its tokens looked until now. `*looked` becomes the whole; at most `room` pictures and frame pairs are copied to `looks`, in
+/// the order of the chat, and `*n` becomes how many there are. `looked` may be null, and `looks` where `room` is 0.
+///
+/// # Safety
+/// `answer` is one that is not freed; `looked` is null or good for writing, `looks` is for `room` of them, `n` for a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lt_answer_looked(
+    answer: *const lt_answer,
+    looked: *mut lt_looked,
+    looks: *mut lt_look,
+    room: usize,
+    n: *mut usize,
+) -> lt_status {
+    // SAFETY: the caller's promises; what is copied fits.
+    call(|| unsafe {
+        let (n, answer) = (place(n, "n")?, given(answer, "answer")?);
+        if room > 0 {
+            place(looks, "looks")?;
+        }
+        let seen = lock(&answer.0, "answer")?.answer.looked();
+        let all = seen.as_ref().map(each_look).unwrap_or_default();
+        if let Some(looked) = looked.as_mut() {
+            *looked = lt_looked {
+                n_tokens: seen.as_ref().map_or(0, |seen| seen.n_tokens as u64),
+                media: seen.as_ref().map_or(0.0, Looked::of_media),
+                words: seen.as_ref().map_or(0.0, |seen| seen.words),
+                first_token: seen.as_ref().map_or(0.0, |seen| seen.first),
+                answer: seen.as_ref().map_or(0.0, |seen| seen.answer),
+            };
+        }
+        n.write(all.len());
+        if room > 0 {
+            std::ptr::copy_nonoverlapping(all.as_ptr(), looks, all.len().min(room));
+        }
+        Ok(lt_status::LT_OK)
+    })
+}
+
+/// Every picture and frame pair, in the order of the chat.
+fn each_look(looked: &Looked) -> Vec<lt_look> {
+    let of = |(item, medium): (usize, &LookedMedium)| -> Vec<lt_look> {
+        let item = item as u32;
+        if medium.kind == MediaKind::Image {
+            return vec![lt_look { item, pair: 0, from: 0.0, to: 0.0, share: medium.share, stamp: 0.0 }];
+        }
+        let pair = |(pair, &LookedPair { from, to, share, stamp, .. }): (usize, &LookedPair)| lt_look {
+            item,
+            pair: pair as u32,
+            from,
+            to,
+            share,
+            stamp,
+        };
+        medium.pairs.iter().enumerate().map(pair).collect()
+    };
+    looked.media.iter().enumerate().flat_map(of).collect()
 }
 
 /// Ends an answer, whether it is over or not; what came until then is what was answered. Null is nothing.

@@ -15,7 +15,8 @@ mod options;
 mod progress;
 
 pub use answer::{
-    lt_answer, lt_answer_free, lt_answer_next, lt_answer_stop, lt_answer_tokens, lt_answer_usage, lt_finish, lt_usage,
+    lt_answer, lt_answer_free, lt_answer_looked, lt_answer_next, lt_answer_stop, lt_answer_tokens, lt_answer_usage,
+    lt_finish, lt_look, lt_looked, lt_usage,
 };
 pub use call::{lt_error, lt_status, lt_version};
 pub use chat::{

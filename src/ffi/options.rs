@@ -70,6 +70,8 @@ pub struct lt_options {
     pub temporal_scale: f64,
     /// Not 0 lets `ffmpeg`, where it is on the PATH, decode what is not built in, as a guarded child process.
     pub ffmpeg: u32,
+    /// Not 0 finds out where answers look, which `lt_answer_looked` tells; it costs somewhat more than attention does, once more.
+    pub look: u32,
 }
 
 impl lt_options {
@@ -131,6 +133,7 @@ impl lt_options {
             chat.cache_types = Some((ty, ty));
         }
         chat.temporal_scale = number(self.temporal_scale);
+        chat.look = self.look != 0;
         let sampling = &mut chat.sampling;
         (sampling.temp, sampling.seed) = (self.temp, self.seed);
         sampling.top_k = nonzero(self.top_k).unwrap_or(sampling.top_k);

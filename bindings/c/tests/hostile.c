@@ -76,6 +76,7 @@ static void nulls(lt_model *model, lt_chat *chat) {
   CHECK(lt_chat_ask(chat, "", NULL) == LT_BAD_INPUT && no_answer == NULL);
   CHECK(lt_answer_next(NULL, &piece, &n) == LT_BAD_INPUT && lt_answer_stop(NULL) == LT_BAD_INPUT);
   CHECK(lt_answer_usage(NULL, &usage) == LT_BAD_INPUT && lt_answer_tokens(NULL, &token, 1, &n) == LT_BAD_INPUT);
+  CHECK(lt_answer_looked(NULL, NULL, NULL, 0, &n) == LT_BAD_INPUT);
   CHECK(lt_model_warnings(NULL) == NULL);
   lt_chat_cancel(NULL);
   lt_chat_resume(NULL);
@@ -161,7 +162,38 @@ static void order(const char *video) {
   CHECK(lt_answer_stop(answer) == LT_OK && lt_answer_stop(answer) == LT_OK);
   lt_usage usage;
   CHECK(lt_answer_usage(answer, &usage) == LT_OK && usage.completion_tokens == n && usage.prompt_tokens > 1152);
+  // Nobody asked it to look.
+  lt_looked looked;
+  CHECK(lt_answer_looked(answer, &looked, NULL, 0, &n) == LT_OK && n == 0 && looked.n_tokens == 0 && looked.media == 0);
   lt_answer_free(answer);
+}
+
+static void looks(lt_model *model, const char *video) {
+  lt_options options = {.size = sizeof options, .look = 1};
+  lt_chat *chat = NULL;
+  lt_answer *answer = NULL;
+  char text[256];
+  size_t n;
+  CHECK(lt_chat_new(model, &options, &chat) == LT_OK && lt_chat_video(chat, video) == LT_OK);
+  CHECK(lt_chat_ask(chat, SHAPE, &answer) == LT_OK);
+  read_all(answer, text, sizeof text);
+  CHECK(strcmp(text, "ring") == 0);
+  CHECK(lt_answer_looked(answer, NULL, NULL, 1, &n) == LT_BAD_INPUT && lt_answer_looked(answer, NULL, NULL, 0, NULL) == LT_BAD_INPUT);
+  CHECK(lt_answer_looked(answer, NULL, NULL, 0, &n) == LT_OK && n == 8);
+  lt_looked looked;
+  lt_look one, pairs[9] = {{0}};
+  CHECK(lt_answer_looked(answer, &looked, &one, 1, &n) == LT_OK && n == 8);
+  CHECK(lt_answer_looked(answer, &looked, pairs, 9, &n) == LT_OK && n == 8 && pairs[8].to == 0);
+  CHECK(memcmp(&one, pairs, sizeof one) == 0);
+  double media = 0;
+  for (uint32_t i = 0; i < n; i++) {
+    CHECK(pairs[i].item == 0 && pairs[i].pair == i && pairs[i].from == i && pairs[i].to == i + 1 && pairs[i].stamp == 0);
+    media += pairs[i].share;
+  }
+  double all = looked.media + looked.words + looked.first_token + looked.answer;
+  CHECK(media > looked.media - 1e-9 && media < looked.media + 1e-9 && all > 1 - 1e-4 && all < 1 + 1e-4 && looked.n_tokens > 0);
+  lt_answer_free(answer);
+  lt_chat_free(chat);
 }
 
 static int32_t stop_there(void *user, const lt_progress *progress) {
@@ -281,6 +313,7 @@ int main(int argc, char **argv) {
   lt_chat_free(chat);
   numbers_and_text(model, argv[1]);
   order(argv[1]);
+  looks(model, argv[1]);
   stops(model, argv[1]);
   threads(model, argv[1]);
   takes(model, argv[1], argv[2]);

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self, TypeAlias, Unpack
 
     Array: TypeAlias = npt.NDArray[np.uint8]
+    _State: TypeAlias = tuple[str, list[int], "Usage", "str | None", "Looked | None"]
 
 __all__ = [
     "Answer",
     "Chat",
     "Error",
+    "Looked",
+    "LookedMedium",
+    "LookedPair",
     "Medium",
     "Model",
     "Options",
@@ -84,6 +88,8 @@ class Options(TypedDict, total=False):
     temporal_scale: float | None
     #: Lets `ffmpeg`, where it is on the PATH, decode what is not built in, as a guarded child process.
     ffmpeg: bool
+    #: Finds out where answers look, which `Answer.looked` tells; it costs somewhat more than attention does, once more.
+    look: bool
     #: Lets control tokens that questions spell be tokens.
     special: bool
 
@@ -137,13 +143,53 @@ class Watched:
     n_before: int
 
 
+@dataclass(frozen=True)
+class LookedPair:
+    """A frame pair that was looked at: from when its first frame is shown, in seconds, to the next pair."""
+
+    start: float
+    end: float
+    share: float
+    #: The share of the words that tell its time, where there are any; it is one of words.
+    stamp: float
+
+
+@dataclass(frozen=True)
+class LookedMedium:
+    """A picture or video that was looked at."""
+
+    kind: str
+    label: str
+    share: float
+    pairs: list[LookedPair]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Where the tokens of an answer looked: shares of all their attention, which make 1. In words as a string."""
+
+    text: str
+    #: Over which shares are means.
+    n_tokens: int
+    n_layers: int
+    #: Pictures and frames; words but for the first token; the first token, where attention goes that has nowhere else to go.
+    of_media: float
+    of_words: float
+    of_first_token: float
+    of_answer: float
+    media: list[LookedMedium]
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Answer(Iterator[str]):
     """Pieces of text as they come. The chat goes on when it is over, or closed."""
 
     def __init__(self, native: _native.Answer, chat: Chat) -> None:
         self._native: _native.Answer | None = native
         self._chat = chat
-        self._last: tuple[str, list[int], Usage, str | None] | None = None
+        self._last: _State | None = None
 
     def __next__(self) -> str:
         if self._native is None:
@@ -176,6 +222,11 @@ class Answer(Iterator[str]):
         """Why it ended, once it has: "stop", "length" or "cancelled"."""
         return self._state()[3]
 
+    @property
+    def looked(self) -> Looked | None:
+        """Where it has looked until now; None unless the chat was made with `look`."""
+        return self._state()[4]
+
     def stop(self) -> None:
         """Ends it after the piece that came last."""
         if self._native is not None:
@@ -197,10 +248,10 @@ class Answer(Iterator[str]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _state(self) -> tuple[str, list[int], Usage, str | None]:
+    def _state(self) -> _State:
         native = self._native
         if native is not None:
-            return native.text(), native.tokens(), Usage(*native.usage()), native.finish()
+            return native.text(), native.tokens(), Usage(*native.usage()), native.finish(), _looked(native.looked())
         assert self._last is not None
         return self._last
 
@@ -326,6 +377,15 @@ def open(
 def demo(*, threads: int | None = None, max_memory: int | None = None) -> Model:
     """Opens the small model that the module carries: it knows eight shapes in eight colours."""
     return Model(_native.demo({"threads": threads, "max_memory": max_memory}))
+
+
+def _looked(seen: _native._Looked | None) -> Looked | None:
+    """Numbers with names."""
+    if seen is None:
+        return None
+    text, n_tokens, n_layers, shares, media = seen
+    named = [LookedMedium(kind, label, share, [LookedPair(*pair) for pair in pairs]) for kind, label, share, pairs in media]
+    return Looked(text, n_tokens, n_layers, *shares, media=named)
 
 
 def _frames(video: Array | Sequence[Array], fps: float) -> _native.Frames:

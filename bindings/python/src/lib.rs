@@ -10,7 +10,7 @@ mod options;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use longtake::stream::{Event, Finish};
+use longtake::stream::{Event, Finish, LookedMedium};
 use longtake::{Cancel, ErrorKind, Frames as Video};
 use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;
@@ -276,6 +276,9 @@ impl Frames {
     }
 }
 
+/// Where an answer looked, see `Answer::looked`.
+type Seen = (String, usize, usize, (f64, f64, f64, f64), Vec<(&'static str, String, f64, Vec<(f64, f64, f64, f64)>)>);
+
 /// An answer, piece by piece.
 #[pyclass(frozen)]
 struct Answer {
@@ -319,6 +322,21 @@ impl Answer {
                 Finish::Length => "length",
                 Finish::Caller => "cancelled",
             })
+        })
+    }
+
+    /// (words, tokens, layers, shares of media, words, the first token and the answer, media as (kind, label, share, pairs as (from,
+    /// to, share, stamp))), where it was asked to look and has a token.
+    fn looked(&self, py: Python<'_>) -> PyResult<Option<Seen>> {
+        self.with(py, |answer| {
+            let looked = answer.looked()?;
+            let pairs = |medium: &LookedMedium| {
+                medium.pairs.iter().map(|pair| (pair.from, pair.to, pair.share, pair.stamp)).collect()
+            };
+            let media = looked.media.iter();
+            let media = media.map(|seen| (seen.kind.name(), seen.label.clone(), seen.share, pairs(seen))).collect();
+            let shares = (looked.of_media(), looked.words, looked.first, looked.answer);
+            Some((looked.to_string(), looked.n_tokens, looked.n_layers, shares, media))
         })
     }
 

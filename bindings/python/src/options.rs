@@ -62,6 +62,7 @@ pub fn chat_options(given: &Bound<'_, PyDict>, mut options: ChatOptions) -> PyRe
             "ffmpeg" => {
                 options.media.decoders = if value.extract()? { Decoders::installed() } else { Decoders::default() };
             }
+            "look" => options.look = value.extract()?,
             "special" => options.special = value.extract()?,
             other => return Err(unknown(other)),
         }

@@ -71,6 +71,22 @@ def test_tokens_are_those_of_the_command_line(question: str) -> None:
     assert sampled[0] == sampled[1] != sampled[2]
 
 
+def test_where_it_looked_is_what_the_command_line_tells(model: longtake.Model) -> None:
+    assert model.ask(SHAPE, video=VIDEO).looked is None
+    with model.ask(SHAPE, video=VIDEO, look=True) as answer:
+        answer.read()
+    looked = answer.looked
+    assert looked is not None
+    flags = ["run", "-m", str(VIDEO.with_suffix(".gguf")), "--video", str(VIDEO), "-p", SHAPE, "--where", "--json", "--quiet"]
+    said = json.loads(subprocess.run([program(), *flags], capture_output=True, text=True, check=True).stdout)["where"]
+    assert (str(looked), looked.n_tokens, looked.n_layers) == (said["text"], said["tokens"], said["layers"])
+    shares = [looked.of_media, looked.of_words, looked.of_first_token, looked.of_answer]
+    assert shares == list(said["shares"].values()) and sum(shares) == pytest.approx(1, abs=1e-4)
+    (medium,), (want,) = looked.media, said["media"]
+    assert (medium.kind, medium.share, len(medium.pairs)) == ("video", want["share"], 8)
+    assert [(pair.start, pair.end, pair.share) for pair in medium.pairs] == [(p["from"], p["to"], p["share"]) for p in want["pairs"]]
+
+
 def test_a_talk_goes_on_and_plans(model: longtake.Model) -> None:
     chat = model.chat(max_tokens=32).video(VIDEO).text("Look closely.")
     plan = chat.plan(SHAPE)
