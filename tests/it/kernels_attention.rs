@@ -39,6 +39,15 @@ fn store(ty: impl Into<CacheType>, rows: &[f32], n_head_kv: usize, d: usize) -> 
     Stored { ty, stride: n_ctx * row, bytes, decoded }
 }
 
+/// The same of one head as the cache is written, which is quick and gives the same bytes; nothing is decoded.
+fn written(kernels: &Kernels, ty: CacheType, rows: &[f32], d: usize) -> Stored {
+    let stride = (rows.len() / d + 3) * ty.row_bytes(d).unwrap();
+    let mut bytes = vec![0xffu8; stride];
+    let to = CacheRows { ty, data: &mut bytes, stride, slot: 0 };
+    kv_write(kernels, rows, None, None, (1, d), to).unwrap();
+    Stored { ty, stride, bytes, decoded: Vec::new() }
+}
+
 /// The textbook in f64, (n, n_head * d).
 fn textbook(shape: AttentionShape, k: &Stored, v: &Stored, q: &[f32]) -> Vec<f64> {
     let AttentionShape { n_head, n_head_kv, d, n_past, causal, .. } = shape;
@@ -519,57 +528,71 @@ struct Found {
     error: f64,
 }
 
+/// How much frames look alike, of those that stand beside a needle.
+const LIKENESS: [f32; 3] = [0.8, 0.95, 0.99];
+
 /// Needles at depth: every query looks for one key among `n`, of which some look much like it, as neighbouring frames do. With
 /// `outliers`, three pairs of channels of keys are so many times larger, those of the queries as much smaller, and so are two
-/// channels of values; scores are the same. Of each type of a cache: how often the same key comes out as with F32.
-fn needles(kernels: &Kernels, n: usize, likeness: f32, outliers: f32, seed: u64) -> Vec<Found> {
+/// channels of values; scores are the same. Of each [`LIKENESS`] and each type of a cache: how often the same key comes out as with
+/// F32.
+fn needles(kernels: &Kernels, n: usize, outliers: f32, seed: u64) -> [Vec<Found>; 3] {
     const LOOKALIKES: usize = 8;
     let (n_head, d) = (16, 128);
     let mut rng = Rng(seed);
     let (mut keys, mut values) = (rng.vec(n * d), rng.vec(n * d));
     let needles: Vec<usize> = (0..n_head).map(|ih| ih * n / n_head + rng.below(n / n_head - LOOKALIKES)).collect();
-    let mut queries = Vec::new();
-    for at in &needles {
-        let needle = keys[at * d..][..d].to_vec();
-        for i in 1..=LOOKALIKES {
-            let other = (1.0 - likeness * likeness).sqrt();
-            for (key, needle) in keys[(at + i) * d..][..d].iter_mut().zip(&needle) {
-                *key = likeness * needle + other * *key;
-            }
-        }
-        // Sharp enough to stand out of `n` keys, as heads that retrieve are.
-        queries.extend(needle.iter().map(|k| k * 2.0));
-    }
+    // Sharp enough to stand out of `n` keys, as heads that retrieve are.
+    let mut queries: Vec<f32> = needles.iter().flat_map(|at| keys[at * d..][..d].iter().map(|k| k * 2.0)).collect();
+    // The keys behind each needle, as they are when they look like it.
+    let mut lookalikes = LIKENESS.map(|likeness| {
+        let other = (1.0 - likeness * likeness).sqrt();
+        let behind = |at: &usize| {
+            let (needle, keys) = (&keys[at * d..][..d], &keys[(at + 1) * d..][..LOOKALIKES * d]);
+            keys.iter().zip(needle.iter().cycle()).map(|(key, needle)| likeness * needle + other * key).collect()
+        };
+        needles.iter().map(behind).collect::<Vec<Vec<f32>>>()
+    });
     let scale = |rows: &mut [f32], channels: &[usize], by: f32| {
         rows.chunks_exact_mut(d).for_each(|row| channels.iter().for_each(|c| row[*c] *= by));
     };
     let (of_keys, of_values) = ([5, 5 + d / 2, 40, 40 + d / 2, 63, 127], [17, 90]);
     scale(&mut keys, &of_keys, outliers);
+    lookalikes.iter_mut().flatten().for_each(|rows: &mut Vec<f32>| scale(rows, &of_keys, outliers));
     scale(&mut queries, &of_keys, 1.0 / outliers);
+    let plain = values.clone();
     scale(&mut values, &of_values, outliers);
     let shape = AttentionShape { n_head, n_head_kv: 1, d, n_past: n - 1, causal: true, exact: true };
-    let answer = |ty: CacheType| {
-        let (k, v) = (store(ty, &keys, 1, d), store(ty, &values, 1, d));
-        let mut answer = run(kernels, shape, &k, &v, &queries);
-        scale(&mut answer, &of_values, 1.0 / outliers);
-        answer
+    // Stored once for all: only the lookalikes are others.
+    let answers = |ty: CacheType| -> [Vec<f32>; 3] {
+        let (mut k, v) = (written(kernels, ty, &keys, d), written(kernels, ty, &values, d));
+        std::array::from_fn(|i| {
+            for (at, rows) in needles.iter().zip(&lookalikes[i]) {
+                let to = CacheRows { ty, data: &mut k.bytes, stride: k.stride, slot: at + 1 };
+                kv_write(kernels, rows, None, None, (1, d), to).unwrap();
+            }
+            let mut answer = run(kernels, shape, &k, &v, &queries);
+            scale(&mut answer, &of_values, 1.0 / outliers);
+            answer
+        })
     };
-    let exact = answer(GgmlType::F32.into());
-    let want: Vec<f64> = exact.iter().map(|v| f64::from(*v)).collect();
-    let of_type = |ty: CacheType| (ty, answer(ty));
-    let answers: Vec<_> = CacheType::all().map(of_type).collect();
-    scale(&mut values, &of_values, 1.0 / outliers);
     // The key whose value is most like each answer.
     let found = |answer: &[f32]| -> Vec<usize> {
         let of = |(at, answer): (&usize, &[f32])| {
-            let like = |j: usize| values[j * d..][..d].iter().zip(answer).map(|(a, b)| a * b).sum::<f32>();
+            let like = |j: usize| plain[j * d..][..d].iter().zip(answer).map(|(a, b)| a * b).sum::<f32>();
             (*at..=at + LOOKALIKES).max_by(|i, j| like(*i).total_cmp(&like(*j))).unwrap()
         };
         needles.iter().zip(answer.chunks_exact(d)).map(of).collect()
     };
-    let as_with_f32 = found(&exact);
-    let count = |answer: &[f32]| as_with_f32.iter().zip(found(answer)).filter(|(want, got)| *want == got).count();
-    answers.iter().map(|(ty, got)| Found { ty: *ty, n: count(got), error: nmse(got, &want) }).collect()
+    let mut rows: [Vec<Found>; 3] = Default::default();
+    let exact = answers(GgmlType::F32.into());
+    for ty in CacheType::all() {
+        for ((rows, got), exact) in rows.iter_mut().zip(answers(ty)).zip(&exact) {
+            let want: Vec<f64> = exact.iter().map(|v| f64::from(*v)).collect();
+            let n = found(exact).iter().zip(found(&got)).filter(|(want, got)| **want == *got).count();
+            rows.push(Found { ty, n, error: nmse(&got, &want) });
+        }
+    }
+    rows
 }
 
 #[test]
@@ -577,8 +600,8 @@ fn needles_are_found_at_any_depth() {
     let kernels = supported().last().copied().expect("scalar at least");
     println!("table {}, 16 needles of 128 numbers, 8 lookalikes each", kernels.name);
     for (seed, n) in [1024, 16_384, 65_536].into_iter().enumerate() {
-        for likeness in [0.8f32, 0.95, 0.99] {
-            for Found { ty, n: found, error } in needles(kernels, n, likeness, 1.0, seed as u64 + 900) {
+        for (likeness, rows) in LIKENESS.into_iter().zip(needles(kernels, n, 1.0, seed as u64 + 900)) {
+            for Found { ty, n: found, error } in rows {
                 println!("{n} keys, likeness {likeness}, {ty}: {found} of 16 as with F32, NMSE {error:.1e}");
                 let (least, most) = match ty.ty {
                     GgmlType::Q4_0 if ty.hadamard => (13, 0.02),
@@ -603,14 +626,17 @@ fn needles_are_found_at_any_depth() {
 fn needles_of_heads_with_outliers() {
     const DRAWS: u64 = 8;
     let kernels = supported().last().copied().expect("scalar at least");
-    for likeness in [0.8f32, 0.95, 0.99] {
-        for outliers in [1.0, 10.0, 50.0] {
-            let mut rows: Vec<Found> = CacheType::all().map(|ty| Found { ty, n: 0, error: 0.0 }).collect();
-            for draw in 0..DRAWS {
-                for (row, got) in rows.iter_mut().zip(needles(kernels, 2048, likeness, outliers, 50 + draw)) {
-                    (row.n, row.error) = (row.n + got.n, row.error + got.error / DRAWS as f64);
+    for outliers in [1.0, 10.0, 50.0] {
+        let none = || CacheType::all().map(|ty| Found { ty, n: 0, error: 0.0 }).collect();
+        let mut sums: [Vec<Found>; 3] = std::array::from_fn(|_| none());
+        for draw in 0..DRAWS {
+            for (sums, rows) in sums.iter_mut().zip(needles(kernels, 2048, outliers, 50 + draw)) {
+                for (sum, row) in sums.iter_mut().zip(rows) {
+                    (sum.n, sum.error) = (sum.n + row.n, sum.error + row.error / DRAWS as f64);
                 }
             }
+        }
+        for (likeness, rows) in LIKENESS.into_iter().zip(sums) {
             let of = |ty: GgmlType, hadamard| {
                 rows.iter().find(|row| row.ty == CacheType { ty, hadamard }).expect("all types")
             };
