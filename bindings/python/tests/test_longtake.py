@@ -198,6 +198,8 @@ def test_stops(model: longtake.Model) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_stops_reading(model: longtake.Model) -> None:
+    # Where the tests are a job in the background, the signal is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chat = model.chat(batch_size=16).video(VIDEO)
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
