@@ -1,12 +1,15 @@
-// Prints the tokens of one answer as a list of numbers, for who compares the doors: tokens MODEL.gguf MMPROJ.gguf VIDEO QUESTION N
+// Prints the tokens of one answer as a list of numbers, for who compares the doors: tokens MODEL.gguf MMPROJ.gguf VIDEO QUESTION N TEMP
 
 #include <longtake.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 int main(int argc, char **argv) {
-  if (argc != 6) return 2;
+  if (argc != 7) return 2;
   lt_options options = {.size = sizeof options, .mmproj = argv[2], .max_tokens = (uint32_t)atoi(argv[5])};
+  // Drawn from all there are, where they are.
+  options.temp = (float)atof(argv[6]);
+  options.seed = 7, options.top_p = 1, options.min_p = 1e-9f, options.top_k = 1 << 20;
   lt_model *model = NULL;
   lt_chat *chat = NULL;
   lt_answer *answer = NULL;
