@@ -54,15 +54,18 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         fn splat_i(x: i32) -> int32x4_t { vdupq_n_s32(x) }
         fn load_i(p: *const i32) -> int32x4_t { vld1q_s32(p) }
         fn store_i(p: *mut i32, x: int32x4_t) { vst1q_s32(p, x) }
-        fn load_i8(p: *const u8) -> int32x4_t { widen(four_bytes(p)) }
-        fn load_low(p: *const u8) -> int32x4_t { widen(vsub_u8(vand_u8(four_bytes(p), vdup_n_u8(15)), vdup_n_u8(8))) }
-        fn load_high(p: *const u8) -> int32x4_t { widen(vsub_u8(vshr_n_u8::<4>(four_bytes(p)), vdup_n_u8(8))) }
         fn to_i(a: float32x4_t) -> int32x4_t { vcvtnq_s32_f32(a) }
         fn to_f(a: int32x4_t) -> float32x4_t { vcvtq_f32_s32(a) }
         fn as_f(a: int32x4_t) -> float32x4_t { vreinterpretq_f32_s32(a) }
         fn pair(low: int32x4_t, high: int32x4_t) -> int32x4_t { vsliq_n_s32::<16>(low, high) }
-        fn shl16<const N: u32>(a: int32x4_t) -> int32x4_t {
-            vreinterpretq_s32_s16(vshlq_s16(vreinterpretq_s16_s32(a), vdupq_n_s16(N as i16)))
+        fn max16(a: int32x4_t, p: *const u8) -> int32x4_t {
+            let x = vandq_u16(vld1q_u16(p.cast()), vdupq_n_u16(i16::MAX as u16));
+            vreinterpretq_s32_u16(vmaxq_u16(vreinterpretq_u16_s32(a), x))
+        }
+        fn wide<const N: u32>(a: int32x4_t) -> [int32x4_t; 2] {
+            let a = vreinterpretq_s16_s32(a);
+            let shift = |a, by: i16| vshlq_s16(a, vdupq_n_s16(by));
+            [shift(shift(a, 8), N as i16 - 8), shift(shift(a, -8), N as i16)].map(|x| vreinterpretq_s32_s16(x))
         }
         fn mul_fraction(a: int32x4_t, b: int32x4_t) -> int32x4_t {
             vreinterpretq_s32_s16(vqrdmulhq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)))
@@ -113,20 +116,4 @@ impl<const DOT: bool> Simd for Neon<DOT> {
             }
         }
     }
-}
-
-/// The four bytes at `p`, in the first lanes.
-///
-/// # Safety
-/// Four bytes lie ahead.
-#[inline(always)]
-unsafe fn four_bytes(p: *const u8) -> uint8x8_t {
-    // SAFETY: the caller's promise.
-    unsafe { vcreate_u8(u64::from(p.cast::<u32>().read_unaligned())) }
-}
-
-/// The first four bytes as signed numbers.#[inline(always)]
-fn widen(bytes: uint8x8_t) -> int32x4_t {
-    // SAFETY: NEON, which all code for aarch64 has.
-    unsafe { vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(bytes)))) }
 }

@@ -4,7 +4,7 @@ use super::AttentionTile;
 use super::simd::Simd;
 use super::unpack::{
     BF16, BLOCK, Codes, F16, F32, Float, KeyUnit, ONE, Q4, Q8, TINY, V_LIMIT, copy_floats, decode, decoded_room, fit,
-    float_tail, gather_scales, panel_width,
+    float_tail, gather_scales, panel_width, tops_of_columns,
 };
 use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
@@ -72,8 +72,8 @@ impl<'a> Keys<'a> {
                 (KeyUnit::F32, _) => self.rows::<S, Floats>(bytes, n),
                 (KeyUnit::I8, GgmlType::Q8_0) => self.bytes::<S, Q8>(bytes, n),
                 (KeyUnit::I8, _) => self.bytes::<S, Q4>(bytes, n),
-                (KeyUnit::I16, GgmlType::Q8_0) => self.codes::<S, Q8>(bytes, n),
-                (KeyUnit::I16, GgmlType::Q4_0) => self.codes::<S, Q4>(bytes, n),
+                (KeyUnit::Codes, GgmlType::Q8_0) => self.codes::<S, Q8>(bytes, n),
+                (KeyUnit::Codes, _) => self.codes::<S, Q4>(bytes, n),
                 (KeyUnit::I16, GgmlType::F16) => self.rows::<S, Scaled<F16>>(bytes, n),
                 (KeyUnit::I16, GgmlType::BF16) => self.rows::<S, Scaled<BF16>>(bytes, n),
                 (KeyUnit::I16, GgmlType::F32) => self.rows::<S, Scaled<F32>>(bytes, n),
@@ -100,21 +100,24 @@ impl<'a> Keys<'a> {
         // SAFETY: the caller's promise.
         unsafe {
             gather_scales::<S, C>(bytes.as_ptr(), sizes, self.scales);
-            self.byte_panels::<S, C>(bytes, n);
+            self.panels_of_codes::<S, C, false>(bytes, n);
         }
     }
 
-    /// Lays out rows of codes as panels, L at a time.
+    /// Lays out rows of codes as panels, L at a time: as bytes, or WIDE, as 16-bit integers that are `fractions` of what they
+    /// are.
     ///
     /// # Safety
     /// As `bytes`.
     #[inline(always)]
-    unsafe fn byte_panels<S: Simd, C: Codes>(&mut self, bytes: &[u8], n: usize) {
+    unsafe fn panels_of_codes<S: Simd, C: Codes, const WIDE: bool>(&mut self, bytes: &[u8], n: usize) {
         let (width, dk, row_bytes, n_block) = (self.width::<S>(), self.dk, bytes.len() / n, self.d / 32);
-        assert!(n <= BLOCK && self.panels.len() >= BLOCK * dk && dk >= 8 * n_block && row_bytes == n_block * C::BYTES);
+        let (steps, excess) = if WIDE { (16, 0) } else { (8, S::EXCESS) };
+        assert!(n <= BLOCK && self.panels.len() >= BLOCK * dk && dk >= steps * n_block);
+        assert!(row_bytes == n_block * C::BYTES && self.fractions.len() >= n_block * BLOCK);
         for j in (0..n.next_multiple_of(width)).step_by(S::L) {
             let live = &bytes[(j * row_bytes).min(bytes.len())..((j + S::L) * row_bytes).min(bytes.len())];
-            // Where keys are missing, whatever is there will do: their scales are zero.
+            // Where keys are missing, whatever is there will do: their scales, or fractions, are zero.
             let whole: &mut [u8] = bytemuck::cast_slice_mut(self.rows);
             let src = if live.len() == S::L * row_bytes {
                 live.as_ptr()
@@ -122,13 +125,22 @@ impl<'a> Keys<'a> {
                 whole[..live.len()].copy_from_slice(live);
                 whole[..S::L * row_bytes].as_ptr()
             };
-            // SAFETY: the caller's promise; there are L rows at `src`, and the panel has eight rows of `width` per block.
+            // SAFETY: the caller's promise; there are L rows at `src`, and the panel has `steps` rows of `width` per block, and
+            // fractions lie in rows of BLOCK.
             unsafe {
                 let panel = self.panels.as_mut_ptr().cast::<i32>().add(j / width * width * dk + j % width);
                 for block in 0..n_block {
-                    let codes = C::columns::<S>(src.add(block * C::BYTES), row_bytes);
+                    let fraction = S::load_i(self.fractions.as_ptr().cast::<i32>().add(block * BLOCK + j));
+                    let codes = C::columns::<S>(src.add(block * C::BYTES), row_bytes, excess);
                     for (t, codes) in codes.into_iter().enumerate() {
-                        S::store_i(panel.add((8 * block + t) * width), codes);
+                        let to = panel.add(steps * (block * width + t * width / 8));
+                        if WIDE {
+                            let [a, b] = C::wide::<S>(codes);
+                            S::store_i(to, S::mul_fraction(a, fraction));
+                            S::store_i(to.add(width), S::mul_fraction(b, fraction));
+                        } else {
+                            S::store_i(to, codes);
+                        }
                     }
                 }
             }
@@ -156,7 +168,7 @@ impl<'a> Keys<'a> {
                 }
                 S::store(self.scales.as_mut_ptr().add(j), S::mul(top, S::splat(C::UNIT)));
             }
-            self.rows::<S, Fractions<C>>(bytes, n);
+            self.panels_of_codes::<S, C, true>(bytes, n);
         }
     }
 
@@ -198,7 +210,6 @@ fn stored(dk: usize, n_block: usize) -> usize {
 
 struct Floats;
 struct Scaled<T>(std::marker::PhantomData<T>);
-struct Fractions<C>(std::marker::PhantomData<C>);
 
 impl<S: Simd> Convert<S> for Floats {
     #[inline(always)]
@@ -217,8 +228,13 @@ impl<S: Simd, T: Float> Convert<S> for Scaled<T> {
         // SAFETY: the caller's promise on `src` and `row`.
         unsafe {
             let mut top = S::splat(0.0);
-            for c in (0..whole).step_by(S::L) {
-                top = S::max(top, S::abs(T::load::<S>(src.add(T::BYTES * c))));
+            if T::BYTES == 2 {
+                let [a, b] = tops_of_columns::<S, T>((0..whole).step_by(2 * S::L).map(|c| src.add(T::BYTES * c)));
+                top = S::max(a, b);
+            } else {
+                for c in (0..whole).step_by(S::L) {
+                    top = S::max(top, S::abs(T::load::<S>(src.add(T::BYTES * c))));
+                }
             }
             let (mut low, mut high) = (S::splat(0.0), S::splat(0.0));
             if whole < d {
@@ -238,25 +254,6 @@ impl<S: Simd, T: Float> Convert<S> for Scaled<T> {
                 S::store_i(row.add(whole / 2), S::pair(low, high));
             }
             keys.scales[j] = scale;
-        }
-    }
-}
-
-/// Pairs of 16-bit integers: codes times the fraction that their block's scale is of the largest.
-impl<S: Simd, C: Codes> Convert<S> for Fractions<C> {
-    #[inline(always)]
-    unsafe fn convert(keys: &mut Keys<'_>, src: *const u8, row: *mut i32, j: usize) {
-        let fractions = keys.fractions.as_ptr().cast::<i32>();
-        // SAFETY: the caller's promise on `src` and `row`.
-        unsafe {
-            for block in 0..keys.d / 32 {
-                let fraction = S::splat_i(*fractions.add(block * BLOCK + j));
-                let from = src.add(block * C::BYTES);
-                for e in (0..32).step_by(2 * S::L) {
-                    let x = S::pair(C::load::<S>(from, e), C::load::<S>(from, e + S::L));
-                    S::store_i(row.add((block * 32 + e) / 2), S::mul_fraction(C::widen::<S>(x), fraction));
-                }
-            }
         }
     }
 }

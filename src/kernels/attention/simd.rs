@@ -62,20 +62,16 @@ pub(crate) trait Simd: Copy {
     unsafe fn splat_i(x: i32) -> Self::I;
     unsafe fn load_i(p: *const i32) -> Self::I;
     unsafe fn store_i(p: *mut i32, x: Self::I);
-    /// `L` signed bytes.
-    unsafe fn load_i8(p: *const u8) -> Self::I;
-    /// The low halves of `L` bytes, less 8.
-    unsafe fn load_low(p: *const u8) -> Self::I;
-    /// The high halves of `L` bytes, less 8.
-    unsafe fn load_high(p: *const u8) -> Self::I;
     /// To the nearest integer, ties to even.
     unsafe fn to_i(a: Self::F) -> Self::I;
     unsafe fn to_f(a: Self::I) -> Self::F;
     unsafe fn as_f(a: Self::I) -> Self::F;
     /// Pairs of 16 bits: the low halves of `low` and of `high`.
     unsafe fn pair(low: Self::I, high: Self::I) -> Self::I;
-    /// Each of the 16-bit integers times 2^N.
-    unsafe fn shl16<const N: u32>(a: Self::I) -> Self::I;
+    /// The larger of each of the unsigned 16-bit integers of `a` and of as many at `p` without their top bits.
+    unsafe fn max16(a: Self::I, p: *const u8) -> Self::I;
+    /// Of each pair of signed bytes the first as 16-bit integers times 2^N, and the second.
+    unsafe fn wide<const N: u32>(a: Self::I) -> [Self::I; 2];
     /// a * b / 2^15 of 16-bit integers, rounded.
     unsafe fn mul_fraction(a: Self::I, b: Self::I) -> Self::I;
     /// 32 bytes at `p`.
@@ -87,27 +83,18 @@ pub(crate) trait Simd: Copy {
     /// acc + the sum of both products of the 16-bit pairs.
     unsafe fn dot_i16(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
-    /// acc + the sum of the four products of bytes of `a`, unsigned if there is an `EXCESS`, with signed bytes of `b`. This
-    /// and the operations on bytes below are there where `DOT_I8` says so.
+    /// acc + the sum of the four products of bytes of `a`, unsigned if there is an `EXCESS`, with signed bytes of `b`, where
+    /// `DOT_I8` says that this is there.
     #[inline(always)]
     unsafe fn dot_i8(_acc: Self::I, _a: Self::I, _b: Self::I) -> Self::I {
         unreachable!("DOT_I8 is false")
     }
     /// Dword `i`, of the four at the start of each of `L` rows that lie `stride` bytes apart.
-    #[inline(always)]
-    unsafe fn columns(_rows: *const u8, _stride: usize) -> [Self::I; 4] {
-        unreachable!("DOT_I8 is false")
-    }
+    unsafe fn columns(rows: *const u8, stride: usize) -> [Self::I; 4];
     /// Each byte plus `b`, modulo 256.
-    #[inline(always)]
-    unsafe fn add8(_a: Self::I, _b: u8) -> Self::I {
-        unreachable!("DOT_I8 is false")
-    }
+    unsafe fn add8(a: Self::I, b: u8) -> Self::I;
     /// The low and the high half of each byte.
-    #[inline(always)]
-    unsafe fn nibbles(_a: Self::I) -> [Self::I; 2] {
-        unreachable!("DOT_I8 is false")
-    }
+    unsafe fn nibbles(a: Self::I) -> [Self::I; 2];
 
     /// `dst[i][j] = src[j][i]` for L x L elements in rows of `lds` and `ldd`.
     unsafe fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize);

@@ -199,7 +199,7 @@ impl Step<'_> {
         unsafe {
             match self.keys.unit {
                 KeyUnit::F32 => self.scores::<S, InF32, MR>(q, scores),
-                KeyUnit::I16 => self.scores::<S, InI16, MR>(q, scores),
+                KeyUnit::I16 | KeyUnit::Codes => self.scores::<S, InI16, MR>(q, scores),
                 KeyUnit::I8 => self.scores_i8::<S, MR>(q, rows.q_scale.as_ptr(), rows.q_sum.as_ptr().cast(), scores),
             }
             let n = self.n.next_multiple_of(2 * S::L);
@@ -207,7 +207,7 @@ impl Step<'_> {
             // of the block keep what they have.
             let (mut tops, mut factors) = ([0f32; MR], [0f32; 16]);
             for i in 0..MR {
-                let scale = if self.keys.unit == KeyUnit::I16 { rows.q_scale[i * nb] } else { 1.0 };
+                let scale = if self.keys.unit.is_pairs() { rows.q_scale[i * nb] } else { 1.0 };
                 if seen(i) > 0 {
                     tops[i] = top_score::<S>(scores.add(i * BLOCK), seen(i), n) * scale;
                     let max = rows.max[i].max(tops[i]);
@@ -229,7 +229,7 @@ impl Step<'_> {
                     continue;
                 }
                 (old[i], new[i]) = (factors[i], factors[8 + i]);
-                let scale = if self.keys.unit == KeyUnit::I16 { rows.q_scale[i * nb] } else { 1.0 };
+                let scale = if self.keys.unit.is_pairs() { rows.q_scale[i * nb] } else { 1.0 };
                 let row = scores.add(i * BLOCK);
                 let sum = exponentials::<S>(row, scale, tops[i], n);
                 rows.sum[i] = rows.sum[i] * old[i] + sum * new[i];

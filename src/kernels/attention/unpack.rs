@@ -20,7 +20,10 @@ pub(super) const TINY: f32 = 1e-30;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyUnit {
     F32,
+    /// Two 16-bit integers of keys that are stored as floats: elements i and i + L of each 2L.
     I16,
+    /// Two 16-bit integers of keys that are stored as bytes or halves of them: elements 0 and 2, then 1 and 3 of each four.
+    Codes,
     I8,
 }
 
@@ -30,15 +33,21 @@ impl KeyUnit {
         match ty {
             GgmlType::F32 if exact => KeyUnit::F32,
             GgmlType::Q8_0 | GgmlType::Q4_0 if S::DOT_I8 => KeyUnit::I8,
+            GgmlType::Q8_0 | GgmlType::Q4_0 => KeyUnit::Codes,
             _ => KeyUnit::I16,
         }
+    }
+
+    /// Whether it is 16-bit integers, with a scale per row.
+    pub(super) fn is_pairs(self) -> bool {
+        matches!(self, KeyUnit::I16 | KeyUnit::Codes)
     }
 
     /// Dwords per row of `d` elements: whole vectors.
     pub(super) fn row_dwords<S: Simd>(self, d: usize) -> usize {
         let per_dword = match self {
             KeyUnit::F32 => 1,
-            KeyUnit::I16 => 2,
+            KeyUnit::I16 | KeyUnit::Codes => 2,
             KeyUnit::I8 => 4,
         };
         d.next_multiple_of(per_dword * S::L) / per_dword
@@ -85,8 +94,8 @@ pub(super) fn panel_width<S: Simd>() -> usize {
     if S::REGISTERS == 32 { 4 * S::L } else { 2 * S::L }
 }
 
-/// Rows of queries (rows, d) as dwords: f32; or pairs of 16-bit integers (i, i + L) of each 2L, with a scale per row; or
-/// bytes, with a scale and -`EXCESS` times their sum per 32. Scales and sums lie in rows of d / 32.
+/// Rows of queries (rows, d) as dwords: f32; or pairs of 16-bit integers as `unit` says, with a scale per row; or bytes, with
+/// a scale and -`EXCESS` times their sum per 32. Scales and sums lie in rows of d / 32.
 #[inline(always)]
 pub(super) fn queries<S: Simd>(
     unit: KeyUnit,
@@ -103,14 +112,15 @@ pub(super) fn queries<S: Simd>(
         q.fill(0.0);
         match unit {
             KeyUnit::F32 => q[..d].copy_from_slice(row),
-            KeyUnit::I16 => {
+            KeyUnit::I16 | KeyUnit::Codes => {
                 let limit = (i32::MAX / V_LIMIT / d.next_multiple_of(2 * S::L) as i32 - 1).min(32767) as f32;
                 let (inverse, scale) = fit(largest(row), limit);
                 scales[0] = scale;
                 let q: &mut [[i16; 2]] = bytemuck::cast_slice_mut(q);
-                for (group, x) in q.chunks_exact_mut(S::L).zip(row.chunks(2 * S::L)) {
+                let apart = if unit == KeyUnit::Codes { 2 } else { S::L };
+                for (group, x) in q.chunks_exact_mut(apart).zip(row.chunks(2 * apart)) {
                     for (i, x) in x.iter().enumerate() {
-                        group[i % S::L][i / S::L] = (x * inverse).round_ties_even() as i16;
+                        group[i % apart][i / apart] = (x * inverse).round_ties_even() as i16;
                     }
                 }
             }
@@ -183,6 +193,27 @@ impl Float for BF16 {
     }
 }
 
+/// The largest magnitudes in each of 2L columns of rows of a type of two bytes, as `[L, L]`; the order of such numbers is that of
+/// their bits.
+///
+/// # Safety
+/// The CPU has the features of `S`; each of `rows` has 2L elements.
+#[inline(always)]
+pub(super) unsafe fn tops_of_columns<S: Simd, T: Float>(rows: impl Iterator<Item = *const u8>) -> [S::F; 2] {
+    assert!(T::BYTES == 2);
+    let mut bits = [0i32; 16];
+    // SAFETY: the caller's promise; `bits` holds a vector, the most lanes there are.
+    unsafe {
+        let mut top = S::zero_i();
+        for row in rows {
+            top = S::max16(top, row);
+        }
+        S::store_i(bits.as_mut_ptr(), top);
+        let bits = bits.as_ptr().cast::<u8>();
+        [T::load::<S>(bits), T::load::<S>(bits.add(2 * S::L))]
+    }
+}
+
 /// `L` elements of a row of `d` from element `c` on, of which some are beyond the row and become zero.
 ///
 /// # Safety
@@ -205,19 +236,17 @@ pub(super) unsafe fn float_tail<S: Simd, T: Float>(row: *const u8, c: usize, d: 
 pub(super) trait Codes {
     /// Bytes per block.
     const BYTES: usize;
-    /// What 1 in fixed point is worth, per unit of the largest scale, after `widen` and a fraction of `ONE`.
+    /// What 1 in fixed point is worth, per unit of the largest scale, after `wide` and a fraction of `ONE`.
     const UNIT: f32;
     /// The same after `large` and a fraction of `LIMIT`.
     const LARGE: f32;
-    /// `L` codes from element `e` on; e + L is at most 32.
-    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I;
-    /// Codes in 16 bits, brought to `V_LIMIT`.
-    unsafe fn widen<S: Simd>(x: S::I) -> S::I;
+    /// Codes as 16-bit integers, brought to `V_LIMIT`: of each four the first and the third, and the others.
+    unsafe fn wide<S: Simd>(codes: S::I) -> [S::I; 2];
     /// 32 codes as bytes, as large as they can be.
     unsafe fn large<S: Simd>(block: *const u8) -> S::B;
-    /// Of blocks that lie `stride` bytes apart in `L` rows, four codes of each as bytes, `S::EXCESS` more than they are: a
-    /// vector per four.
-    unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8];
+    /// Of blocks that lie `stride` bytes apart in `L` rows, four codes of each as bytes, `excess` more than they are: a vector
+    /// per four.
+    unsafe fn columns<S: Simd>(block: *const u8, stride: usize, excess: u8) -> [S::I; 8];
 }
 
 pub(super) struct Q8;
@@ -229,14 +258,9 @@ impl Codes for Q8 {
     const UNIT: f32 = 32768.0 / ONE / 32.0;
     const LARGE: f32 = 128.0 / LIMIT;
     #[inline(always)]
-    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+    unsafe fn wide<S: Simd>(codes: S::I) -> [S::I; 2] {
         // SAFETY: the caller's promises.
-        unsafe { S::load_i8(block.add(2 + e)) }
-    }
-    #[inline(always)]
-    unsafe fn widen<S: Simd>(x: S::I) -> S::I {
-        // SAFETY: the caller's promises.
-        unsafe { S::shl16::<5>(x) }
+        unsafe { S::wide::<5>(codes) }
     }
     #[inline(always)]
     unsafe fn large<S: Simd>(block: *const u8) -> S::B {
@@ -244,13 +268,13 @@ impl Codes for Q8 {
         unsafe { S::load_bytes(block.add(2)) }
     }
     #[inline(always)]
-    unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8] {
+    unsafe fn columns<S: Simd>(block: *const u8, stride: usize, excess: u8) -> [S::I; 8] {
         // SAFETY: the caller's promises.
         unsafe {
             let ([a, b, c, d], [e, f, g, h]) = (S::columns(block.add(2), stride), S::columns(block.add(18), stride));
             let mut codes = [a, b, c, d, e, f, g, h];
             for x in &mut codes {
-                *x = S::add8(*x, S::EXCESS);
+                *x = S::add8(*x, excess);
             }
             codes
         }
@@ -262,14 +286,9 @@ impl Codes for Q4 {
     const UNIT: f32 = 32768.0 / ONE / 512.0;
     const LARGE: f32 = 8.0 / LIMIT;
     #[inline(always)]
-    unsafe fn load<S: Simd>(block: *const u8, e: usize) -> S::I {
+    unsafe fn wide<S: Simd>(codes: S::I) -> [S::I; 2] {
         // SAFETY: the caller's promises.
-        unsafe { if e < 16 { S::load_low(block.add(2 + e)) } else { S::load_high(block.add(2 + e - 16)) } }
-    }
-    #[inline(always)]
-    unsafe fn widen<S: Simd>(x: S::I) -> S::I {
-        // SAFETY: the caller's promises.
-        unsafe { S::shl16::<9>(x) }
+        unsafe { S::wide::<9>(codes) }
     }
     #[inline(always)]
     unsafe fn large<S: Simd>(block: *const u8) -> S::B {
@@ -277,14 +296,14 @@ impl Codes for Q4 {
         unsafe { S::load_halves(block.add(2)) }
     }
     #[inline(always)]
-    unsafe fn columns<S: Simd>(block: *const u8, stride: usize) -> [S::I; 8] {
+    unsafe fn columns<S: Simd>(block: *const u8, stride: usize, excess: u8) -> [S::I; 8] {
         // SAFETY: the caller's promises.
         unsafe {
             let mut codes = [S::zero_i(); 8];
             for (i, pairs) in S::columns(block.add(2), stride).into_iter().enumerate() {
                 let [low, high] = S::nibbles(pairs);
                 // A code is 8 less than its nibble.
-                let less = S::EXCESS.wrapping_sub(8);
+                let less = excess.wrapping_sub(8);
                 (codes[i], codes[4 + i]) = (S::add8(low, less), S::add8(high, less));
             }
             codes

@@ -4,7 +4,7 @@ use super::AttentionTile;
 use super::simd::Simd;
 use super::unpack::{
     BF16, BLOCK, Codes, F16, F32, Float, LIMIT, Q4, Q8, TINY, V_LIMIT, ValueUnit, copy_floats, decode, decoded_room,
-    float_tail, gather_scales,
+    float_tail, gather_scales, tops_of_columns,
 };
 use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
@@ -146,9 +146,17 @@ impl<'a> Values<'a> {
             for c in (0..dv).step_by(S::L) {
                 S::store(scales.add(c), S::splat(TINY));
             }
+            // What is left for one row after the other.
+            let mut first = 0;
+            while T::BYTES == 2 && first + 2 * S::L <= whole {
+                let [low, high] = tops_of_columns::<S, T>((0..n).map(|j| rows.add(j * row_bytes + T::BYTES * first)));
+                S::store(scales.add(first), S::max(S::load(scales.add(first)), low));
+                S::store(scales.add(first + S::L), S::max(S::load(scales.add(first + S::L)), high));
+                first += 2 * S::L;
+            }
             for j in 0..n {
                 let row = rows.add(j * row_bytes);
-                for c in (0..whole).step_by(S::L) {
+                for c in (first..whole).step_by(S::L) {
                     let x = S::abs(T::load::<S>(row.add(T::BYTES * c)));
                     S::store(scales.add(c), S::max(S::load(scales.add(c)), x));
                 }

@@ -348,18 +348,20 @@ impl<'a> Activations<'a> {
                     let buffers = (&mut words[..], &mut scales[..]);
                     if let Some(next) = matrices.get(i + 1) {
                         let soon = (next.rows(rows.clone()), None);
-                        self.products(w, (x, tokens.clone()), buffers, (others, ldo), soon, |_, _, _| ());
+                        self.products(w, (x, tokens.clone()), buffers, (others, ldo), soon);
                     } else {
                         // Threads take turns, more or less: this one's next task is probably as many further as there are.
                         let next = (task + threads::count()) / token_tasks * most_rows;
                         let next = next.min(n_rows)..n_rows.min(next + most_rows);
                         let soon = (matrices[0].rows(next), Some((out, rows.start)));
-                        self.products(w, (x, tokens.clone()), buffers, (sums, ldo), soon, |it, row, sums| {
-                            let at = (it - tokens.start) * ldo + row;
-                            let other = others.get_mut(at..at + sums.len()).unwrap_or_default();
-                            epilogue(rows.start + row, [sums, other], Place { out, row: it, col: rows.start + row });
-                        });
+                        self.products(w, (x, tokens.clone()), buffers, (sums, ldo), soon);
                     }
+                }
+                // Whole rows of the task at a time: the output is wide, and each of its rows a page of its own.
+                for (i, sums) in sums.chunks_exact_mut(ldo).enumerate() {
+                    let other = others.get_mut(i * ldo..i * ldo + rows.len()).unwrap_or_default();
+                    let place = Place { out, row: tokens.start + i, col: rows.start };
+                    epilogue(rows.start, [&mut sums[..rows.len()], other], place);
                 }
             });
         });
@@ -374,7 +376,6 @@ impl<'a> Activations<'a> {
         (words, scales): (&mut [f32], &mut [f32]),
         (sums, ldo): (&mut [f32], usize),
         (next, out): (MatView<'_>, Option<(&SharedMat<'_>, usize)>),
-        mut epilogue: impl FnMut(usize, usize, &mut [f32]),
     ) {
         let (ops, layout, panel) = (&self.kernels.int8, self.kernels.int8.layout, self.panel(w));
         let (n_chunks, w_words, x_words) = (self.n_chunks(), layout.w_words(panel), layout.x_words(panel));
@@ -443,13 +444,7 @@ impl<'a> Activations<'a> {
                     fresh: pass == 0,
                     soon: [soon_out, soon_x],
                 };
-                let sums = &mut sums[(first - tokens.start) * ldo + rows.start..];
-                (ops.tile)(operands, sums);
-                if pass + 1 == n_passes {
-                    for (it, sums) in sums.chunks_mut(ldo).take(width).enumerate() {
-                        epilogue(first + it, rows.start, &mut sums[..rows.len()]);
-                    }
-                }
+                (ops.tile)(operands, &mut sums[(first - tokens.start) * ldo + rows.start..]);
             }
         }
     }

@@ -34,7 +34,7 @@ pub struct Int8Ops {
 pub enum Number {
     /// 8-bit integers with a scale per group.
     Int8,
-    /// 16-bit integers with a scale per group, for weights of 16 bits.
+    /// 16-bit integers with a scale per group, as large as the sum of a group allows, see [`Panel::largest`].
     Int16,
     /// The floats themselves; their scales are 1.
     F32,
@@ -65,6 +65,23 @@ impl Panel {
             GgmlType::F16 | GgmlType::BF16 => Some(Panel { number: Number::Int16, group: 32 }),
             _ => panel_group(ty).map(|group| Panel { number: Number::Int8, group }),
         }
+    }
+
+    /// The panel of weights of `ty` where there are products of 16-bit integers but none of 8-bit ones, and codes are too large
+    /// to be multiplied as they are.
+    fn wide(ty: GgmlType) -> Option<Panel> {
+        let panel = Panel::of(ty)?;
+        Some(if panel.number == Number::Int8 { Panel { number: Number::Int16, group: CHUNK } } else { panel })
+    }
+
+    /// The largest 16-bit integers of weights and of activations: sums of products of a group stay below 2^31, and so exact.
+    /// Weights of 16 bits, in groups of 32 columns, and what they meet have 13 bits and a sign. Codes times their scales,
+    /// 14 bits in groups of 256, meet activations of 9: less than the 7 bits per 32 columns round off that byte products take,
+    /// whichever column is the largest.
+    pub const fn largest(&self) -> (i16, i16) {
+        let (w, x) = if self.group == CHUNK { (16383, 511) } else { (8191, 8191) };
+        assert!(w as i64 * x as i64 * self.group as i64 <= i32::MAX as i64);
+        (w, x)
     }
 
     /// Groups per 256 columns.
@@ -101,7 +118,7 @@ pub struct Layout {
     pub tokens: usize,
     /// The words of [`Number::Int8`].
     pub int8: Word,
-    /// Whether codes of at most `MAX_CODE` are multiplied as they are.
+    /// Whether codes of at most `MAX_CODE` are multiplied as they are, and others as 16-bit integers.
     pub codes: bool,
 }
 
@@ -144,8 +161,7 @@ impl Layout {
 
     /// The panel of weights of `ty`; `None` for a type without a decoder.
     pub fn panel(&self, ty: GgmlType) -> Option<Panel> {
-        let codes = if self.codes { panel_of_codes(ty) } else { None };
-        codes.or_else(|| Panel::of(ty))
+        if self.codes { panel_of_codes(ty).or_else(|| Panel::wide(ty)) } else { Panel::of(ty) }
     }
 
     /// Steps per 256 columns.

@@ -5,12 +5,12 @@
 //!   whole groups add up as integers. For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats
 //!   are rounded to the 255 steps of their group: the error of that is far below their own;
 //!   `tests/it/kernels_matmul.rs` bounds it per format.
-//! - F16 and BF16 weights become 16-bit integers up to [`MAX_16`] in groups of 32 columns: a group's sum then is at most
-//!   32 * 8191² = 2,146,959,392, below 2^31, and so exact. Rounding costs about what that of F16 itself does.
+//! - F16 and BF16 weights become 16-bit integers in groups of 32 columns ([`Panel::largest`]). Rounding costs about what that
+//!   of F16 itself does.
 //! - F32 weights stay what they are.
 //! - Where a machine multiplies unsigned bytes with signed ones into 16 bits, codes of up to 63 stay what they are; their
 //!   scales per 16 or 32 columns become integers in units of a float per row and 256 columns. What that rounds off is a
-//!   thousandth of what rounding the activations does.
+//!   thousandth of what rounding the activations does. Larger codes become 16-bit integers, scales and all, in groups of 256.
 
 use super::codes::{CHUNK, Chunk, Codes, SUB, with_codes};
 use super::dot::{STEP, unpack_chunk, whole_chunk};
@@ -25,14 +25,8 @@ const MAX_ROWS: usize = 32;
 /// Zero as weights are stored: 128 too large.
 const ZERO: u8 = 128;
 
-/// The largest 16-bit integer: the largest number of which 32 squares stay below 2^31.
-pub(crate) const MAX_16: f32 = 8191.0;
-
 /// Chunks of activations between the one being quantized and the one asked for.
 const AHEAD: usize = 3;
-
-/// The scale of a group of 16-bit integers is its largest magnitude times this.
-const STEP_16: f32 = 1.0 / MAX_16;
 
 /// Brings rows of `ty` into their panel.
 ///
@@ -48,7 +42,9 @@ pub(crate) fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32],
     scales.fill(if panel.number == Number::F32 { 1.0 } else { 0.0 });
     match panel.number {
         Number::F32 => pack_floats::<I>(p, words),
-        Number::Int16 => pack_16::<I>(ty, p, words, scales),
+        Number::Int16 if matches!(ty, GgmlType::F16 | GgmlType::BF16) => pack_16::<I>(ty, p, words, scales),
+        Number::Int16 => with_codes!(ty, F => if I::CODES && !F::NARROW { pack_wide::<I, F>(p, words, scales) })
+            .expect("the type has codes"),
         Number::Int8 => with_codes!(ty, F => pack_8::<I, F>(p, words, scales)).expect("the type has a group"),
         Number::Codes { .. } => with_codes!(ty, F => if I::CODES && F::NARROW { pack_codes::<I, F>(p, words, scales) })
             .expect("the type has codes"),
@@ -146,7 +142,10 @@ fn pack_codes<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: 
 #[inline(always)]
 fn codes_of_row<L: Lanes, F: Codes>(chunk: Chunk<L>, to: &mut [u32]) -> [f32; 2] {
     const SUBS: usize = CHUNK / SUB;
+    let apart = 1 + F::WIDE as usize;
+    let groups = SUBS / apart;
     let (codes, to) = to.split_at_mut(CHUNK / 4);
+    assert!(to.len() >= groups + groups / 2);
     for (codes, to) in chunk.codes.into_iter().zip(bytemuck::cast_slice_mut::<_, u8>(codes).as_chunks_mut::<32>().0) {
         L::put_bytes(codes, to);
     }
@@ -159,17 +158,15 @@ fn codes_of_row<L: Lanes, F: Codes>(chunk: Chunk<L>, to: &mut [u32]) -> [f32; 2]
     };
     let (scales, scale) = integers::<SUBS>(floats(chunk.a), largest_scale(F::MAX_CODE, F::ZERO));
     let (offsets, offset) = match F::ZERO {
-        Some(zero) => (scales.map(|scale| -(zero as i16) * scale), 0.0),
+        Some(zero) => (scales.map(|scale| scale.wrapping_mul(u32::from(zero)).wrapping_neg()), 0.0),
         None => integers(floats(chunk.b), i16::MAX as f32),
     };
-    let pair = |low: i16, high: i16| low as u16 as u32 | (high as u16 as u32) << 16;
-    let apart = 1 + F::WIDE as usize;
-    let groups = SUBS / apart;
+    let twice = scales.map(|scale| scale & 0xffff | scale << 16);
     for k in 0..groups {
-        to[k] = pair(scales[k * apart], scales[k * apart]);
+        to[k] = twice[k * apart];
     }
     for k in 0..groups / 2 {
-        to[groups + k] = pair(offsets[2 * k * apart], offsets[(2 * k + 1) * apart]);
+        to[groups + k] = offsets[2 * k * apart] & 0xffff | offsets[(2 * k + 1) * apart] << 16;
     }
     [scale, offset]
 }
@@ -182,19 +179,55 @@ const fn largest_scale(max_code: u8, zero: Option<u8>) -> f32 {
     }
 }
 
-/// Numbers as integers up to `most`, and what 1 of them is worth. What is not finite makes the unit so.
+/// Numbers as integers up to `most`, of which the lower 16 bits count, and what 1 of them is worth. What is not finite makes the
+/// unit so.
 #[inline(always)]
-fn integers<const N: usize>(x: [f32; N], most: f32) -> ([i16; N], f32) {
+fn integers<const N: usize>(x: [f32; N], most: f32) -> ([u32; N], f32) {
     let top = f32::from_bits(x.iter().fold(0, |top, x| top.max(x.to_bits() & 0x7fff_ffff)));
     let inverse = ratio(most, top);
-    (x.map(|x| (x * inverse + ROUND).to_bits() as i16), top / most)
+    (x.map(|x| (x * inverse + ROUND).to_bits()), top / most)
+}
+
+#[inline(always)]
+fn pack_wide<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+    let (rows, steps, most) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::Int16), f32::from(p.panel.largest().0));
+    let mut integers = [[0i16; CHUNK]; MAX_ROWS];
+    for (c, (words, scales)) in p.chunks.zip(words.chunks_exact_mut(steps * rows).zip(scales.chunks_exact_mut(rows))) {
+        for (r, row) in p.rows.chunks_exact(p.row_bytes).enumerate() {
+            scales[r] = wide_row::<I::Lanes, F>(unpack_chunk::<I::Lanes, F>(row, c), most, &mut integers[r]);
+        }
+        I::transpose(bytemuck::cast_slice(&integers[..rows]), steps, words);
+    }
+}
+
+/// A chunk as integers up to `most`, and what 1 of them is worth. What is not finite makes that so.
+#[inline(always)]
+fn wide_row<L: Lanes, F: Codes>(chunk: Chunk<L>, most: f32, out: &mut [i16; CHUNK]) -> f32 {
+    let mut tops = [0.0; 8];
+    L::put_floats(L::range(chunk.a, chunk.b, F::MAX_CODE as f32, CHUNK / SUB)[0], &mut tops);
+    let inverse = ratio(most, tops[0]);
+    let (mut a, mut b) = ([0.0; CHUNK / SUB], [0.0; CHUNK / SUB]);
+    for (v, to) in chunk.a.into_iter().zip(a.as_chunks_mut().0).chain(chunk.b.into_iter().zip(b.as_chunks_mut().0)) {
+        L::put_floats(L::mul(v, inverse), to);
+    }
+    let mut codes = [0; CHUNK];
+    for (v, to) in chunk.codes.into_iter().zip(codes.as_chunks_mut().0) {
+        L::put_bytes(v, to);
+    }
+    let subs = codes.as_chunks::<SUB>().0.iter().zip(out.as_chunks_mut::<SUB>().0);
+    for ((codes, out), (a, b)) in subs.zip(a.into_iter().zip(b)) {
+        for (code, out) in codes.iter().zip(out) {
+            *out = (f32::from(*code) * a + b + ROUND).to_bits() as i16;
+        }
+    }
+    tops[0] / most
 }
 
 #[inline(always)]
 fn pack_16<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
     const BYTES: usize = 2;
     let (rows, steps) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::Int16));
-    let group = p.panel.group;
+    let (group, most) = (p.panel.group, f32::from(p.panel.largest().0));
     let mut integers = [[0i16; CHUNK]; MAX_ROWS];
     let words = words.chunks_exact_mut(steps * rows);
     for (c, (words, scales)) in p.chunks.zip(words.zip(scales.chunks_exact_mut(CHUNK / group * rows))) {
@@ -204,7 +237,7 @@ fn pack_16<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales:
             decode_16::<I::Lanes>(ty, bytes, &mut floats);
             let groups = floats.chunks_exact(group).zip(integers[r].chunks_exact_mut(group));
             for (g, (floats, integers)) in groups.enumerate() {
-                scales[g * rows + r] = quantize_16::<I::Lanes>(floats, integers);
+                scales[g * rows + r] = quantize_16::<I::Lanes>(floats, most, integers);
             }
         }
         I::transpose(bytemuck::cast_slice(&integers[..rows]), steps, words);
@@ -227,17 +260,17 @@ fn decode_16<L: Lanes>(ty: GgmlType, src: &[u8; 2 * CHUNK], dst: &mut [f32; CHUN
     }
 }
 
-/// The integers of a group, and their scale. What is not finite makes the scale so.
+/// The integers of a group, up to `most`, and their scale. What is not finite makes the scale so.
 #[inline(always)]
-fn quantize_16<L: Lanes>(x: &[f32], out: &mut [i16]) -> f32 {
+fn quantize_16<L: Lanes>(x: &[f32], most: f32, out: &mut [i16]) -> f32 {
     let top = f32::from_bits(L::top(x.as_chunks::<32>().0));
-    let inverse = ratio(MAX_16, top);
+    let inverse = ratio(most, top);
     for (x, out) in x.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<32>().0) {
         for (x, out) in x.iter().zip(out) {
             *out = (*x * inverse + ROUND).to_bits() as i16;
         }
     }
-    top * STEP_16
+    top * (1.0 / most)
 }
 
 #[inline(always)]
@@ -302,8 +335,9 @@ pub(crate) fn quantize_tile<I: Int8Isa>(q: QuantizeTile<'_>) {
                 words.copy_from_slice(bytemuck::cast_slice(&wide));
             }
             (Number::Int16, _) => {
+                let most = f32::from(panel.largest().1);
                 for (g, (x, wide)) in x.chunks_exact(panel.group).zip(wide.chunks_exact_mut(panel.group)).enumerate() {
-                    q.scales[place(g)] = quantize_16::<I::Lanes>(x, wide);
+                    q.scales[place(g)] = quantize_16::<I::Lanes>(x, most, wide);
                 }
                 words.copy_from_slice(bytemuck::cast_slice(&wide));
             }

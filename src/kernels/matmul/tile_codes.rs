@@ -109,11 +109,16 @@ unsafe fn block<V: Narrow, const GROUP: usize, const SUM: usize, const N: usize>
             for k in 0..groups {
                 for _ in 0..GROUP / SUM {
                     let mut sums = [[V::zero_i(); 2]; N];
-                    for _ in 0..SUM {
+                    for i in 0..SUM {
                         let (w0, w1) = (V::load_i(w), V::load_i(w.add(V::L)));
                         for (it, sums) in sums.iter_mut().enumerate() {
                             let x = V::splat_i(*x.add(it * x_words));
-                            *sums = [V::add16(sums[0], V::products(w0, x)), V::add16(sums[1], V::products(w1, x))];
+                            let products = [V::products(w0, x), V::products(w1, x)];
+                            *sums = if i == 0 {
+                                products
+                            } else {
+                                [V::add16(sums[0], products[0]), V::add16(sums[1], products[1])]
+                            };
                         }
                         w = w.add(rows);
                         x = x.add(1);

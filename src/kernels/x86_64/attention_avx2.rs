@@ -81,22 +81,21 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn splat_i(x: i32) -> __m256i { _mm256_set1_epi32(x) }
         fn load_i(p: *const i32) -> __m256i { _mm256_loadu_si256(p.cast()) }
         fn store_i(p: *mut i32, x: __m256i) { _mm256_storeu_si256(p.cast(), x) }
-        fn load_i8(p: *const u8) -> __m256i { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) }
-        fn load_low(p: *const u8) -> __m256i {
-            let x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
-            _mm256_sub_epi32(_mm256_and_si256(x, _mm256_set1_epi32(15)), _mm256_set1_epi32(8))
-        }
-        fn load_high(p: *const u8) -> __m256i {
-            let x = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
-            _mm256_sub_epi32(_mm256_srli_epi32(x, 4), _mm256_set1_epi32(8))
-        }
         fn to_i(a: __m256) -> __m256i { _mm256_cvtps_epi32(a) }
         fn to_f(a: __m256i) -> __m256 { _mm256_cvtepi32_ps(a) }
         fn as_f(a: __m256i) -> __m256 { _mm256_castsi256_ps(a) }
         fn pair(low: __m256i, high: __m256i) -> __m256i {
             _mm256_blend_epi16::<0xaa>(low, _mm256_slli_epi32(high, 16))
         }
-        fn shl16<const N: u32>(a: __m256i) -> __m256i { _mm256_sll_epi16(a, _mm_cvtsi32_si128(N as i32)) }
+        fn max16(a: __m256i, p: *const u8) -> __m256i {
+            _mm256_max_epu16(a, _mm256_and_si256(_mm256_loadu_si256(p.cast()), _mm256_set1_epi16(i16::MAX)))
+        }
+        fn wide<const N: u32>(a: __m256i) -> [__m256i; 2] {
+            let left = |a, by: u32| _mm256_sll_epi16(a, _mm_cvtsi32_si128(by as i32));
+            let right = |a, by: u32| _mm256_sra_epi16(a, _mm_cvtsi32_si128(by as i32));
+            let first = if N < 8 { right(left(a, 8), 8 - N) } else { left(a, N) };
+            [first, left(right(a, 8), N)]
+        }
         fn mul_fraction(a: __m256i, b: __m256i) -> __m256i { _mm256_mulhrs_epi16(a, b) }
         fn load_bytes(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
         fn load_halves(p: *const u8) -> __m256i {

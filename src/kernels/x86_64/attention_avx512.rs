@@ -74,22 +74,21 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         fn splat_i(x: i32) -> __m512i { _mm512_set1_epi32(x) }
         fn load_i(p: *const i32) -> __m512i { _mm512_loadu_si512(p.cast()) }
         fn store_i(p: *mut i32, x: __m512i) { _mm512_storeu_si512(p.cast(), x) }
-        fn load_i8(p: *const u8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
-        fn load_low(p: *const u8) -> __m512i {
-            let x = _mm_and_si128(_mm_loadu_si128(p.cast()), _mm_set1_epi8(15));
-            _mm512_cvtepi8_epi32(_mm_sub_epi8(x, _mm_set1_epi8(8)))
-        }
-        fn load_high(p: *const u8) -> __m512i {
-            let x = _mm_and_si128(_mm_srli_epi16(_mm_loadu_si128(p.cast()), 4), _mm_set1_epi8(15));
-            _mm512_cvtepi8_epi32(_mm_sub_epi8(x, _mm_set1_epi8(8)))
-        }
         fn to_i(a: __m512) -> __m512i { _mm512_cvtps_epi32(a) }
         fn to_f(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
         fn as_f(a: __m512i) -> __m512 { _mm512_castsi512_ps(a) }
         fn pair(low: __m512i, high: __m512i) -> __m512i {
             _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32(high, 16))
         }
-        fn shl16<const N: u32>(a: __m512i) -> __m512i { _mm512_slli_epi16::<N>(a) }
+        fn max16(a: __m512i, p: *const u8) -> __m512i {
+            _mm512_max_epu16(a, _mm512_and_si512(_mm512_loadu_si512(p.cast()), _mm512_set1_epi16(i16::MAX)))
+        }
+        fn wide<const N: u32>(a: __m512i) -> [__m512i; 2] {
+            let left = |a, by: u32| _mm512_sll_epi16(a, _mm_cvtsi32_si128(by as i32));
+            let right = |a, by: u32| _mm512_sra_epi16(a, _mm_cvtsi32_si128(by as i32));
+            let first = if N < 8 { right(left(a, 8), 8 - N) } else { left(a, N) };
+            [first, left(right(a, 8), N)]
+        }
         fn mul_fraction(a: __m512i, b: __m512i) -> __m512i { _mm512_mulhrs_epi16(a, b) }
         fn load_bytes(p: *const u8) -> __m256i { _mm256_loadu_si256(p.cast()) }
         fn load_halves(p: *const u8) -> __m256i {

@@ -143,10 +143,26 @@ impl Int8Isa for AvxVnni {
     }
 }
 
+/// Sums of 16 bits. Not the intrinsic: of several, the compiler makes a tree, for which there are too few registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add16(mut a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: registers only, and the instruction belongs to the features of this function.
+    unsafe {
+        std::arch::asm!(
+            "vpaddw {a}, {a}, {b}",
+            a = inout(ymm_reg) a,
+            b = in(ymm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    a
+}
+
 impl Narrow for V<false> {
     vector_fns! { unsafe;
         fn products(w: __m256i, x: __m256i) -> __m256i { _mm256_maddubs_epi16(w, x) }
-        fn add16(a: __m256i, b: __m256i) -> __m256i { _mm256_add_epi16(a, b) }
+        fn add16(a: __m256i, b: __m256i) -> __m256i { add16(a, b) }
     }
 }
 
