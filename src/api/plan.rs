@@ -33,6 +33,12 @@ pub struct PlannedMedium {
     pub frames: Vec<Shown>,
     /// Tokens that they become in the context.
     pub n_tokens: usize,
+    /// What does not change by more than so many steps is left out of a video, where that was asked for.
+    pub dedup: Option<f32>,
+    /// This share of every pair but the first is read, likewise.
+    pub keep: Option<f32>,
+    /// Then visual tokens that were left out, as far as it was read; a plan counts all of them.
+    pub n_left_out: usize,
     /// What a video says of itself.
     pub info: Option<VideoInfo>,
 }
@@ -48,6 +54,9 @@ impl PlannedMedium {
             n_frames: plan.frames.len(),
             frames: plan.shown(),
             n_tokens: plan.n_tokens,
+            dedup: plan.dedup(),
+            keep: plan.keep,
+            n_left_out: plan.n_left_out(),
             info: plan.info.clone(),
         }
     }

@@ -441,8 +441,13 @@ impl Talk {
         let mut usage = Usage::default();
         let (sink, dump) = (&mut self.sink, &mut self.dump);
         let mut tell = |event: Event| {
-            if let Event::PromptStart { n_tokens, cached } = event {
-                (usage.prompt_tokens, usage.cached_tokens) = (n_tokens, cached);
+            match event {
+                Event::PromptStart { n_tokens, cached } => {
+                    (usage.prompt_tokens, usage.cached_tokens) = (n_tokens, cached);
+                }
+                // Where something is left out it may be less than was counted.
+                Event::Prefilled { n_total, .. } => usage.prompt_tokens = n_total,
+                _ => {}
             }
             usage.media.see(&event);
             sink(event);

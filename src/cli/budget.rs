@@ -6,6 +6,7 @@ use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
 use super::progress::waiting;
+use super::run::tell_left_out;
 use crate::Result;
 use crate::api::PlannedMedium;
 use crate::stream::{Cost, Limits};
@@ -58,6 +59,17 @@ pub(super) fn print_plan(media: &[PlannedMedium], cost: &Cost) {
             plan.n_pairs(),
             plan.n_tokens
         );
+        if let Some(share) = plan.keep {
+            eprintln!(
+                "         of every pair but the first, the {:.0} % of tokens that differ most from the one before",
+                100.0 * share
+            );
+        }
+        if let Some(limit) = plan.dedup {
+            eprintln!(
+                "         less what does not change by more than {limit} of 255 steps, which is known once it is decoded"
+            );
+        }
     }
     eprintln!("tokens:  {} of media, a context of {}", cost.n_tokens, cost.n_ctx);
     print_memory(cost);
@@ -130,11 +142,13 @@ pub(super) fn memory_json(cost: &Cost) -> serde_json::Value {
 /// The plan as one JSON object, with so many tokens of text.
 pub(super) fn plan_json(media: &[PlannedMedium], n_text: usize, cost: &Cost) -> serde_json::Value {
     let medium = |plan: &PlannedMedium| {
-        json!({
+        let mut medium = json!({
             "type": plan.kind.name(), "source": plan.label, "duration": plan.info.as_ref().map(|info| info.duration),
             "frames": plan.n_frames, "pairs": plan.n_pairs(), "width": plan.width, "height": plan.height,
             "n_tokens": plan.n_tokens,
-        })
+        });
+        tell_left_out(plan, &mut medium);
+        medium
     };
     json!({
         "media": media.iter().map(medium).collect::<Vec<_>>(),

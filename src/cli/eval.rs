@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{choice, looks, niah};
+use super::{choice, looks, niah, prune};
 use crate::Result;
 use crate::eval::choice::Task;
 
@@ -17,6 +17,7 @@ pub(super) struct Args {
 enum What {
     Niah(Box<niah::Args>),
     Where(Box<looks::Args>),
+    Prune(Box<prune::Args>),
     /// Video-MME: annotations in the folder or videomme/, videos in data/, subtitles in subtitle/.
     Videomme(Box<choice::Args>),
     /// LongVideoBench: lvb_val.json or lvb_test_wo_gt.json (or their tables), videos in videos/.
@@ -30,6 +31,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     match args.what {
         What::Niah(args) => niah::run(*args),
         What::Where(args) => looks::run(*args),
+        What::Prune(args) => prune::run(*args),
         What::Videomme(args) => choice::run(Task::VideoMme, &args),
         What::Longvideobench(args) => choice::run(Task::LongVideoBench, &args),
         What::Mlvu(args) => choice::run(Task::Mlvu, &args),

@@ -13,7 +13,7 @@ use crate::gguf::GgmlType;
 use crate::media::sample::SampleOptions;
 use crate::media::{Decoders, SafeDecoder};
 use crate::position::{Layout, parse_temporal_scale, scale_warning};
-use crate::stream::{Engine, EngineOptions, MediaOptions, MmprojChoice, SessionOptions};
+use crate::stream::{Engine, EngineOptions, MediaOptions, MmprojChoice, SessionOptions, kept_share, steps};
 use crate::text::guide::MAX_FORM_BYTES;
 use crate::text::sampler::MAX_REPEAT_LAST_N;
 use crate::text::{Form, SamplerOptions};
@@ -366,8 +366,28 @@ pub(super) struct MediaFlags {
     /// Temporal scale of HoPE or VideoRoPE: a number, `understanding` (1.5) or `retrieval` (0.75); default from the model.
     #[arg(long, value_name = "G", allow_hyphen_values = true)]
     pub temporal_scale: Option<String>,
+    /// Leave out what has not changed in a video by more than so many steps of 255 since it was read last.
+    #[arg(long, value_name = "STEPS", value_parser = parse_steps)]
+    pub dedup: Option<f32>,
+    /// Of every frame pair of a video but the first, read the share of tokens that differ most from the pair before.
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub keep: Option<f32>,
     #[command(flatten)]
     pub safe: SafeFlags,
+}
+
+/// A share of tokens that stay.
+pub(super) fn parse_share(text: &str) -> std::result::Result<f32, String> {
+    let share = text.parse().map_err(|_| Error::bad_input("expected a number")).and_then(kept_share);
+    share.map_err(|err| err.message().to_string())
+}
+
+/// A change that does not count.
+pub(super) fn parse_steps(text: &str) -> std::result::Result<f32, String> {
+    text.parse()
+        .map_err(|_| Error::bad_input("expected a number"))
+        .and_then(steps)
+        .map_err(|err| err.message().to_string())
 }
 
 /// Where H.264 is decoded.
@@ -409,7 +429,7 @@ impl MediaFlags {
             ..SampleOptions::default()
         };
         let (keep_markers, decoders) = (self.keep_markers, self.safe.decoders()?);
-        Ok(MediaOptions { sample, temporal_scale: None, keep_markers, decoders })
+        Ok(MediaOptions { sample, temporal_scale: None, keep_markers, dedup: self.dedup, keep: self.keep, decoders })
     }
 
     /// The temporal scale, with a word of warning where the model has no use for it or was not trained with it.

@@ -201,7 +201,7 @@ pub(super) fn print_stream(live: &LiveShape, cost: &Cost, when_full: Option<When
 
 /// Seconds of the stream that fit into `n_tokens`.
 fn seconds_until_full(live: &LiveShape, n_tokens: usize) -> f64 {
-    2.0 * (n_tokens / live.n_pair_tokens()) as f64 / live.info.taken_fps()
+    2.0 * (n_tokens / live.n_later_tokens()) as f64 / live.info.taken_fps()
 }
 
 /// The plan of a stream for people, or as one JSON object on stdout.

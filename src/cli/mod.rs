@@ -38,6 +38,7 @@ mod flags;
 mod frequencies;
 mod inspect;
 mod known_models;
+mod left_out;
 mod live;
 mod looked;
 #[cfg(feature = "eval")]
@@ -48,6 +49,8 @@ mod out;
 mod pages;
 mod plan;
 mod progress;
+#[cfg(feature = "eval")]
+mod prune;
 #[cfg(feature = "convert")]
 mod quantize;
 mod question;
@@ -141,7 +144,7 @@ fn command() -> clap::Command {
     #[cfg(feature = "eval")]
     let command = command.mut_subcommand("eval", |eval| {
         let free = |sub: clap::Command| sub.mut_arg("model", |arg| arg.required(false));
-        eval.mut_subcommand("niah", free).mut_subcommand("where", free)
+        ["niah", "where", "prune"].into_iter().fold(eval, |eval, name| eval.mut_subcommand(name, free))
     });
     absent::name(command)
 }

@@ -118,12 +118,10 @@ impl Progress {
         &self.tally
     }
 
-    /// How many frames that is, where it is any.
+    /// How many frames come again, and how many have not changed, where it is any.
     fn reused(&self) -> String {
-        match self.tally.reused_pairs {
-            0 => String::new(),
-            n => format!(", {} as before", 2 * n),
-        }
+        let some = |n: usize, what: &str| if n == 0 { String::new() } else { format!(", {} {what}", 2 * n) };
+        some(self.tally.reused_pairs, "as before") + &some(self.tally.left_out_pairs, "unchanged")
     }
 
     pub(super) fn event(&mut self, event: Event) {

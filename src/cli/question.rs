@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::flags::{MediaFlags, ModelFlags};
-use crate::stream::{Engine, MediaOptions, Prompt, SessionOptions, conversation};
+use crate::stream::{Engine, Less, MediaOptions, Prompt, SessionOptions, conversation};
 use crate::text::template::RenderOptions;
 use crate::text::{Content, Message};
 use crate::{Error, Result};
@@ -30,7 +30,8 @@ pub(super) struct Question {
     /// Sizes of a session, with a context that is still to be chosen.
     pub options: SessionOptions,
     messages: Vec<Message>,
-    media: MediaOptions,
+    /// How its video is read.
+    pub media: MediaOptions,
     ctx_size: usize,
 }
 
@@ -58,8 +59,16 @@ impl Question {
     /// # Errors
     /// What is wrong with the video.
     pub(super) fn prompt(&self) -> Result<Prompt> {
+        self.prompt_of(&self.media)
+    }
+
+    /// The same with its video read in another way.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn prompt_of(&self, media: &MediaOptions) -> Result<Prompt> {
         let render = RenderOptions { add_generation_prompt: true, add_vision_id: false, special: false, tools: &[] };
-        Prompt::build(&self.engine, &self.messages, render, &self.media)
+        Prompt::build(&self.engine, &self.messages, render, media)
     }
 
     /// Of `n_predict` tokens those that fit behind a prompt of `n_tokens`.
@@ -75,4 +84,10 @@ impl Question {
             },
         }
     }
+}
+
+/// Ways to read less of a video: each limit, and each share, by itself.
+pub(super) fn less(dedup: &[f32], keep: &[f32]) -> Vec<Less> {
+    let dedup = dedup.iter().map(|limit| Less { dedup: Some(*limit), keep: None });
+    dedup.chain(keep.iter().map(|share| Less { dedup: None, keep: Some(*share) })).collect()
 }

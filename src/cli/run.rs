@@ -240,6 +240,13 @@ pub(super) fn respond(
         if media.reused_pairs > 0 {
             eprintln!("{} frames equal earlier ones and were not encoded again", 2 * media.reused_pairs);
         }
+        if media.left_out_tokens > 0 {
+            let (pairs, tokens) = (media.left_out_pairs, media.left_out_tokens);
+            eprintln!(
+                "{tokens} visual tokens were left out; {} frames had not changed and were not encoded",
+                2 * pairs
+            );
+        }
     }
     let looked = args.looks.tell(&chat, looked.as_ref(), args.quiet)?;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -286,12 +293,23 @@ fn media_json(plan: &PlannedMedium) -> serde_json::Value {
     let shown = &plan.frames;
     // A picture is its own only frame.
     let frames = if plan.kind == MediaKind::Image { vec![0] } else { shown.iter().map(|s| s.number).collect() };
-    json!({
+    let mut medium = json!({
         "type": plan.kind.name(), "source": plan.label, "frames": frames,
         "times": shown.iter().map(|s| s.seconds).collect::<Vec<_>>(),
         "width": plan.width, "height": plan.height, "pairs": plan.n_pairs(),
         "grid_thw": [plan.grid.t, plan.grid.h, plan.grid.w], "tokens": plan.n_tokens,
-    })
+    });
+    tell_left_out(plan, &mut medium);
+    medium
+}
+
+/// How something is left out of a video, and how much, as far as that is known.
+pub(super) fn tell_left_out(plan: &PlannedMedium, medium: &mut serde_json::Value) {
+    let both = [("dedup", plan.dedup), ("keep", plan.keep)];
+    for (name, value) in both.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        medium[name] = json!(value);
+        medium["tokens_left_out"] = json!(plan.n_left_out);
+    }
 }
 
 /// Whether pictures or videos are part of a conversation.

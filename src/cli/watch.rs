@@ -202,6 +202,15 @@ impl Args {
     }
 }
 
+/// What was left out is told where anything was.
+fn with_unchanged(mut line: serde_json::Value, tally: &Tally) -> serde_json::Value {
+    if tally.left_out_tokens > 0 {
+        line["unchanged"] = json!(tally.left_out_pairs);
+        line["left_out_tokens"] = json!(tally.left_out_tokens);
+    }
+    line
+}
+
 /// An event with the time since the start and the memory in use, and what was read so far.
 fn event_json(event: &Event, tally: &Tally, started: Instant) -> serde_json::Value {
     let mut line = match event {
@@ -209,15 +218,18 @@ fn event_json(event: &Event, tally: &Tally, started: Instant) -> serde_json::Val
         Event::Encoding { n_done, n_total, share, .. } => {
             json!({"event": "encoding", "pairs": n_done, "of": n_total, "share": share})
         }
-        Event::Encoded { n_done, n_total, .. } => {
-            json!({"event": "encoded", "pairs": n_done, "of": n_total, "reused": tally.reused_pairs})
-        }
+        Event::Encoded { n_done, n_total, .. } => with_unchanged(
+            json!({"event": "encoded", "pairs": n_done, "of": n_total, "reused": tally.reused_pairs}),
+            tally,
+        ),
         Event::MediumRead { decoding, encoding, .. } => {
             json!({"event": "read", "decode_ms": 1e3 * decoding.as_secs_f64(), "encode_ms": 1e3 * encoding.as_secs_f64()})
         }
         Event::Prefilled { n_done, n_total } => json!({"event": "prefilled", "tokens": n_done, "of": n_total}),
         Event::Streamed { seen, forgotten, .. } => {
-            json!({"event": "streamed", "pairs": seen, "forgotten": forgotten, "reused": tally.reused_pairs})
+            let line =
+                json!({"event": "streamed", "pairs": seen, "forgotten": forgotten, "reused": tally.reused_pairs});
+            with_unchanged(line, tally)
         }
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
         Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),

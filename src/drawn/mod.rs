@@ -5,5 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod embedded;
+pub mod hard;
 pub mod movie;
 pub mod symbols;

@@ -161,7 +161,7 @@ impl DrawnVideo {
         let pair = i / 2;
         let (mut rgb, deviation) = match self.needles.iter().find(|needle| needle.pair == pair) {
             Some(needle) => self.card(needle.symbol, pair),
-            None => self.pattern(pair / SCENE_PAIRS, i % (2 * SCENE_PAIRS)),
+            None => self.pattern(pair / SCENE_PAIRS, (i % (2 * SCENE_PAIRS)) as f32),
         };
         let mut noise = rng(self.seed, NOISE, i);
         for value in &mut rgb {
@@ -172,7 +172,7 @@ impl DrawnVideo {
     }
 
     /// A symbol on a light ground, and how noisy it is.
-    fn card(&self, symbol: Symbol, pair: usize) -> (Vec<f32>, f32) {
+    pub(super) fn card(&self, symbol: Symbol, pair: usize) -> (Vec<f32>, f32) {
         let mut rng = rng(self.seed, CARDS, pair);
         let mut between = |a: f64, b: f64| (a + (b - a) * rng.uniform()) as f32;
         let level = between(215.0, 250.0);
@@ -184,16 +184,49 @@ impl DrawnVideo {
         let cy = between(f64::from(radius), self.height as f64 - f64::from(radius));
         let (sin, cos) = libm::sincosf(between(-0.15, 0.15));
         let deviation = between(0.0, 6.0);
+        (self.on_ground((ground, ink), symbol.shape, (radius, cx, cy), (sin, cos)), deviation)
+    }
+
+    /// A light ground that stays, and on it a small symbol so many pixels from where it first appears, if it is there.
+    pub(super) fn small(&self, symbol: Symbol, moved: Option<f32>) -> Vec<f32> {
+        let mut rng = rng(self.seed, CARDS, 0);
+        let mut between = |a: f64, b: f64| (a + (b - a) * rng.uniform()) as f32;
+        let level = between(215.0, 250.0);
+        let ground: [f32; 3] = std::array::from_fn(|_| level + between(-8.0, 8.0));
+        let ink: [f32; 3] = INKS[symbol.color].map(|v| v + between(-10.0, 10.0));
+        let most = 0.5 * self.width.min(self.height) as f64;
+        let radius = between((0.7 * most).min(22.0), most.min(28.0));
+        let (left, right) = (f64::from(radius), self.width as f64 - f64::from(radius));
+        let (from, goes_right) = (between(left, right), between(0.0, 1.0) < 0.5);
+        let cy = between(f64::from(radius), self.height as f64 - f64::from(radius));
+        let Some(moved) = moved else {
+            return self.on_ground((ground, ink), symbol.shape, (0.0, 0.0, 0.0), (0.0, 1.0));
+        };
+        // At the edge it comes back from the other side.
+        let way = if goes_right { moved } else { -moved };
+        let (left, right) = (left as f32, right as f32);
+        let cx = left + (from + way - left).rem_euclid((right - left).max(1.0));
+        self.on_ground((ground, ink), symbol.shape, (radius, cx, cy), (0.0, 1.0))
+    }
+
+    /// A shape of some radius around a point, none of radius 0, turned by an angle of this sine and cosine.
+    fn on_ground(
+        &self,
+        (ground, ink): ([f32; 3], [f32; 3]),
+        shape: usize,
+        (radius, cx, cy): (f32, f32, f32),
+        (sin, cos): (f32, f32),
+    ) -> Vec<f32> {
         let mut rgb = Vec::with_capacity(self.width * self.height * 3);
         for y in 0..self.height {
             for x in 0..self.width {
                 let near = (x as f32 - cx).abs().max((y as f32 - cy).abs()) <= 1.3 * radius;
-                let cover = if near {
+                let cover = if near && radius > 0.0 {
                     // Three by three points make the edge smooth.
                     let hits = (0..9).filter(|k| {
                         let dx = (x as f32 + (k % 3) as f32 / 3.0 - cx) / radius;
                         let dy = (y as f32 + (k / 3) as f32 / 3.0 - cy) / radius;
-                        inside(symbol.shape, dx * cos + dy * sin, dy * cos - dx * sin)
+                        inside(shape, dx * cos + dy * sin, dy * cos - dx * sin)
                     });
                     hits.count() as f32 / 9.0
                 } else {
@@ -202,11 +235,11 @@ impl DrawnVideo {
                 rgb.extend((0..3).map(|c| ground[c] + cover * (ink[c] - ground[c])));
             }
         }
-        (rgb, deviation)
+        rgb
     }
 
     /// A pattern at step `step` of its movement, and how noisy it is.
-    fn pattern(&self, scene: usize, step: usize) -> (Vec<f32>, f32) {
+    pub(super) fn pattern(&self, scene: usize, step: f32) -> (Vec<f32>, f32) {
         use std::f32::consts::TAU;
         let mut rng = rng(self.seed, SCENES, scene);
         let kind = rng.below(6);
@@ -216,7 +249,7 @@ impl DrawnVideo {
         let turn = between(0.0, std::f64::consts::TAU);
         let (period, phase, speed) = (between(14.0, 60.0), between(0.0, 60.0), between(-6.0, 6.0));
         let (hard, deviation) = (between(0.0, 1.0) < 0.7, between(0.0, 8.0));
-        let at = phase + speed * step as f32;
+        let at = phase + speed * step;
         let (sin, cos) = libm::sincosf(turn);
         let (w, h) = (self.width as f32, self.height as f32);
         // The range of `along` over the frame, for gradients.

@@ -4,16 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::drawn::Drawn;
 use crate::cache::Looks;
-use crate::drawn::symbols::{DrawnVideo, FPS};
-use crate::media::sample::SampleOptions;
-use crate::media::{FrameSource, Rgb, VideoInfo};
+use crate::drawn::symbols::DrawnVideo;
 use crate::random::Rng;
-use crate::stream::{
-    Engine, Events, GenerateOptions, Generation, Looked, MediaOptions, MediaPlan, Prompt, Session, SessionOptions,
-};
-use crate::text::template::RenderOptions;
-use crate::text::{Content, MediaSource, Message, Part, Sampler, SamplerOptions};
+use crate::stream::{Engine, Events, GenerateOptions, Generation, Looked, Session, SessionOptions};
+use crate::text::{Sampler, SamplerOptions};
 use crate::{Error, Result};
 
 /// Words behind a video, of question and answer.
@@ -112,22 +108,6 @@ impl LooksOutcome {
     }
 }
 
-/// The frames of a drawn video, as a source of frames.
-struct Drawn {
-    video: DrawnVideo,
-    info: VideoInfo,
-}
-
-impl FrameSource for Drawn {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn frame(&mut self, index: usize) -> Result<Rgb> {
-        Ok(Rgb { width: self.video.width, height: self.video.height, data: self.video.frame(index) })
-    }
-}
-
 /// Video number `i`, asked about.
 ///
 /// # Errors
@@ -139,7 +119,9 @@ pub fn trial(engine: &Arc<Engine>, options: &LooksOptions, i: u64) -> Result<Loo
     let video = DrawnVideo::new(seed, frame, n_pairs, 1, None)?;
     let needle = video.needles[0].pair;
     let question = video.question().ok_or_else(|| Error::internal("a video with a symbol and no question"))?;
-    let mut prompt = prompt(engine, video, &question.text)?;
+    let drawn = Drawn::new(frame, video.n_frames(), Box::new(move |i| video.frame(i)));
+    let whole = drawn.whole();
+    let mut prompt = drawn.prompt(engine, &whole, &question.text)?;
     let n_ctx = prompt.n_tokens()? + AROUND;
     let mut session = Session::new(engine, SessionOptions { n_ctx, ..session })?;
     session.find_looks(true);
@@ -167,26 +149,4 @@ pub fn trial(engine: &Arc<Engine>, options: &LooksOptions, i: u64) -> Result<Loo
     let looked = session.looked();
     let right = text == question.answer;
     Ok(LooksOutcome { n_pairs, needle, right, text, looked, ranks })
-}
-
-/// A question about a video, every frame of which is taken as it is.
-fn prompt(engine: &Engine, video: DrawnVideo, question: &str) -> Result<Prompt> {
-    let (width, height, n_frames) = (video.width, video.height, video.n_frames());
-    let (fps, decoder) = (f64::from(FPS), "drawn".to_string());
-    let info = VideoInfo { n_frames, fps, duration: n_frames as f64 / fps, height, width, decoder };
-    let sample = SampleOptions {
-        fps: Some(fps),
-        max_frames: Some(n_frames),
-        resized_width: Some(width),
-        resized_height: Some(height),
-        ..SampleOptions::default()
-    };
-    let options = MediaOptions { sample, ..MediaOptions::default() };
-    let source = Box::new(Drawn { video, info });
-    let plan = MediaPlan::frames(source, "drawn".to_string(), &options, engine.need_vision()?)?;
-    let source = MediaSource::Path(std::path::PathBuf::from("drawn").into());
-    let parts = vec![Part::Video { source, options: Default::default() }, Part::Text(question.to_string())];
-    let message = Message::new("user", Content::Parts(parts));
-    let render = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-    Ok(Prompt::new(Prompt::units(engine, &[message], render)?, vec![plan]))
 }

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod choice;
+mod drawn;
 pub mod journal;
+pub mod left_out;
 pub mod looks;
 pub mod niah;
 pub mod plot;

@@ -344,7 +344,7 @@ impl Work<'_> {
         borrowed.work = None;
         let prompt_time = began.elapsed();
         let Reading { n_cached, tally, warnings } = read;
-        let is_watched = tally.encoded_pairs + tally.reused_pairs > 0;
+        let is_watched = tally.encoded_pairs + tally.reused_pairs + tally.left_out_pairs > 0;
         borrowed.note_reading(beginning.as_ref(), if is_watched { prompt_time } else { Duration::ZERO });
         desk.metrics.frames(&tally);
         // What nobody heard waits for whoever asks the same.
@@ -358,6 +358,10 @@ impl Work<'_> {
             false => Ok(()),
         };
         let is_read = fed.is_ok();
+        if is_read {
+            // Where something is left out it may be less than was counted.
+            planned.n_prompt = planned.prompt.n_tokens().unwrap_or(planned.n_prompt);
+        }
         if let Err(err) = fed.and_then(|()| heard()) {
             if let Some(beginning) = beginning.as_ref().filter(|_| is_read) {
                 borrowed.note_seen(desk, &planned, beginning);
@@ -455,7 +459,7 @@ mod tests {
         let mut seen = Vec::new();
         for (event, ms) in [
             (Event::PromptStart { n_tokens: 100, cached: 20 }, 1),
-            (Event::Encoded { item: 0, n_done: 1, n_total: 4, is_reused: false }, 5),
+            (Event::Encoded { item: 0, n_done: 1, n_total: 4, is_reused: false, n_left_out: 0, is_left_out: false }, 5),
             (Event::Prefilled { n_done: 60, n_total: 100 }, 10),
             (Event::Prefilled { n_done: 40, n_total: 100 }, 20),
             (Event::Prefilled { n_done: 100, n_total: 100 }, 30),

@@ -149,6 +149,11 @@ impl Context {
         self.log.len()
     }
 
+    /// Tokens up to mark `n`, which is there.
+    pub(super) fn n_marked(&self, n: usize) -> usize {
+        n.checked_sub(1).map_or(0, |last| self.log[last].end)
+    }
+
     /// Marks that are in the cache whole.
     pub fn n_whole(&self) -> usize {
         self.log.partition_point(|entry| entry.end <= self.cache.len())
@@ -191,6 +196,14 @@ impl Context {
     /// # Panics
     /// When no visual segment is open, or rows are no such matrix.
     pub fn push_pair(&mut self, rows: &[f32]) {
+        self.push_pair_in_part(rows, None);
+    }
+
+    /// The same without the tokens that `kept`, where it is given, says no of: those that stay stand where they would stand anyway.
+    ///
+    /// # Panics
+    /// As there; `kept` of another number of tokens.
+    pub fn push_pair_in_part(&mut self, rows: &[f32], kept: Option<&[bool]>) {
         let (before, n_embd) = (self.pos.len(), self.engine.text.hparams().n_embd);
         self.placer.frames(1, &mut self.pos);
         let n = self.pos.len() - before;
@@ -200,12 +213,17 @@ impl Context {
             self.n_taps = n_taps;
             self.deep = vec![0.0; before * n_taps * n_embd];
         }
-        for row in rows.chunks_exact((1 + n_taps) * n_embd) {
+        let is_kept = |i: usize| kept.is_none_or(|kept| kept[i]);
+        let mut n_kept = 0;
+        for (i, row) in rows.chunks_exact((1 + n_taps) * n_embd).enumerate().filter(|(i, _)| is_kept(*i)) {
             let (token, taps) = row.split_at(n_embd);
             self.embd.extend_from_slice(token);
             self.deep.extend_from_slice(taps);
+            self.pos[before + n_kept] = self.pos[before + i];
+            n_kept += 1;
         }
-        self.drop_known(n);
+        self.pos.truncate(before + n_kept);
+        self.drop_known(n_kept);
         self.visual_end = self.pos.len();
     }
 

@@ -38,6 +38,11 @@ pub enum Event {
         n_total: usize,
         /// Whether this one equals an earlier one to the last bit, whose tokens it has without being encoded.
         is_reused: bool,
+        /// Tokens of it that are left out where that was asked for, and whether that is all of them since nothing has changed, so
+        /// that it was not encoded.
+        n_left_out: usize,
+        /// Likewise.
+        is_left_out: bool,
     },
     /// A medium is over, or what reads it was stopped: what it took on the whole, with what others had of the processor meanwhile.
     MediumRead {
@@ -63,6 +68,11 @@ pub enum Event {
         forgotten: usize,
         /// Whether the last of them equals an earlier one to the last bit, whose tokens it has without being encoded.
         is_reused: bool,
+        /// Tokens of it that are left out where that was asked for, and whether that is all of them since nothing has changed, so
+        /// that it was not encoded.
+        n_left_out: usize,
+        /// Likewise.
+        is_left_out: bool,
     },
     /// What a stream has shown so far was saved: so many tokens; or why that did not work.
     Saved(std::result::Result<usize, String>),

@@ -1,8 +1,119 @@
 //! The judge of what is approximate: the next-token distributions of a model that answers in a cheaper way beside those of the same
-//! model in full, over the tokens of the answer in full. What is cheaper is up to the caller, who feeds a session for each way.
+//! model in full, over the tokens of the answer in full. What is cheaper is up to the caller, who feeds a session for each way. Ways to
+//! read less of a video have to beat [`Control`]s, which read as little without looking at it.
 
-use super::Session;
+use super::{LeaveOut, MediaOptions, MediaPlan, Session};
+use crate::media::sample::FRAME_FACTOR;
+use crate::model::VisionHParams;
 use crate::{Error, Result};
+
+/// A way to read less of a video that looks at it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Less {
+    /// See [`MediaOptions::dedup`].
+    pub dedup: Option<f32>,
+    /// See [`MediaOptions::keep`].
+    pub keep: Option<f32>,
+}
+
+impl std::fmt::Display for Less {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let flags = [("--dedup", self.dedup), ("--keep", self.keep)];
+        let given: Vec<String> =
+            flags.iter().filter_map(|(name, value)| Some(format!("{name} {}", (*value)?))).collect();
+        f.write_str(&given.join(" "))
+    }
+}
+
+/// A way to read less of a video that does not look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Fewer frames of the same size.
+    Fewer,
+    /// As many frames, of a smaller size.
+    Smaller,
+    /// Tokens are left out at random.
+    Random,
+    /// Every so many tokens are left out.
+    Evenly,
+}
+
+impl Control {
+    /// All of them.
+    pub const ALL: [Control; 4] = [Control::Fewer, Control::Smaller, Control::Random, Control::Evenly];
+
+    /// As reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Control::Fewer => "fewer frames",
+            Control::Smaller => "smaller frames",
+            Control::Random => "left out at random",
+            Control::Evenly => "left out evenly",
+        }
+    }
+}
+
+/// Sizes of a video of which everything is read.
+#[derive(Debug, Clone, Copy)]
+pub struct WholeVideo {
+    /// Frame pairs.
+    pub n_pairs: usize,
+    /// Tokens of a pair.
+    pub per_pair: usize,
+    /// Likewise, as rows and columns.
+    grid: (usize, usize),
+    /// Pixels of a token's side.
+    factor: usize,
+}
+
+impl WholeVideo {
+    /// Those of a planned one.
+    pub fn of(plan: &MediaPlan, hp: &VisionHParams) -> WholeVideo {
+        let grid = plan.grid.merged(hp.merge);
+        let (n_pairs, per_pair) = (plan.n_pairs(), plan.per_pair);
+        WholeVideo { n_pairs, per_pair, grid: (grid.h, grid.w), factor: hp.factor() }
+    }
+
+    /// Tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.n_pairs * self.per_pair
+    }
+
+    /// How it is read with `n` tokens, rounded up, by a control; `media` is how it is read whole.
+    pub fn as_few(&self, n: usize, control: Control, media: &MediaOptions) -> (MediaOptions, Option<LeaveOut>) {
+        let WholeVideo { n_pairs, per_pair, grid: (h, w), factor } = *self;
+        let (mut media, mut left_out) = (media.clone(), None);
+        let (mut n_frames, mut size) = (FRAME_FACTOR * n_pairs, (h, w));
+        // The first pair is read whole.
+        let behind = n_pairs.saturating_sub(1) * per_pair;
+        let share = 1.0 - n.saturating_sub(per_pair) as f64 / behind.max(1) as f64;
+        match control {
+            Control::Fewer => n_frames = FRAME_FACTOR * n.div_ceil(per_pair),
+            Control::Smaller => size = smaller(size, n.div_ceil(n_pairs)),
+            Control::Random => left_out = Some(LeaveOut::Random(share, 1)),
+            Control::Evenly => left_out = Some(LeaveOut::Evenly(share)),
+        }
+        let sample = &mut media.sample;
+        (sample.fps, sample.nframes) = (None, Some(n_frames));
+        (sample.resized_height, sample.resized_width) = (Some(size.0 * factor), Some(size.1 * factor));
+        (media, left_out)
+    }
+}
+
+/// The smallest grid of about the same shape with at least `n` tokens.
+fn smaller((h, w): (usize, usize), n: usize) -> (usize, usize) {
+    let scale = (n as f64 / (h * w) as f64).sqrt();
+    let side = |side: usize| ((side as f64 * scale).round() as usize).max(1);
+    let (mut height, mut width) = (side(h), side(w));
+    while height * width < n {
+        if height * w <= width * h {
+            height += 1;
+        } else {
+            width += 1;
+        }
+    }
+    (height, width)
+}
 
 /// An answer, with the distribution of every one of its tokens.
 pub struct FullAnswer {
@@ -88,24 +199,35 @@ fn walk(session: &mut Session, n: usize, mut token: impl FnMut(usize, Vec<f64>) 
     Ok(())
 }
 
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
+/// Logarithms of the probabilities of a row of logits.
+pub(crate) fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let most = logits.iter().fold(f64::NEG_INFINITY, |most, v| most.max(f64::from(*v)));
     let sum: f64 = logits.iter().map(|v| (f64::from(*v) - most).exp()).sum();
     logits.iter().map(|v| f64::from(*v) - most - sum.ln()).collect()
 }
 
-fn top(row: &[f64]) -> usize {
+/// The likeliest; the first of equals.
+pub(crate) fn top(row: &[f64]) -> usize {
     (0..row.len()).rev().max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap_or(0)
 }
 
 /// KL divergence from `want` to `got`, both as logarithms of probabilities.
-fn divergence(want: &[f64], got: &[f64]) -> f64 {
+pub(crate) fn divergence(want: &[f64], got: &[f64]) -> f64 {
     want.iter().zip(got).map(|(w, g)| w.exp() * (w - g)).sum::<f64>().max(0.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn smaller_grids_keep_their_shape_and_have_enough() {
+        assert_eq!((smaller((6, 9), 54), smaller((6, 9), 14), smaller((6, 9), 6)), ((6, 9), (3, 5), (2, 3)));
+        for n in 1..=144 {
+            let (h, w) = smaller((9, 16), n);
+            assert!(h * w >= n && h * w <= n + 16 && h <= 9 && w <= 16, "{n}: {h}x{w}");
+        }
+    }
 
     #[test]
     fn divergence_of_known_distributions() {

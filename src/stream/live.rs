@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::decode::Pairs;
+use super::left_out::most;
 use super::media_plan::{Resizing, patch_spec, resizing};
 use super::stamps::{Markers, stamp};
 use super::{
@@ -44,11 +45,17 @@ pub struct LiveShape {
     pub n_stamp: usize,
     /// Temporal scale of the stream; the session's or the model's otherwise.
     pub temporal_scale: Option<f64>,
+    /// See [`MediaOptions::dedup`].
+    pub dedup: Option<f32>,
+    /// See [`MediaOptions::keep`].
+    pub keep: Option<f32>,
     /// How its time goes by, for models that were trained with seconds.
     pub clock: Option<Clock>,
     pub(super) markers: Markers,
     /// Frames that came so far; the plan that is being watched counts on.
     n_came: Arc<AtomicU64>,
+    /// Pairs that were forgotten so far; likewise.
+    pub(super) n_forgotten: Arc<AtomicUsize>,
     /// The words around the pairs that were read and not forgotten, where time is told in words; likewise.
     pub(super) words: Arc<Mutex<LiveWords>>,
 }
@@ -59,6 +66,8 @@ pub(super) struct LiveWords {
     /// Of each pair that is not forgotten, tokens before it; behind each of them `tail`.
     pub lead: VecDeque<Vec<u32>>,
     pub tail: Vec<u32>,
+    /// Of each such pair, the visual tokens that were read, where something is left out.
+    pub kept: VecDeque<u32>,
     /// See [`PairText::n_taken`].
     pub n_taken: usize,
     /// Tokens around the pairs that are forgotten.
@@ -68,24 +77,44 @@ pub(super) struct LiveWords {
 }
 
 impl LiveWords {
-    /// Forgets the oldest `n` pairs, with `n_visual` visual tokens each, and returns how many tokens they were.
+    /// Forgets the oldest `n` pairs, with `n_visual` visual tokens each, or as many of them as were read, and returns how many tokens
+    /// they were.
     pub(super) fn forget(&mut self, n: usize, n_visual: usize) -> usize {
+        let visual = if self.kept.is_empty() { n * n_visual } else { self.kept.drain(..n).map(|n| n as usize).sum() };
         let around: usize = self.lead.drain(..n.min(self.lead.len())).map(|lead| lead.len() + self.tail.len()).sum();
         self.n_forgotten += around;
-        n * n_visual + around
+        visual + around
     }
 
-    /// Pairs of `n` visual tokens that `left` tokens hold whole, from the oldest on, and how many tokens are left then.
+    /// Pairs of `n` visual tokens, or of as many as were read, that `left` tokens hold whole, from the oldest on, and how many tokens
+    /// are left then.
     pub(super) fn n_whole(&self, n: usize, mut left: usize) -> (usize, usize) {
-        if self.lead.is_empty() {
+        if self.lead.is_empty() && self.kept.is_empty() {
             return (left / n, left % n);
         }
         let mut n_whole = 0;
-        for lead in &self.lead {
-            let Some(rest) = left.checked_sub(lead.len() + n + self.tail.len()) else { break };
+        for pair in 0..self.lead.len().max(self.kept.len()) {
+            let visual = self.kept.get(pair).map_or(n, |n| *n as usize);
+            let around = self.lead.get(pair).map_or(0, |lead| lead.len() + self.tail.len());
+            let Some(rest) = left.checked_sub(visual + around) else { break };
             (left, n_whole) = (rest, n_whole + 1);
         }
         (n_whole, left)
+    }
+
+    /// How many of the oldest `most` pairs go where `n` pairs of `n_visual` tokens would: as many as have that many tokens, where
+    /// something is left out.
+    pub(super) fn n_to_forget(&self, n: usize, n_visual: usize, most: usize) -> usize {
+        if self.kept.is_empty() {
+            return n.min(most);
+        }
+        let mut left = n * n_visual;
+        let is_needed = |kept: &&u32| {
+            let is_needed = left > 0;
+            left = left.saturating_sub(**kept as usize);
+            is_needed
+        };
+        self.kept.iter().take(most).take_while(is_needed).count()
     }
 }
 
@@ -105,9 +134,19 @@ impl LiveShape {
         self.per_pair + self.n_stamp
     }
 
+    /// Whether something of it is left out.
+    pub fn leaves_out(&self) -> bool {
+        self.dedup.is_some() || self.keep.is_some()
+    }
+
+    /// The same of pairs behind the first.
+    pub fn n_later_tokens(&self) -> usize {
+        most(1, self.per_pair, self.keep) + self.n_stamp
+    }
+
     /// Tokens per second of the stream, at most.
     pub fn tokens_per_second(&self) -> f64 {
-        self.info.taken_fps() / 2.0 * self.n_pair_tokens() as f64
+        self.info.taken_fps() / 2.0 * self.n_later_tokens() as f64
     }
 
     /// Whether time is told in words.
@@ -184,7 +223,7 @@ impl LivePlan {
         let grid = Grid::of(1, height, width, &spec);
         let n_stamp = 0;
         let (label, per_pair) = (label.to_string(), grid.n_tokens(hp.merge));
-        let temporal_scale = options.temporal_scale;
+        let MediaOptions { temporal_scale, dedup, keep, .. } = *options;
         let seconds_per_pair = FRAME_FACTOR as f64 / info.taken_fps();
         let clock = hp.tokens_per_second.map(|ids_per_second| Clock { seconds_per_pair, ids_per_second });
         let (n_came, markers) = (Arc::default(), Markers::of(&hp.video, options.keep_markers));
@@ -197,9 +236,12 @@ impl LivePlan {
             per_pair,
             n_stamp,
             temporal_scale,
+            dedup,
+            keep,
             clock,
             markers,
             n_came,
+            n_forgotten: Arc::default(),
             words: Arc::default(),
         };
         Ok(LivePlan { shape, source, spec, resize: resizing(hp), failure: None })
@@ -237,6 +279,7 @@ impl LivePlan {
             (words.tail, words.n_taken) = (text.tail, text.n_taken);
         }
         *self.shape.words() = words;
+        self.shape.n_forgotten.store(0, Ordering::Relaxed);
         Ok(&before[..n_stay])
     }
 }

@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 use sha2::{Digest, Sha256};
 
 use super::decode::Pairs;
+use super::left_out::most;
 use super::medium::nameless;
 use super::stamps::{Markers, PairText, stamp};
-use super::{LiveShape, Medium, TakeHeader, Window};
+use super::{LeaveOut, LiveShape, Medium, TakeHeader, Window};
 use crate::files::ScratchFile;
 use crate::media::image_file::Decoded;
 use crate::media::patch::PatchSpec;
@@ -31,6 +32,11 @@ pub struct MediaOptions {
     /// A stamped video keeps the vision markers that the template puts around all of its pairs, as the files of some models ask
     /// for anyway.
     pub keep_markers: bool,
+    /// Leaves out of videos what has not changed by more than so many 8-bit steps (see `left_out.rs`); by default nothing is.
+    pub dedup: Option<f32>,
+    /// Reads this share of the visual tokens of every frame pair of a video but the first, those that differ most from the pair
+    /// before (likewise); by default all.
+    pub keep: Option<f32>,
     /// Who decodes what this process does not decode itself; by default nobody, and what is not built in is refused.
     pub decoders: Decoders,
 }
@@ -70,6 +76,15 @@ pub struct MediaPlan {
     pub grid: Grid,
     /// Tokens in the context; those of stamps are among them as soon as they are known.
     pub n_tokens: usize,
+    /// Visual tokens of a frame pair, if all of them are read.
+    pub per_pair: usize,
+    /// What is left out of it before the vision tower.
+    pub left_out: Option<LeaveOut>,
+    /// See [`MediaOptions::keep`].
+    pub keep: Option<f32>,
+    /// Where something is left out, as soon as it is known: the visual tokens of each pair that are read. Before that the most are
+    /// counted that it may be.
+    pub kept: Option<Vec<u32>>,
     /// Frames taken, as indices of the source (a still image: one), two for each pair. Of a stream, those that
     /// are still in the cache.
     pub frames: Vec<usize>,
@@ -197,6 +212,10 @@ impl MediaPlan {
             width: header.width,
             grid: Grid { t, h: h * header.merge, w: w * header.merge },
             n_tokens: header.n_media(),
+            per_pair: h * w,
+            left_out: header.dedup.map(LeaveOut::Unchanged),
+            keep: header.keep,
+            kept: header.kept.clone(),
             frames: header.frames.iter().map(|i| *i as usize).collect(),
             n_forgotten: header.n_forgotten,
             n_forgotten_text: header.n_forgotten_text,
@@ -225,6 +244,8 @@ impl MediaPlan {
             tail: words.tail.clone(),
             n_taken: words.n_taken,
         });
+        let kept = live.leaves_out().then(|| words.kept.iter().take(n_whole).copied().collect::<Vec<_>>());
+        let n_visual = kept.as_ref().map_or(n_whole * live.per_pair, |kept| kept.iter().map(|n| *n as usize).sum());
         MediaPlan {
             kind: MediaKind::Video,
             label: live.label.clone(),
@@ -232,7 +253,11 @@ impl MediaPlan {
             height: live.height,
             width: live.width,
             grid: Grid { t: n_pairs, ..live.grid },
-            n_tokens: n_whole * live.per_pair + text.as_ref().map_or(0, PairText::n_text),
+            n_tokens: n_visual + text.as_ref().map_or(0, PairText::n_text),
+            per_pair: live.per_pair,
+            left_out: live.dedup.map(LeaveOut::Unchanged),
+            keep: live.keep,
+            kept,
             frames,
             n_forgotten,
             n_forgotten_text: words.n_forgotten,
@@ -310,9 +335,36 @@ impl MediaPlan {
 
     /// Tokens of frame pair `pair`, with the words around it.
     pub fn n_pair_tokens(&self, pair: usize) -> usize {
-        let n_text = self.text.as_ref().map_or(0, PairText::n_text);
-        let n = (self.n_tokens - n_text) / (self.n_pairs() - self.n_forgotten);
+        let n = self.n_visual(pair);
         self.text.as_ref().map_or(n, |text| text.n_tokens(pair, n))
+    }
+
+    /// Whether something of it is left out.
+    pub fn leaves_out(&self) -> bool {
+        self.left_out.is_some() || self.keep.is_some()
+    }
+
+    /// The limit of what has not changed and is left out, where anything is.
+    pub fn dedup(&self) -> Option<f32> {
+        if let Some(LeaveOut::Unchanged(limit)) = self.left_out { Some(limit) } else { None }
+    }
+
+    /// Learns how many visual tokens of each pair are read.
+    pub(super) fn set_kept(&mut self, kept: Vec<u32>) {
+        let n_text = self.text.as_ref().map_or(0, PairText::n_text);
+        self.n_tokens = n_text + kept.iter().map(|n| *n as usize).sum::<usize>();
+        self.kept = Some(kept);
+    }
+
+    /// Visual tokens that are left out, as far as it is known.
+    pub fn n_left_out(&self) -> usize {
+        let n_text = self.text.as_ref().map_or(0, PairText::n_text);
+        (self.n_pairs() - self.n_forgotten) * self.per_pair - (self.n_tokens - n_text)
+    }
+
+    /// Visual tokens of frame pair `pair`, or the most that it may have.
+    pub fn n_visual(&self, pair: usize) -> usize {
+        self.kept.as_ref().map_or_else(|| most(pair, self.per_pair, self.keep), |kept| kept[pair] as usize)
     }
 
     /// Pairs that `n` tokens hold whole, from the first on.
@@ -355,6 +407,12 @@ impl MediaPlan {
         }
         if let Some(Clock { seconds_per_pair, ids_per_second }) = self.clock {
             [seconds_per_pair, ids_per_second].into_iter().for_each(|n| hash.update(n.to_le_bytes()));
+        }
+        if let Some(what) = self.left_out {
+            hash.update(format!("{what:?}"));
+        }
+        if let Some(share) = self.keep {
+            hash.update(format!("Keep({share})"));
         }
         hash.update(self.source_id.as_bytes());
         hash.finalize().into()

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::left_out::{most, most_of_all};
 use super::media_plan::{Source, patch_spec, resizing};
 use super::stamps::Markers;
-use super::{Known, MediaOptions, MediaPlan, Shape, StampCost, fingerprint, part_options};
+use super::{Known, LeaveOut, MediaKind, MediaOptions, MediaPlan, Shape, StampCost, fingerprint, part_options};
 use crate::files::ScratchFile;
 use crate::media::folder::{FolderSource, frame_size};
 use crate::media::sample::{FRAME_FACTOR, SampleOptions, Taken, frames_taken, seconds_per_pair, spread};
@@ -197,6 +198,8 @@ impl Medium {
                 .map(|ids_per_second| Clock { seconds_per_pair: seconds_per_pair(&taken, fps), ids_per_second });
         }
         let (spec, resize) = (patch_spec(hp), resizing(hp));
+        let per_pair = shape.per_pair() / (hp.merge * hp.merge);
+        let keep = self.options.keep.filter(|_| shape.kind == MediaKind::Video);
         Ok(MediaPlan {
             kind: shape.kind,
             label: self.label,
@@ -204,7 +207,15 @@ impl Medium {
             height: shape.height,
             width: shape.width,
             grid: shape.grid,
-            n_tokens: shape.grid.n_tokens(hp.merge),
+            n_tokens: most_of_all(shape.n_pairs(), per_pair, keep),
+            per_pair,
+            left_out: self.options.dedup.filter(|_| shape.kind == MediaKind::Video).map(LeaveOut::Unchanged),
+            keep,
+            // Unless what has changed has its say, too.
+            kept: keep.filter(|_| self.options.dedup.is_none()).map(|_| {
+                let of = |pair| most(pair, per_pair, keep) as u32;
+                (0..shape.n_pairs()).map(of).collect()
+            }),
             frames,
             clock,
             markers: Markers::of(&hp.video, self.options.keep_markers),

@@ -13,6 +13,7 @@ mod engine;
 mod event;
 mod judge;
 mod ledger;
+mod left_out;
 mod live;
 mod looked;
 pub mod fingerprint;
@@ -37,15 +38,18 @@ pub use context::{Context, Held, Together};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
-pub use judge::{Divergence, FullAnswer};
+pub use judge::{Control, Divergence, FullAnswer, Less, WholeVideo};
+#[cfg(feature = "eval")]
+pub(crate) use judge::{divergence, log_softmax, top};
 pub use ledger::{Hold, Holder, Lack, Ledger};
+pub use left_out::LeaveOut;
 pub use live::{LivePlan, LiveShape, LiveTake};
 pub use looked::{Looked, LookedMedium, LookedPair};
 pub(crate) use looked::{clock, percent};
 pub use media_plan::{MediaKind, MediaOptions, MediaPlan, patch_spec};
 pub use medium::Medium;
 pub use probe::Probe;
-pub use prompt::{Conversation, Prompt, Unit, part_options};
+pub use prompt::{Conversation, Prompt, Unit, kept_share, part_options, steps};
 pub use session::{
     Finish, GenerateOptions, Generation, Keep, LiveEnd, LiveOptions, Next, Session, SessionOptions, WhenFull, Window,
 };

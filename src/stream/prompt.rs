@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use super::left_out::MOST_STEPS;
 use super::{Engine, MediaKind, MediaOptions, MediaPlan, Medium};
 use crate::text::template::{Piece, RenderOptions};
 use crate::text::{Content, Message, Part, Tokenizer};
@@ -167,10 +168,9 @@ impl Prompt {
                     match &plan.text {
                         None => ids.extend(std::iter::repeat_n(pad, plan.n_tokens)),
                         Some(text) => {
-                            let n = (plan.n_tokens - text.n_text()) / text.lead.len();
-                            for lead in &text.lead {
+                            for (pair, lead) in text.lead.iter().enumerate() {
                                 ids.extend(lead);
-                                ids.extend(std::iter::repeat_n(pad, n));
+                                ids.extend(std::iter::repeat_n(pad, plan.n_pair_tokens(pair) - text.n_tokens(pair, 0)));
                                 ids.extend(&text.tail);
                             }
                         }
@@ -283,6 +283,8 @@ pub fn part_options(
             "resized_width" => sample.resized_width = Some(count()? as usize),
             "cap_pixels_per_frame" => sample.cap_pixels_per_frame = value.as_bool().ok_or_else(no_switch)?,
             "keep_markers" => options.keep_markers = value.as_bool().ok_or_else(no_switch)?,
+            "keep" => options.keep = Some(kept_share(number()?)?),
+            "dedup" => options.dedup = Some(steps(number()?)?),
             "temporal_scale" => {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
                 options.temporal_scale = Some(crate::position::parse_temporal_scale(&text)?);
@@ -293,4 +295,26 @@ pub fn part_options(
         }
     }
     Ok(options)
+}
+
+/// A change in 8-bit steps that does not count.
+///
+/// # Errors
+/// What no pixel can change by.
+pub fn steps(number: f64) -> Result<f32> {
+    if (0.0..=f64::from(MOST_STEPS)).contains(&number) {
+        return Ok(number as f32);
+    }
+    Err(Error::bad_input(format!("`dedup` is `{number}`, expected 0 to {MOST_STEPS} steps of a colour")))
+}
+
+/// A share of visual tokens that stay.
+///
+/// # Errors
+/// None, or more than all.
+pub fn kept_share(number: f64) -> Result<f32> {
+    if number > 0.0 && number <= 1.0 {
+        return Ok(number as f32);
+    }
+    Err(Error::bad_input(format!("`keep` is `{number}`, expected a share above 0 and up to 1")))
 }

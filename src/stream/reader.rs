@@ -1,13 +1,15 @@
 //! Media on their way into a context: what the decoding stage says goes through the vision tower and comes out as rows of the
 //! language model, pair by pair. One loop for files and streams. A tower on a device is a group ahead of whoever takes the rows,
 //! and encodes while they are read; it waits for nobody: where nothing is decoded yet, what it has is taken at once. Pairs that were
-//! there before ([`repeats`](super::repeats)) do not go through it.
+//! there before ([`repeats`](super::repeats)) do not go through it, nor do those in which nothing has changed, where somebody wants
+//! these left out ([`left_out`](super::left_out)).
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::decode::{Decoded, Next, Stage};
+use super::left_out::{Chooser, Kept, Sieve, Sifting};
 use super::repeats::{From, Repeats};
 use super::{Event, Events, MediaKind};
 use crate::media::Grid;
@@ -45,11 +47,16 @@ pub(super) enum ReadEnd {
 pub(super) struct Encoded<'a> {
     /// Its number.
     pub pair: usize,
-    /// Its tokens.
+    /// Its tokens; none where nothing of it is read, or the cache holds all that is.
     pub rows: &'a [f32],
     /// Whether they are those of an earlier pair.
     pub is_reused: bool,
+    /// Which of its tokens are read.
+    pub kept: &'a Kept,
 }
+
+/// A pair on its way: where its tokens come from, and which of them are read.
+type Coming = (From, Kept);
 
 /// Takes a pair: its place to put words around it, too.
 pub(super) type TakePair<'a> = dyn FnMut(Encoded<'_>, &mut Events<'_>) -> Result<ControlFlow<()>> + 'a;
@@ -76,12 +83,13 @@ fn timed<T>(time: &Cell<Duration>, work: impl FnOnce() -> T) -> T {
 pub(super) fn read(
     tower: &VisionTower,
     medium: Medium,
+    sifting: Option<Sifting<'_>>,
     stage: &mut Stage<'_>,
     events: &mut Events<'_>,
     take: &mut TakePair<'_>,
 ) -> Result<ReadEnd> {
     let took = Took::default();
-    let end = read_pairs(tower, medium, (stage, &took), events, take);
+    let end = read_pairs(tower, (medium, sifting), (stage, &took), events, take);
     let (decoding, encoding) = (took.decoding.get(), took.encoding.get());
     events.send(Event::MediumRead { item: medium.item, decoding, encoding });
     end
@@ -89,7 +97,7 @@ pub(super) fn read(
 
 fn read_pairs(
     tower: &VisionTower,
-    medium: Medium,
+    (medium, sifting): (Medium, Option<Sifting<'_>>),
     (stage, took): (&mut Stage<'_>, &Took),
     events: &mut Events<'_>,
     take: &mut TakePair<'_>,
@@ -98,13 +106,15 @@ fn read_pairs(
     let values_per_pair = h * w * tower.hparams().n_patch_values();
     let is_tracing = events.probe().is_some_and(|probe| probe.is_tracing());
     // The first pair that was not decoded, and what the tower has on a device.
-    let (mut wanted, mut ahead) = (medium.start, None::<(Encoding<'_>, Vec<From>)>);
+    let (mut wanted, mut ahead) = (medium.start, None::<(Encoding<'_>, Vec<Coming>)>);
     // Who looks on sees every pair.
     let n_searched = if is_tracing { Some(0) } else { medium.n_pairs.map(|n| n.saturating_sub(medium.start)) };
     let mut repeats = Repeats::new(tower.hparams(), medium.grid, n_searched);
+    let chooser = sifting.as_ref().and_then(|how| Chooser::new(tower.hparams(), how));
+    let mut sieve = sifting.and_then(|how| Sieve::new(tower.hparams(), medium.grid, how));
     let n_values = medium.per_pair * tower.hparams().n_out_values();
-    let mut rows_of = Rows { n_values, next: medium.start, take };
-    let finish = |(encoding, pairs): (Encoding<'_>, Vec<From>)| {
+    let mut rows_of = Rows { n_values, next: medium.start, chooser, take };
+    let finish = |(encoding, pairs): (Encoding<'_>, Vec<Coming>)| {
         timed(&took.encoding, || encoding.finish()).map(|rows| (rows, pairs))
     };
     let failure = loop {
@@ -127,7 +137,7 @@ fn read_pairs(
         };
         wanted += pixels.len() / values_per_pair;
         events.check()?;
-        let pairs = repeats.take_out(&mut pixels);
+        let pairs = coming(sieve.as_mut(), &mut repeats, &mut pixels);
         let before = ahead.take().map(finish).transpose()?;
         let mut here = Some((pixels, pairs));
         if !is_tracing && let Some((pixels, pairs)) = here.take_if(|(pixels, _)| !pixels.is_empty()) {
@@ -175,12 +185,25 @@ fn read_pairs(
     }
 }
 
+/// Of the pairs in `pixels`, takes out those that need not go through the tower.
+fn coming(sieve: Option<&mut Sieve<'_>>, repeats: &mut Repeats, pixels: &mut Vec<f32>) -> Vec<Coming> {
+    let Some(sieve) = sieve else {
+        return repeats.take_out(pixels).into_iter().map(|from| (from, Kept::ALL)).collect();
+    };
+    let pairs = sieve.take_out(pixels);
+    let mut left = repeats.take_out(pixels).into_iter();
+    let from = |(kept, stays): (Kept, bool)| (if stays { left.next() } else { None }.unwrap_or(From::Nowhere), kept);
+    pairs.into_iter().map(from).collect()
+}
+
 /// Rows on their way to who takes them.
 struct Rows<'a, 't> {
     /// Values of a pair's tokens.
     n_values: usize,
     /// The first pair that was not taken.
     next: usize,
+    /// Who says which of a pair's tokens stay, where not all do.
+    chooser: Option<Chooser>,
     take: &'a mut TakePair<'t>,
 }
 
@@ -190,13 +213,15 @@ impl Rows<'_, '_> {
     fn are_taken<'a>(
         &mut self,
         mut encoded: &'a [f32],
-        pairs: &'a [From],
+        pairs: &'a [Coming],
         events: &mut Events<'_>,
     ) -> Result<ControlFlow<()>> {
-        for from in pairs {
+        for (from, kept) in pairs {
             let (pair, rows) = (self.next, from.rows(self.n_values, &mut encoded));
             self.next += 1;
-            if (self.take)(Encoded { pair, rows, is_reused: from.is_earlier() }, events)?.is_break() {
+            let chosen = self.chooser.as_mut().map(|chooser| chooser.choose(pair, rows, kept));
+            let kept = chosen.as_ref().unwrap_or(kept);
+            if (self.take)(Encoded { pair, rows, is_reused: from.is_earlier(), kept }, events)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

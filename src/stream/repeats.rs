@@ -58,12 +58,15 @@ pub(super) enum From {
     Tower(Weak<Pair>),
     /// An earlier pair.
     Earlier(Rc<Pair>),
+    /// Nobody needs them.
+    Nowhere,
 }
 
 impl From {
-    /// The tokens of this pair: an earlier one's, or the next `n` values that left the tower.
+    /// The tokens of this pair: an earlier one's, or the next `n` values that left the tower; none that nobody needs.
     pub(super) fn rows<'a>(&'a self, n: usize, encoded: &mut &'a [f32]) -> &'a [f32] {
         match self {
+            From::Nowhere => &[],
             From::Earlier(pair) => pair.rows.get().expect("pairs are taken in order"),
             From::Tower(kept) => {
                 let rows;

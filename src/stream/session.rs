@@ -2,29 +2,23 @@
 
 mod generate;
 mod live;
+mod media;
 mod together;
 
 pub use generate::{Finish, GenerateOptions, Generation};
 pub use live::{Keep, LiveEnd, LiveOptions, WhenFull, Window};
 pub use together::Next;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::{Context, Held};
-use super::decode::Stage;
 use super::looked::{Looked, Sight};
-use super::reader::{self, Medium, ReadEnd};
-use super::{
-    Engine, Event, Events, MediaKind, MediaPlan, PairText, Probe, Prompt, Take, TakeHeader, TakeWriter, Unit, decode,
-};
+use super::{Engine, Event, Events, MediaPlan, Probe, Prompt, Take, TakeHeader, TakeWriter, Unit};
 use crate::cache::{CacheType, KvCache, Looks};
-use crate::error::Context as _;
-use crate::media::Grid;
-use crate::model::{Trace, VisionTower};
-use crate::position::{Pace, Pos};
+use crate::model::Trace;
+use crate::position::Pos;
 use crate::{Error, Result};
 
 /// Patches that go through the vision tower together: enough to feed the matrix products, little enough to stay small.
@@ -52,6 +46,8 @@ pub struct Session {
     /// The medium that is being read, and the one of which a part is known ([`Context::n_known`]).
     reading: Option<Held>,
     part: Option<Held>,
+    /// Of media of which something was left out, by id: the tokens of each pair that were read.
+    kept: Vec<([u8; 32], Vec<u32>)>,
     /// Where the cache is kept as it fills.
     recorder: Option<TakeWriter>,
     /// Whether it is found out where answers look, and what there is to be looked at.
@@ -70,7 +66,16 @@ impl Session {
     }
 
     fn over(context: Context, options: SessionOptions, part: Option<Held>) -> Session {
-        Session { options, context, reading: None, part, recorder: None, is_looking: false, sight: None }
+        Session {
+            options,
+            context,
+            reading: None,
+            part,
+            kept: Vec::new(),
+            recorder: None,
+            is_looking: false,
+            sight: None,
+        }
     }
 
     /// A session that holds what a take holds. The take's file is not changed by it.
@@ -103,7 +108,8 @@ impl Session {
         is_whole = is_whole && context.place(take.header.n_media(), video, |placer| take.header.place(placer))?;
         after.iter().try_fold(is_whole, |whole, id| Ok::<_, Error>(whole && context.place_token(*id)?))?;
         let part = (context.n_known() > 0).then_some(video);
-        Ok(Session::over(context, options, part))
+        let kept = take.header.kept.iter().map(|kept| (id, kept.clone())).collect();
+        Ok(Session { kept, ..Session::over(context, options, part) })
     }
 
     /// Writes the beginning that `header` tells of as a take that is complete: words, and behind them the video that prompts know as
@@ -132,6 +138,15 @@ impl Session {
     /// Keeps the cache in a take as it fills, from the next [`Session::feed`] on.
     pub fn record(&mut self, writer: TakeWriter) {
         self.recorder = Some(writer);
+    }
+
+    /// Ends what [`Session::record`] began with a take of all that `header` says, in the place of the one that was begun.
+    ///
+    /// # Errors
+    /// Those of [`TakeWriter::write_whole`].
+    pub(super) fn finish_record(&mut self, header: &TakeHeader) -> Result<()> {
+        self.context.pull()?;
+        self.recorder.take().map_or(Ok(()), |recorder| recorder.finish_as(header, self.context.cache()))
     }
 
     pub(super) fn recorder_mut(&mut self) -> Option<&mut TakeWriter> {
@@ -191,12 +206,8 @@ impl Session {
     /// Tokens of the longest beginning of `prompt` that it holds, and [`Session::feed`] would not read again.
     pub fn n_common(&self, prompt: &Prompt) -> usize {
         let held = self.context.held().zip(&prompt.units);
-        let same = held.take_while(|(held, unit)| self.is_unit(held, prompt, **unit));
-        let n_tokens = |unit: &Unit| match *unit {
-            Unit::Token(_) => 1,
-            Unit::Media { kind, index } => prompt.plan(kind, index).map_or(0, |plan| plan.n_tokens),
-        };
-        let (n_same, n_tokens) = same.fold((0, 0), |(n, sum), (_, unit)| (n + 1, sum + n_tokens(unit)));
+        let n_same = held.take_while(|(held, unit)| self.is_unit(held, prompt, **unit)).count();
+        let n_tokens = self.context.n_marked(n_same);
         let next = self.part.zip(prompt.units.get(n_same)).filter(|_| n_same == self.context.n_marks());
         match next {
             Some((part, unit)) if self.is_unit(&part, prompt, *unit) => n_tokens + self.context.n_known(),
@@ -287,7 +298,8 @@ impl Session {
 
     fn feed_units(&mut self, prompt: &mut Prompt, events: &mut Events<'_>) -> Result<()> {
         prompt.tell_time(&self.engine().tokenizer)?;
-        let total = prompt.n_tokens()?;
+        self.recall(prompt);
+        let mut total = prompt.n_tokens()?;
         if total > self.options.n_ctx {
             let way =
                 if prompt.images.is_empty() && prompt.videos.is_empty() { "say less" } else { "take fewer frames" };
@@ -297,9 +309,7 @@ impl Session {
             );
             return Err(Error::limit(message));
         }
-        self.sight = self.is_looking.then(|| Sight::of(prompt));
-        let n_head = self.engine().text.hparams().n_head;
-        self.context.set_looks(self.sight.as_ref().map(|sight| Looks::new(n_head, sight.ends())));
+        self.prepare_looks(prompt);
         // The last unit is always fed again, so that there are logits to continue from.
         let held = self.context.held().zip(&prompt.units);
         let same = held.take_while(|(held, unit)| self.is_unit(held, prompt, **unit)).count();
@@ -317,67 +327,41 @@ impl Session {
         for at in start..prompt.units.len() {
             match prompt.units[at] {
                 Unit::Token(id) => self.feed_token(id, total, events)?,
-                Unit::Media { kind, index } => self.feed_media(prompt, kind, index, total, events)?,
+                Unit::Media { kind, index } => {
+                    self.feed_media(prompt, kind, index, total, events)?;
+                    if prompt.n_tokens()? != total {
+                        // Less was read than was counted. What is wanted stands at the end, and nothing of that was read yet.
+                        total = prompt.n_tokens()?;
+                        self.context.want_logits(total.saturating_sub(n_logits));
+                        self.prepare_looks(prompt);
+                    }
+                }
             }
         }
         self.drain(total, true, events)
+    }
+
+    /// Begins to find out where the answer to `prompt` looks, if that is wanted.
+    fn prepare_looks(&mut self, prompt: &Prompt) {
+        self.sight = self.is_looking.then(|| Sight::of(prompt));
+        let n_head = self.engine().text.hparams().n_head;
+        self.context.set_looks(self.sight.as_ref().map(|sight| Looks::new(n_head, sight.ends())));
+    }
+
+    /// Tells plans of videos that were read before how many tokens that were.
+    fn recall(&self, prompt: &mut Prompt) {
+        for plan in prompt.videos.iter_mut().filter(|plan| plan.left_out.is_some() && plan.kept.is_none()) {
+            let id = plan.id();
+            if let Some((_, kept)) = self.kept.iter().find(|(known, _)| *known == id) {
+                plan.set_kept(kept.clone());
+            }
+        }
     }
 
     fn feed_token(&mut self, id: u32, total: usize, events: &mut Events<'_>) -> Result<()> {
         self.context.push_tokens(&[id])?;
         self.context.mark(Held::Token(id));
         self.drain(total, false, events)
-    }
-
-    fn feed_media(
-        &mut self,
-        prompt: &mut Prompt,
-        kind: MediaKind,
-        index: usize,
-        total: usize,
-        events: &mut Events<'_>,
-    ) -> Result<()> {
-        let item = match kind {
-            MediaKind::Image => index,
-            MediaKind::Video => prompt.images.len() + index,
-        };
-        let plan = prompt.media(kind, index)?;
-        let engine = Arc::clone(self.engine());
-        let tower = engine.need_vision()?;
-        let (grid, merged) = (plan.grid, plan.grid.merged(tower.hparams().merge));
-        let scale = self.scale(plan.temporal_scale);
-        self.reading = Some(Held::Medium { id: plan.id(), scale });
-        let (per_pair, group) = (merged.h * merged.w, Session::pairs_at_once(grid.h, grid.w));
-        decode::probe(tower, group, plan.n_pairs(), grid).at(|| plan.label.clone())?;
-        tower.reserve(group.min(plan.n_pairs()) * grid.h * grid.w)?;
-        // What a take holds already is placed but not decoded; steps begin where they would have begun anyway, so that the
-        // result is the same to the last bit.
-        let start = plan.n_whole_pairs(self.context.n_known()) / group * group;
-        let (id, text, n_pairs) = (plan.id(), plan.text.clone(), plan.n_pairs());
-        let block = Block { merged, pace: plan.pace(scale), text: text.as_ref() };
-        self.begin_blocks(block, start)?;
-        let medium = Medium { item, kind, grid, per_pair, start, n_pairs: Some(n_pairs) };
-        decode::decode(plan, start, group, events.cancel(), |stage| {
-            self.read_medium(tower, medium, block, stage, total, events)
-        })?;
-        self.context.end_visual();
-        if let Some(probe) = events.probe() {
-            probe.grid(kind, grid);
-        }
-        if plan.skipped() > 0 {
-            events.send(Event::Skipped { item, n_packets: plan.skipped() });
-        }
-        if let Some(message) = plan.take_warning() {
-            events.send(Event::Warning { item, message });
-        }
-        self.context.mark(Held::Medium { id, scale });
-        self.reading = None;
-        if self.context.is_recurrent() {
-            // What is asked about a medium stands behind it: so that recurrent layers can come back to there, a step ends there.
-            self.drain(total, true, events)?;
-            self.context.keep_place()?;
-        }
-        Ok(())
     }
 
     /// Whether what was fed is what the prompt says there: for media, the same pixels from the same places.
@@ -395,72 +379,10 @@ impl Session {
         own.or(self.options.temporal_scale).unwrap_or(self.engine().text.hparams().temporal_scale)
     }
 
-    /// Places the first `n` pairs, which the cache holds, and opens the block of the others where they share one.
-    fn begin_blocks(&mut self, Block { merged: Grid { h, w, .. }, pace, text }: Block<'_>, n: usize) -> Result<()> {
-        let Some(text) = text else {
-            self.context.begin_visual(h, w, pace)?;
-            return self.context.pass_pairs(n, h * w);
-        };
-        for lead in &text.lead[..n] {
-            self.context.pass_tokens(lead.len());
-            self.context.begin_visual(h, w, pace)?;
-            self.context.pass_pairs(1, h * w)?;
-            self.context.pass_tokens(text.tail.len());
-        }
-        Ok(())
-    }
-
-    /// Adds the visual rows of a pair, between the words `around` it where it is a block of its own.
-    fn push_pair(&mut self, rows: &[f32], block: Block<'_>, around: Option<(&[u32], &[u32])>) -> Result<()> {
-        let Some((lead, tail)) = around else {
-            self.context.push_pair(rows);
-            return Ok(());
-        };
-        self.context.push_tokens(lead)?;
-        self.context.begin_visual(block.merged.h, block.merged.w, block.pace)?;
-        self.context.push_pair(rows);
-        self.context.end_visual();
-        self.context.push_tokens(tail)
-    }
-
-    /// Reads a medium out of `total` tokens.
-    fn read_medium(
-        &mut self,
-        tower: &VisionTower,
-        medium: Medium,
-        block: Block<'_>,
-        stage: &mut Stage<'_>,
-        total: usize,
-        events: &mut Events<'_>,
-    ) -> Result<()> {
-        let n_total = medium.n_pairs.unwrap_or_default();
-        let end = reader::read(tower, medium, stage, events, &mut |encoded, events| {
-            let reader::Encoded { pair, rows, is_reused } = encoded;
-            self.push_pair(rows, block, block.text.map(|text| (&text.lead[pair][..], &text.tail[..])))?;
-            events.send(Event::Encoded { item: medium.item, n_done: pair + 1, n_total, is_reused });
-            self.drain(total, false, events)?;
-            Ok(ControlFlow::Continue(()))
-        })?;
-        match end {
-            ReadEnd::Failed(error) => Err(error),
-            ReadEnd::Over | ReadEnd::Enough => Ok(()),
-        }
-    }
-
     /// Reads full steps of what waits, of `total` tokens; at the end (`all`) also the rest.
     fn drain(&mut self, total: usize, all: bool, events: &mut Events<'_>) -> Result<()> {
         self.context.drain(all, &mut Feeding { events, recorder: self.recorder.as_mut(), total })
     }
-}
-
-/// How the pairs of a medium stand in a context.
-#[derive(Clone, Copy)]
-struct Block<'t> {
-    /// A pair in tokens.
-    merged: Grid,
-    pace: Pace,
-    /// What stands around each pair that is a block of its own; the pairs of other videos share theirs.
-    text: Option<&'t PairText>,
 }
 
 /// What a session does around the steps of its context.
@@ -498,9 +420,14 @@ impl Probe for Feeding<'_, '_> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
+    use super::media::Block;
     use super::*;
     use crate::gguf::Gguf;
-    use crate::stream::decode::Decoded;
+    use crate::media::Grid;
+    use crate::position::Pace;
+    use crate::stream::MediaKind;
+    use crate::stream::decode::{Decoded, Stage};
+    use crate::stream::reader::Medium;
 
     const GRID: Grid = Grid { t: 3, h: 4, w: 6 };
     const MEDIUM: Medium =
@@ -528,12 +455,12 @@ mod tests {
         let tower = engine.need_vision().unwrap();
         let pace = Pace { scale: Some(1.0), clock: None };
         let block = Block { merged: Grid { t: 1, h: 2, w: 3 }, pace, text: None };
-        let result = session.read_medium(tower, MEDIUM, block, &mut stage, 18, &mut events);
+        let result = session.read_medium(tower, (MEDIUM, None), block, &mut stage, 18, &mut events);
         // How long it took comes last, however it ends.
         assert!(matches!(seen.pop(), Some(Event::MediumRead { item: 0, .. })));
         session.pull().unwrap();
         let cache = session.cache().to_memory().unwrap();
-        (result, seen, cache)
+        (result.map(drop), seen, cache)
     }
 
     fn open(name: &str) -> Arc<Gguf> {
@@ -548,7 +475,10 @@ mod tests {
         result.unwrap();
         // 18 tokens in steps of 4: the last two wait for what follows.
         assert_eq!(cache.len(), 16);
-        let encoded = |n_done| Event::Encoded { item: 0, n_done, n_total: 3, is_reused: false };
+        let encoded = |n_done| {
+            let (n_left_out, is_left_out) = (0, false);
+            Event::Encoded { item: 0, n_done, n_total: 3, is_reused: false, n_left_out, is_left_out }
+        };
         let read = |n_done| Event::Prefilled { n_done, n_total: 18 };
         assert_eq!(seen, [encoded(1), read(4), encoded(2), read(8), read(12), encoded(3), read(16)]);
 

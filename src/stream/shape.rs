@@ -11,6 +11,7 @@
 //! leaves is the others': a small picture stays whole beside a video of hours, and a large picture and a video get as much as
 //! each other.
 
+use super::left_out::most_of_all;
 use super::{MediaKind, MediaOptions, StampCost};
 use crate::Result;
 use crate::media::Grid;
@@ -93,7 +94,7 @@ impl Shape {
                 let sample = SampleOptions { whole: sample.whole | is_list, ..sample.clone() };
                 let taken = frames_taken(n_frames, fps, &sample, &hp.video)?;
                 let stamps = stamps.filter(|_| hp.video.is_stamped()).map(|cost| (cost, fps));
-                Shape::video(taken, (height, width), &sample, hp, (stamps, share))
+                Shape::video(taken, (height, width), (&sample, options.keep), hp, (stamps, share))
             }
         }
     }
@@ -115,13 +116,13 @@ impl Shape {
             (Some(h), Some(w)) => sized((h, w), hp.factor(), bounds, f64::INFINITY, rounding)?,
             _ => sized(size, hp.factor(), bounds, cap, rounding)?,
         };
-        Ok(Shape::new(MediaKind::Image, (height, width), (1, 0), 0, hp))
+        Ok(Shape::new(MediaKind::Image, (height, width), (1, 0), (0, None), hp))
     }
 
     fn video(
         taken: Taken,
         size: (usize, usize),
-        sample: &SampleOptions,
+        (sample, keep): (&SampleOptions, Option<f32>),
         hp: &VisionHParams,
         (stamps, share): (Option<(StampCost, f64)>, Option<usize>),
     ) -> Result<Shape> {
@@ -129,11 +130,14 @@ impl Shape {
         let of = |n: usize, share: Option<usize>| -> Result<Shape> {
             let n_text = stamps.map_or(0, |(cost, fps)| cost.n_tokens(&spread(Taken { n, ..taken }), fps));
             // Two frames share their tokens.
+            let n_pairs = n.div_ceil(FRAME_FACTOR);
+            // Of which share all are read, where only the first pair is read whole.
+            let read = keep.map_or(1.0, |keep| (1.0 + (n_pairs - 1) as f64 * f64::from(keep)) / n_pairs as f64);
             let cap = share.map_or(f64::INFINITY, |share| {
-                share.saturating_sub(n_text) as f64 * unit * FRAME_FACTOR as f64 / n as f64
+                share.saturating_sub(n_text) as f64 * unit * FRAME_FACTOR as f64 / n as f64 / read
             });
             let (height, width) = bounded_frame_size(n, size, hp.factor(), sample, &hp.video, cap)?;
-            Ok(Shape::new(MediaKind::Video, (height, width), (n, taken.last), n_text, hp))
+            Ok(Shape::new(MediaKind::Video, (height, width), (n, taken.last), (n_text, keep), hp))
         };
         let Some(share) = share else { return of(taken.n, None) };
         let shape = of(taken.n, Some(share))?;
@@ -152,12 +156,13 @@ impl Shape {
         kind: MediaKind,
         (height, width): (usize, usize),
         (n_frames, last): (usize, usize),
-        n_text: usize,
+        (n_text, keep): (usize, Option<f32>),
         hp: &VisionHParams,
     ) -> Shape {
         let t = n_frames.div_ceil(FRAME_FACTOR);
         let grid = Grid { t, h: height / hp.patch_size, w: width / hp.patch_size };
-        Shape { kind, height, width, grid, n_frames, last, n_tokens: grid.n_tokens(hp.merge) + n_text }
+        let per_pair = Grid { t: 1, ..grid }.n_tokens(hp.merge);
+        Shape { kind, height, width, grid, n_frames, last, n_tokens: most_of_all(t, per_pair, keep) + n_text }
     }
 
     /// Frame pairs (1 for a still image).

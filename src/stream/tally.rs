@@ -12,6 +12,10 @@ pub struct Tally {
     pub encoded_pairs: usize,
     /// Frame pairs that equal an earlier one of their video, whose tokens they have.
     pub reused_pairs: usize,
+    /// Frame pairs in which nothing has changed, which were not encoded where that was asked for, and tokens that were left out.
+    pub left_out_pairs: usize,
+    /// Likewise.
+    pub left_out_tokens: usize,
     /// Waiting for frames to be decoded.
     pub decode_time: Duration,
     /// In the vision tower.
@@ -21,7 +25,13 @@ pub struct Tally {
 impl Tally {
     /// Counts what `event` tells.
     pub fn see(&mut self, event: &Event) {
+        if let Event::Encoded { n_left_out, .. } | Event::Streamed { n_left_out, .. } = *event {
+            self.left_out_tokens += n_left_out;
+        }
         match *event {
+            Event::Encoded { is_left_out: true, .. } | Event::Streamed { is_left_out: true, .. } => {
+                self.left_out_pairs += 1;
+            }
             Event::Encoded { is_reused: true, .. } | Event::Streamed { is_reused: true, .. } => self.reused_pairs += 1,
             Event::Encoded { .. } | Event::Streamed { .. } => self.encoded_pairs += 1,
             Event::MediumRead { decoding, encoding, .. } => {

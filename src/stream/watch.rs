@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct Watch {
     session: Session,
     prompt: Prompt,
-    n_total: usize,
+    header: TakeHeader,
     /// The video's file, and what the system said of it before it was hashed.
     video: PathBuf,
     stamp: Option<Stamp>,
@@ -142,7 +142,7 @@ impl Watch {
         };
         let mut session = Session::new(engine, options)?;
         session.record(TakeWriter::create(take, &header, if_exists)?);
-        Ok(Watch::new(session, &header, prompt, (request.video, stamp)))
+        Ok(Watch::new(session, header, prompt, (request.video, stamp)))
     }
 
     /// What going on with an incomplete take will cost.
@@ -170,11 +170,11 @@ impl Watch {
         let mut session = Session::from_take(engine, &take)?;
         session.record(TakeWriter::resume(take)?);
         let prompt = Around { before: header.before.clone(), after: header.after.clone() }.around(plan);
-        Ok(Watch::new(session, &header, prompt, (request.video, stamp)))
+        Ok(Watch::new(session, header, prompt, (request.video, stamp)))
     }
 
-    fn new(session: Session, header: &TakeHeader, prompt: Prompt, (file, stamp): (&Path, Option<Stamp>)) -> Watch {
-        Watch { session, prompt, n_total: header.n_tokens(), video: file.to_path_buf(), stamp }
+    fn new(session: Session, header: TakeHeader, prompt: Prompt, (file, stamp): (&Path, Option<Stamp>)) -> Watch {
+        Watch { session, prompt, header, video: file.to_path_buf(), stamp }
     }
 
     /// Time between checkpoints.
@@ -182,9 +182,9 @@ impl Watch {
         self.session.recorder_mut().expect("it is being recorded").set_interval(every);
     }
 
-    /// Tokens when the whole video is in.
+    /// Tokens when the whole video is in; at most, as long as it is not, where something is left out.
     pub fn n_total(&self) -> usize {
-        self.n_total
+        self.header.n_tokens()
     }
 
     /// Tokens that are in.
@@ -203,6 +203,11 @@ impl Watch {
         if stamp(&self.video).is_some_and(|now| Some(now) != self.stamp) {
             let message = "changed while it was watched: the take may hold frames of both; pass --again to watch anew";
             return Err(Error::mismatch(message).at(place()));
+        }
+        if self.header.leaves_out() && self.header.kept.is_none() {
+            // Now it is known how much was read.
+            self.header.kept.clone_from(&self.prompt.videos[0].kept);
+            self.session.finish_record(&self.header)?;
         }
         Ok(())
     }

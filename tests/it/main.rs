@@ -55,4 +55,5 @@ mod take;
 mod tensor;
 mod text;
 mod together;
+mod unchanged;
 mod ways_out;

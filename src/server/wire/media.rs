@@ -78,7 +78,7 @@ const TYPES: [(&str, Named, &str); 8] = [
 ];
 
 /// Options of a medium, and Qwen's name of each.
-const OPTIONS: [(&str, &str); 15] = [
+const OPTIONS: [(&str, &str); 17] = [
     ("fps", "fps"),
     ("nframes", "nframes"),
     ("num_frames", "nframes"),
@@ -94,6 +94,8 @@ const OPTIONS: [(&str, &str); 15] = [
     ("resized_height", "resized_height"),
     ("resized_width", "resized_width"),
     ("temporal_scale", "temporal_scale"),
+    ("dedup", "dedup"),
+    ("keep", "keep"),
 ];
 
 /// Fields that say nothing here.

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Block, Session};
+use super::Session;
+use super::media::Block;
 use crate::cache::KvCache;
 use crate::error::Context;
 use crate::media::Grid;
@@ -16,12 +17,16 @@ use crate::model::VisionTower;
 use crate::position::Pace;
 use crate::stream::context::Held;
 use crate::stream::decode;
+use crate::stream::left_out::{LeaveOut, Sifting, n_kept as n_of_share};
 use crate::stream::reader::{self, Encoded, Medium, ReadEnd};
 use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, MediaPlan};
 use crate::{Error, ErrorKind, Result};
 
 /// At least this share of the window is forgotten at once, so that moving the rest forward costs next to nothing.
 const FORGET_SHARE: usize = 8;
+
+/// Most frame pairs in a window, of which nothing may be left but that they were there: two weeks at a pair a second.
+const MOST_PAIRS: usize = 1 << 20;
 
 /// What to do when the context is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,8 +182,15 @@ impl Session {
         live.tower.reserve(group * live.grid.h * live.grid.w)?;
         let &Live { tower, grid, per_pair, .. } = live;
         let medium = Medium { item: 0, kind: MediaKind::Video, grid, per_pair, start: 0, n_pairs: None };
+        let sifting = live.shape.leaves_out().then(|| Sifting {
+            what: live.shape.dedup.map(LeaveOut::Unchanged),
+            n_keep: live.shape.keep.map(|share| n_of_share(share, per_pair)),
+            n_known: 0,
+            text: None,
+            n_forgotten: Arc::clone(&live.shape.n_forgotten),
+        });
         let end = decode::decode(plan, 0, group, cancel, |stage| {
-            reader::read(tower, medium, stage, events, &mut |encoded, events| {
+            reader::read(tower, medium, sifting, stage, events, &mut |encoded, events| {
                 self.take_pair(encoded, live, window, events, keep)
             })
         })?;
@@ -195,19 +207,20 @@ impl Session {
     /// Takes a pair, and makes room for it first.
     fn take_pair(
         &mut self,
-        Encoded { rows, is_reused, .. }: Encoded<'_>,
+        encoded: Encoded<'_>,
         live: &Live<'_>,
         window: &mut Window,
         events: &mut Events<'_>,
         keep: &mut Keep<'_>,
     ) -> Result<ControlFlow<()>> {
         let words = live.shape.words_around(&self.engine().tokenizer, window.n_pairs)?;
-        let n = live.per_pair + words.as_ref().map_or(0, |(lead, tail)| lead.len() + tail.len());
-        if self.context.n_tokens() + n > live.limit {
+        let n_kept = encoded.kept.n_of(live.per_pair);
+        let n = n_kept + words.as_ref().map_or(0, |(lead, tail)| lead.len() + tail.len());
+        if self.context.n_tokens() + n > live.limit || window.n_pairs - window.n_forgotten == MOST_PAIRS {
             let Some(at_once) = live.at_once else { return Ok(ControlFlow::Break(())) };
             // Whole pairs that are in the cache; the limit was checked to leave some.
             let (n_whole, _) = live.shape.words().n_whole(live.per_pair, self.n_past() - live.n_before);
-            let n = at_once.min(n_whole);
+            let n = live.shape.words().n_to_forget(at_once, live.per_pair, n_whole);
             let slots = live.shape.words().forget(n, live.per_pair);
             let forgotten = self.context.forget(live.n_before..live.n_before + slots)?;
             if window.n_forgotten == 0 && forgotten.n_recurrent > 0 {
@@ -219,13 +232,19 @@ impl Session {
                 events.send(Event::Warning { item: 0, message });
             }
             window.n_forgotten += n;
+            live.shape.n_forgotten.store(window.n_forgotten, Ordering::Relaxed);
         }
-        self.push_pair(rows, live.block(), words.as_ref().map(|(lead, tail)| (&lead[..], &tail[..])))?;
+        self.push_pair(&encoded, live.block(), words.as_ref().map(|(lead, tail)| (&lead[..], &tail[..])))?;
+        if live.shape.leaves_out() {
+            live.shape.words().kept.push_back(n_kept as u32);
+        }
         if let Some((lead, _)) = words {
             live.shape.words().lead.push_back(lead);
         }
         window.n_pairs += 1;
-        events.send(Event::Streamed { seen: window.n_pairs, forgotten: window.n_forgotten, is_reused });
+        let Window { n_pairs: seen, n_forgotten: forgotten } = *window;
+        let (is_reused, n_left_out, is_left_out) = (encoded.is_reused, live.per_pair - n_kept, n_kept == 0);
+        events.send(Event::Streamed { seen, forgotten, is_reused, n_left_out, is_left_out });
         // States are kept with whole pairs or not at all, so a step ends with every group of them.
         let is_recurrent = self.context.is_recurrent();
         let all = is_recurrent && window.n_pairs.is_multiple_of(Session::pairs_at_once(live.grid.h, live.grid.w));

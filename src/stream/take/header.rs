@@ -4,6 +4,7 @@ use crate::cache::{CacheShape, CacheType, LayerSet, Recurrent};
 use crate::gguf::{Array, Metadata, Value};
 use crate::kernels::DeltaShape;
 use crate::position::{Clock, Layout, Pace, Placer};
+use crate::stream::left_out::{MOST_STEPS, most, most_of_all};
 use crate::stream::stamps::Markers;
 use crate::stream::{Engine, MediaPlan, PairText, Session, SessionOptions};
 use crate::{Error, Result};
@@ -41,6 +42,13 @@ pub struct TakeHeader {
     pub height: usize,
     /// Width of a frame after resizing, in pixels.
     pub width: usize,
+    /// See [`MediaOptions::dedup`](crate::stream::MediaOptions::dedup).
+    pub dedup: Option<f32>,
+    /// See [`MediaOptions::keep`](crate::stream::MediaOptions::keep).
+    pub keep: Option<f32>,
+    /// Then the visual tokens of each pair in the cache, once they are known. While they are not, the most are counted that it may
+    /// be: the take is incomplete until it was written anew.
+    pub kept: Option<Vec<u32>>,
     /// Frames in the cache, as indices of the source.
     pub frames: Vec<u32>,
     /// So many frames of the source pass in a second.
@@ -74,6 +82,9 @@ const RECURRENT_LAYERS: &str = "take.cache.recurrent_layers";
 const RECURRENT_STATE: &str = "take.cache.recurrent_state";
 const SECONDS_PER_PAIR: &str = "take.video.seconds_per_pair";
 const IDS_PER_SECOND: &str = "take.video.ids_per_second";
+const DEDUP: &str = "take.video.dedup";
+const KEEP: &str = "take.video.keep";
+const KEPT: &str = "take.video.kept";
 const LEAD: &str = "take.video.lead";
 const LEAD_LENGTHS: &str = "take.video.lead_lengths";
 const TAIL: &str = "take.video.tail";
@@ -93,7 +104,11 @@ impl TakeHeader {
     /// Tokens of the video.
     pub fn n_media(&self) -> usize {
         let [t, h, w] = self.grid;
-        t.saturating_sub(self.n_forgotten) * h * w + self.text.as_ref().map_or(0, PairText::n_text)
+        let visual = match &self.kept {
+            Some(kept) => kept.iter().map(|n| *n as usize).sum(),
+            None => most_of_all(t.saturating_sub(self.n_forgotten), h * w, self.keep),
+        };
+        visual + self.text.as_ref().map_or(0, PairText::n_text)
     }
 
     /// Places the video: what stands behind it stands where it stood when it was watched.
@@ -112,6 +127,11 @@ impl TakeHeader {
         }
         placer.end_visual();
         Ok(())
+    }
+
+    /// Whether something of the video was left out.
+    pub fn leaves_out(&self) -> bool {
+        self.dedup.is_some() || self.keep.is_some()
     }
 
     /// How time goes by in the video.
@@ -149,6 +169,9 @@ impl TakeHeader {
             merge,
             height: plan.height,
             width: plan.width,
+            dedup: plan.dedup(),
+            keep: plan.keep,
+            kept: plan.kept.clone(),
             frames: plan.frames.iter().map(index).collect::<Result<_>>()?,
             fps: plan.info.as_ref().map_or(0.0, |info| info.fps),
             clock: plan.clock,
@@ -171,7 +194,24 @@ impl TakeHeader {
         let pairs = t.checked_sub(self.n_forgotten).filter(|n| *n > 0);
         // Keys hold at most as many ids as there is memory for.
         let n_text = self.text.as_ref().map_or(0, PairText::n_text);
-        let media = pairs.and_then(|n| n.checked_mul(h)?.checked_mul(w)?.checked_add(n_text));
+        let per_pair = h.checked_mul(w).filter(|n| *n > 0);
+        let media = match (&self.kept, per_pair.zip(pairs)) {
+            (None, Some((per_pair, n))) => {
+                let behind = (n - 1).checked_mul(most(1, per_pair, self.keep));
+                behind.and_then(|behind| behind.checked_add(per_pair)?.checked_add(n_text))
+            }
+            (Some(kept), Some((per_pair, n))) => {
+                if !self.leaves_out() || kept.len() != n || kept.iter().any(|n| *n as usize > per_pair) {
+                    return wrong(format!("`{}` numbers of tokens do not fit a grid of {:?}", kept.len(), self.grid));
+                }
+                kept.iter().try_fold(n_text, |sum, n| sum.checked_add(*n as usize))
+            }
+            (_, None) => None,
+        };
+        let (limit, share) = (self.dedup.unwrap_or(0.0), self.keep.unwrap_or(1.0));
+        if !((0.0..=MOST_STEPS).contains(&limit) && share > 0.0 && share <= 1.0) {
+            return wrong(format!("keys `{DEDUP}` and `{KEEP}` are `{limit}` and `{share}`"));
+        }
         let total = media.and_then(|n| n.checked_add(self.before.len())?.checked_add(self.after.len()));
         match total {
             Some(n) if n <= self.shape.n_ctx && n <= MAX_TOKENS && !self.grid.contains(&0) => {}
@@ -267,6 +307,9 @@ impl TakeHeader {
             merge: size("take.merge")?,
             height: size("take.video.height")?,
             width: size("take.video.width")?,
+            dedup: meta.float(DEDUP)?.map(|limit| limit as f32),
+            keep: meta.float(KEEP)?.map(|share| share as f32),
+            kept: meta.ints(KEPT)?.map(|_| list(KEPT)).transpose()?,
             frames: list("take.video.frames")?,
             fps: meta.need_float("take.video.fps")?,
             clock: match meta.float(SECONDS_PER_PAIR)? {
@@ -314,7 +357,7 @@ impl TakeHeader {
         let shape = &self.shape;
         // Who knows nothing of states, clocks and stamps can read all takes that have none.
         let is_plain = shape.recurrent.is_none() && self.clock.is_none() && self.text.is_none();
-        meta.set("take.version", super::VERSION as u32 - u32::from(is_plain));
+        meta.set("take.version", if self.leaves_out() { super::VERSION as u32 } else { 3 - u32::from(is_plain) });
         meta.set("take.model.name", self.model_name.as_str());
         meta.set("take.model.fingerprint", self.model_fingerprint.as_str());
         meta.set("take.mmproj.fingerprint", self.mmproj_fingerprint.as_str());
@@ -347,6 +390,15 @@ impl TakeHeader {
         meta.set("take.tokens_after", ids(&self.after));
         meta.set("take.video.frames", ids(&self.frames));
         meta.set("take.video.fps", self.fps);
+        if let Some(limit) = self.dedup {
+            meta.set(DEDUP, f64::from(limit));
+        }
+        if let Some(share) = self.keep {
+            meta.set(KEEP, f64::from(share));
+        }
+        if let Some(kept) = &self.kept {
+            meta.set(KEPT, ids(kept));
+        }
         if let Some(Clock { seconds_per_pair, ids_per_second }) = self.clock {
             meta.set(SECONDS_PER_PAIR, seconds_per_pair);
             meta.set(IDS_PER_SECOND, ids_per_second);

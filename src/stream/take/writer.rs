@@ -122,6 +122,14 @@ impl TakeWriter {
         })
     }
 
+    /// Replaces the take by one that is complete, of which `header` says more than was known when it was begun.
+    ///
+    /// # Errors
+    /// Those of [`TakeWriter::write_whole`]; the take that was begun is then as it was.
+    pub(crate) fn finish_as(self, header: &TakeHeader, cache: &KvCache) -> Result<()> {
+        TakeWriter::write_whole(&self.path, header, cache, self.before + self.started.elapsed())
+    }
+
     /// Opens a take that is to be continued, after [`Take::open`] found it whole.
     ///
     /// # Errors
