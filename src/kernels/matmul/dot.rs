@@ -104,9 +104,8 @@ fn dot_tokens<I: Int8Isa, F: Codes, const N: usize>(d: DotRows<'_>, n_tokens: us
             let first = unpack_chunk::<I::Lanes, F>(&rows[..d.row_bytes], c);
             let second = if I::ROWS == 1 { first } else { unpack_chunk::<I::Lanes, F>(last, c) };
             let chunks = I::chunks(first, second);
-            // By number: where there is one token, the compiler sees it.
-            for (t, acc) in acc.iter_mut().enumerate() {
-                I::dot(acc, &chunks, &d.x[t * n_chunks + c], F::CENTERED);
+            for (acc, x) in acc.iter_mut().zip(d.x.chunks_exact(n_chunks)) {
+                I::dot(acc, &chunks, &x[c], F::CENTERED);
             }
         }
         for (t, acc) in acc.iter().enumerate() {
