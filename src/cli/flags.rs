@@ -370,7 +370,7 @@ pub(super) struct MediaFlags {
     #[arg(long, value_name = "STEPS", value_parser = parse_steps)]
     pub dedup: Option<f32>,
     /// Of every frame pair of a video but the first, read the share of tokens that differ most from the pair before.
-    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    #[arg(long = "keep-share", id = "kept_share", value_name = "SHARE", value_parser = parse_share)]
     pub keep: Option<f32>,
     #[command(flatten)]
     pub safe: SafeFlags,

@@ -17,7 +17,7 @@ const LIMITS: [f32; 3] = [2.0, 4.0, 8.0];
 const SHARES: [f32; 3] = [0.5, 0.25, 0.1];
 
 /// Answers one question about a video of which everything is read, and compares the next-token distributions with those where
-/// something is left out (`--dedup STEPS`, `--keep SHARE`, or both): how far they are away on the mean, of 99 in 100 tokens, at most; and which tokens a
+/// something is left out (`--dedup STEPS`, `--keep-share SHARE`, or both): how far they are away on the mean, of 99 in 100 tokens, at most; and which tokens a
 /// greedy answer would have changed. Fewer frames, smaller frames, and tokens left out at random or evenly have to be worse at as
 /// many tokens, or it is not worth it for this video.
 #[derive(clap::Args)]

@@ -20,7 +20,7 @@ use crate::stream::{Control, Less};
 const MAX_VIDEOS: u64 = 100_000;
 const MAX_PAIRS: u64 = 1 << 14;
 
-/// Whether reading less of a video (`--dedup`, `--keep`) costs answers: drawn videos that hurt, read whole, with less, and with as few
+/// Whether reading less of a video (`--dedup`, `--keep-share`) costs answers: drawn videos that hurt, read whole, with less, and with as few
 /// tokens in other ways (fewer frames, smaller frames, tokens left out at random or evenly).
 ///
 /// Without a model, the embedded one is asked.
@@ -43,7 +43,7 @@ pub(super) struct Args {
     /// Limits of `--dedup`, in steps of 255.
     #[arg(long, default_value = "4,16", value_name = "LIST", value_delimiter = ',', value_parser = parse_steps)]
     dedup: Vec<f32>,
-    /// Shares of `--keep`.
+    /// Shares of `--keep-share`.
     #[arg(long, default_value = "0.25,0.1", value_name = "LIST", value_delimiter = ',', value_parser = parse_share)]
     keep: Vec<f32>,
     /// Seed of what is drawn.

@@ -18,7 +18,7 @@ pub struct Less {
 
 impl std::fmt::Display for Less {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let flags = [("--dedup", self.dedup), ("--keep", self.keep)];
+        let flags = [("--dedup", self.dedup), ("--keep-share", self.keep)];
         let given: Vec<String> =
             flags.iter().filter_map(|(name, value)| Some(format!("{name} {}", (*value)?))).collect();
         f.write_str(&given.join(" "))

@@ -4,7 +4,7 @@
 //! Before the vision tower, what has not changed (`--dedup`): a token whose pixels are as they were when a token of its place was read
 //! last is left out, and a frame pair of which nothing is left does not go through the tower.
 //!
-//! Behind it, all but a share of each pair (`--keep`): those tokens stay whose features differ most from the ones of the pair before,
+//! Behind it, all but a share of each pair (`--keep-share`): those tokens stay whose features differ most from the ones of the pair before,
 //! by the cosine of both, the first of equals; as Efficient Video Sampling does (arXiv 2510.14624), with a budget for each pair
 //! instead of one for the video, so that the number of tokens is known before anything is decoded and every pair is done with as
 //! soon as it has left the tower. The first pair stays whole, in a stream also the next one when that was forgotten.
