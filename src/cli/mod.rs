@@ -209,3 +209,14 @@ fn silence_templates() {
         }
     }));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flag of a group may have the name of one that stands beside it in a command, which is told only where that command is used.
+    #[test]
+    fn the_flags_of_every_command_go_together() {
+        Cli::command().debug_assert();
+    }
+}

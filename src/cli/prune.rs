@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "4,16", value_name = "LIST", value_delimiter = ',', value_parser = parse_steps)]
     dedup: Vec<f32>,
     /// Shares of `--keep-share`.
-    #[arg(long, default_value = "0.25,0.1", value_name = "LIST", value_delimiter = ',', value_parser = parse_share)]
+    #[arg(long = "keep-share", default_value = "0.25,0.1", value_name = "LIST", value_delimiter = ',', value_parser = parse_share)]
     keep: Vec<f32>,
     /// Seed of what is drawn.
     #[arg(short, long, default_value_t = 1)]

@@ -305,7 +305,7 @@ fn media_json(plan: &PlannedMedium) -> serde_json::Value {
 
 /// How something is left out of a video, and how much, as far as that is known.
 pub(super) fn tell_left_out(plan: &PlannedMedium, medium: &mut serde_json::Value) {
-    let both = [("dedup", plan.dedup), ("keep", plan.keep)];
+    let both = [("dedup", plan.dedup), ("keep_share", plan.keep)];
     for (name, value) in both.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         medium[name] = json!(value);
         medium["tokens_left_out"] = json!(plan.n_left_out);

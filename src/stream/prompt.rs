@@ -283,7 +283,7 @@ pub fn part_options(
             "resized_width" => sample.resized_width = Some(count()? as usize),
             "cap_pixels_per_frame" => sample.cap_pixels_per_frame = value.as_bool().ok_or_else(no_switch)?,
             "keep_markers" => options.keep_markers = value.as_bool().ok_or_else(no_switch)?,
-            "keep" => options.keep = Some(kept_share(number()?)?),
+            "keep_share" => options.keep = Some(kept_share(number()?)?),
             "dedup" => options.dedup = Some(steps(number()?)?),
             "temporal_scale" => {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
@@ -316,5 +316,5 @@ pub fn kept_share(number: f64) -> Result<f32> {
     if number > 0.0 && number <= 1.0 {
         return Ok(number as f32);
     }
-    Err(Error::bad_input(format!("`keep` is `{number}`, expected a share above 0 and up to 1")))
+    Err(Error::bad_input(format!("a share to keep is `{number}`, expected a share above 0 and up to 1")))
 }

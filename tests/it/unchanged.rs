@@ -402,7 +402,9 @@ fn check_takes((dedup, keep): Less) {
                 err.message().contains(&format!("--{name} `{is}`, this is `{other}`"))
             };
             assert!(
-                err.kind() == ErrorKind::BadInput && is_said("dedup", dedup, "13") && is_said("keep", keep, "0.5"),
+                err.kind() == ErrorKind::BadInput
+                    && is_said("dedup", dedup, "13")
+                    && is_said("keep-share", keep, "0.5"),
                 "{err}"
             );
             let none = MediaOptions { dedup: None, keep: None, ..media.clone() };

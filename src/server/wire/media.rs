@@ -95,7 +95,7 @@ const OPTIONS: [(&str, &str); 17] = [
     ("resized_width", "resized_width"),
     ("temporal_scale", "temporal_scale"),
     ("dedup", "dedup"),
-    ("keep", "keep"),
+    ("keep_share", "keep_share"),
 ];
 
 /// Fields that say nothing here.

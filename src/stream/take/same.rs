@@ -46,7 +46,7 @@ impl WatchRequest<'_> {
             ("resized-width", sample.resized_width.map(|n| n.to_string())),
             ("cap-pixels-per-frame", switch(sample.cap_pixels_per_frame)),
             ("keep-markers", switch(self.media.keep_markers)),
-            ("keep", self.media.keep.map(|share| share.to_string())),
+            ("keep-share", self.media.keep.map(|share| share.to_string())),
             ("dedup", self.media.dedup.map(|n| n.to_string())),
             ("ctx-size", self.limits.n_ctx.map(|n| n.to_string())),
             ("max-memory", self.limits.memory.map(|n| n.to_string())),
