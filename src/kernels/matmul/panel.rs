@@ -5,7 +5,7 @@
 //!   whole groups add up as integers. For Q8_0, with groups of 32, the panel holds the weights themselves. Other formats
 //!   are rounded to the 255 steps of their group: the error of that is far below their own;
 //!   `tests/it/kernels_matmul.rs` bounds it per format.
-//! - F16 and BF16 weights become 16-bit integers in groups of 32 columns ([`Panel::largest`]). Rounding costs about what that
+//! - F16 and BF16 weights become 16-bit integers in groups of 32 columns ([`Panel::largest`](super::ops::Panel::largest)). Rounding costs about what that
 //!   of F16 itself does.
 //! - F32 weights stay what they are.
 //! - Where a machine multiplies unsigned bytes with signed ones into 16 bits, codes of up to 63 stay what they are; their
