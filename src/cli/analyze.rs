@@ -30,7 +30,7 @@ enum What {
     /// How far answers move with smaller cache types.
     Cache(Box<super::cache_error::Args>),
     Skip(Box<super::skip::Args>),
-    Prune(Box<super::left_out::Args>),
+    Prune(Box<super::prune::Args>),
     #[cfg(feature = "eval")]
     Theory(super::theory::TheoryArgs),
     Frequencies(super::frequencies::Args),
@@ -82,7 +82,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         What::Rotate(args) => rotate(args),
         What::Cache(args) => super::cache_error::run(*args),
         What::Skip(args) => super::skip::run(*args),
-        What::Prune(args) => super::left_out::run(*args),
+        What::Prune(args) => super::prune::run(*args),
         #[cfg(feature = "eval")]
         What::Theory(args) => super::theory::run(args),
         What::Frequencies(args) => super::frequencies::run(args),

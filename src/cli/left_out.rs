@@ -1,132 +1,186 @@
-//! `longtake analyze prune`: what leaving out visual tokens does to a model's answers, beside other ways to as few tokens.
+//! `longtake eval prune`: whether reading less costs answers about videos that were drawn to hurt.
 
 use std::io::Write;
 
 use serde_json::{Value, json};
 
+use super::eval::TrialFlags;
+use super::flags::{ModelFlags, parse_share, parse_steps};
+use super::niah::parse_size;
 use super::out::stdout;
-use super::progress::catch_interrupt;
-use super::question::{Question, QuestionFlags, less};
-use crate::stream::{
-    Control, Divergence, Events, FullAnswer, Less, MediaOptions, Prompt, Session, SessionOptions, Tally, WholeVideo,
-};
-use crate::{Error, Result};
+use super::progress::{bar, catch_interrupt};
+use super::question::less;
+use crate::Result;
+use crate::drawn::hard::Hard;
+use crate::eval::left_out::{LeftOutOptions, LeftOutOutcome, Way, mcnemar, trial};
+use crate::stream::{Control, Less};
 
-/// What is tried where nothing is given.
-const LIMITS: [f32; 3] = [2.0, 4.0, 8.0];
-const SHARES: [f32; 3] = [0.5, 0.25, 0.1];
+/// Most videos of a kind, and most frame pairs of each.
+const MAX_VIDEOS: u64 = 100_000;
+const MAX_PAIRS: u64 = 1 << 14;
 
-/// Answers one question about a video of which everything is read, and compares the next-token distributions with those where
-/// something is left out (`--dedup STEPS`, `--keep-share SHARE`, or both): how far they are away on the mean, of 99 in 100 tokens, at most; and which tokens a
-/// greedy answer would have changed. Fewer frames, smaller frames, and tokens left out at random or evenly have to be worse at as
-/// many tokens, or it is not worth it for this video.
+/// Whether reading less of a video (`--dedup`, `--keep-share`) costs answers: drawn videos that hurt, read whole, with less, and with as few
+/// tokens in other ways (fewer frames, smaller frames, tokens left out at random or evenly).
+///
+/// Without a model, the embedded one is asked.
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    question: QuestionFlags,
-    /// Tokens of the answer.
-    #[arg(short = 'n', long = "predict", default_value_t = 64, value_name = "N")]
-    predict: usize,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-/// What a way came to.
-struct Row {
-    way: String,
-    n_tokens: usize,
-    encoded_pairs: usize,
-    divergence: Divergence,
+    model: ModelFlags,
+    /// Videos of each kind.
+    #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_VIDEOS))]
+    videos: u64,
+    /// Kinds of videos: still, pan, flicker, noise, cuts, scenes, two, three, mover; all by default.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_kind)]
+    kinds: Vec<Hard>,
+    /// Frame pairs of a video.
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u64).range(5..=MAX_PAIRS))]
+    pairs: u64,
+    /// Size of frames.
+    #[arg(long, default_value = "252x168", value_name = "WxH")]
+    frame: String,
+    /// Limits of `--dedup`, in steps of 255.
+    #[arg(long, default_value = "4,16", value_name = "LIST", value_delimiter = ',', value_parser = parse_steps)]
+    dedup: Vec<f32>,
+    /// Shares of `--keep-share`.
+    #[arg(long = "keep-share", default_value = "0.25,0.1", value_name = "LIST", value_delimiter = ',', value_parser = parse_share)]
+    keep: Vec<f32>,
+    #[command(flatten)]
+    trial: TrialFlags,
 }
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
-    let mut question = args.question.load()?;
-    let given = Less { dedup: question.media.dedup.take(), keep: question.media.keep.take() };
-    let is_given = given.dedup.is_some() || given.keep.is_some();
-    let tried = if is_given { vec![given] } else { less(&LIMITS, &SHARES) };
-    let prompt = question.prompt()?;
-    let n_tokens = prompt.n_tokens()?;
-    let [plan] = &prompt.videos[..] else {
-        return Err(Error::bad_input("something is left out of a video: give --video FILE"));
+    args.trial.check()?;
+    let engine = args.model.load_or_embedded()?;
+    let options = LeftOutOptions {
+        frame: parse_size(&args.frame)?,
+        n_pairs: args.pairs as usize,
+        less: less(&args.dedup, &args.keep),
+        session: args.model.compute.session(&engine, 1, None)?,
+        seed: args.trial.seed,
     };
-    let hp = question.engine.need_vision()?.hparams();
-    let whole = WholeVideo::of(plan, hp);
-    let n_predict = question.room(n_tokens, args.predict)?;
-    let n_ctx = n_tokens.saturating_add(n_predict);
-    let (answer, _) = feed(&question, prompt, n_ctx, |session| FullAnswer::of(session, n_predict))?;
-    let mut rows = Vec::new();
-    for less in tried {
-        let Less { dedup, keep } = less;
-        let prompt = question.prompt_of(&MediaOptions { dedup, keep, ..question.media.clone() })?;
-        let row = beside(&question, &answer, less.to_string(), prompt, n_ctx)?;
-        let n_kept = row.n_tokens;
-        rows.push(row);
-        for control in Control::ALL.into_iter().filter(|_| n_kept < whole.n_tokens()) {
-            let (media, left_out) = whole.as_few(n_kept, control, &question.media);
-            let mut prompt = question.prompt_of(&media)?;
-            prompt.videos[0].left_out = left_out;
-            rows.push(beside(&question, &answer, control.name().to_string(), prompt, n_ctx)?);
+    let kinds = if args.kinds.is_empty() { Hard::ALL.to_vec() } else { args.kinds.clone() };
+    let cancel = catch_interrupt()?;
+    let progress = bar("videos", kinds.len() * args.videos as usize, "videos");
+    let mut outcomes = Vec::new();
+    for i in 0..args.videos {
+        for &kind in &kinds {
+            outcomes.extend(trial(&engine, &options, (kind, i), cancel)?);
+            progress.inc(1);
         }
     }
-    print(&rows, (whole, n_tokens, n_predict), args.json)
+    progress.finish_and_clear();
+    args.trial.write(outcomes.iter().map(line))?;
+    print(&outcomes, &kinds, &options.less, args.trial.json)
 }
 
-/// Reads `prompt` and does `work` with what has read it.
-fn feed<T>(
-    question: &Question,
-    mut prompt: Prompt,
-    n_ctx: usize,
-    work: impl FnOnce(&mut Session) -> Result<T>,
-) -> Result<(T, (usize, usize))> {
-    let mut session = Session::new(&question.engine, SessionOptions { n_ctx, ..question.options })?;
-    let mut tally = Tally::default();
-    let mut sink = |event| tally.see(&event);
-    session.feed(&mut prompt, &mut Events::new(&mut sink, catch_interrupt()?))?;
-    let plan = &prompt.videos[0];
-    let n_visual = plan.n_pairs() * plan.per_pair - plan.n_left_out();
-    Ok((work(&mut session)?, (n_visual, tally.encoded_pairs)))
+fn parse_kind(text: &str) -> std::result::Result<Hard, String> {
+    Hard::ALL.into_iter().find(|kind| kind.id() == text).ok_or_else(|| {
+        let known: Vec<_> = Hard::ALL.into_iter().map(Hard::id).collect();
+        format!("expected one of {}", known.join(", "))
+    })
 }
 
-fn beside(question: &Question, answer: &FullAnswer, way: String, prompt: Prompt, n_ctx: usize) -> Result<Row> {
-    let (divergence, (n_tokens, encoded_pairs)) = feed(question, prompt, n_ctx, |session| answer.beside(session))?;
-    Ok(Row { way, n_tokens, encoded_pairs, divergence })
+fn name(way: Way) -> String {
+    match way {
+        Way::Whole => "whole".to_string(),
+        Way::Less(less) => less.to_string(),
+        Way::Instead(_, control) => control.name().to_string(),
+    }
 }
 
-fn print(rows: &[Row], (whole, n_prompt, n_predict): (WholeVideo, usize, usize), is_json: bool) -> Result<()> {
-    let WholeVideo { n_pairs, .. } = whole;
+fn line(outcome: &LeftOutOutcome) -> Value {
+    let less = match outcome.way {
+        Way::Whole => None,
+        Way::Less(less) | Way::Instead(less, _) => Some(less.to_string()),
+    };
+    json!({
+        "kind": outcome.kind.id(), "video": outcome.trial, "way": name(outcome.way), "less": less,
+        "right": outcome.right, "kl": outcome.kl, "visual_tokens": outcome.n_tokens, "encoded_pairs": outcome.n_encoded,
+    })
+}
+
+/// What a way came to over some videos.
+struct Sum<'a>(Vec<&'a LeftOutOutcome>);
+
+impl Sum<'_> {
+    fn of(outcomes: &[LeftOutOutcome], way: Way, kind: Option<Hard>) -> Sum<'_> {
+        Sum(outcomes.iter().filter(|o| o.way == way && kind.is_none_or(|kind| o.kind == kind)).collect())
+    }
+
+    fn mean(&self, value: impl Fn(&LeftOutOutcome) -> f64) -> f64 {
+        self.0.iter().map(|o| value(o)).sum::<f64>() / self.0.len().max(1) as f64
+    }
+
+    fn right(&self) -> f64 {
+        self.mean(|o| f64::from(u8::from(o.right)))
+    }
+
+    fn n_tokens(&self) -> f64 {
+        self.mean(|o| o.n_tokens as f64)
+    }
+
+    fn n_encoded(&self) -> f64 {
+        self.mean(|o| o.n_encoded as f64)
+    }
+}
+
+fn print(outcomes: &[LeftOutOutcome], kinds: &[Hard], less: &[Less], is_json: bool) -> Result<()> {
+    let ways = |less: Less| {
+        let instead = Control::ALL.map(|control| Way::Instead(less, control));
+        std::iter::once(Way::Less(less)).chain(instead)
+    };
+    let all: Vec<Way> = std::iter::once(Way::Whole).chain(less.iter().flat_map(|less| ways(*less))).collect();
+    let flips = |one: Way, other: Way| mcnemar(&Sum::of(outcomes, one, None).0, &Sum::of(outcomes, other, None).0);
     let mut out = stdout();
     if is_json {
-        let row = |Row { way, n_tokens, encoded_pairs, divergence: d }: &Row| -> Value {
-            json!({
-                "way": way, "visual_tokens": n_tokens, "encoded_pairs": encoded_pairs,
-                "kl_mean": d.kl_mean, "kl_p99": d.kl_p99, "kl_max": d.kl_max,
-                "same_top": (d.n - d.n_changed) as f64 / d.n as f64,
-                "n_changed": d.n_changed, "first_changed": d.first_changed,
-            })
+        let row = |way: &Way| -> Value {
+            let kinds: Vec<Value> = kinds
+                .iter()
+                .map(|kind| {
+                    let sum = Sum::of(outcomes, *way, Some(*kind));
+                    json!({
+                        "kind": kind.id(), "right": sum.right(), "visual_tokens": sum.n_tokens(),
+                        "encoded_pairs": sum.n_encoded(), "kl_mean": sum.mean(|o| o.kl),
+                        "kl_max": sum.0.iter().map(|o| o.kl).fold(0.0, f64::max),
+                    })
+                })
+                .collect();
+            json!({ "way": name(*way), "kinds": kinds })
         };
-        let rows: Vec<Value> = rows.iter().map(row).collect();
-        let all = json!({
-            "n_prompt": n_prompt, "n_predict": n_predict, "pairs": n_pairs, "visual_tokens": whole.n_tokens(), "ways": rows,
-        });
-        writeln!(out, "{all}")?;
+        let rows: Vec<Value> = all.iter().map(row).collect();
+        let tests: Vec<Value> = less
+            .iter()
+            .flat_map(|less| std::iter::once(Way::Whole).chain(ways(*less).skip(1)).map(move |way| (*less, way)))
+            .map(|(less, way)| {
+                let (only_less, only_other, p) = flips(Way::Less(less), way);
+                let (less, beside) = (less.to_string(), name(way));
+                json!({ "less": less, "beside": beside, "only_less": only_less, "only_other": only_other, "p": p })
+            })
+            .collect();
+        writeln!(out, "{}", json!({ "ways": rows, "tests": tests }))?;
         return Ok(());
     }
-    writeln!(
-        out,
-        "{n_prompt} tokens of prompt, {} of them visual in {n_pairs} frame pairs, {n_predict} of answer\n",
-        whole.n_tokens()
-    )?;
-    writeln!(out, "| way | visual tokens | pairs encoded | KL, mean | KL, p99 | KL, largest | changed tokens |")?;
-    writeln!(out, "|---|---|---|---|---|---|---|")?;
-    for Row { way, n_tokens, encoded_pairs, divergence: d } in rows {
-        let first = d.first_changed.map_or(String::new(), |at| format!(", first {}", at + 1));
-        writeln!(
-            out,
-            "| {} | {n_tokens} | {encoded_pairs} | {:.2e} | {:.2e} | {:.2e} | {} of {}{first} |",
-            way, d.kl_mean, d.kl_p99, d.kl_max, d.n_changed, d.n
-        )?;
+    writeln!(out, "right answers in % (visual tokens, pairs encoded)\n")?;
+    write!(out, "| way |")?;
+    kinds.iter().try_for_each(|kind| write!(out, " {} |", kind.name()))?;
+    writeln!(out, " all |\n|---{}|---|", "|---".repeat(kinds.len()))?;
+    for way in all {
+        write!(out, "| {} |", name(way))?;
+        for kind in kinds {
+            let sum = Sum::of(outcomes, way, Some(*kind));
+            write!(out, " {:.0} ({:.0}, {:.0}) |", 100.0 * sum.right(), sum.n_tokens(), sum.n_encoded())?;
+        }
+        let sum = Sum::of(outcomes, way, None);
+        writeln!(out, " {:.1} ({:.0}, {:.0}) |", 100.0 * sum.right(), sum.n_tokens(), sum.n_encoded())?;
+    }
+    writeln!(out, "\n| way | beside | only the first is right | only the second | p |\n|---|---|---|---|---|")?;
+    for &less in less {
+        for way in std::iter::once(Way::Whole).chain(ways(less).skip(1)) {
+            let (only_less, only_other, p) = flips(Way::Less(less), way);
+            writeln!(out, "| {less} | {} | {only_less} | {only_other} | {p:.2e} |", name(way))?;
+        }
     }
     Ok(())
 }

@@ -1,16 +1,15 @@
 //! `longtake eval where`: whether shares of attention find the frame pair that an answer was read from.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::eval::TrialFlags;
 use super::flags::ModelFlags;
 use super::niah::parse_size;
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt};
 use crate::eval::looks::{LooksOptions, LooksOutcome, MEASURES, trial};
-use crate::files::atomic::{check_output, write_beside};
 use crate::{Error, Result};
 
 /// Most videos, and most frame pairs of each.
@@ -34,25 +33,18 @@ pub(super) struct Args {
     /// Size of all frames; 2 x 2 tokens a pair by default.
     #[arg(long, value_name = "WxH")]
     frame: Option<String>,
-    /// Seed of what is drawn.
-    #[arg(short, long, default_value_t = 1)]
-    seed: u64,
-    /// File for a line of JSON for each video.
-    #[arg(short, long, value_name = "FILE.jsonl")]
-    out: Option<PathBuf>,
-    /// Print the summary as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    trial: TrialFlags,
 }
 
 /// Runs the command.
 pub(super) fn run(args: Args) -> Result<()> {
-    args.out.as_deref().map_or(Ok(()), check_output)?;
+    args.trial.check()?;
     let engine = args.model.load_or_embedded()?;
     let side = 2 * engine.need_vision()?.hparams().factor();
     let frame = args.frame.as_deref().map_or(Ok((side, side)), parse_size)?;
     let session = args.model.compute.session(&engine, 1, None)?;
-    let options = LooksOptions { frame, pairs: args.pairs, session, seed: args.seed };
+    let options = LooksOptions { frame, pairs: args.pairs, session, seed: args.trial.seed };
     let cancel = catch_interrupt()?;
     let progress = bar("right answers", args.right as usize, "answers");
     let (mut outcomes, mut n_right) = (Vec::new(), 0);
@@ -64,16 +56,12 @@ pub(super) fn run(args: Args) -> Result<()> {
         outcomes.push(outcome);
     }
     progress.finish_and_clear();
-    args.out.as_deref().map_or(Ok(()), |path| write_lines(path, &outcomes))?;
+    args.trial.write(outcomes.iter().map(line))?;
     if n_right < args.right {
         let message = format!("`{n_right}` of {} answers are right, {} are needed", outcomes.len(), args.right);
         return Err(Error::mismatch(message));
     }
-    print(&outcomes, n_right as usize, args.json)
-}
-
-fn write_lines(path: &Path, outcomes: &[LooksOutcome]) -> Result<()> {
-    write_beside(path, |file| outcomes.iter().try_for_each(|outcome| Ok(writeln!(file, "{}", line(outcome))?)))
+    print(&outcomes, n_right as usize, args.trial.json)
 }
 
 fn line(outcome: &LooksOutcome) -> Value {

@@ -38,6 +38,7 @@ mod flags;
 mod frequencies;
 mod inspect;
 mod known_models;
+#[cfg(feature = "eval")]
 mod left_out;
 mod live;
 mod looked;
@@ -49,7 +50,6 @@ mod out;
 mod pages;
 mod plan;
 mod progress;
-#[cfg(feature = "eval")]
 mod prune;
 #[cfg(feature = "convert")]
 mod quantize;
@@ -217,6 +217,6 @@ mod tests {
     /// A flag of a group may have the name of one that stands beside it in a command, which is told only where that command is used.
     #[test]
     fn the_flags_of_every_command_go_together() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -203,10 +203,10 @@ impl Args {
 }
 
 /// What was left out is told where anything was.
-fn with_unchanged(mut line: serde_json::Value, tally: &Tally) -> serde_json::Value {
+fn with_left_out(mut line: serde_json::Value, tally: &Tally) -> serde_json::Value {
     if tally.left_out_tokens > 0 {
-        line["unchanged"] = json!(tally.left_out_pairs);
-        line["left_out_tokens"] = json!(tally.left_out_tokens);
+        line["pairs_left_out"] = json!(tally.left_out_pairs);
+        line["tokens_left_out"] = json!(tally.left_out_tokens);
     }
     line
 }
@@ -218,7 +218,7 @@ fn event_json(event: &Event, tally: &Tally, started: Instant) -> serde_json::Val
         Event::Encoding { n_done, n_total, share, .. } => {
             json!({"event": "encoding", "pairs": n_done, "of": n_total, "share": share})
         }
-        Event::Encoded { n_done, n_total, .. } => with_unchanged(
+        Event::Encoded { n_done, n_total, .. } => with_left_out(
             json!({"event": "encoded", "pairs": n_done, "of": n_total, "reused": tally.reused_pairs}),
             tally,
         ),
@@ -229,7 +229,7 @@ fn event_json(event: &Event, tally: &Tally, started: Instant) -> serde_json::Val
         Event::Streamed { seen, forgotten, .. } => {
             let line =
                 json!({"event": "streamed", "pairs": seen, "forgotten": forgotten, "reused": tally.reused_pairs});
-            with_unchanged(line, tally)
+            with_left_out(line, tally)
         }
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),
         Event::Saved(Err(message)) => json!({"event": "not saved", "error": message}),

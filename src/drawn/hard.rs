@@ -148,38 +148,31 @@ impl HardVideo {
     pub fn frame(&self, i: usize) -> Vec<u8> {
         let pair = i / 2;
         let shown = self.video.needles.iter().find(|needle| needle.pair == pair);
-        let of = |values: Vec<f32>| values.iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect();
-        match (self.kind, shown) {
-            (Hard::Scenes | Hard::LookAlikes | Hard::Several, _) => self.video.frame(i),
-            (Hard::Mover, _) => {
+        // A symbol, or a scene at a step of its movement.
+        let values = |scene: usize, step: f32| match shown {
+            Some(needle) => self.video.card(needle.symbol, pair).0,
+            None => self.video.pattern(scene, step).0,
+        };
+        let random = |what: u64, at: usize| Rng::new(self.seed ^ (what << 56) ^ at as u64);
+        let values = match self.kind {
+            Hard::Scenes | Hard::LookAlikes | Hard::Several => return self.video.frame(i),
+            Hard::Mover => {
                 let needle = &self.video.needles[0];
                 let step = pair.checked_sub(needle.pair).filter(|step| *step < MOVER_PAIRS);
-                of(self.video.small(needle.symbol, step.map(|step| step as f32 * STRIDE)))
+                self.video.small(needle.symbol, step.map(|step| step as f32 * STRIDE))
             }
-            (Hard::Still, Some(needle)) => of(self.video.card(needle.symbol, pair).0),
-            (Hard::Still, None) => of(self.video.pattern(0, 0.0).0),
-            (Hard::Pan, Some(needle)) => of(self.video.card(needle.symbol, pair).0),
-            (Hard::Pan, None) => of(self.video.pattern(0, 0.1 * i as f32).0),
-            (Hard::Cuts, None) => of(self.video.pattern(pair, (i % 2) as f32).0),
-            (Hard::Cuts, Some(needle)) => of(self.video.card(needle.symbol, pair).0),
-            (Hard::Flicker, shown) => {
-                let light = self.amount * (2.0 * Rng::new(self.seed ^ (0x46 << 56) ^ pair as u64).unit() as f32 - 1.0);
-                let (mut values, _) = match shown {
-                    Some(needle) => self.video.card(needle.symbol, pair),
-                    None => self.video.pattern(0, 0.0),
-                };
-                values.iter_mut().for_each(|v| *v += light);
-                of(values)
+            Hard::Still => values(0, 0.0),
+            Hard::Pan => values(0, 0.1 * i as f32),
+            Hard::Cuts => values(pair, (i % 2) as f32),
+            Hard::Flicker => {
+                let light = self.amount * (2.0 * random(0x46, pair).unit() as f32 - 1.0);
+                values(0, 0.0).iter().map(|v| v + light).collect()
             }
-            (Hard::Noise, shown) => {
-                let (mut values, _) = match shown {
-                    Some(needle) => self.video.card(needle.symbol, pair),
-                    None => self.video.pattern(0, 0.0),
-                };
-                let mut noise = Rng::new(self.seed ^ (0x4e << 56) ^ i as u64);
-                values.iter_mut().for_each(|v| *v += self.amount * noise.normal());
-                of(values)
+            Hard::Noise => {
+                let mut noise = random(0x4e, i);
+                values(0, 0.0).iter().map(|v| v + self.amount * noise.normal()).collect()
             }
-        }
+        };
+        values.iter().map(|v| v.round().clamp(0.0, 255.0) as u8).collect()
     }
 }

@@ -8,6 +8,9 @@ use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part};
 use crate::{Error, Result};
 
+/// Slots for the words behind a video, of question and answer.
+pub(super) const AROUND: usize = 128;
+
 /// Draws frame `i` as RGB bytes, (height, width, 3).
 type Draw = Box<dyn FnMut(usize) -> Vec<u8> + Send>;
 

@@ -6,16 +6,13 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::drawn::Drawn;
+use super::drawn::{AROUND, Drawn};
 use crate::drawn::hard::{Hard, HardVideo};
 use crate::stream::{
     Control, Engine, Events, LeaveOut, Less, MediaOptions, Session, SessionOptions, Tally, WholeVideo, divergence,
     log_softmax, top,
 };
 use crate::{Error, Result};
-
-/// Words behind a video.
-const AROUND: usize = 128;
 
 /// What is drawn, and how it is read.
 #[derive(Debug, Clone)]

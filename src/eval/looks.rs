@@ -4,16 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::drawn::Drawn;
+use super::drawn::{AROUND, Drawn};
 use crate::cache::Looks;
 use crate::drawn::symbols::DrawnVideo;
 use crate::random::Rng;
 use crate::stream::{Engine, Events, GenerateOptions, Generation, Looked, Session, SessionOptions};
 use crate::text::{Sampler, SamplerOptions};
 use crate::{Error, Result};
-
-/// Words behind a video, of question and answer.
-const AROUND: usize = 128;
 
 /// What is drawn.
 #[derive(Debug, Clone, Copy)]

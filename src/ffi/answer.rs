@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::sync::Mutex;
 
-use super::call::{call, given, lock, lt_status, place, take_back};
+use super::call::{call, give_list, given, lock, lt_status, place, take_back};
 use crate::Answer;
 use crate::stream::{Finish, Looked, LookedMedium, LookedPair, MediaKind};
 
@@ -174,18 +174,10 @@ pub unsafe extern "C" fn lt_answer_tokens(
     room: usize,
     n: *mut usize,
 ) -> lt_status {
-    // SAFETY: the caller's promises; what is copied fits.
+    // SAFETY: the caller's promises.
     call(|| unsafe {
-        let (n, answer) = (place(n, "n")?, given(answer, "answer")?);
-        if room > 0 {
-            place(tokens, "tokens")?;
-        }
-        let state = lock(&answer.0, "answer")?;
-        let all = state.answer.tokens();
-        n.write(all.len());
-        if room > 0 {
-            std::ptr::copy_nonoverlapping(all.as_ptr(), tokens, all.len().min(room));
-        }
+        let state = lock(&given(answer, "answer")?.0, "answer")?;
+        give_list(state.answer.tokens(), (tokens, "tokens"), room, n)?;
         Ok(lt_status::LT_OK)
     })
 }
@@ -203,29 +195,24 @@ pub unsafe extern "C" fn lt_answer_looked(
     room: usize,
     n: *mut usize,
 ) -> lt_status {
-    // SAFETY: the caller's promises; what is copied fits.
+    // SAFETY: the caller's promises.
     call(|| unsafe {
-        let (n, answer) = (place(n, "n")?, given(answer, "answer")?);
-        if room > 0 {
-            place(looks, "looks")?;
-        }
-        let seen = lock(&answer.0, "answer")?.answer.looked();
-        let all = seen.as_ref().map(each_look).unwrap_or_default();
-        if let Some(looked) = looked.as_mut() {
-            *looked = lt_looked {
-                n_tokens: seen.as_ref().map_or(0, |seen| seen.n_tokens as u64),
-                media: seen.as_ref().map_or(0.0, Looked::of_media),
-                words: seen.as_ref().map_or(0.0, |seen| seen.words),
-                first_token: seen.as_ref().map_or(0.0, |seen| seen.first),
-                answer: seen.as_ref().map_or(0.0, |seen| seen.answer),
-            };
-        }
-        n.write(all.len());
-        if room > 0 {
-            std::ptr::copy_nonoverlapping(all.as_ptr(), looks, all.len().min(room));
+        let seen = lock(&given(answer, "answer")?.0, "answer")?.answer.looked();
+        give_list(&seen.as_ref().map(each_look).unwrap_or_default(), (looks, "looks"), room, n)?;
+        if !looked.is_null() {
+            place(looked, "looked")?.write(seen.as_ref().map_or(lt_looked::NONE, lt_looked::of));
         }
         Ok(lt_status::LT_OK)
     })
+}
+
+impl lt_looked {
+    const NONE: lt_looked = lt_looked { n_tokens: 0, media: 0.0, words: 0.0, first_token: 0.0, answer: 0.0 };
+
+    fn of(seen: &Looked) -> lt_looked {
+        let &Looked { n_tokens, words, first: first_token, answer, .. } = seen;
+        lt_looked { n_tokens: n_tokens as u64, media: seen.of_media(), words, first_token, answer }
+    }
 }
 
 /// Every picture and frame pair, in the order of the chat.

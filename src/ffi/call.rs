@@ -119,6 +119,32 @@ pub(super) unsafe fn place<'a, T>(pointer: *mut T, name: &str) -> Result<&'a mut
     unsafe { pointer.cast::<std::mem::MaybeUninit<T>>().as_mut() }.ok_or_else(|| null(name))
 }
 
+/// Copies as much of a list as the caller has room for, and says how long it is.
+///
+/// # Errors
+/// A null pointer, but for `to` without any room; then nothing is written.
+///
+/// # Safety
+/// `to` is null, or good for writing `room` of `T` that nobody else looks at, for as long as the call lasts; `n` is for a number.
+pub(super) unsafe fn give_list<T: Copy>(
+    list: &[T],
+    (to, name): (*mut T, &str),
+    room: usize,
+    n: *mut usize,
+) -> Result<()> {
+    if room > 0 && to.is_null() {
+        return Err(null(name));
+    }
+    // SAFETY: the caller's promises; what is copied fits.
+    unsafe {
+        place(n, "n")?.write(list.len());
+        if room > 0 {
+            std::ptr::copy_nonoverlapping(list.as_ptr(), to, list.len().min(room));
+        }
+    }
+    Ok(())
+}
+
 /// A string of the caller's.
 ///
 /// # Safety

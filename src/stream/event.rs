@@ -38,10 +38,9 @@ pub enum Event {
         n_total: usize,
         /// Whether this one equals an earlier one to the last bit, whose tokens it has without being encoded.
         is_reused: bool,
-        /// Tokens of it that are left out where that was asked for, and whether that is all of them since nothing has changed, so
-        /// that it was not encoded.
+        /// Tokens of it that are left out, where that was asked for.
         n_left_out: usize,
-        /// Likewise.
+        /// Whether that is all of them: nothing has changed, and it was not encoded.
         is_left_out: bool,
     },
     /// A medium is over, or what reads it was stopped: what it took on the whole, with what others had of the processor meanwhile.
@@ -68,10 +67,9 @@ pub enum Event {
         forgotten: usize,
         /// Whether the last of them equals an earlier one to the last bit, whose tokens it has without being encoded.
         is_reused: bool,
-        /// Tokens of it that are left out where that was asked for, and whether that is all of them since nothing has changed, so
-        /// that it was not encoded.
+        /// Tokens of it that are left out, where that was asked for.
         n_left_out: usize,
-        /// Likewise.
+        /// Whether that is all of them: nothing has changed, and it was not encoded.
         is_left_out: bool,
     },
     /// What a stream has shown so far was saved: so many tokens; or why that did not work.

@@ -40,7 +40,7 @@ pub enum LeaveOut {
 }
 
 /// How many of a pair's `n` tokens stay where a share of them does; at least one.
-pub(super) fn n_kept(share: f32, n: usize) -> usize {
+fn n_kept(share: f32, n: usize) -> usize {
     ((f64::from(share) * n as f64) as usize).clamp(1, n.max(1))
 }
 
@@ -59,8 +59,8 @@ pub(super) fn most_of_all(n_pairs: usize, n: usize, share: Option<f32>) -> usize
 pub(super) struct Sifting<'t> {
     /// What is left out before the tower.
     pub what: Option<LeaveOut>,
-    /// How many tokens of a pair stay behind it.
-    pub n_keep: Option<usize>,
+    /// Which share of the tokens of a pair stays behind it.
+    pub keep: Option<f32>,
     /// Tokens of the medium that the cache holds already: groups that they hold whole need not be encoded.
     pub n_known: usize,
     /// What stands around its pairs, which is among these tokens.
@@ -213,11 +213,18 @@ pub(super) struct Chooser {
 }
 
 impl Chooser {
-    /// For rows of a tower, unless all of them stay.
-    pub(super) fn new(hp: &VisionHParams, how: &Sifting<'_>) -> Option<Chooser> {
+    /// For rows of a tower, `per_pair` for each pair, unless all of them stay.
+    pub(super) fn new(hp: &VisionHParams, per_pair: usize, how: &Sifting<'_>) -> Option<Chooser> {
         let (n_embd, n_values) = (hp.n_embd_out, hp.n_out_values());
         let n_forgotten = Arc::clone(&how.n_forgotten);
-        Some(Chooser { n_keep: how.n_keep?, n_embd, n_values, before: Vec::new(), whole: 0, n_forgotten })
+        Some(Chooser {
+            n_keep: n_kept(how.keep?, per_pair),
+            n_embd,
+            n_values,
+            before: Vec::new(),
+            whole: 0,
+            n_forgotten,
+        })
     }
 
     /// Of the tokens `kept` of pair `pair`, with these rows, those that stay.

@@ -110,7 +110,7 @@ fn read_pairs(
     // Who looks on sees every pair.
     let n_searched = if is_tracing { Some(0) } else { medium.n_pairs.map(|n| n.saturating_sub(medium.start)) };
     let mut repeats = Repeats::new(tower.hparams(), medium.grid, n_searched);
-    let chooser = sifting.as_ref().and_then(|how| Chooser::new(tower.hparams(), how));
+    let chooser = sifting.as_ref().and_then(|how| Chooser::new(tower.hparams(), medium.per_pair, how));
     let mut sieve = sifting.and_then(|how| Sieve::new(tower.hparams(), medium.grid, how));
     let n_values = medium.per_pair * tower.hparams().n_out_values();
     let mut rows_of = Rows { n_values, next: medium.start, chooser, take };

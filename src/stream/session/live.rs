@@ -17,7 +17,7 @@ use crate::model::VisionTower;
 use crate::position::Pace;
 use crate::stream::context::Held;
 use crate::stream::decode;
-use crate::stream::left_out::{LeaveOut, Sifting, n_kept as n_of_share};
+use crate::stream::left_out::{LeaveOut, Sifting};
 use crate::stream::reader::{self, Encoded, Medium, ReadEnd};
 use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, MediaPlan};
 use crate::{Error, ErrorKind, Result};
@@ -184,7 +184,7 @@ impl Session {
         let medium = Medium { item: 0, kind: MediaKind::Video, grid, per_pair, start: 0, n_pairs: None };
         let sifting = live.shape.leaves_out().then(|| Sifting {
             what: live.shape.dedup.map(LeaveOut::Unchanged),
-            n_keep: live.shape.keep.map(|share| n_of_share(share, per_pair)),
+            keep: live.shape.keep,
             n_known: 0,
             text: None,
             n_forgotten: Arc::clone(&live.shape.n_forgotten),

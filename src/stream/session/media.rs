@@ -10,7 +10,7 @@ use crate::model::VisionTower;
 use crate::position::Pace;
 use crate::stream::context::Held;
 use crate::stream::decode::{self, Stage};
-use crate::stream::left_out::{Sifting, n_kept};
+use crate::stream::left_out::Sifting;
 use crate::stream::reader::{self, Encoded, Medium, ReadEnd};
 use crate::stream::{Event, Events, MediaKind, PairText, Prompt};
 use crate::{Error, Result};
@@ -65,7 +65,7 @@ impl Session {
         }
         let sifting = plan.leaves_out().then(|| Sifting {
             what,
-            n_keep: keep.map(|share| n_kept(share, per_pair)),
+            keep,
             // Features of all pairs are needed where those that stay are chosen by them.
             n_known: if keep.is_some() { 0 } else { n_known },
             text: text.as_ref(),
