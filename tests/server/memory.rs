@@ -194,13 +194,23 @@ fn what_a_conversation_has_read_is_a_take_when_it_is_let_go() {
 #[test]
 fn the_end_of_a_server_loses_nothing_that_took_long_to_read() {
     let video = video(6);
-    let mut server = small(&["--keep-read", "0"]);
-    let body = question(&server.upload(&video.bytes, "v.mp4"), &video.question);
-    let want = server.ask(&body)["choices"].clone();
-    server.terminate();
-    assert_eq!(server.wait(), Some(0));
-    let server = server.kill_and_restart();
-    assert_eq!((server.ask(&body)["choices"].clone(), server.frames_read()), (want, 0.0));
+    let whole = question("", &video.question);
+    let mut thinned = whole.clone();
+    thinned["messages"][0]["content"][1]["dedup"] = json!(32);
+    let mut n_tokens = Vec::new();
+    for mut body in [whole, thinned] {
+        let mut server = small(&["--keep-read", "0"]);
+        body["messages"][0]["content"][1]["file"]["file_id"] = json!(server.upload(&video.bytes, "v.mp4"));
+        let want = server.ask(&body);
+        server.terminate();
+        assert_eq!(server.wait(), Some(0));
+        let server = server.kill_and_restart();
+        let again = server.ask(&body);
+        assert_eq!((&again["choices"], server.frames_read()), (&want["choices"], 0.0));
+        assert_eq!(again["usage"]["prompt_tokens"], want["usage"]["prompt_tokens"]);
+        n_tokens.push(want["usage"]["prompt_tokens"].as_u64().unwrap());
+    }
+    assert!(n_tokens[1] < n_tokens[0], "nothing was left out: {n_tokens:?}");
     // What was read in a moment is read again in a moment.
     let server = small(&["--keep-read", "3600"]);
     let body = question(&server.upload(&video.bytes, "v.mp4"), &video.question);
