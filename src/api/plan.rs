@@ -37,7 +37,9 @@ pub struct PlannedMedium {
     pub dedup: Option<f32>,
     /// This share of every pair but the first is read, likewise.
     pub keep: Option<f32>,
-    /// Then visual tokens that were left out, as far as it was read; a plan counts all of them.
+    /// Whether the past of a stream became thinner when the context was full; `frames` are those of which anything is left.
+    pub is_compressed: bool,
+    /// Then visual tokens that were left out of these frames, as far as it was read; a plan counts all of them.
     pub n_left_out: usize,
     /// What a video says of itself.
     pub info: Option<VideoInfo>,
@@ -56,6 +58,7 @@ impl PlannedMedium {
             n_tokens: plan.n_tokens,
             dedup: plan.dedup(),
             keep: plan.keep,
+            is_compressed: plan.is_compressed,
             n_left_out: plan.n_left_out(),
             info: plan.info.clone(),
         }

@@ -8,10 +8,12 @@ mod elsewhere;
 mod looks;
 mod recurrent;
 pub mod skip;
+mod slots;
 
 pub use elsewhere::{DeviceRows, Strided};
 pub use looks::Looks;
 pub use recurrent::{LayerSet, MAX_KEPT, Recurrent};
+pub use slots::Slots;
 
 use std::ops::Range;
 
@@ -278,23 +280,32 @@ impl KvCache {
         Ok(())
     }
 
-    /// Forgets the slots `slots`: those behind them move forward, so that the filled slots stay without gaps. Their keys keep
-    /// the positions that they were rotated with. Costs a copy of everything behind (14000 tokens of a 2B model in
-    /// F16: 40 ms), so it is done rarely and in big steps. Recurrent layers forget nothing by it: whatever their states took in
-    /// from these slots stays there, and the result says in how many layers that is so.
+    /// Forgets the slots `slots`, wherever they are: the others move forward, so that the filled slots stay without gaps. Their
+    /// keys keep the positions that they were rotated with. Costs a copy of everything behind the first (14000 tokens of a 2B
+    /// model in F16: 40 ms), so it is done rarely and in big steps. Recurrent layers forget nothing by it: whatever their states
+    /// took in from these slots stays there, and the result says in how many layers that is so.
     ///
     /// # Errors
     /// What a device says, where rows are on one.
     ///
     /// # Panics
     /// When some of the slots were never filled.
-    pub fn forget(&mut self, slots: Range<usize>) -> Result<Forgotten> {
-        assert!(slots.start <= slots.end && slots.end <= self.len, "slots {slots:?} of {} are forgotten", self.len);
+    pub fn forget(&mut self, slots: impl Into<Slots>) -> Result<Forgotten> {
+        let slots = slots.into();
+        let n_recurrent = self.shape.n_layer - self.shape.n_row_layers();
+        let (Some(first), Some(last)) = (slots.runs().first(), slots.runs().last()) else {
+            return Ok(Forgotten { n_recurrent });
+        };
+        assert!(last.end <= self.len, "slots up to {} of {} are forgotten", last.end, self.len);
         self.pull()?;
         let (n_ctx, len) = (self.shape.n_ctx, self.len);
         for (memory, row) in [(&mut self.k, self.row_k), (&mut self.v, self.row_v)] {
             for head in memory.chunks_exact_mut(n_ctx * row) {
-                head.copy_within(slots.end * row..len * row, slots.start * row);
+                let mut to = first.start;
+                for run in slots.between(len) {
+                    head.copy_within(run.start * row..run.end * row, to * row);
+                    to += run.len();
+                }
             }
         }
         self.len -= slots.len();
@@ -303,9 +314,9 @@ impl KvCache {
         }
         if let Some(elsewhere) = &mut self.elsewhere {
             // What moved goes to the devices again before they are next used.
-            (elsewhere.n_device, elsewhere.n_host) = (slots.start, self.len);
+            (elsewhere.n_device, elsewhere.n_host) = (first.start, self.len);
         }
-        Ok(Forgotten { n_recurrent: self.shape.n_layer - self.shape.n_row_layers() })
+        Ok(Forgotten { n_recurrent })
     }
 
     /// Where the next rows of layer `il` go: (keys, values). It is none of the recurrent ones.
@@ -349,6 +360,23 @@ impl KvCache {
         let mut out = vec![0.0; n * self.shape.d];
         view.type_k.decode(&view.k[ih * view.stride_k..][..n * self.row_k], self.shape.d, &mut out)?;
         Ok(out)
+    }
+
+    /// Values of slot `slot` in the first layer that has rows, decoded likewise: (n_head_kv, d) in `out`.
+    ///
+    /// # Errors
+    /// None for a cache made by [`KvCache::new`].
+    ///
+    /// # Panics
+    /// When the slot was never filled, no layer has rows, or `out` is of another size.
+    pub fn first_values(&self, slot: usize, out: &mut [f32]) -> Result<()> {
+        assert!(slot < self.len, "slot {slot} of {}", self.len);
+        let (view, d) = (self.view_of(0), self.shape.d);
+        assert_eq!(out.len(), self.shape.n_head_kv * d);
+        out.chunks_exact_mut(d).enumerate().try_for_each(|(ih, out)| {
+            let row = &view.v[ih * view.stride_v + slot * self.row_v..][..self.row_v];
+            view.type_v.decode(row, d, out)
+        })
     }
 }
 
@@ -398,7 +426,13 @@ mod tests {
                 assert_eq!(rows, [0, 1, 5, 6, 7, 8], "{type_k}, run {i}");
             }
             cache.forget(3..3).unwrap();
-            cache.forget(0..6).unwrap();
+            cache.forget([1, 2, 4].into_iter().collect::<Slots>()).unwrap();
+            for (i, (_, _, bytes)) in cache.runs(0..3).enumerate() {
+                let first = i % (SHAPE.n_layer * SHAPE.n_head_kv) * SHAPE.n_ctx;
+                let rows: Vec<u8> = bytes.chunks_exact(bytes.len() / 3).map(|row| row[0] - first as u8).collect();
+                assert_eq!(rows, [0, 6, 8], "{type_k}, run {i}");
+            }
+            cache.forget(0..3).unwrap();
             assert!(cache.is_empty());
         }
     }

@@ -4,7 +4,7 @@
 //! a copy of the states was kept ([`KvCache::keep_states`]), or to nothing; whoever wants another place reads again from the nearest
 //! one before it ([`KvCache::place_before`]).
 
-use super::KvCache;
+use super::{KvCache, Slots};
 use crate::kernels::{DeltaShape, DeltaState};
 use crate::{Error, Result};
 
@@ -176,10 +176,10 @@ impl States {
     }
 
     /// Slots `slots` were forgotten: places among them are none any more, those behind them moved.
-    pub(super) fn forget(&mut self, slots: &std::ops::Range<usize>) {
-        self.kept.retain(|kept| kept.len <= slots.start || kept.len >= slots.end);
-        for kept in self.kept.iter_mut().filter(|kept| kept.len > slots.start) {
-            kept.len -= slots.len();
+    pub(super) fn forget(&mut self, slots: &Slots) {
+        self.kept.retain(|kept| !slots.runs().iter().any(|run| run.start < kept.len && kept.len < run.end));
+        for kept in &mut self.kept {
+            kept.len -= slots.before(kept.len);
         }
         self.kept.dedup_by_key(|kept| kept.len);
     }

@@ -14,7 +14,7 @@ use super::out::stdout;
 use super::progress::catch_interrupt;
 use super::run::{Request, respond};
 use crate::api::{Cancel, Longtake};
-use crate::stream::{Engine, EngineOptions, MmprojChoice, SessionOptions, Take};
+use crate::stream::{Engine, EngineOptions, MmprojChoice, SessionOptions, Take, TakeHeader, clock, percent};
 use crate::{Error, Result};
 
 /// Ask about a video that was watched into a take: answers start in seconds, the video itself is not needed.
@@ -120,6 +120,9 @@ pub(super) fn introduce(take: &Take) {
         take.n_done(),
         header.model_name
     );
+    if let Some(what) = left_of(header) {
+        eprintln!("{what}");
+    }
     // Only a name beside the take is looked at: a path that stands in a file is not followed anywhere.
     let beside = Path::new(&header.source).file_name().map(|name| take.path().with_file_name(name));
     let size = beside.and_then(|path| path.metadata().ok()).filter(|meta| meta.is_file()).map(|meta| meta.len());
@@ -129,6 +132,21 @@ pub(super) fn introduce(take: &Take) {
             "warning: {name} has {now} bytes now, and had {then} when it was watched: answers are about the one that was watched"
         );
     }
+}
+
+/// What is left of a stream whose past became thinner.
+pub(super) fn left_of(header: &TakeHeader) -> Option<String> {
+    let kept = header.kept.as_ref().filter(|_| header.is_compressed)?;
+    let (n_left, [n_pairs, h, w]) = (kept.iter().map(|n| u64::from(*n)).sum::<u64>(), header.grid);
+    let n_all = n_pairs as u64 * (h * w) as u64;
+    let seconds = |frame: Option<&u32>| clock(frame.map_or(0.0, |frame| f64::from(*frame) / header.fps));
+    Some(format!(
+        "the past became thinner: {} of {n_pairs} frame pairs are left, with {n_left} of {n_all} visual tokens ({}), {} to {}",
+        kept.len(),
+        percent(n_left as f64 / n_all as f64),
+        seconds(header.frames.first()),
+        seconds(header.frames.last())
+    ))
 }
 
 /// Opens a complete take and the model that it was watched with.

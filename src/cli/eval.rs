@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{choice, left_out, looks, niah};
+use super::{choice, left_out, looks, niah, streams};
 use crate::Result;
 use crate::eval::choice::Task;
 use crate::files::atomic::{check_output, write_beside};
@@ -22,6 +22,7 @@ enum What {
     Niah(Box<niah::Args>),
     Where(Box<looks::Args>),
     Prune(Box<left_out::Args>),
+    Streams(Box<streams::Args>),
     /// Video-MME: annotations in the folder or videomme/, videos in data/, subtitles in subtitle/.
     Videomme(Box<choice::Args>),
     /// LongVideoBench: lvb_val.json or lvb_test_wo_gt.json (or their tables), videos in videos/.
@@ -36,6 +37,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         What::Niah(args) => niah::run(*args),
         What::Where(args) => looks::run(*args),
         What::Prune(args) => left_out::run(*args),
+        What::Streams(args) => streams::run(*args),
         What::Videomme(args) => choice::run(Task::VideoMme, &args),
         What::Longvideobench(args) => choice::run(Task::LongVideoBench, &args),
         What::Mlvu(args) => choice::run(Task::Mlvu, &args),

@@ -75,7 +75,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     print(&outcomes, &kinds, &options.less, args.trial.json)
 }
 
-fn parse_kind(text: &str) -> std::result::Result<Hard, String> {
+pub(super) fn parse_kind(text: &str) -> std::result::Result<Hard, String> {
     Hard::ALL.into_iter().find(|kind| kind.id() == text).ok_or_else(|| {
         let known: Vec<_> = Hard::ALL.into_iter().map(Hard::id).collect();
         format!("expected one of {}", known.join(", "))
@@ -132,7 +132,9 @@ fn print(outcomes: &[LeftOutOutcome], kinds: &[Hard], less: &[Less], is_json: bo
         std::iter::once(Way::Less(less)).chain(instead)
     };
     let all: Vec<Way> = std::iter::once(Way::Whole).chain(less.iter().flat_map(|less| ways(*less))).collect();
-    let flips = |one: Way, other: Way| mcnemar(&Sum::of(outcomes, one, None).0, &Sum::of(outcomes, other, None).0);
+    let answers =
+        |way| -> Vec<_> { Sum::of(outcomes, way, None).0.iter().map(|o| ((o.kind, o.trial), o.right)).collect() };
+    let flips = |one: Way, other: Way| mcnemar(&answers(one), &answers(other));
     let mut out = stdout();
     if is_json {
         let row = |way: &Way| -> Value {

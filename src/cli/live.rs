@@ -17,7 +17,7 @@ use super::run::{Request, respond};
 use crate::api::{Cancel, Chat};
 use crate::stream::{
     Budget, Cost, Engine, Events, LiveEnd, LiveOptions, LivePlan, LiveShape, Prompt, Session, SessionOptions, Unit,
-    WhenFull, Window,
+    WhenFull, Window, Worth,
 };
 use crate::text::template::RenderOptions;
 use crate::text::{Content, MediaSource, Message, Part, Source};
@@ -29,15 +29,25 @@ const NAME: &str = "-";
 /// What `run` and `watch` do with a stream.
 #[derive(clap::Args)]
 pub(super) struct LiveFlags {
-    /// When a stream (video `-`) fills the context: `stop` reading it, or `forget` the oldest frames [default: stop]
-    #[arg(long, value_name = "POLICY", value_parser = ["stop", "forget"])]
+    /// When a stream (video `-`) fills the context: `stop` reading it, `forget` the oldest frames, or `compress` the past, of which
+    /// those parts of frames go that changed least [default: stop]
+    #[arg(long, value_name = "POLICY", value_parser = ["stop", "forget", "compress"])]
     when_full: Option<String>,
 }
 
 impl LiveFlags {
     /// The policy.
     pub(super) fn when_full(&self) -> WhenFull {
-        if self.when_full.as_deref() == Some("forget") { WhenFull::Forget } else { WhenFull::Stop }
+        self.given().unwrap_or(WhenFull::Stop)
+    }
+
+    /// The one that was asked for.
+    pub(super) fn given(&self) -> Option<WhenFull> {
+        self.when_full.as_deref().map(|policy| match policy {
+            "forget" => WhenFull::Forget,
+            "compress" => WhenFull::Compress(Worth::Change),
+            _ => WhenFull::Stop,
+        })
     }
 
     /// # Errors
@@ -129,7 +139,7 @@ pub(super) fn answer(
     let (window, end) = session.watch(&before, &mut plan, live, &mut events, &mut |_, _, _| {})?;
     // What ended the stream is no wish to go without the answer.
     forget_interrupt();
-    let fault = conclude(&plan.shape, window, end, started.elapsed(), args.quiet);
+    let fault = conclude(&plan.shape, (window, when_full), end, started.elapsed(), args.quiet);
     let chat = Chat::over(session, messages.to_vec(), vec![plan.shape.seen(window)]);
     let chat = chat.options(args.options(options)?).cancelled_by(Cancel::from_static(catch_interrupt()?));
     let mut answer = respond(engine, chat, "", args, load_time)?.1;
@@ -146,7 +156,13 @@ pub(super) fn answer(
 ///
 /// # Errors
 /// What was wrong with it.
-pub(super) fn conclude(live: &LiveShape, window: Window, end: LiveEnd, time: Duration, quiet: bool) -> Result<()> {
+pub(super) fn conclude(
+    live: &LiveShape,
+    (window, when_full): (Window, WhenFull),
+    end: LiveEnd,
+    time: Duration,
+    quiet: bool,
+) -> Result<()> {
     let why = match &end {
         LiveEnd::Over => "the stream is over",
         LiveEnd::Full => "the context is full",
@@ -155,9 +171,12 @@ pub(super) fn conclude(live: &LiveShape, window: Window, end: LiveEnd, time: Dur
     };
     if !quiet {
         let shown = Duration::from_secs_f64(live.n_frames(window) as f64 / live.info.taken_fps());
-        let forgotten = match window.n_forgotten {
-            0 => String::new(),
-            n => format!(", the first {} of them forgotten", 2 * n),
+        let forgotten = match (when_full.worth(), window) {
+            (_, Window { n_gone: 0, n_forgotten: 0, .. }) => String::new(),
+            (None, Window { n_forgotten, .. }) => format!(", the first {} of them forgotten", 2 * n_forgotten),
+            (Some(_), Window { n_forgotten, n_gone, .. }) => {
+                format!(", {} of them forgotten, {n_gone} visual tokens on the whole", 2 * n_forgotten)
+            }
         };
         eprintln!(
             "{why}: {} frames{forgotten}, {} of video in {}",
@@ -188,6 +207,7 @@ pub(super) fn print_stream(live: &LiveShape, cost: &Cost, when_full: Option<When
         None => "",
         Some(WhenFull::Stop) => ", then reading stops",
         Some(WhenFull::Forget) => ", then the oldest are forgotten",
+        Some(WhenFull::Compress(_)) => ", then those of the past go that changed least",
     };
     let seconds = Duration::from_secs_f64(seconds_until_full(live, n_tokens));
     eprintln!(
@@ -205,16 +225,19 @@ fn seconds_until_full(live: &LiveShape, n_tokens: usize) -> f64 {
 }
 
 /// The plan of a stream for people, or as one JSON object on stdout.
-pub(super) fn show_plan(live: &LiveShape, cost: &Cost, as_json: bool) -> Result<()> {
+pub(super) fn show_plan(live: &LiveShape, cost: &Cost, when_full: Option<WhenFull>, as_json: bool) -> Result<()> {
     if !as_json {
-        print_stream(live, cost, None);
+        print_stream(live, cost, when_full);
         return Ok(());
     }
-    let value = json!({
+    let mut value = json!({
         "source": live.label, "width": live.width, "height": live.height, "fps": live.info.taken_fps(),
         "tokens_per_pair": live.n_pair_tokens(), "tokens_per_second": live.tokens_per_second(),
         "n_tokens": cost.n_tokens, "n_ctx": cost.n_ctx, "seconds_until_full": seconds_until_full(live, cost.n_tokens),
         "memory": super::budget::memory_json(cost), "reduced": cost.reduced,
     });
+    if let Some(when_full) = when_full {
+        value["when_full"] = json!(when_full.name());
+    }
     Ok(writeln!(stdout(), "{value}")?)
 }

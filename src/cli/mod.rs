@@ -59,6 +59,8 @@ mod run;
 mod serve;
 mod skip;
 #[cfg(feature = "eval")]
+mod streams;
+#[cfg(feature = "eval")]
 mod theory;
 mod watch;
 
@@ -144,7 +146,7 @@ fn command() -> clap::Command {
     #[cfg(feature = "eval")]
     let command = command.mut_subcommand("eval", |eval| {
         let free = |sub: clap::Command| sub.mut_arg("model", |arg| arg.required(false));
-        ["niah", "where", "prune"].into_iter().fold(eval, |eval, name| eval.mut_subcommand(name, free))
+        ["niah", "where", "prune", "streams"].into_iter().fold(eval, |eval, name| eval.mut_subcommand(name, free))
     });
     absent::name(command)
 }

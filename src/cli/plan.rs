@@ -38,6 +38,8 @@ pub(super) struct Args {
     #[command(flatten)]
     media: MediaFlags,
     #[command(flatten)]
+    live: live::LiveFlags,
+    #[command(flatten)]
     budget: BudgetFlags,
     /// Leave out the minutes, for which this machine would be measured.
     #[arg(long)]
@@ -56,6 +58,9 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     if is_stream && args.files.len() > 1 || live::has_stream(&messages) {
         return Err(Error::bad_input("a stream is planned alone: give `-` and nothing beside it"));
     }
+    if !is_stream {
+        args.live.check_unused()?;
+    }
     let engine = args.model.load(is_plain || has_media(&messages))?;
     let scale = args.media.scale(engine.text.hparams().layout)?;
     let options = args.model.compute.session(&engine, 0, scale)?;
@@ -64,7 +69,7 @@ pub(super) fn run(args: Args, matches: &ArgMatches) -> Result<()> {
     let budget = Budget::new(&engine, limits, options).with_reserve(reserve);
     if is_stream {
         let plan = live::open(&engine, &args.media)?;
-        return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, reserve)?, args.json);
+        return live::show_plan(&plan.shape, &budget.fit_live(&plan.shape, reserve)?, args.live.given(), args.json);
     }
     let render = RenderOptions {
         add_generation_prompt: true,

@@ -153,7 +153,7 @@ impl Progress {
                     self.bar.finish_and_clear();
                 }
             }
-            Event::Streamed { seen, forgotten: 0, .. } => {
+            Event::Streamed { seen, forgotten: 0, n_gone: 0, .. } => {
                 self.bar.set_message(format!("frames {}{}", 2 * seen, self.reused()))
             }
             Event::Streamed { seen, forgotten, .. } => {

@@ -310,6 +310,10 @@ pub(super) fn tell_left_out(plan: &PlannedMedium, medium: &mut serde_json::Value
         medium[name] = json!(value);
         medium["tokens_left_out"] = json!(plan.n_left_out);
     }
+    if plan.is_compressed {
+        medium["compressed"] = json!(true);
+        medium["tokens_left_out"] = json!(plan.n_left_out);
+    }
 }
 
 /// Whether pictures or videos are part of a conversation.

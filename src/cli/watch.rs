@@ -163,7 +163,7 @@ fn stream(args: &Args) -> Result<()> {
     let (window, end) = session.watch(&before, &mut plan, live, &mut events, &mut keep)?;
     session.pull()?;
     take.save(&engine, &shape.seen(window), session.cache(), &mut events)?;
-    live::conclude(&shape, window, end, started.elapsed(), args.quiet)?;
+    live::conclude(&shape, (window, live.when_full), end, started.elapsed(), args.quiet)?;
     args.print_next(output);
     Ok(())
 }
@@ -226,9 +226,11 @@ fn event_json(event: &Event, tally: &Tally, started: Instant) -> serde_json::Val
             json!({"event": "read", "decode_ms": 1e3 * decoding.as_secs_f64(), "encode_ms": 1e3 * encoding.as_secs_f64()})
         }
         Event::Prefilled { n_done, n_total } => json!({"event": "prefilled", "tokens": n_done, "of": n_total}),
-        Event::Streamed { seen, forgotten, .. } => {
-            let line =
-                json!({"event": "streamed", "pairs": seen, "forgotten": forgotten, "reused": tally.reused_pairs});
+        Event::Streamed { seen, forgotten, n_gone, .. } => {
+            let line = json!({
+                "event": "streamed", "pairs": seen, "forgotten": forgotten, "tokens_forgotten": n_gone,
+                "reused": tally.reused_pairs,
+            });
             with_left_out(line, tally)
         }
         Event::Saved(Ok(n_tokens)) => json!({"event": "saved", "tokens": n_tokens}),

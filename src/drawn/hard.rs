@@ -97,12 +97,13 @@ pub struct HardVideo {
 }
 
 impl HardVideo {
-    /// A video of `n_pairs` pairs of frames of `size` (width, height). No symbol is in the first pair.
+    /// A video of `n_pairs` pairs of frames of `size` (width, height); `depth` in [0, 1] says where a single symbol is, which is
+    /// anywhere without it. No symbol is in the first pair.
     ///
     /// # Errors
     /// Those of [`DrawnVideo::new`].
-    pub fn new(seed: u64, kind: Hard, size: (usize, usize), n_pairs: usize) -> Result<HardVideo> {
-        let mut video = DrawnVideo::new(seed, size, n_pairs, kind.n_symbols(), None)?;
+    pub fn new(seed: u64, kind: Hard, size: (usize, usize), n_pairs: usize, depth: Option<f64>) -> Result<HardVideo> {
+        let mut video = DrawnVideo::new(seed, size, n_pairs, kind.n_symbols(), depth)?;
         let mut rng = Rng::new(seed ^ (0x48 << 56));
         if kind == Hard::LookAlikes {
             let far = 3 * n_pairs / 4;
@@ -116,7 +117,9 @@ impl HardVideo {
             }
         }
         if kind == Hard::Mover {
-            video.needles[0].pair = 1 + rng.below(n_pairs.saturating_sub(MOVER_PAIRS).max(1));
+            let last = n_pairs.saturating_sub(MOVER_PAIRS);
+            let drawn = 1 + rng.below(last.max(1));
+            video.needles[0].pair = if depth.is_some() { video.needles[0].pair.min(last) } else { drawn };
         }
         // Everybody keeps the first pair, so nothing is hidden there.
         let mut taken: Vec<usize> = video.needles.iter().map(|needle| needle.pair).collect();

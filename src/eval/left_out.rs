@@ -71,7 +71,7 @@ pub fn trial(
 ) -> Result<Vec<LeftOutOutcome>> {
     let place = Hard::ALL.iter().position(|known| *known == kind).unwrap_or_default() as u64;
     let seed = options.seed.wrapping_mul(1 << 32).wrapping_add((trial << 8) + place);
-    let video = Arc::new(HardVideo::new(seed, kind, options.frame, options.n_pairs)?);
+    let video = Arc::new(HardVideo::new(seed, kind, options.frame, options.n_pairs, None)?);
     let asked = video.question().ok_or_else(|| Error::internal("a video with a symbol and no question"))?;
     let answer = engine.tokenizer.encode(asked.answer, false)?[0];
     let drawn = || {
@@ -111,15 +111,14 @@ pub fn trial(
     Ok(outcomes)
 }
 
-/// Videos about which only the one, and only the other way is right, and how likely at least such a difference is where both ways are
-/// alike (McNemar's test, exact, two-sided).
-pub fn mcnemar(one: &[&LeftOutOutcome], other: &[&LeftOutOutcome]) -> (usize, usize, f64) {
+/// Trials of which only the one, and only the other way's answer is right, and how likely at least such a difference is where both ways are
+/// alike (McNemar's test, exact, two-sided). Each trial with whether its answer is right.
+pub fn mcnemar<T: PartialEq>(one: &[(T, bool)], other: &[(T, bool)]) -> (usize, usize, f64) {
     let (mut only_one, mut only_other) = (0, 0);
-    for a in one {
-        let same = |b: &&&LeftOutOutcome| (b.kind, b.trial) == (a.kind, a.trial);
-        if let Some(b) = other.iter().find(same) {
-            only_one += usize::from(a.right && !b.right);
-            only_other += usize::from(b.right && !a.right);
+    for (trial, right) in one {
+        if let Some((_, other)) = other.iter().find(|(known, _)| known == trial) {
+            only_one += usize::from(*right && !other);
+            only_other += usize::from(*other && !right);
         }
     }
     let n = only_one + only_other;
@@ -138,22 +137,8 @@ mod tests {
 
     #[test]
     fn flips_of_both_ways_are_weighed() {
-        let outcome = |trial: u64, right: bool| LeftOutOutcome {
-            kind: Hard::Still,
-            trial,
-            way: Way::Whole,
-            right,
-            kl: 0.0,
-            n_tokens: 1,
-            n_encoded: 1,
-        };
-        let of = |right: &[bool]| -> Vec<LeftOutOutcome> {
-            right.iter().enumerate().map(|(i, right)| outcome(i as u64, *right)).collect()
-        };
-        let test = |a: &[bool], b: &[bool]| {
-            let (a, b) = (of(a), of(b));
-            mcnemar(&a.iter().collect::<Vec<_>>(), &b.iter().collect::<Vec<_>>())
-        };
+        let of = |right: &[bool]| -> Vec<(usize, bool)> { right.iter().copied().enumerate().collect() };
+        let test = |a: &[bool], b: &[bool]| mcnemar(&of(a), &of(b));
         assert_eq!(test(&[true; 5], &[true; 5]), (0, 0, 1.0));
         // Six flips, all to one side: 2 / 2^6.
         assert_eq!(test(&[true; 6], &[false; 6]), (6, 0, 0.03125));

@@ -12,4 +12,5 @@ pub mod left_out;
 pub mod looks;
 pub mod niah;
 pub mod plot;
+pub mod streams;
 pub mod theory;

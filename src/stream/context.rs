@@ -9,11 +9,10 @@ mod together;
 
 pub use together::Together;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Engine, Probe, SessionOptions};
-use crate::cache::{Forgotten, KvCache, Looks};
+use crate::cache::{Forgotten, KvCache, Looks, Slots};
 use crate::model::{Batch, Choice, Scratch};
 use crate::position::{Pace, Placer, Pos};
 use crate::{Error, Result};
@@ -507,16 +506,16 @@ impl Context {
         self.truncate(self.log.len());
     }
 
-    /// Forgets the slots `slots`, which were read: those behind them move forward, the next token stands where it would have
-    /// stood. Recurrent layers forget nothing (see [`KvCache::forget`]).
+    /// Forgets the slots `slots`, which were read: the others move forward, the next token stands where it would have stood.
+    /// Recurrent layers forget nothing (see [`KvCache::forget`]).
     ///
     /// # Errors
     /// What a device says.
-    pub fn forget(&mut self, slots: Range<usize>) -> Result<Forgotten> {
+    pub fn forget(&mut self, slots: impl Into<Slots>) -> Result<Forgotten> {
+        let slots = slots.into();
         let forgotten = self.cache.forget(slots.clone())?;
-        let after = |end: usize| end - end.min(slots.end).saturating_sub(slots.start);
-        self.n_placed = after(self.n_placed);
-        self.log.iter_mut().for_each(|entry| entry.end = after(entry.end));
+        self.n_placed -= slots.before(self.n_placed);
+        self.log.iter_mut().for_each(|entry| entry.end -= slots.before(entry.end));
         Ok(forgotten)
     }
 

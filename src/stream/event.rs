@@ -63,8 +63,10 @@ pub enum Event {
     Streamed {
         /// Frame pairs that were seen.
         seen: usize,
-        /// The first of them, which are in the cache no more.
+        /// Those of them that are in the cache no more: the first ones, unless the past becomes thinner.
         forgotten: usize,
+        /// Visual tokens of all pairs that are in the cache no more.
+        n_gone: usize,
         /// Whether the last of them equals an earlier one to the last bit, whose tokens it has without being encoded.
         is_reused: bool,
         /// Tokens of it that are left out, where that was asked for.

@@ -65,7 +65,7 @@ pub(super) struct Sifting<'t> {
     pub n_known: usize,
     /// What stands around its pairs, which is among these tokens.
     pub text: Option<&'t PairText>,
-    /// Pairs of a stream that were forgotten so far.
+    /// What stood in pairs of a stream before this one may have been forgotten.
     pub n_forgotten: Arc<AtomicUsize>,
 }
 
@@ -262,7 +262,7 @@ impl Chooser {
 }
 
 /// One less the cosine between two rows; of rows without a direction 0.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn distance(a: &[f32], b: &[f32]) -> f32 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let sizes = (dot(a, a) * dot(b, b)).sqrt();
     if sizes > 0.0 { 1.0 - dot(a, b) / sizes } else { 0.0 }

@@ -1,6 +1,5 @@
 //! A stream of unknown length: what is known before it is watched, and the take that it is kept in.
 
-use std::collections::VecDeque;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::decode::Pairs;
+use super::held::HeldPairs;
 use super::left_out::most;
 use super::media_plan::{Resizing, patch_spec, resizing};
 use super::stamps::{Markers, stamp};
@@ -54,68 +54,10 @@ pub struct LiveShape {
     pub(super) markers: Markers,
     /// Frames that came so far; the plan that is being watched counts on.
     n_came: Arc<AtomicU64>,
-    /// Pairs that were forgotten so far; likewise.
+    /// What stood in pairs before this one may be in the context no more, and is read again; likewise.
     pub(super) n_forgotten: Arc<AtomicUsize>,
-    /// The words around the pairs that were read and not forgotten, where time is told in words; likewise.
-    pub(super) words: Arc<Mutex<LiveWords>>,
-}
-
-/// Words around the pairs of a stream.
-#[derive(Debug, Default)]
-pub(super) struct LiveWords {
-    /// Of each pair that is not forgotten, tokens before it; behind each of them `tail`.
-    pub lead: VecDeque<Vec<u32>>,
-    pub tail: Vec<u32>,
-    /// Of each such pair, the visual tokens that were read, where something is left out.
-    pub kept: VecDeque<u32>,
-    /// See [`PairText::n_taken`].
-    pub n_taken: usize,
-    /// Tokens around the pairs that are forgotten.
-    pub n_forgotten: usize,
-    /// The words before the stream.
-    before: Vec<u32>,
-}
-
-impl LiveWords {
-    /// Forgets the oldest `n` pairs, with `n_visual` visual tokens each, or as many of them as were read, and returns how many tokens
-    /// they were.
-    pub(super) fn forget(&mut self, n: usize, n_visual: usize) -> usize {
-        let visual = if self.kept.is_empty() { n * n_visual } else { self.kept.drain(..n).map(|n| n as usize).sum() };
-        let around: usize = self.lead.drain(..n.min(self.lead.len())).map(|lead| lead.len() + self.tail.len()).sum();
-        self.n_forgotten += around;
-        visual + around
-    }
-
-    /// Pairs of `n` visual tokens, or of as many as were read, that `left` tokens hold whole, from the oldest on, and how many tokens
-    /// are left then.
-    pub(super) fn n_whole(&self, n: usize, mut left: usize) -> (usize, usize) {
-        if self.lead.is_empty() && self.kept.is_empty() {
-            return (left / n, left % n);
-        }
-        let mut n_whole = 0;
-        for pair in 0..self.lead.len().max(self.kept.len()) {
-            let visual = self.kept.get(pair).map_or(n, |n| *n as usize);
-            let around = self.lead.get(pair).map_or(0, |lead| lead.len() + self.tail.len());
-            let Some(rest) = left.checked_sub(visual + around) else { break };
-            (left, n_whole) = (rest, n_whole + 1);
-        }
-        (n_whole, left)
-    }
-
-    /// How many of the oldest `most` pairs go where `n` pairs of `n_visual` tokens would: as many as have that many tokens, where
-    /// something is left out.
-    pub(super) fn n_to_forget(&self, n: usize, n_visual: usize, most: usize) -> usize {
-        if self.kept.is_empty() {
-            return n.min(most);
-        }
-        let mut left = n * n_visual;
-        let is_needed = |kept: &&u32| {
-            let is_needed = left > 0;
-            left = left.saturating_sub(**kept as usize);
-            is_needed
-        };
-        self.kept.iter().take(most).take_while(is_needed).count()
-    }
+    /// The pairs that were read and not forgotten; likewise.
+    pub(super) held: Arc<Mutex<HeldPairs>>,
 }
 
 impl LiveShape {
@@ -171,14 +113,14 @@ impl LiveShape {
         let stamp = self.stamp(pair);
         let mut text = PairText::of(tokenizer, &[&stamp])?;
         if pair == 0 && self.markers == Markers::Replaced {
-            text.join(tokenizer, &self.words().before, &stamp)?;
+            text.join(tokenizer, &self.held().before, &stamp)?;
         }
         Ok(Some((text.lead.swap_remove(0), text.tail)))
     }
 
-    /// The words around it so far. A thread that failed while it had them leaves them whole.
-    pub(super) fn words(&self) -> MutexGuard<'_, LiveWords> {
-        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is there of it so far. A thread that failed while it had it leaves it whole.
+    pub(super) fn held(&self) -> MutexGuard<'_, HeldPairs> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the stream has become, as a video that questions can be asked about.
@@ -242,7 +184,7 @@ impl LivePlan {
             markers,
             n_came,
             n_forgotten: Arc::default(),
-            words: Arc::default(),
+            held: Arc::default(),
         };
         Ok(LivePlan { shape, source, spec, resize: resizing(hp), failure: None })
     }
@@ -262,13 +204,19 @@ impl LivePlan {
         Ok(())
     }
 
-    /// Begins anew behind the words `before`; returns those of them that are read as they are.
+    /// Begins anew behind the words `before`, of which those are returned that are read as they are; the past becomes thinner
+    /// (`is_compressed`), or ends.
     ///
     /// # Errors
     /// A vocabulary without vision markers.
-    pub(super) fn begin<'b>(&mut self, tokenizer: &Tokenizer, before: &'b [u32]) -> Result<&'b [u32]> {
+    pub(super) fn begin<'b>(
+        &mut self,
+        tokenizer: &Tokenizer,
+        before: &'b [u32],
+        is_compressed: bool,
+    ) -> Result<&'b [u32]> {
         self.tell_time(tokenizer)?;
-        let mut words = LiveWords { before: before.to_vec(), ..LiveWords::default() };
+        let mut held = HeldPairs { before: before.to_vec(), is_compressed, ..HeldPairs::default() };
         let mut n_stay = before.len();
         if self.shape.markers != Markers::Plain {
             let mut text = PairText::new(tokenizer, &[0.0])?;
@@ -276,9 +224,9 @@ impl LivePlan {
                 // What a stamp takes in follows from how it begins, whatever it tells.
                 n_stay = text.join(tokenizer, before, &stamp(0.0, 0.0))?;
             }
-            (words.tail, words.n_taken) = (text.tail, text.n_taken);
+            (held.tail, held.n_taken) = (text.tail, text.n_taken);
         }
-        *self.shape.words() = words;
+        *self.shape.held() = held;
         self.shape.n_forgotten.store(0, Ordering::Relaxed);
         Ok(&before[..n_stay])
     }

@@ -201,7 +201,16 @@ impl LookedMedium {
         let pair = |(from, to)| LookedPair { from, to, share: 0.0, stamp: 0.0 };
         let pairs = match plan.kind {
             MediaKind::Image => Vec::new(),
-            MediaKind::Video => spans(&plan.seconds()).into_iter().map(pair).collect(),
+            MediaKind::Video => {
+                let seconds = plan.seconds();
+                let mut spans = spans(&seconds);
+                if plan.is_compressed {
+                    // What comes next may be long after.
+                    let ends = seconds.as_chunks::<2>().0.iter().map(|[first, last]| 2.0 * last - first);
+                    spans.iter_mut().zip(ends).for_each(|((_, to), end)| *to = to.min(end));
+                }
+                spans.into_iter().map(pair).collect()
+            }
         };
         LookedMedium { kind: plan.kind, label: plan.label.clone(), share: 0.0, pairs }
     }

@@ -88,10 +88,13 @@ pub struct MediaPlan {
     /// Frames taken, as indices of the source (a still image: one), two for each pair. Of a stream, those that
     /// are still in the cache.
     pub frames: Vec<usize>,
-    /// Frame pairs at the beginning of a stream that have left the cache.
+    /// Frame pairs of a stream that have left the cache: the first ones, unless it is compressed.
     pub n_forgotten: usize,
     /// Tokens that stood around those pairs.
     pub n_forgotten_text: usize,
+    /// Whether a stream's past became thinner when the context was full
+    /// ([`WhenFull::Compress`](crate::stream::WhenFull::Compress)): any pair may have left the cache, or most of its tokens.
+    pub is_compressed: bool,
     /// What the source says of itself (videos).
     pub info: Option<VideoInfo>,
     /// Temporal scale of this segment; the session's or the model's otherwise.
@@ -219,6 +222,7 @@ impl MediaPlan {
             frames: header.frames.iter().map(|i| *i as usize).collect(),
             n_forgotten: header.n_forgotten,
             n_forgotten_text: header.n_forgotten_text,
+            is_compressed: header.is_compressed,
             info: None,
             temporal_scale: Some(header.temporal_scale),
             clock: header.clock,
@@ -233,19 +237,20 @@ impl MediaPlan {
     }
 
     /// A stream of which this much was seen.
-    pub(super) fn seen(live: &LiveShape, Window { n_pairs, n_forgotten }: Window) -> MediaPlan {
-        let source = &live.info;
-        let frames = 2 * n_forgotten as u64..2 * n_pairs as u64;
+    pub(super) fn seen(live: &LiveShape, Window { n_pairs, n_forgotten, .. }: Window) -> MediaPlan {
+        let (source, held, n_whole) = (&live.info, live.held(), n_pairs - n_forgotten);
+        let pairs = || held.pairs.iter().take(n_whole);
+        let frames = pairs().flat_map(|held| [2 * u64::from(held.pair), 2 * u64::from(held.pair) + 1]);
         let frames: Vec<usize> = frames.map(|k| live.index(k) as usize).collect();
         let n_frames = frames.last().map_or(0, |last| last + 1);
-        let (words, n_whole) = (live.words(), n_pairs - n_forgotten);
         let text = (live.markers != Markers::Plain).then(|| PairText {
-            lead: words.lead.iter().take(n_whole).cloned().collect(),
-            tail: words.tail.clone(),
-            n_taken: words.n_taken,
+            lead: pairs().map(|held| held.lead.to_vec()).collect(),
+            tail: held.tail.clone(),
+            n_taken: held.n_taken,
         });
-        let kept = live.leaves_out().then(|| words.kept.iter().take(n_whole).copied().collect::<Vec<_>>());
-        let n_visual = kept.as_ref().map_or(n_whole * live.per_pair, |kept| kept.iter().map(|n| *n as usize).sum());
+        let kept: Vec<u32> = pairs().map(|held| held.places.n_of(live.per_pair) as u32).collect();
+        let n_visual: usize = kept.iter().map(|n| *n as usize).sum();
+        let kept = (live.leaves_out() || held.is_compressed).then_some(kept);
         MediaPlan {
             kind: MediaKind::Video,
             label: live.label.clone(),
@@ -260,7 +265,8 @@ impl MediaPlan {
             kept,
             frames,
             n_forgotten,
-            n_forgotten_text: words.n_forgotten,
+            n_forgotten_text: held.n_forgotten,
+            is_compressed: held.is_compressed,
             info: Some(VideoInfo {
                 n_frames,
                 fps: source.fps,
@@ -413,6 +419,9 @@ impl MediaPlan {
         }
         if let Some(share) = self.keep {
             hash.update(format!("Keep({share})"));
+        }
+        if let Some(kept) = self.kept.as_ref().filter(|_| self.is_compressed) {
+            kept.iter().for_each(|n| hash.update(n.to_le_bytes()));
         }
         hash.update(self.source_id.as_bytes());
         hash.finalize().into()

@@ -222,6 +222,7 @@ impl Medium {
             text: None,
             n_forgotten: 0,
             n_forgotten_text: 0,
+            is_compressed: false,
             info: self.info,
             temporal_scale: self.options.temporal_scale,
             source: match self.frames {

@@ -11,6 +11,7 @@ mod decode;
 mod dump;
 mod engine;
 mod event;
+mod held;
 mod judge;
 mod ledger;
 mod left_out;
@@ -38,6 +39,7 @@ pub use context::{Context, Held, Together};
 pub use dump::Dump;
 pub use engine::{Engine, EngineOptions, MmprojChoice, find_mmproj};
 pub use event::{Event, Events};
+pub use held::Worth;
 pub use judge::{Control, Divergence, FullAnswer, Less, WholeVideo};
 #[cfg(feature = "eval")]
 pub(crate) use judge::{divergence, log_softmax, top};

@@ -28,7 +28,7 @@ const LABEL: &str = "standard input";
 
 /// The tiny checkpoint under another layout, with its first `n_layer` layers only, in F32: the sums of 16-bit weights are
 /// rounded differently for different batches.
-fn engine(layout: Layout, n_layer: usize) -> Arc<Engine> {
+pub fn engine(layout: Layout, n_layer: usize) -> Arc<Engine> {
     let dir = golden().join("gguf_models");
     let file = Gguf::open(&dir.join("tiny-c.gguf")).unwrap();
     let arch = longtake::model::architecture_of(&longtake::model::family::QWEN2_VL, layout).unwrap();
@@ -156,7 +156,7 @@ fn a_stream_that_fits_gives_the_answer_of_the_same_video_as_a_file() {
                 let mut session = Session::new(&engine, options(400, 16)).unwrap();
                 let (got, window, end) = stream_answer(&mut session, &mut plan, (when_full, 60));
                 assert!(matches!(end, LiveEnd::Over), "{end:?}");
-                assert_eq!(window, Window { n_pairs: n_frames.div_ceil(2), n_forgotten: 0 });
+                assert_eq!(window, Window { n_pairs: n_frames.div_ceil(2), n_forgotten: 0, n_gone: 0 });
                 assert_eq!(got, want, "{layout}, {n_frames} frames, every {step}");
                 assert_eq!(session.n_past(), fresh.n_past());
             }
@@ -311,7 +311,7 @@ fn a_full_context_stops_the_stream_with_what_fits() {
         let mut session = Session::new(&engine, options(160, n_batch)).unwrap();
         let (got, window, end) = stream_answer(&mut session, &mut plan, (WhenFull::Stop, 60));
         assert!(matches!(end, LiveEnd::Full), "{end:?}");
-        assert_eq!(window, Window { n_pairs: (100 - n_before) / 6, n_forgotten: 0 });
+        assert_eq!(window, Window { n_pairs: (100 - n_before) / 6, n_forgotten: 0, n_gone: 0 });
         let mut whole = prompt(&engine, file(&engine, dir.path(), &y4m(2, 0..2 * window.n_pairs), 2.0));
         assert_eq!(got, answer(&mut Session::new(&engine, options(160, n_batch)).unwrap(), &mut whole));
     }

@@ -54,6 +54,7 @@ mod stream;
 mod take;
 mod tensor;
 mod text;
+mod thinned_streams;
 mod together;
 mod unchanged;
 mod ways_out;

@@ -18,7 +18,7 @@ use crate::endless::{answer, options, prompt, watch, y4m};
 const CHECKPOINTS: [&str; 2] = ["q3-a", "q35-a"];
 
 /// A converted checkpoint, in F32.
-fn engine(dir: &Path, name: &str) -> Arc<Engine> {
+pub fn engine(dir: &Path, name: &str) -> Arc<Engine> {
     let (input, out) = (golden_families().join("checkpoints").join(name), dir.join(format!("{name}.gguf")));
     ok(&["convert", text(&input), "-o", text(&out), "--outtype", "f32"]);
     Arc::new(crate::common::engine(&EngineOptions { model: out, mmproj: MmprojChoice::Auto, mmap: true }).unwrap())
@@ -50,7 +50,7 @@ fn a_stamped_stream_that_fits_is_the_video() {
                 (live(&engine, n_frames, keep), Session::new(&engine, options(400, 16)).unwrap());
             let (window, end) = watch(&mut session, &mut plan, (WhenFull::Forget, 60), &mut |_, _, _| {}).unwrap();
             assert!(matches!(end, LiveEnd::Over), "{end:?}");
-            assert_eq!(window, Window { n_pairs: n_frames.div_ceil(2), n_forgotten: 0 });
+            assert_eq!(window, Window { n_pairs: n_frames.div_ceil(2), n_forgotten: 0, n_gone: 0 });
             let got = answer(&mut session, &mut prompt(&engine, plan.shape.seen(window)));
             assert_eq!((got, session.n_past()), (want, fresh.n_past()), "{n_frames} frames, {keep}");
         }

@@ -401,8 +401,8 @@ fn a_take_of_version_one_is_read_and_not_trusted_to_be_the_same() {
     meta.remove("take.asked").unwrap();
     let old = TakeHeader::read(&meta).unwrap();
     assert_eq!(old, TakeHeader { asked: None, ..header });
-    meta.set("take.version", 5u32);
-    assert!(TakeHeader::read(&meta).unwrap_err().to_string().contains("`5`"));
+    meta.set("take.version", 6u32);
+    assert!(TakeHeader::read(&meta).unwrap_err().to_string().contains("`6`"));
 }
 
 /// Fault 45: nobody writes into a take that is in use, and nobody reads one that is being written.

@@ -33,7 +33,8 @@ impl Serialize for Json<'_> {
         if let Some(take) = self.take {
             let state = json!({
                 "source": take.header.source, "n_tokens": take.header.n_tokens(), "n_done": take.n_done(),
-                "forgotten_pairs": take.header.n_forgotten, "complete": take.is_complete(), "written": take.written(), "checkpoints": take.n_checkpoints(), "seconds": take.seconds(),
+                "forgotten_pairs": take.header.n_forgotten, "compressed": take.header.is_compressed,
+                "complete": take.is_complete(), "written": take.written(), "checkpoints": take.n_checkpoints(), "seconds": take.seconds(),
             });
             map.serialize_entry("take", &state)?;
         }

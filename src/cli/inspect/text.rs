@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::super::ask::left_of;
 use super::Totals;
 use super::model::Known;
 use super::scan::Report;
@@ -126,7 +127,9 @@ pub(super) fn write_take(out: &mut dyn Write, take: &Take) -> io::Result<()> {
         header.n_tokens(),
         escaped(&header.model_name, usize::MAX)
     )?;
-    if header.n_forgotten > 0 {
+    if let Some(what) = left_of(header) {
+        writeln!(out, "  of a stream; {what}")?;
+    } else if header.n_forgotten > 0 {
         writeln!(out, "  of a stream, whose first {} frames were forgotten", 2 * header.n_forgotten)?;
     }
     let n_free = header.shape.n_ctx - header.n_tokens();

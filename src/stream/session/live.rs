@@ -2,7 +2,8 @@
 //!
 //! The cache holds what stands before the stream (the sinks) and a window of its frame pairs. Positions only ever go on, and a
 //! score depends on differences of positions alone, so forgetting the oldest pairs leaves every score among the rest as it
-//! is. What a remaining token took in from a forgotten one, in the second layer and above, stays in its keys and values.
+//! is. What a remaining token took in from a forgotten one, in the second layer and above, stays in its keys and values. The same
+//! holds where single tokens of the past go instead of its oldest pairs ([`held`](crate::stream::Worth)).
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,13 +18,11 @@ use crate::model::VisionTower;
 use crate::position::Pace;
 use crate::stream::context::Held;
 use crate::stream::decode;
+use crate::stream::held::{HeldPair, Places, SHARE_AT_ONCE, Stand, Worth};
 use crate::stream::left_out::{LeaveOut, Sifting};
 use crate::stream::reader::{self, Encoded, Medium, ReadEnd};
 use crate::stream::{Event, Events, LivePlan, LiveShape, MediaKind, MediaPlan};
 use crate::{Error, ErrorKind, Result};
-
-/// At least this share of the window is forgotten at once, so that moving the rest forward costs next to nothing.
-const FORGET_SHARE: usize = 8;
 
 /// Most frame pairs in a window, of which nothing may be left but that they were there: two weeks at a pair a second.
 const MOST_PAIRS: usize = 1 << 20;
@@ -35,6 +34,24 @@ pub enum WhenFull {
     Stop,
     /// The oldest frame pairs go; what stands before the stream stays.
     Forget,
+    /// Visual tokens of the past go, those that are worth least; what stands before the stream stays, and so do the newest pairs.
+    Compress(Worth),
+}
+
+impl WhenFull {
+    /// As flags call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            WhenFull::Stop => "stop",
+            WhenFull::Forget => "forget",
+            WhenFull::Compress(_) => "compress",
+        }
+    }
+
+    /// What a token of the past is worth, where that decides.
+    pub fn worth(self) -> Option<Worth> {
+        if let WhenFull::Compress(worth) = self { Some(worth) } else { None }
+    }
 }
 
 /// How to watch a stream.
@@ -51,8 +68,10 @@ pub struct LiveOptions {
 pub struct Window {
     /// Frame pairs that were seen.
     pub n_pairs: usize,
-    /// The first of them, which have left the cache.
+    /// Those of them that have left the cache: the first ones, unless the past becomes thinner.
     pub n_forgotten: usize,
+    /// Visual tokens that have left it because there was no room.
+    pub n_gone: usize,
 }
 
 /// Why a stream ended.
@@ -80,13 +99,20 @@ struct Live<'a> {
     n_before: usize,
     /// Slots that may be filled.
     limit: usize,
-    /// Pairs that are forgotten at once, if any are.
+    /// Pairs whose room is made at once, if any is.
     at_once: Option<usize>,
+    when_full: WhenFull,
 }
 
 impl Live<'_> {
     fn block(&self) -> Block<'static> {
         Block { merged: self.merged, pace: Pace { scale: Some(self.scale), clock: self.shape.clock }, text: None }
+    }
+
+    /// Where it stands when the cache has so many tokens.
+    fn stand(&self, n_past: usize) -> Stand {
+        let n_read = n_past.saturating_sub(self.n_before);
+        Stand { n_before: self.n_before, n_read, per_pair: self.per_pair }
     }
 }
 
@@ -110,7 +136,7 @@ impl Session {
         keep: &mut Keep<'_>,
     ) -> Result<(Window, LiveEnd)> {
         let engine = Arc::clone(self.engine());
-        let before = plan.begin(&engine.tokenizer, before)?;
+        let before = plan.begin(&engine.tokenizer, before, options.when_full.worth().is_some())?;
         let live = self.live(engine.need_vision()?, before.len(), &plan.shape, options)?;
         let (cancel, mut events) = (events.cancel(), events.unstoppable());
         events.send(Event::PromptStart { n_tokens: live.limit, cached: 0 });
@@ -144,10 +170,16 @@ impl Session {
         let limit = self.options.n_ctx.saturating_sub(options.reserve);
         let at_once = match options.when_full {
             WhenFull::Stop => None,
-            WhenFull::Forget => Some((limit / FORGET_SHARE / per_pair).max(1)),
+            WhenFull::Forget | WhenFull::Compress(_) => Some((limit / SHARE_AT_ONCE / per_pair).max(1)),
         };
-        // While it forgets, a step's rows wait, and a pair may be in the cache in part.
-        let least = n_before + per_pair + at_once.map_or(0, |n| n * per_pair + self.context.n_batch());
+        if options.when_full.worth().is_some() && self.cache().shape().n_row_layers() == 0 {
+            return Err(Error::unsupported(
+                "a model without attention keeps no tokens of a stream, of which some could go",
+            ));
+        }
+        // While it forgets, a step's rows wait, and a pair may be in the cache in part. Where the newest stay, others have to be there.
+        let n_newest = options.when_full.worth().and(at_once).map_or(0, |n| n + 1);
+        let least = n_before + per_pair + at_once.map_or(0, |n| (n + n_newest) * per_pair + self.context.n_batch());
         if limit < least {
             let message = format!(
                 "a context of `{}` slots, {} of them kept free, is too small for a window over frames of {per_pair} \
@@ -158,7 +190,8 @@ impl Session {
         }
         let (merged, scale) = (grid.merged(tower.hparams().merge), self.scale(temporal_scale));
         let shape = shape.clone();
-        Ok(Live { tower, grid, merged, per_pair: n_visual, shape, scale, n_before, limit, at_once })
+        let when_full = options.when_full;
+        Ok(Live { tower, grid, merged, per_pair: n_visual, shape, scale, n_before, limit, at_once, when_full })
     }
 
     /// Reads everything; the rows of the last step, too.
@@ -216,46 +249,64 @@ impl Session {
         let words = live.shape.words_around(&self.engine().tokenizer, window.n_pairs)?;
         let n_kept = encoded.kept.n_of(live.per_pair);
         let n = n_kept + words.as_ref().map_or(0, |(lead, tail)| lead.len() + tail.len());
-        if self.context.n_tokens() + n > live.limit || window.n_pairs - window.n_forgotten == MOST_PAIRS {
+        if self.context.n_tokens() + n > live.limit || live.shape.held().pairs.len() == MOST_PAIRS {
             let Some(at_once) = live.at_once else { return Ok(ControlFlow::Break(())) };
-            // Whole pairs that are in the cache; the limit was checked to leave some.
-            let (n_whole, _) = live.shape.words().n_whole(live.per_pair, self.n_past() - live.n_before);
-            let n = live.shape.words().n_to_forget(at_once, live.per_pair, n_whole);
-            let slots = live.shape.words().forget(n, live.per_pair);
-            let forgotten = self.context.forget(live.n_before..live.n_before + slots)?;
-            if window.n_forgotten == 0 && forgotten.n_recurrent > 0 {
-                let message = format!(
-                    "{} of the model's layers are recurrent: what they took in from frames that are forgotten stays in \
-                     their states",
-                    forgotten.n_recurrent
-                );
-                events.send(Event::Warning { item: 0, message });
-            }
-            window.n_forgotten += n;
-            live.shape.n_forgotten.store(window.n_forgotten, Ordering::Relaxed);
+            self.make_room(at_once, live, window, events)?;
         }
         self.push_pair(&encoded, live.block(), words.as_ref().map(|(lead, tail)| (&lead[..], &tail[..])))?;
-        if live.shape.leaves_out() {
-            live.shape.words().kept.push_back(n_kept as u32);
-        }
-        if let Some((lead, _)) = words {
-            live.shape.words().lead.push_back(lead);
-        }
+        let pair = u32::try_from(window.n_pairs).map_err(|_| Error::limit("a stream of more than 2^32 frame pairs"))?;
+        let lead = words.map_or_else(Box::default, |(lead, _)| lead.into_boxed_slice());
+        live.shape.held().pairs.push_back(HeldPair { pair, lead, places: Places::of(encoded.kept) });
         window.n_pairs += 1;
-        let Window { n_pairs: seen, n_forgotten: forgotten } = *window;
+        let Window { n_pairs: seen, n_forgotten: forgotten, n_gone } = *window;
         let (is_reused, n_left_out, is_left_out) = (encoded.is_reused, live.per_pair - n_kept, n_kept == 0);
-        events.send(Event::Streamed { seen, forgotten, is_reused, n_left_out, is_left_out });
+        events.send(Event::Streamed { seen, forgotten, n_gone, is_reused, n_left_out, is_left_out });
         // States are kept with whole pairs or not at all, so a step ends with every group of them.
         let is_recurrent = self.context.is_recurrent();
         let all = is_recurrent && window.n_pairs.is_multiple_of(Session::pairs_at_once(live.grid.h, live.grid.w));
         let before = self.n_past();
         self.drain(live.limit, all, events)?;
-        let n_read = self.n_past().saturating_sub(live.n_before);
-        let (n_whole, n_more) = live.shape.words().n_whole(live.per_pair, n_read);
+        let (n_whole, n_more) = live.shape.held().n_whole(live.stand(self.n_past()));
         if self.n_past() > before && n_whole > 0 && (n_more == 0 || !is_recurrent) {
             self.context.pull()?;
             keep(self.cache(), Window { n_pairs: window.n_forgotten + n_whole, ..*window }, events);
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Makes room for `at_once` pairs, or as many tokens.
+    fn make_room(
+        &mut self,
+        at_once: usize,
+        live: &Live<'_>,
+        window: &mut Window,
+        events: &mut Events<'_>,
+    ) -> Result<()> {
+        let stand = live.stand(self.n_past());
+        let gone = match live.when_full.worth() {
+            None => live.shape.held().forget(at_once, stand),
+            Some(worth) => {
+                self.context.pull()?;
+                let n = at_once * live.shape.n_pair_tokens();
+                live.shape.held().thin(worth, (n, n), self.cache(), stand)?
+            }
+        };
+        let forgotten = self.context.forget(gone.slots)?;
+        if window.n_gone == 0 && forgotten.n_recurrent > 0 {
+            let message = format!(
+                "{} of the model's layers are recurrent: what they took in from frames that are forgotten stays in \
+                 their states",
+                forgotten.n_recurrent
+            );
+            events.send(Event::Warning { item: 0, message });
+        }
+        window.n_forgotten += gone.n_pairs;
+        window.n_gone += gone.n_visual;
+        if gone.has_first {
+            // The oldest that is still there, or nothing of what was.
+            let oldest = if live.when_full == WhenFull::Forget { window.n_forgotten } else { window.n_pairs };
+            live.shape.n_forgotten.store(oldest, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }

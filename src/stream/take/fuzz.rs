@@ -155,6 +155,7 @@ fn seed([type_k, type_v]: [CacheType; 2], n_forgotten: usize, [is_hybrid, is_sta
         markers: if is_stamped { Markers::Replaced } else { Markers::Plain },
         text: is_stamped.then(|| PairText { lead, tail: vec![7], n_taken: 1 }),
         n_forgotten_text: 0,
+        is_compressed: n_forgotten == 1,
         system_prompt: (n_forgotten == 1).then(|| "Be brief.".to_string()),
         source: "v.mp4".to_string(),
         source_bytes: 1234,

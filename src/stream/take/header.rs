@@ -34,7 +34,8 @@ pub struct TakeHeader {
     pub after: Vec<u32>,
     /// The video in merged tokens: frame pairs, rows, columns.
     pub grid: [usize; 3],
-    /// Frame pairs at the beginning of a stream that are in the cache no more; their positions are not given to others.
+    /// Frame pairs of a stream that are in the cache no more: the first ones, unless it is compressed. Their positions are not given
+    /// to others.
     pub n_forgotten: usize,
     /// Patches per token and side.
     pub merge: usize,
@@ -61,6 +62,9 @@ pub struct TakeHeader {
     pub text: Option<PairText>,
     /// Tokens that stood around the pairs that are in the cache no more.
     pub n_forgotten_text: usize,
+    /// Whether a stream's past became thinner when the context was full: then `kept` says what is left of each pair, and `frames`
+    /// which pairs there are.
+    pub is_compressed: bool,
     /// The system prompt that stands before the video.
     pub system_prompt: Option<String>,
     /// Where the video was.
@@ -90,6 +94,7 @@ const LEAD_LENGTHS: &str = "take.video.lead_lengths";
 const TAIL: &str = "take.video.tail";
 const TAKEN: &str = "take.video.n_taken";
 const FORGOTTEN_TEXT: &str = "take.video.n_forgotten_text";
+const COMPRESSED: &str = "take.video.compressed";
 const KEEP_MARKERS: &str = "take.video.keep_markers";
 
 /// Most tokens of a take: keeps every product below well inside 64 bits.
@@ -178,6 +183,7 @@ impl TakeHeader {
             markers: plan.markers,
             text: plan.text.clone(),
             n_forgotten_text: plan.n_forgotten_text,
+            is_compressed: plan.is_compressed,
             system_prompt: system_prompt.map(str::to_string),
             source: plan.label.clone(),
             source_bytes: 0,
@@ -190,6 +196,9 @@ impl TakeHeader {
     /// Sizes that contradict each other.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::format(what));
+        if self.is_compressed && self.kept.is_none() {
+            return wrong(format!("key `{COMPRESSED}` is set, but `{KEPT}` does not say what is left"));
+        }
         let [t, h, w] = self.grid;
         let pairs = t.checked_sub(self.n_forgotten).filter(|n| *n > 0);
         // Keys hold at most as many ids as there is memory for.
@@ -201,7 +210,10 @@ impl TakeHeader {
                 behind.and_then(|behind| behind.checked_add(per_pair)?.checked_add(n_text))
             }
             (Some(kept), Some((per_pair, n))) => {
-                if !self.leaves_out() || kept.len() != n || kept.iter().any(|n| *n as usize > per_pair) {
+                if !(self.leaves_out() || self.is_compressed)
+                    || kept.len() != n
+                    || kept.iter().any(|n| *n as usize > per_pair)
+                {
                     return wrong(format!("`{}` numbers of tokens do not fit a grid of {:?}", kept.len(), self.grid));
                 }
                 kept.iter().try_fold(n_text, |sum, n| sum.checked_add(*n as usize))
@@ -334,6 +346,7 @@ impl TakeHeader {
                 }),
             },
             n_forgotten_text: meta.uint(FORGOTTEN_TEXT)?.map_or(Ok(0), |_| size(FORGOTTEN_TEXT))?,
+            is_compressed: meta.bool(COMPRESSED)?.unwrap_or(false),
             system_prompt: meta.str("take.system_prompt")?.map(str::to_string),
             source: text("take.source.name")?,
             source_bytes: meta.need_uint("take.source.n_bytes")?,
@@ -357,7 +370,12 @@ impl TakeHeader {
         let shape = &self.shape;
         // Who knows nothing of states, clocks and stamps can read all takes that have none.
         let is_plain = shape.recurrent.is_none() && self.clock.is_none() && self.text.is_none();
-        meta.set("take.version", if self.leaves_out() { super::VERSION as u32 } else { 3 - u32::from(is_plain) });
+        let version = match (self.is_compressed, self.leaves_out()) {
+            (true, _) => super::VERSION as u32,
+            (false, true) => 4,
+            (false, false) => 3 - u32::from(is_plain),
+        };
+        meta.set("take.version", version);
         meta.set("take.model.name", self.model_name.as_str());
         meta.set("take.model.fingerprint", self.model_fingerprint.as_str());
         meta.set("take.mmproj.fingerprint", self.mmproj_fingerprint.as_str());
@@ -398,6 +416,9 @@ impl TakeHeader {
         }
         if let Some(kept) = &self.kept {
             meta.set(KEPT, ids(kept));
+        }
+        if self.is_compressed {
+            meta.set(COMPRESSED, true);
         }
         if let Some(Clock { seconds_per_pair, ids_per_second }) = self.clock {
             meta.set(SECONDS_PER_PAIR, seconds_per_pair);

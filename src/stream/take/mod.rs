@@ -33,9 +33,10 @@ use crate::{Error, Result};
 
 /// `general.architecture` of a take.
 pub const ARCHITECTURE: &str = "longtake-take";
-/// The newest version that is known here; those before it are read. It is written where visual tokens were left out, the one before it
-/// where there are recurrent states, or where time goes by the clock or is told in words, and version 2 elsewhere.
-pub const VERSION: u64 = 4;
+/// The newest version that is known here; those before it are read. It is written where a stream's past became thinner, version 4 where
+/// visual tokens were left out, version 3 where there are recurrent states, or where time goes by the clock or is told in words, and
+/// version 2 elsewhere.
+pub const VERSION: u64 = 5;
 
 const CHECKPOINTS: &str = "take.checkpoints";
 const CACHE_K: &str = "cache.k";

@@ -200,6 +200,10 @@ fn rows_on_gpus_survive_being_moved() {
     on_gpu.forget(3..20).unwrap();
     on_host.forget(3..20).unwrap();
     assert!(bytes(&on_gpu) == bytes(&on_host), "forgotten");
+    for cache in [&mut on_gpu, &mut on_host] {
+        cache.forget([2, 3, 7, 11, 12].into_iter().collect::<longtake::cache::Slots>()).unwrap();
+    }
+    assert!(bytes(&on_gpu) == bytes(&on_host), "forgotten here and there");
     let hp = model.hparams();
     let step = |cache: &mut KvCache| {
         let (mut placer, mut pos) = (Placer::new(hp.layout), Vec::new());
