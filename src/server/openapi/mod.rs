@@ -85,8 +85,9 @@ fn operation(path: &str, told: &Operation) -> Value {
             .entry(status.to_string())
             .or_insert_with(|| json!({ "description": meaning(*status), "content": {} }));
         reply["content"][content.name()] = match content {
-            // Every event's data are of the schema; the stream itself is text.
-            Content::Events => json!({ "schema": { "type": "string" }, "x-event-data": named(schema) }),
+            // Every event's data are of the schema. Version 3.1 has no words for that, and readers take a schema of the stream for
+            // one of its events.
+            Content::Events => json!({ "x-event-data": named(schema) }),
             _ => json!({ "schema": named(schema) }),
         };
     }
