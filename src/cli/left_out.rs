@@ -4,12 +4,11 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::eval::TrialFlags;
 use super::flags::{ModelFlags, parse_share, parse_steps};
 use super::niah::parse_size;
 use super::out::stdout;
-use super::progress::{bar, catch_interrupt};
 use super::question::less;
+use super::trials::{self, KindFlags, TrialFlags};
 use crate::Result;
 use crate::drawn::hard::Hard;
 use crate::eval::left_out::{LeftOutOptions, LeftOutOutcome, Way, mcnemar, trial};
@@ -30,9 +29,8 @@ pub(super) struct Args {
     /// Videos of each kind.
     #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_VIDEOS))]
     videos: u64,
-    /// Kinds of videos: still, pan, flicker, noise, cuts, scenes, two, three, mover; all by default.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_kind)]
-    kinds: Vec<Hard>,
+    #[command(flatten)]
+    kinds: KindFlags,
     /// Frame pairs of a video.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u64).range(5..=MAX_PAIRS))]
     pairs: u64,
@@ -60,26 +58,11 @@ pub(super) fn run(args: Args) -> Result<()> {
         session: args.model.compute.session(&engine, 1, None)?,
         seed: args.trial.seed,
     };
-    let kinds = if args.kinds.is_empty() { Hard::ALL.to_vec() } else { args.kinds.clone() };
-    let cancel = catch_interrupt()?;
-    let progress = bar("videos", kinds.len() * args.videos as usize, "videos");
-    let mut outcomes = Vec::new();
-    for i in 0..args.videos {
-        for &kind in &kinds {
-            outcomes.extend(trial(&engine, &options, (kind, i), cancel)?);
-            progress.inc(1);
-        }
-    }
-    progress.finish_and_clear();
+    let kinds = args.kinds.chosen();
+    let outcomes =
+        trials::each(kinds, args.videos, "videos", |kind, i, cancel| trial(&engine, &options, (kind, i), cancel))?;
     args.trial.write(outcomes.iter().map(line))?;
-    print(&outcomes, &kinds, &options.less, args.trial.json)
-}
-
-pub(super) fn parse_kind(text: &str) -> std::result::Result<Hard, String> {
-    Hard::ALL.into_iter().find(|kind| kind.id() == text).ok_or_else(|| {
-        let known: Vec<_> = Hard::ALL.into_iter().map(Hard::id).collect();
-        format!("expected one of {}", known.join(", "))
-    })
+    print(&outcomes, kinds, &options.less, args.trial.json)
 }
 
 fn name(way: Way) -> String {
@@ -102,19 +85,15 @@ fn line(outcome: &LeftOutOutcome) -> Value {
 }
 
 /// What a way came to over some videos.
-struct Sum<'a>(Vec<&'a LeftOutOutcome>);
+type Sum<'a> = trials::Sum<'a, LeftOutOutcome>;
 
 impl Sum<'_> {
-    fn of(outcomes: &[LeftOutOutcome], way: Way, kind: Option<Hard>) -> Sum<'_> {
-        Sum(outcomes.iter().filter(|o| o.way == way && kind.is_none_or(|kind| o.kind == kind)).collect())
-    }
-
-    fn mean(&self, value: impl Fn(&LeftOutOutcome) -> f64) -> f64 {
-        self.0.iter().map(|o| value(o)).sum::<f64>() / self.0.len().max(1) as f64
+    fn of_way(outcomes: &[LeftOutOutcome], way: Way, kind: Option<Hard>) -> Sum<'_> {
+        Sum::of(outcomes, |o| o.way == way && kind.is_none_or(|kind| o.kind == kind))
     }
 
     fn right(&self) -> f64 {
-        self.mean(|o| f64::from(u8::from(o.right)))
+        self.share(|o| o.right)
     }
 
     fn n_tokens(&self) -> f64 {
@@ -133,7 +112,7 @@ fn print(outcomes: &[LeftOutOutcome], kinds: &[Hard], less: &[Less], is_json: bo
     };
     let all: Vec<Way> = std::iter::once(Way::Whole).chain(less.iter().flat_map(|less| ways(*less))).collect();
     let answers =
-        |way| -> Vec<_> { Sum::of(outcomes, way, None).0.iter().map(|o| ((o.kind, o.trial), o.right)).collect() };
+        |way| -> Vec<_> { Sum::of_way(outcomes, way, None).0.iter().map(|o| ((o.kind, o.trial), o.right)).collect() };
     let flips = |one: Way, other: Way| mcnemar(&answers(one), &answers(other));
     let mut out = stdout();
     if is_json {
@@ -141,7 +120,7 @@ fn print(outcomes: &[LeftOutOutcome], kinds: &[Hard], less: &[Less], is_json: bo
             let kinds: Vec<Value> = kinds
                 .iter()
                 .map(|kind| {
-                    let sum = Sum::of(outcomes, *way, Some(*kind));
+                    let sum = Sum::of_way(outcomes, *way, Some(*kind));
                     json!({
                         "kind": kind.id(), "right": sum.right(), "visual_tokens": sum.n_tokens(),
                         "encoded_pairs": sum.n_encoded(), "kl_mean": sum.mean(|o| o.kl),
@@ -171,10 +150,10 @@ fn print(outcomes: &[LeftOutOutcome], kinds: &[Hard], less: &[Less], is_json: bo
     for way in all {
         write!(out, "| {} |", name(way))?;
         for kind in kinds {
-            let sum = Sum::of(outcomes, way, Some(*kind));
+            let sum = Sum::of_way(outcomes, way, Some(*kind));
             write!(out, " {:.0} ({:.0}, {:.0}) |", 100.0 * sum.right(), sum.n_tokens(), sum.n_encoded())?;
         }
-        let sum = Sum::of(outcomes, way, None);
+        let sum = Sum::of_way(outcomes, way, None);
         writeln!(out, " {:.1} ({:.0}, {:.0}) |", 100.0 * sum.right(), sum.n_tokens(), sum.n_encoded())?;
     }
     writeln!(out, "\n| way | beside | only the first is right | only the second | p |\n|---|---|---|---|---|")?;

@@ -4,11 +4,11 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::eval::TrialFlags;
 use super::flags::ModelFlags;
 use super::niah::parse_size;
 use super::out::stdout;
 use super::progress::{bar, catch_interrupt, check_interrupt};
+use super::trials::TrialFlags;
 use crate::eval::looks::{LooksOptions, LooksOutcome, MEASURES, trial};
 use crate::{Error, Result};
 

@@ -62,6 +62,8 @@ mod skip;
 mod streams;
 #[cfg(feature = "eval")]
 mod theory;
+#[cfg(feature = "eval")]
+mod trials;
 mod watch;
 
 /// Answers questions about hours of video on your own machine.

@@ -4,12 +4,10 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::eval::TrialFlags;
 use super::flags::ModelFlags;
-use super::left_out::parse_kind;
 use super::niah::parse_size;
 use super::out::stdout;
-use super::progress::{bar, catch_interrupt};
+use super::trials::{self, KindFlags, TrialFlags};
 use crate::Result;
 use crate::drawn::hard::Hard;
 use crate::eval::left_out::mcnemar;
@@ -33,9 +31,8 @@ pub(super) struct Args {
     /// Streams of each kind, with symbols spread from the beginning to the end.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_STREAMS))]
     streams: u64,
-    /// Kinds of streams: still, pan, flicker, noise, cuts, scenes, two, three, mover; all by default.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_kind)]
-    kinds: Vec<Hard>,
+    #[command(flatten)]
+    kinds: KindFlags,
     /// Frame pairs of a stream.
     #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u64).range(5..=MAX_PAIRS))]
     pairs: u64,
@@ -60,19 +57,12 @@ pub(super) fn run(args: Args) -> Result<()> {
         session: args.model.compute.session(&engine, 1, None)?,
         seed: args.trial.seed,
     };
-    let kinds = if args.kinds.is_empty() { Hard::ALL.to_vec() } else { args.kinds.clone() };
-    let cancel = catch_interrupt()?;
-    let progress = bar("streams", kinds.len() * args.streams as usize, "streams");
-    let mut outcomes = Vec::new();
-    for i in 0..args.streams {
-        for &kind in &kinds {
-            outcomes.extend(trial(&engine, &options, (kind, i, args.streams), cancel)?);
-            progress.inc(1);
-        }
-    }
-    progress.finish_and_clear();
+    let kinds = args.kinds.chosen();
+    let outcomes = trials::each(kinds, args.streams, "streams", |kind, i, cancel| {
+        trial(&engine, &options, (kind, i, args.streams), cancel)
+    })?;
     args.trial.write(outcomes.iter().map(line))?;
-    print(&outcomes, &kinds, args.trial.json)
+    print(&outcomes, kinds, args.trial.json)
 }
 
 fn line(outcome: &StreamOutcome) -> Value {
@@ -84,20 +74,15 @@ fn line(outcome: &StreamOutcome) -> Value {
 }
 
 /// What a way came to over some streams.
-struct Sum<'a>(Vec<&'a StreamOutcome>);
+type Sum<'a> = trials::Sum<'a, StreamOutcome>;
 
 impl Sum<'_> {
-    fn of(outcomes: &[StreamOutcome], memory: Memory, is_in: impl Fn(&StreamOutcome) -> bool) -> Sum<'_> {
-        Sum(outcomes.iter().filter(|o| o.memory == memory && is_in(o)).collect())
-    }
-
-    fn mean(&self, value: impl Fn(&StreamOutcome) -> f64) -> f64 {
-        // Not `sum`: of nothing that is -0.
-        self.0.iter().fold(0.0, |sum, o| sum + value(o)) / self.0.len().max(1) as f64
+    fn of_memory(outcomes: &[StreamOutcome], memory: Memory, is_in: impl Fn(&StreamOutcome) -> bool) -> Sum<'_> {
+        Sum::of(outcomes, |o| o.memory == memory && is_in(o))
     }
 
     fn right(&self) -> f64 {
-        self.mean(|o| f64::from(u8::from(o.right)))
+        self.share(|o| o.right)
     }
 
     fn n_tokens(&self) -> f64 {
@@ -115,9 +100,9 @@ fn part(outcome: &StreamOutcome) -> usize {
 }
 
 fn print(outcomes: &[StreamOutcome], kinds: &[Hard], is_json: bool) -> Result<()> {
-    let of_kind = |memory, kind| Sum::of(outcomes, memory, |o| o.kind == kind);
-    let of_part = |memory, i| Sum::of(outcomes, memory, |o| part(o) == i);
-    let all = |memory| Sum::of(outcomes, memory, |_| true);
+    let of_kind = |memory, kind| Sum::of_memory(outcomes, memory, |o| o.kind == kind);
+    let of_part = |memory, i| Sum::of_memory(outcomes, memory, |o| part(o) == i);
+    let all = |memory| Sum::of_memory(outcomes, memory, |_| true);
     let flips = |other: Memory| {
         let answers = |memory| -> Vec<_> { all(memory).0.iter().map(|o| ((o.kind, o.trial), o.right)).collect() };
         mcnemar(&answers(Memory::Compress), &answers(other))
