@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::gguf::{catch_file_signals, check_nothing_lost};
-use crate::kernels::threads;
+use crate::kernels::{share_heaps, threads};
 use crate::media::{DECODE_COMMAND, serve_h264};
 use crate::text::TEMPLATE_THREAD;
 use crate::{ErrorKind, Result};
@@ -158,6 +158,7 @@ pub fn main() -> ExitCode {
     if is_child(std::env::args_os()) {
         return conclude(serve_h264());
     }
+    share_heaps();
     silence_templates();
     let words = flags::expand_short_words(std::env::args_os());
     let parsed = command().try_get_matches_from(words).and_then(|matches| match absent::check(&matches) {

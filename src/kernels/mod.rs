@@ -2,8 +2,8 @@
 //! In: rows of f32 activations, packed weight blocks, cache memory. Out: f32 rows, filled cache slots.
 //! Start reading at [`Kernels`], then `body.rs`, where each operation is written once in plain Rust; `scalar.rs` and the
 //! folders `x86_64` and `aarch64` compile the same bodies for their instruction sets, and `detect.rs` chooses. Work is
-//! split over threads in [`matmul()`], [`experts()`], [`attention()`], [`delta()`] and [`kv_write()`]. [`openh264`] stands apart: a C library whose own
-//! interface is called here because this is the room that may.
+//! split over threads in [`matmul()`], [`experts()`], [`attention()`], [`delta()`] and [`kv_write()`]. [`openh264`] and [`share_heaps`] stand apart: C
+//! libraries whose own interfaces are called here because this is the room that may.
 //! On purpose absent here: layer order, positions (kernels see cos and sin), what a tensor is called.
 
 mod attention;
@@ -15,6 +15,7 @@ mod delta;
 mod detect;
 mod disjoint;
 mod experts;
+mod heap;
 mod isa;
 mod kv_write;
 mod matmul;
@@ -42,6 +43,7 @@ pub use delta::{
 };
 pub use detect::{Candidate, Wish, candidates, cpu_features, definition, prefer, select, supported, wanted};
 pub use experts::{Experts, expert_bytes, experts};
+pub use heap::share_heaps;
 pub use kv_write::{CacheRows, kv_write, rotate_rows};
 pub use matmul::{
     Activations, CHUNK, DotRows, Epilogue, FloatRows, Gelu, Int8Ops, Layout as PanelLayout, MAX_DOT_TOKENS, Number,
