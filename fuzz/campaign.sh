@@ -4,7 +4,7 @@
 #   fuzz/campaign.sh SECONDS_PER_TARGET [TARGET…]
 #
 # Corpus, findings and results stay in LONGTAKE_FUZZ_DIR (default: /tmp/fuzz-corpus), so that the next call goes on where this
-# one ended. Needs cargo-fuzz (cargo install cargo-fuzz); any stable toolchain does. LONGTAKE_FUZZ_BUILD=0 takes the binaries
+# one ended; a target that has no corpus there begins with the one in fuzz/corpus, which fuzz/keep.sh makes. Needs cargo-fuzz (cargo install cargo-fuzz); any stable toolchain does. LONGTAKE_FUZZ_BUILD=0 takes the binaries
 # that are there. Ends with 1 when there was a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,6 +29,7 @@ for target in "${targets[@]}"; do
   findings=$dir/findings/$target
   log=$dir/$target.log
   mkdir -p "$corpus" "$findings"
+  if [ -z "$(ls -A "$corpus")" ] && [ -f "fuzz/corpus/$target.tar.xz" ]; then tar -xf "fuzz/corpus/$target.tar.xz" -C "$corpus"; fi
   dict=fuzz/dict/$target.dict
   status=0
   LONGTAKE_FUZZ_SEEDS=$corpus "$bin/$target" "$corpus" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3072 \
