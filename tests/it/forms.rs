@@ -31,13 +31,13 @@ fn run_ask_and_chat_answer_in_the_form_that_is_demanded() {
     is_good(&out.stdout);
 
     let (take, grammar, schema) = (at("v.take"), at("g.gbnf"), at("s.json"));
-    std::fs::write(&grammar, "root ::= \"It is a \" (\"ring\" | \"star\") \".\"\n").unwrap();
+    std::fs::write(&grammar, "root ::= (\"star\" | \"ring\") \" is shown.\"\n").unwrap();
     std::fs::write(&schema, SCHEMA).unwrap();
     let out = longtake(&["watch", VIDEO, "-m", MODEL, "-o", &take, "-c", "2048", "--reserve", "256"], "");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let ask = ["ask", &take, question, question, "-m", MODEL, "-q"];
     let out = longtake(&[&ask[..], &["--grammar-file", &grammar]].concat(), "");
-    assert_eq!(String::from_utf8_lossy(&out.stdout), "It is a ring.\nIt is a ring.\n");
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "ring is shown.\nring is shown.\n");
     let out = longtake(&[&ask[..], &["--json-schema-file", &schema, "--json"]].concat(), "");
     for line in out.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let answer: Value = serde_json::from_slice(line).unwrap();

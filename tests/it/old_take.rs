@@ -17,7 +17,8 @@ fn a_take_of_the_first_version_is_answered_from_with_the_same_tokens() {
     let shown: Value = serde_json::from_str(&ok(&["inspect", "--json", text(&take)])).unwrap();
     assert_eq!(shown["metadata"]["take.version"]["value"], 1, "{shown}");
 
-    let model = root.join("assets/symbols/symbols.gguf");
+    // The embedded model of that time.
+    let model = root.join("tests/old_takes/symbols.gguf");
     let questions = ["What shape is shown?", "What color is shown?", "What is shown?"];
     let mut words = vec!["ask", text(&take), "-m", text(&model), "--json", "-n", "6", "--ignore-eos"];
     words.extend(questions);

@@ -33,7 +33,7 @@ def main():
             for needles in (1, 2, 3):
                 right = 0.0
                 for _ in range(videos // batch):
-                    x, pos, places, wanted = batches.draw(model, grid, pairs, needles, batch, turns=2)
+                    x, pos, _, places, wanted = batches.draw(model, grid, pairs, needles, batch, turns=2)
                     right += accuracy(model(x, pos, places), wanted) * batch / videos
                 cells.append(f"{right:.2f}")
             print(f"| {pairs} x {grid[0] * grid[1]} | {' | '.join(cells)} |", flush=True)

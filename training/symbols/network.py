@@ -17,8 +17,9 @@ ROPE_BASE = 1e6
 # ---- Positions -------------------------------------------------------------------------------------------------------
 
 
-def place(layout, before, grid, after, scale):
-    """Positions (n, 3) of `before` text tokens, one video (T, H, W) and `after` text tokens."""
+def place(layout, before, grid, after, scale, gaps=None):
+    """Positions (n, 3) of `before` text tokens, one video (T, H, W) and `after` text tokens. `gaps` (T, whole numbers) are
+    frame pairs left out before each that is there: the layouts with temporal scales place the others as if they were seen."""
     t_n, h_n, w_n = grid
     f, y, x = torch.meshgrid(torch.arange(t_n), torch.arange(h_n), torch.arange(w_n), indexing="ij")
     f, y, x = (a.reshape(-1).double() for a in (f, y, x))
@@ -32,9 +33,10 @@ def place(layout, before, grid, after, scale):
     if layout == "mrope":
         video, nxt = torch.stack([s + f, s + y, s + x], 1), s + max(grid)
     else:
-        t = s + scale * f
+        times = torch.arange(t_n).double() if gaps is None else torch.arange(t_n).double() + torch.as_tensor(gaps).double().cumsum(0)
+        t = s + scale * times[f.long()]
         video = torch.stack([t, t + y - (h_n - 1) // 2, t + x - (w_n - 1) // 2], 1)
-        nxt = s + scale * (t_n - 1) + 1
+        nxt = s + scale * times[-1].item() + 1
     text = lambda start, n: (start + torch.arange(n).double())[:, None].expand(-1, 3)
     return torch.cat([text(0.0, before), video, text(nxt, after)])
 
@@ -143,7 +145,7 @@ class Block(nn.Module):
             "down_proj": nn.Linear(shape["n_ff"], n, bias=False),
         })
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, cos, sin, counts=None):
         b, n, width = x.shape
         h = self.input_layernorm(x)
         heads = lambda name, k: self.self_attn[name](h).view(b, n, k, self.head_dim).transpose(1, 2)
@@ -152,7 +154,12 @@ class Block(nn.Module):
         v = heads("v_proj", self.n_kv)
         group = self.n_head // self.n_kv
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if counts is not None:
+            # exp(s + log c) = c exp(s): one dimension more, so that the mask stays the causal one. Three of one size are fast.
+            one = torch.full_like(q[..., :1], math.sqrt(self.head_dim))
+            more = counts.log().to(k.dtype)[:, None, :, None].expand(b, self.n_head, n, 1)
+            q, k, v = torch.cat([q, one], -1), torch.cat([k, more], -1), F.pad(v, (0, 1))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / math.sqrt(self.head_dim))[..., : self.head_dim]
         x = x + self.self_attn["o_proj"](y.transpose(1, 2).reshape(b, n, width))
         h = self.post_attention_layernorm(x)
         return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](h)) * self.mlp["up_proj"](h))
@@ -172,10 +179,11 @@ class LanguageModel(nn.Module):
             elif "bias" in name:
                 nn.init.zeros_(p)
 
-    def forward(self, x, pos, wanted):
-        """Logits at the `wanted` places (flat index) of embeddings (batch, n, n_embd) with positions (batch, n, 3)."""
+    def forward(self, x, pos, wanted, counts=None):
+        """Logits at the `wanted` places (flat index) of embeddings (batch, n, n_embd) with positions (batch, n, 3). With
+        `counts` (batch, n) a token is looked at as if it were there so many times."""
         cos, sin = (table[:, None] for table in cos_sin(self.layout, self.head_dim, pos))
         for block in self.layers:
-            x = block(x, cos, sin)
+            x = block(x, cos, sin, counts)
         x = self.norm(x.reshape(-1, x.shape[-1])[wanted])
         return x @ self.embed_tokens.weight.T

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the embedded model and its siblings from nothing: drawn videos, one vision tower, one language model for each layout.
 #
-#   training/symbols/train.sh [WORK_FOLDER]      an hour or two on two CPU cores; what is done in the folder is not done again
+#   training/symbols/train.sh [WORK_FOLDER]      two to three hours on two CPU cores; what is done in the folder is not done again
 #
 # Needs Python 3.11 with requirements.txt (PYTHON names it), and cargo or a built binary (LONGTAKE names it). Writes
 # assets/symbols (the embedded model) and training/symbols/models (the siblings, the curves). VISION_STEPS="48 48" STEPS=50
@@ -35,16 +35,20 @@ export -f step train
 export work python steps
 
 train hope hope # alone: it leaves beside the tower what all others learn from
-# Two at a time with one thread each; the failure of one is a failure. The embedded model learns with up to three symbols;
-# hope-fixed has HoPE's frequencies without its temporal scales: the ablation "HFA".
+# Two at a time with one thread each; the failure of one is a failure. The embedded model learns with up to three symbols, first
+# in short videos (`short`); hope-fixed has HoPE's frequencies without its temporal scales: the ablation "HFA".
 xargs -P 2 -L 1 bash -euo pipefail -c '"$@"' _ <<JOBS
-train embedded hope --steps ${STEPS:-2000} --most-needles 3
+train short hope --steps ${STEPS:-2000} --most-needles 3
 train mrope mrope
 train videorope videorope
 train rope rope
 train tad tad
 train hope-fixed hope --scales 1
 JOBS
+# Then in long ones: up to 384 frame pairs that stand for up to 1024 more, backgrounds that count up to 16 times, twelve times as
+# many of them to draw from, and those again that a wrong answer hung on.
+train embedded hope --start "$work/short.pt" --steps "${STEPS:-1800}" --most-needles 3 --rate 1e-3 --pairs 384 --least 8 \
+  --gaps 1024 --counts 16 --pool 12 --hard 0.25 --single 0.4 --alone 0.75
 
 step "files"
 [ -n "${LONGTAKE:-}" ] || cargo build --locked --release --manifest-path "$root/Cargo.toml"

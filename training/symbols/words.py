@@ -33,7 +33,9 @@ def tokenizer_folder(folder):
 
 
 class Words:
-    def __init__(self, folder):
+    """The tokenizer, and conversations about a video. `alone` is the share of questions that do not name the only symbol."""
+
+    def __init__(self, folder, alone=0.5):
         from tokenizers import Tokenizer
 
         self.special = tokenizer_folder(folder)
@@ -41,7 +43,7 @@ class Words:
         self.end, self.pad = self.special["<|im_end|>"], self.special["<|video_pad|>"]
         for word in SHAPES + COLOR_NAMES:
             assert len(self.ids(word)) == 1, f"`{word}` must be one token"
-        self.cache = {}
+        self.cache, self.alone = {}, alone
 
     def ids(self, text):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -61,7 +63,9 @@ class Words:
         ids, wanted = [], []
         for turn in range(turns):
             s, c = needles[rng.integers(len(needles))]
-            kind = rng.integers(4) if len(needles) == 1 else int(rng.random() > 0.5)
+            kind = int(rng.random() > 0.5)
+            if len(needles) == 1 and rng.random() < self.alone:
+                kind += 2
             questions, word, answer = [
                 (SHAPE_OF, COLOR_NAMES[c], SHAPES[s]), (COLOR_OF, SHAPES[s], COLOR_NAMES[c]),
                 (SHAPE_ALONE, "", SHAPES[s]), (COLOR_ALONE, "", COLOR_NAMES[c]),
