@@ -4,8 +4,9 @@
 #   fuzz/campaign.sh SECONDS_PER_TARGET [TARGET…]
 #
 # Corpus, findings and results stay in LONGTAKE_FUZZ_DIR (default: /tmp/fuzz-corpus), so that the next call goes on where this
-# one ended; a target that has no corpus there begins with the one in fuzz/corpus, which fuzz/keep.sh makes. Needs cargo-fuzz (cargo install cargo-fuzz); any stable toolchain does. LONGTAKE_FUZZ_BUILD=0 takes the binaries
-# that are there. Ends with 1 when there was a finding.
+# one ended; a target that has no corpus there begins with the one in fuzz/corpus, which fuzz/keep.sh makes. Needs cargo-fuzz
+# (cargo install cargo-fuzz); any stable toolchain does. LONGTAKE_FUZZ_BUILD=0 takes the binaries that are there. Ends with 1
+# when there was a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:?usage: fuzz/campaign.sh SECONDS_PER_TARGET [TARGET…]}

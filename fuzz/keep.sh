@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=${LONGTAKE_FUZZ_DIR:-/tmp/fuzz-corpus}
 bin=fuzz/target/$(rustc -vV | sed -n 's/^host: //p')/release
-# Inputs above this size are left out, and all archives together stay below this many bytes.
-largest=$((64 << 10)) most=$((4 << 20))
+# Inputs above this size (as `find` has it) are left out, and all archives together stay below this many bytes.
+largest=64k most=$((4 << 20))
 mapfile -t all < <(sed -n '/^\[\[bin\]\]/,/^$/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)
 targets=("${@:-${all[@]}}")
 mkdir -p fuzz/corpus
@@ -19,7 +19,7 @@ for target in "${targets[@]}"; do
   least=$(mktemp -d)
   "$bin/$target" -merge=1 -rss_limit_mb=3072 -timeout=20 "$least" "$dir/$target" > "$least.log" 2>&1 ||
     { tail -n 5 "$least.log" >&2; echo "$target: not merged" >&2; exit 1; }
-  find "$least" -type f -size +$((largest >> 10))k -delete
+  find "$least" -type f -size +$largest -delete
   # The same inputs are the same bytes.
   tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$least" -cf - . | xz -9e > "fuzz/corpus/$target.tar.xz.part"
   mv "fuzz/corpus/$target.tar.xz.part" "fuzz/corpus/$target.tar.xz"

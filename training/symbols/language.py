@@ -11,7 +11,6 @@ A second training makes a model that finds symbols in long videos from one that 
         --gaps 1024 --counts 16 --pool 12 --hard 0.25 --single 0.4 --alone 0.75
 """
 import argparse
-import contextlib
 import math
 import multiprocessing
 import time
@@ -86,6 +85,8 @@ class Batches:
     def wrong(self, grid, videos, gradient):
         """These videos of the last batch were answered wrongly: the backgrounds that the loss hangs on most, by its `gradient`
         (batch, n, n_embd), come again, until those of later videos take their place."""
+        if not self.hard:
+            return
         for video in videos:
             first, index, at = self.drawn[video]
             weight = gradient[video].norm(dim=-1)[first : first + len(index) * grid[0] * grid[1]].view(len(index), -1).sum(1).numpy()
@@ -96,7 +97,7 @@ class Batches:
 
     def haystack(self, grid, pairs):
         index = self.rng.integers(0, len(self.pools[grid].backgrounds), pairs)
-        if self.hard > 0 and len(self.kept[grid]):
+        if len(self.kept[grid]):
             again = self.rng.random(pairs) < self.hard
             index[again] = self.rng.choice(self.kept[grid], again.sum())
         return index
@@ -109,7 +110,7 @@ class Batches:
         for _ in range(batch):
             # Where there may be several, there mostly are: one alone teaches little then.
             n = needles if needles > 1 and rng.random() < 0.5 else int(rng.integers(1, needles + 1))
-            if self.single > 0 and rng.random() < self.single:
+            if self.single and rng.random() < self.single:
                 n = 1
             n = min(pairs, n)
             found = set()
@@ -203,7 +204,6 @@ def main():
     parser.add_argument("--hard", type=float, default=0.0, help="share of backgrounds that videos were answered wrongly for")
     parser.add_argument("--single", type=float, default=0.0, help="share of videos that have one symbol in any case")
     parser.add_argument("--alone", type=float, default=0.5, help="share of questions about the only symbol that do not name it")
-    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -212,8 +212,8 @@ def main():
     words = Words(args.out + ".tokenizer", args.alone)
     scales = [float(s) for s in args.scales.split(",")]
     pools = pools_of(args.tower, args.seed, args.pool)
-    batches = Batches(words, pools, args.layout, scales, args.seed, args.gaps, args.counts, args.hard,
-                      args.single)
+    batches = Batches(words, pools, args.layout, scales, args.seed, gaps=args.gaps, counts=args.counts, hard=args.hard,
+                      single=args.single)
     rng = np.random.default_rng([args.seed, 5])
     model = LanguageModel(args.layout, N_VOCAB)
     limit, needles = 4.0, args.needles
@@ -235,9 +235,8 @@ def main():
         turns, most = (2, args.batch) if needles == 1 else (4, 2 * args.batch)
         batch = max(4, min(most, 6000 // (pairs * grid[0] * grid[1] + 30 * turns)))
         x, pos, counts, places, wanted = batches.draw(model, grid, pairs, needles, batch, turns)
-        with torch.autocast("cpu", torch.bfloat16) if args.bf16 else contextlib.nullcontext():
-            logits = model(x, pos, places, counts)
-        loss = F.cross_entropy(logits.float(), wanted)
+        logits = model(x, pos, places, counts)
+        loss = F.cross_entropy(logits, wanted)
         x.retain_grad()
         opt.zero_grad()
         loss.backward()

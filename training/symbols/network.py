@@ -33,7 +33,9 @@ def place(layout, before, grid, after, scale, gaps=None):
     if layout == "mrope":
         video, nxt = torch.stack([s + f, s + y, s + x], 1), s + max(grid)
     else:
-        times = torch.arange(t_n).double() if gaps is None else torch.arange(t_n).double() + torch.as_tensor(gaps).double().cumsum(0)
+        times = torch.arange(t_n).double()
+        if gaps is not None:
+            times = times + torch.as_tensor(gaps).cumsum(0)
         t = s + scale * times[f.long()]
         video = torch.stack([t, t + y - (h_n - 1) // 2, t + x - (w_n - 1) // 2], 1)
         nxt = s + scale * times[-1].item() + 1
