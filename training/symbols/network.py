@@ -1,4 +1,4 @@
-"""Qwen2-VL in PyTorch, as small as the paper's figures need it, with five position layouts.
+"""Qwen2-VL in PyTorch, as small as the paper's figures need it, with six position layouts.
 
 Names of parameters are those of published checkpoints, so `export.py` only writes them out.
 """
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-LAYOUTS = ["rope", "tad", "mrope", "videorope", "hope"]
+LAYOUTS = ["rope", "tad", "mrope", "videorope", "hope", "hopex"]
 
 SHAPE = dict(n_embd=256, n_layer=4, n_head=8, n_head_kv=2, n_ff=512, v_n_embd=128, v_n_layer=3, v_n_head=4)
 ROPE_BASE = 1e6
@@ -19,34 +19,34 @@ ROPE_BASE = 1e6
 
 def place(layout, before, grid, after, scale, gaps=None):
     """Positions (n, 3) of `before` text tokens, one video (T, H, W) and `after` text tokens. `gaps` (T, whole numbers) are
-    frame pairs left out before each that is there: the layouts with temporal scales place the others as if they were seen."""
+    frame pairs left out before each that is there: the others are placed as if they were seen."""
     t_n, h_n, w_n = grid
     f, y, x = torch.meshgrid(torch.arange(t_n), torch.arange(h_n), torch.arange(w_n), indexing="ij")
     f, y, x = (a.reshape(-1).double() for a in (f, y, x))
+    times = torch.arange(t_n).double()
+    if gaps is not None:
+        times = times + torch.as_tensor(gaps).cumsum(0)
+    last, time = times[-1].item(), times[f.long()]
     s = float(before)
+    text = lambda start, n: (start + torch.arange(n).double())[:, None].expand(-1, 3)
     if layout in ("rope", "tad"):
-        index = torch.arange(before + len(f) + after).double()
+        index = torch.cat([torch.arange(before).double(), s + (time * h_n + y) * w_n + x, s + (last + 1) * h_n * w_n + torch.arange(after)])
         if layout == "tad":
-            tau = torch.cat([torch.arange(before).double(), s + f, s + t_n + torch.arange(after).double()])
-            index = index + tau
+            index = index + torch.cat([torch.arange(before).double(), s + time, s + last + 1 + torch.arange(after)])
         return index[:, None].expand(-1, 3)
     if layout == "mrope":
-        video, nxt = torch.stack([s + f, s + y, s + x], 1), s + max(grid)
+        video, nxt = torch.stack([s + time, s + y, s + x], 1), s + max(last + 1, h_n, w_n)
     else:
-        times = torch.arange(t_n).double()
-        if gaps is not None:
-            times = times + torch.as_tensor(gaps).cumsum(0)
-        t = s + scale * times[f.long()]
+        t = s + scale * time
         video = torch.stack([t, t + y - (h_n - 1) // 2, t + x - (w_n - 1) // 2], 1)
-        nxt = s + scale * times[-1].item() + 1
-    text = lambda start, n: (start + torch.arange(n).double())[:, None].expand(-1, 3)
+        nxt = s + scale * last + 1
     return torch.cat([text(0.0, before), video, text(nxt, after)])
 
 
 def axes(layout, head_dim):
     """Which position id drives each pair: 0 (t), 1 (h), 2 (w), or 3 (none)."""
     pairs = head_dim // 2
-    s_t = pairs // 4
+    s_t = pairs // (2 if layout == "hopex" else 4)
     s_h = (pairs - s_t + 1) // 2
     if layout in ("rope", "tad"):
         return [0] * pairs
@@ -55,10 +55,10 @@ def axes(layout, head_dim):
     return [1 + i % 2 for i in range(pairs - s_t)] + [0 if layout == "videorope" else 3] * s_t
 
 
-def cos_sin(layout, head_dim, pos):
+def cos_sin(layout, head_dim, pos, base=ROPE_BASE):
     """Tables (batch, n, head_dim / 2) for positions (batch, n, 3)."""
     pairs = head_dim // 2
-    theta = ROPE_BASE ** (-torch.arange(pairs).double() / pairs)
+    theta = base ** (-torch.arange(pairs).double() / pairs)
     drivers = torch.cat([pos, torch.zeros_like(pos[..., :1])], -1)[..., axes(layout, head_dim)]
     angle = drivers * theta
     return angle.cos().float(), angle.sin().float()
@@ -168,9 +168,9 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    def __init__(self, layout, n_vocab, shape=SHAPE):
+    def __init__(self, layout, n_vocab, shape=SHAPE, base=ROPE_BASE):
         super().__init__()
-        self.layout, self.head_dim = layout, shape["n_embd"] // shape["n_head"]
+        self.layout, self.base, self.head_dim = layout, base, shape["n_embd"] // shape["n_head"]
         self.embed_tokens = nn.Embedding(n_vocab, shape["n_embd"])
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape["n_layer"]))
         self.norm = nn.RMSNorm(shape["n_embd"], eps=1e-6)
@@ -184,7 +184,7 @@ class LanguageModel(nn.Module):
     def forward(self, x, pos, wanted, counts=None):
         """Logits at the `wanted` places (flat index) of embeddings (batch, n, n_embd) with positions (batch, n, 3). With
         `counts` (batch, n) a token is looked at as if it were there so many times."""
-        cos, sin = (table[:, None] for table in cos_sin(self.layout, self.head_dim, pos))
+        cos, sin = (table[:, None] for table in cos_sin(self.layout, self.head_dim, pos, self.base))
         for block in self.layers:
             x = block(x, cos, sin, counts)
         x = self.norm(x.reshape(-1, x.shape[-1])[wanted])

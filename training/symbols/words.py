@@ -25,10 +25,10 @@ CORPUS = "\n".join(
 ) + "\n" + random_checkpoint.CORPUS
 
 
-def tokenizer_folder(folder):
-    """Writes the tokenizer's files into `folder`; returns the ids of its special tokens."""
+def tokenizer_folder(folder, corpus=CORPUS):
+    """Writes the tokenizer's files into `folder`, learnt from `corpus`; returns the ids of its special tokens."""
     os.makedirs(folder, exist_ok=True)
-    random_checkpoint.CORPUS = CORPUS
+    random_checkpoint.CORPUS = corpus
     return random_checkpoint.write_tokenizer(folder, dict(n_bpe=N_BPE, n_vocab=N_VOCAB))
 
 

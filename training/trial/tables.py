@@ -1,0 +1,89 @@
+"""The tables of the trial: what each layout answered, and what was predicted of two of them beside what came.
+
+    tables.py RESULT.json ...
+
+Means and intervals are over trainings (Student's t, 95 %), which differ in the seed alone; differences are taken within a seed, so that
+both sides learnt from the same videos and were asked the same questions. Flips are questions that only one of them answered rightly.
+"""
+import json
+import sys
+from collections import defaultdict
+
+import numpy as np
+
+from predict import CELLS, name, sums
+from task import KINDS, VARIANTS
+
+T_95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # by degrees of freedom
+LEAST = 1.5  # so much more of S predicts more right answers
+PAIRS = [("hope", "videorope"), ("hope", "mrope"), ("hope", "rope"), ("hope", "dts"), ("hope", "hfa"), ("hopex", "hope"),
+         ("videorope", "mrope"), ("dts", "videorope")]
+
+
+def interval(values):
+    """(mean, half of the interval's width)"""
+    values = np.array(values, float)
+    return values.mean(), T_95[len(values) - 1] * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("inf")
+
+
+def percent(answers):
+    return 100 * answers.count("1") / len(answers)
+
+
+def verdict(predicted, mean, half):
+    shown = 0 if abs(mean) <= half else int(np.sign(mean))
+    expected = 0 if abs(predicted) < LEAST else int(np.sign(predicted))
+    if shown == 0:
+        return "none, none shown" if expected == 0 else "not shown"
+    if expected == 0:
+        return "**not predicted**"
+    return "came" if shown == expected else "**the opposite**"
+
+
+def main():
+    said = defaultdict(dict)  # (variant, base) -> seed -> {cell: {kind: answers}}
+    for path in sys.argv[1:]:
+        result = json.load(open(path))
+        said[result["variant"], result["base"]][result["seed"]] = result["said"]
+    of = lambda variant, base, seed, cell, kind: said[variant, base][seed][f"{cell[0]}x{cell[1]}"][kind]
+    bases = sorted({base for _, base in said})
+    for base in bases:
+        for kind in KINDS:
+            print(f"\n### {kind}, base {base:g}\n\n| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'--:|' * len(CELLS)}")
+            for variant in VARIANTS:
+                seeds = sorted(said[variant, base])
+                if seeds:
+                    cells = [interval([percent(of(variant, base, s, c, kind)) for s in seeds]) for c in CELLS]
+                    print(f"| {variant} ({len(seeds)}) | {' | '.join(f'{m:.0f} ± {h:.0f}' for m, h in cells)} |")
+    counts = defaultdict(int)
+    for base in bases:
+        print(f"\n### Predicted and what came, base {base:g}: what was shown\n\n"
+              f"| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'---|' * len(CELLS)}")
+        for a, b in PAIRS:
+            seeds = sorted(set(said[a, base]) & set(said[b, base]))
+            if not seeds:
+                continue
+            row = []
+            for cell in CELLS:
+                predicted = float(sums(a, base, *cell)[0].mean() - sums(b, base, *cell)[0].mean())
+                both = [(of(a, base, s, cell, "what"), of(b, base, s, cell, "what")) for s in seeds]
+                mean, half = interval([percent(x) - percent(y) for x, y in both])
+                won = sum(x == "1" and y == "0" for p, q in both for x, y in zip(p, q))
+                lost = sum(x == "0" and y == "1" for p, q in both for x, y in zip(p, q))
+                word = verdict(predicted, mean, half)
+                counts[word] += 1
+                row.append(f"{predicted:+.1f}: {mean:+.0f} ± {half:.0f} ({won}:{lost}) {word}")
+            print(f"| {a} - {b} | {' | '.join(row)} |")
+    print("\n" + ", ".join(f"{word.strip('*')}: {n}" for word, n in sorted(counts.items())))
+    for kind in KINDS[1:]:
+        for base in bases:
+            print(f"\n### Differences in {kind}, base {base:g}\n\n| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'---|' * len(CELLS)}")
+            for a, b in PAIRS:
+                seeds = sorted(set(said[a, base]) & set(said[b, base]))
+                if seeds:
+                    cells = [interval([percent(of(a, base, s, c, kind)) - percent(of(b, base, s, c, kind)) for s in seeds]) for c in CELLS]
+                    print(f"| {a} - {b} | {' | '.join(f'{m:+.0f} ± {h:.0f}' for m, h in cells)} |")
+
+
+if __name__ == "__main__":
+    main()
