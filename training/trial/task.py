@@ -34,13 +34,10 @@ VARIANTS = {
 
 WHEN = ["When is the symbol shown?", "When does the symbol appear?", "When was the shape shown?"]
 THIRDS = ["early", "middle", "late"]
-ORDER = {
-    "first": ["What shape came first?", "Which shape was shown first?"],
-    "last": ["What shape came last?", "Which shape was shown last?"],
-}
-CORPUS = "\n".join(sum(ORDER.values(), []) * 12 + WHEN * 12 + [" ".join(THIRDS)] + THIRDS * 60) + "\n" + words.CORPUS
+ORDER = ["What shape came first?", "Which shape was shown first?", "What was the first shape?"]
+CORPUS = "\n".join((ORDER + WHEN) * 12 + [" ".join(THIRDS)] + THIRDS * 60) + "\n" + words.CORPUS
 KINDS = ["what", "order", "when"]
-N_SYMBOL = 3  # of which the first or the last is asked about
+N_SYMBOL = 3  # of which the first is asked about
 
 
 class Words:
@@ -64,8 +61,7 @@ class Words:
         if kind == "what":
             questions, answer = words.SHAPE_ALONE, SHAPES[chosen[0][0]]
         elif kind == "order":
-            which = ["first", "last"][rng.integers(2)]
-            questions, answer = ORDER[which], SHAPES[chosen[0 if which == "first" else -1][0]]
+            questions, answer = ORDER, SHAPES[chosen[0][0]]
         else:
             questions, answer = WHEN, THIRDS[3 * at[0] // n_pair]
         question = questions[rng.integers(len(questions))]
