@@ -33,7 +33,7 @@ impl<'a> Reader<'a> {
 /// A cache that is saved in another form.
 pub fn repeated(state: &[u8], depth: usize) -> Result<Vec<u8>> {
     let mut from = Reader(state);
-    let mut to = Vec::with_capacity(state.len() / 16 * (16 + depth / 4));
+    let mut to = Vec::new();
     to.extend_from_slice(from.bytes(8)?); // magic, sequence
     let (n_streams, n_cells) = (from.u32()?, from.u32()?);
     if n_streams != 1 || n_cells == 0 {
@@ -99,7 +99,9 @@ fn repeat_rows(from: &mut Reader<'_>, to: &mut Vec<u8>, n_cells: usize, depth: u
     Ok(())
 }
 
+/// As many bytes as these hold one after the other. Room is made for them alone: a cache at depth takes gigabytes.
 fn repeat(bytes: &[u8], mut n: usize, to: &mut Vec<u8>) {
+    to.reserve_exact(n);
     while n > 0 && !bytes.is_empty() {
         let part = n.min(bytes.len());
         to.extend_from_slice(&bytes[..part]);
