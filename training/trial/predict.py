@@ -47,7 +47,7 @@ def critical(variant, base):
 
 
 def name(n_pair, stretch):
-    return f"{n_pair} pairs" if stretch == 1 else f"{n_pair} pairs, distances x {stretch}"
+    return f"{n_pair} pairs" if stretch == 1 else f"x {stretch}"
 
 
 def main():

@@ -2,10 +2,12 @@
 
     tables.py RESULT.json ...
 
-Means and intervals are over trainings (Student's t, 95 %), which differ in the seed alone; differences are taken within a seed, so that
+"=": no difference was predicted and none is shown; open: one was predicted, and the interval holds zero. "x 10" are 8 pairs at ten times
+their distances. Means and intervals are over trainings (Student's t, 95 %), which differ in the seed alone; differences are taken within a seed, so that
 both sides learnt from the same videos and were asked the same questions. Flips are questions that only one of them answered rightly.
 """
 import json
+import math
 import sys
 from collections import defaultdict
 
@@ -15,6 +17,7 @@ from predict import CELLS, name, sums
 from task import KINDS, VARIANTS
 
 T_95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # by degrees of freedom
+TITLES = {"what": "What is shown", "order": "What came first", "when": "When"}
 LEAST = 1.5  # so much more of S predicts more right answers
 PAIRS = [("hope", "videorope"), ("hope", "mrope"), ("hope", "rope"), ("hope", "dts"), ("hope", "hfa"), ("hopex", "hope"),
          ("videorope", "mrope"), ("dts", "videorope")]
@@ -26,18 +29,35 @@ def interval(values):
     return values.mean(), T_95[len(values) - 1] * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("inf")
 
 
+def short(base):
+    return f"{base:.0e}".replace("e+0", "e")
+
+
 def percent(answers):
     return 100 * answers.count("1") / len(answers)
 
 
-def verdict(predicted, mean, half):
-    shown = 0 if abs(mean) <= half else int(np.sign(mean))
+def spearman(x, y):
+    """Of values with ties, which share the mean of their ranks."""
+    rank = lambda a: (np.array(a)[:, None] > np.array(a)).sum(1) + 0.5 * (np.array(a)[:, None] == np.array(a)).sum(1)
+    return np.corrcoef(rank(x), rank(y))[0, 1]
+
+
+def mcnemar(won, lost):
+    """The exact two-sided probability of flips as uneven as these by chance."""
+    n = won + lost
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(won, lost) + 1)) / 2**n)
+
+
+def verdict(predicted, mean, half, won, lost):
+    """Shown is what both the trainings' interval and the flips show: three trainings can agree by chance, and flips be one training's."""
+    shown = int(np.sign(mean)) if abs(mean) > half and mcnemar(won, lost) < 0.05 else 0
     expected = 0 if abs(predicted) < LEAST else int(np.sign(predicted))
     if shown == 0:
-        return "none, none shown" if expected == 0 else "not shown"
+        return "=" if expected == 0 else "open"
     if expected == 0:
-        return "**not predicted**"
-    return "came" if shown == expected else "**the opposite**"
+        return "**unforeseen**"
+    return "**came**" if shown == expected else "**opposite**"
 
 
 def main():
@@ -49,7 +69,7 @@ def main():
     bases = sorted({base for _, base in said})
     for base in bases:
         for kind in KINDS:
-            print(f"\n### {kind}, base {base:g}\n\n| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'--:|' * len(CELLS)}")
+            print(f"\n#### {TITLES[kind]}, base {short(base)}\n\n| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'--:|' * len(CELLS)}")
             for variant in VARIANTS:
                 seeds = sorted(said[variant, base])
                 if seeds:
@@ -57,7 +77,7 @@ def main():
                     print(f"| {variant} ({len(seeds)}) | {' | '.join(f'{m:.0f} ± {h:.0f}' for m, h in cells)} |")
     counts = defaultdict(int)
     for base in bases:
-        print(f"\n### Predicted and what came, base {base:g}: what was shown\n\n"
+        print(f"\n#### Predicted difference of S, and what came, base {short(base)}: what is shown\n\n"
               f"| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'---|' * len(CELLS)}")
         for a, b in PAIRS:
             seeds = sorted(set(said[a, base]) & set(said[b, base]))
@@ -70,14 +90,22 @@ def main():
                 mean, half = interval([percent(x) - percent(y) for x, y in both])
                 won = sum(x == "1" and y == "0" for p, q in both for x, y in zip(p, q))
                 lost = sum(x == "0" and y == "1" for p, q in both for x, y in zip(p, q))
-                word = verdict(predicted, mean, half)
+                word = verdict(predicted, mean, half, won, lost)
                 counts[word] += 1
                 row.append(f"{predicted:+.1f}: {mean:+.0f} ± {half:.0f} ({won}:{lost}) {word}")
             print(f"| {a} - {b} | {' | '.join(row)} |")
-    print("\n" + ", ".join(f"{word.strip('*')}: {n}" for word, n in sorted(counts.items())))
+    print("\n" + ", ".join(f"{word.strip('*')} {n}" for word, n in sorted(counts.items())))
+    print(f"\n#### S and right answers: Spearman's rank correlation over all trainings of a base\n\n| | {' | '.join(name(*c) for c in CELLS)} |\n"
+          f"|---|{'--:|' * len(CELLS)}")
+    for base in bases:
+        row = []
+        for cell in CELLS:
+            both = [(sums(v, base, *cell)[0].mean().item(), percent(of(v, base, s, cell, "what"))) for v in VARIANTS for s in said[v, base]]
+            row.append(f"{spearman(*zip(*both)):+.2f}")
+        print(f"| base {short(base)} | {' | '.join(row)} |")
     for kind in KINDS[1:]:
         for base in bases:
-            print(f"\n### Differences in {kind}, base {base:g}\n\n| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'---|' * len(CELLS)}")
+            print(f"\n#### Differences: {TITLES[kind]}, base {short(base)}\n\n| | {' | '.join(name(*c) for c in CELLS)} |\n|---|{'---|' * len(CELLS)}")
             for a, b in PAIRS:
                 seeds = sorted(set(said[a, base]) & set(said[b, base]))
                 if seeds:

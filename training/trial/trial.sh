@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The trial of layouts: every variant, base and seed trained with the same budget on the same videos, and asked the same questions.
 #
-#   training/trial/trial.sh TOWER.pt [WORK_FOLDER]   about an hour on two CPU cores; what is done in the folder is not done again
+#   training/trial/trial.sh TOWER.pt [WORK_FOLDER]   some 70 minutes on two CPU cores; what is done in the folder is not done again
 #
 # TOWER.pt is the embedded model's tower: training/symbols/from_gguf.py makes it of assets/symbols, train.sh of nothing. PYTHON names a
 # Python with training/symbols/requirements.txt, SEEDS the trainings of each variant (1 2 3). Prints the tables of docs/reproduction.md.
