@@ -6,9 +6,10 @@
 # TOWER.pt is the embedded model's tower: training/symbols/from_gguf.py makes it of assets/symbols, train.sh of nothing. PYTHON names a
 # Python with training/symbols/requirements.txt, SEEDS the trainings of each variant (1 2 3). Prints the tables of docs/reproduction.md.
 set -euo pipefail
-cd "$(dirname "$0")"
+[ $# -ge 1 ] || { sed -n '4p' "$0"; exit 2; }
 tower=$(realpath "$1")
-work=$(realpath -m "${2:-../../target/trial}")
+work=$(realpath -m "${2:-$(dirname "$0")/../../target/trial}")
+cd "$(dirname "$0")"
 export python=${PYTHON:-python3} tower work
 mkdir -p "$work"
 
