@@ -184,6 +184,15 @@ def pools_of(tower_path, seed, times=1):
         return pools
 
 
+def optimizer(model, rate, steps):
+    """(AdamW with weight decay on matrices, its schedule: a hundred steps up, then down to a fiftieth)."""
+    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.05},
+              {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]
+    opt = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    share = lambda i: min(1, (i + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * i / steps)))
+    return opt, torch.optim.lr_scheduler.LambdaLR(opt, share)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tower")
@@ -221,11 +230,7 @@ def main():
         state = torch.load(args.start)
         model.load_state_dict(state["model"])
         limit, needles = max(limit, state["limit"]), max(needles, state["needles"])
-    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.05},
-              {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]
-    opt = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
-    rate = lambda i: min(1, (i + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * i / args.steps)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(opt, rate)
+    opt, schedule = optimizer(model, args.rate, args.steps)
     started, mean, curve = time.time(), 0.0, []
     for step in range(args.steps):
         grid, _, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]

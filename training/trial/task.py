@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "symbols"))
 import words  # noqa: E402
-from language import Pool, load_tower  # noqa: E402
+from language import Pool, load_tower, optimizer, right_answers  # noqa: E402, F401
 from network import SHAPE, LanguageModel, axes, place  # noqa: E402, F401
 from frames import SHAPES  # noqa: E402
 

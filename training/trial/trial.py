@@ -7,7 +7,6 @@ question a string of 0 and 1, the same questions for every layout.
 """
 import argparse
 import json
-import math
 import time
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from task import KINDS, VARIANTS, Model, Videos, Words, pools
+from task import KINDS, VARIANTS, Model, Videos, Words, optimizer, pools, right_answers
 
 LONGEST = 8  # frame pairs in training
 ORDER_ALONE = 200  # steps at first: learnt soon alone, hardly beside easier questions
@@ -24,18 +23,9 @@ ORDER_ALONE = 200  # steps at first: learnt soon alone, hardly beside easier que
 CELLS = [(8, 1, 200, 50), (32, 1, 200, 25), (256, 1, 100, 10), (1024, 1, 50, 2), (8, 10, 200, 50), (8, 100, 200, 50), (8, 1000, 200, 50)]
 
 
-def right(logits, wanted):
-    """Whether the answers are right; ends of turns do not count."""
-    return (logits.argmax(-1) == wanted).view(-1, 2)[:, 0]
-
-
 def train(args, model, videos, layout, scales):
     rng, draws = np.random.default_rng([args.seed, 5]), np.random.default_rng([args.seed, 6])
-    groups = [{"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.05},
-              {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}]
-    opt = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.98))
-    rate = lambda i: min(1, (i + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * i / args.steps)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(opt, rate)
+    opt, schedule = optimizer(model, args.rate, args.steps)
     started, curve = time.time(), []
     mean = dict.fromkeys(KINDS, 0.0)
     for step in range(args.steps):
@@ -52,7 +42,7 @@ def train(args, model, videos, layout, scales):
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         opt.step()
         schedule.step()
-        mean[kind] += 0.04 * (right(logits, wanted).float().mean().item() - mean[kind])
+        mean[kind] += 0.04 * (right_answers(logits, wanted).float().mean().item() - mean[kind])
         if (step + 1) % 50 == 0:
             curve.append((step + 1, mean["what"], mean["order"]))
             print(f"step {step + 1} loss {loss.item():.4f} one symbol {mean['what']:.3f} order {mean['order']:.3f} "
@@ -75,7 +65,7 @@ def ask(model, words, pool, layout, scale):
             for _ in range(n // at_once):
                 batch = videos.batch(at_once, n_pair, kind, turns=1)
                 x, pos, places, wanted = videos.tensors(model, layout, lambda: scale, gaps, batch)
-                answers.append(right(model(x, pos, places), wanted))
+                answers.append(right_answers(model(x, pos, places), wanted))
             cell[kind] = "".join(str(int(a)) for a in torch.cat(answers))
         print(f"{n_pair} pairs, stretch {stretch}: " + ", ".join(f"{k} {100 * a.count('1') / len(a):.1f}" for k, a in cell.items()), flush=True)
     return said
