@@ -14,18 +14,17 @@ mkdir -p "$work"
 gcc -O1 -shared -fPIC -o "$work/insns.so" benches/instructions/insns.c
 
 cargo fetch --locked --quiet
-source=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/llama-cpp-sys-2-0.1.161/llama.cpp/ggml | head -n 1)
+version=$(sed -n 's/^llama-cpp-sys-2 .*"=\([0-9.]*\)".*/\1/p' vendor/ggml-sys/Cargo.toml)
+source=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/llama-cpp-sys-2-"$version"/llama.cpp/ggml | head -n 1)
 build_ggml() { # NAME ARCHITECTURE
   local dir=$work/ggml-$1
-  [ ! -x "$dir/count" ] || return 0
   mkdir -p "$work/ggml"
   printf 'cmake_minimum_required(VERSION 3.14)\nproject(count C CXX)\nadd_subdirectory(%s ggml)\n' "$source" >"$work/ggml/CMakeLists.txt"
   cmake -S "$work/ggml" -B "$dir" -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=OFF \
     -DGGML_CPU_ARM_ARCH="$2" -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=ON -DGGML_BUILD_TESTS=OFF -DGGML_BUILD_EXAMPLES=OFF >"$dir.log"
   cmake --build "$dir" -j 2 >>"$dir.log"
-  aarch64-linux-gnu-g++ -O2 -I"$source/include" benches/instructions/ggml.cpp -o "$dir/count.new" -Wl,--start-group "$dir"/ggml/src/*.a -Wl,--end-group -lpthread -lm -ldl
-  mv "$dir/count.new" "$dir/count"
+  aarch64-linux-gnu-g++ -O2 -I"$source/include" benches/instructions/ggml.cpp -o "$dir/count" -Wl,--start-group "$dir"/ggml/src/*.a -Wl,--end-group -lpthread -lm -ldl
 }
 
 # A program of its own: benches build every feature.
@@ -42,11 +41,9 @@ edition = "2024"
 [dependencies]
 longtake = { path = "$PWD", default-features = false }
 
-[profile.release]
-lto = false
-codegen-units = 4
-
 [workspace]
+
+$(sed -n '/^\[profile.release\]$/,/^$/p' Cargo.toml)
 TOML
 rustc=rustc
 [ -d "$(rustc --print sysroot)/lib/rustlib/aarch64-unknown-linux-gnu/lib" ] || rustc=$home/rust/rustc

@@ -8,12 +8,13 @@ symbol's tokens, with the ids of the layout; S is averaged over the frame pairs 
 """
 import sys
 
-import numpy as np
 import torch
 
-from task import GRID, N_TOKENS, SMALL, VARIANTS, axes, place
+import task
+from network import axes, place
+from task import GRID, N_TOKENS, SMALL, VARIANTS
 
-CELLS = [(8, 1), (32, 1), (256, 1), (1024, 1), (8, 10), (8, 100), (8, 1000)]
+CELLS = [cell[:2] for cell in task.CELLS]
 BEFORE, AFTER = 15, 13  # tokens before the video, and from its end to the answer
 PAIRS = SMALL["n_embd"] // SMALL["n_head"] // 2
 
@@ -21,9 +22,7 @@ PAIRS = SMALL["n_embd"] // SMALL["n_head"] // 2
 def sums(variant, base, n_pair, stretch):
     """(S, its temporal part) for each of the frame pairs, means over the tokens of one."""
     layout, _, scale = VARIANTS[variant]
-    gaps = np.full(n_pair, stretch - 1)
-    gaps[0] = 0
-    pos = place(layout, BEFORE, (n_pair, *GRID), AFTER, scale, gaps)
+    pos = place(layout, BEFORE, (n_pair, *GRID), AFTER, scale, task.stretched(n_pair, stretch))
     away = torch.cat([pos[-1] - pos[BEFORE : BEFORE + n_pair * N_TOKENS], torch.zeros(n_pair * N_TOKENS, 1)], 1).double()
     drivers = axes(layout, 2 * PAIRS)
     theta = base ** (-torch.arange(PAIRS).double() / PAIRS)

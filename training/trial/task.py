@@ -10,8 +10,8 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "symbols"))
 import words  # noqa: E402
-from language import Pool, load_tower, optimizer, right_answers  # noqa: E402, F401
-from network import SHAPE, LanguageModel, axes, place  # noqa: E402, F401
+from language import Pool, load_tower  # noqa: E402
+from network import SHAPE, LanguageModel, place  # noqa: E402
 from frames import SHAPES  # noqa: E402
 
 GRID = (2, 2)  # rows and columns of tokens of a frame pair
@@ -37,7 +37,18 @@ THIRDS = ["early", "middle", "late"]
 ORDER = ["What shape came first?", "Which shape was shown first?", "What was the first shape?"]
 CORPUS = "\n".join((ORDER + WHEN) * 12 + [" ".join(THIRDS)] + THIRDS * 60) + "\n" + words.CORPUS
 KINDS = ["what", "order", "when"]
+# Frame pairs, stretch of temporal distances, questions of each kind, videos at a time. Lengths are 1, 4, 32 and 128 times the longest
+# of training; the stretched ones have its tokens, and the distances of videos 10, 100 and 1000 times as long.
+LONGEST = 8
+CELLS = [(8, 1, 200, 50), (32, 1, 200, 25), (256, 1, 100, 10), (1024, 1, 50, 2), (8, 10, 200, 50), (8, 100, 200, 50), (8, 1000, 200, 50)]
 N_SYMBOL = 3  # of which the first is asked about
+
+
+def stretched(n_pair, stretch):
+    """Frame pairs left out before each, for distances so many times as long."""
+    gaps = np.full(n_pair, stretch - 1)
+    gaps[0] = 0
+    return gaps
 
 
 class Words:
@@ -140,9 +151,8 @@ class Model(LanguageModel):
         self.see = torch.nn.Linear(SHAPE["n_embd"], SMALL["n_embd"], bias=False)
 
 
-def pools(tower_path):
-    """(to learn from, to be asked about), kept beside the tower's file."""
-    kept = f"{tower_path}.trial"
+def pools(tower_path, kept):
+    """(to learn from, to be asked about), kept in the file `kept`."""
     if not os.path.exists(kept):
         tower = load_tower(tower_path)
         with torch.no_grad():

@@ -7,6 +7,7 @@ question a string of 0 and 1, the same questions for every layout.
 """
 import argparse
 import json
+import os
 import time
 
 import numpy as np
@@ -14,13 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from task import KINDS, VARIANTS, Model, Videos, Words, optimizer, pools, right_answers
+from task import CELLS, KINDS, LONGEST, VARIANTS, Model, Videos, Words, pools, stretched
+from language import optimizer, right_answers
 
-LONGEST = 8  # frame pairs in training
 ORDER_ALONE = 200  # steps at first: learnt soon alone, hardly beside easier questions
-# Frame pairs, stretch of temporal distances, questions of each kind, videos at a time. Lengths are 1, 4, 32 and 128 times the longest
-# of training; the stretched ones have its tokens, and the distances of videos 10, 100 and 1000 times as long.
-CELLS = [(8, 1, 200, 50), (32, 1, 200, 25), (256, 1, 100, 10), (1024, 1, 50, 2), (8, 10, 200, 50), (8, 100, 200, 50), (8, 1000, 200, 50)]
 
 
 def train(args, model, videos, layout, scales):
@@ -55,8 +53,6 @@ def ask(model, words, pool, layout, scale):
     """{"pairs x stretch": {kind: "1101…"}}"""
     said = {}
     for n_pair, stretch, n, at_once in CELLS:
-        gaps = np.full(n_pair, stretch - 1)
-        gaps[0] = 0
         cell = said[f"{n_pair}x{stretch}"] = {}
         for kind in KINDS:
             # Stretched videos are those of stretch 1.
@@ -64,7 +60,7 @@ def ask(model, words, pool, layout, scale):
             answers = []
             for _ in range(n // at_once):
                 batch = videos.batch(at_once, n_pair, kind, turns=1)
-                x, pos, places, wanted = videos.tensors(model, layout, lambda: scale, gaps, batch)
+                x, pos, places, wanted = videos.tensors(model, layout, lambda: scale, stretched(n_pair, stretch), batch)
                 answers.append(right_answers(model(x, pos, places), wanted))
             cell[kind] = "".join(str(int(a)) for a in torch.cat(answers))
         print(f"{n_pair} pairs, stretch {stretch}: " + ", ".join(f"{k} {100 * a.count('1') / len(a):.1f}" for k, a in cell.items()), flush=True)
@@ -74,7 +70,7 @@ def ask(model, words, pool, layout, scale):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tower")
-    parser.add_argument("out")
+    parser.add_argument("out", help="beside it stands what all trainings of a folder share: pools.pt")
     parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--base", type=float, required=True, help="base of the frequencies")
     parser.add_argument("--seed", type=int, required=True, help="of weights and videos: the same for every layout")
@@ -86,7 +82,7 @@ def main():
     torch.manual_seed(args.seed)
     layout, scales, asked = VARIANTS[args.variant]
     words = Words(args.out + ".tokenizer")
-    learnt, judged = pools(args.tower)
+    learnt, judged = pools(args.tower, os.path.join(os.path.dirname(args.out), "pools.pt"))
     model = Model(layout, args.base)
     curve = train(args, model, Videos(words, learnt, [args.seed, 77]), layout, scales)
     torch.save(dict(model=model.state_dict(), layout=layout, base=args.base), args.out)

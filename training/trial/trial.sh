@@ -18,10 +18,14 @@ train() { # VARIANT BASE SEED
   [ -f "$work/$name.json" ] || "$python" trial.py "$tower" "$work/$name.pt" --variant "$1" --base "$2" --seed "$3" >"$work/$name.log"
 }
 export -f train
-"$python" -c 'import sys, task; task.pools(sys.argv[1])' "$tower" # what all of them share, made once
+# What is done counts only for what it was done with.
+with=$(cat "$tower" task.py trial.py ../symbols/{frames,language,network,words}.py ../random_checkpoint.py | sha256sum)
+[ "$(cat "$work/made-with" 2>/dev/null || echo "$with")" = "$with" ] || { echo "$work is of another tower or other scripts: name another folder"; exit 1; }
+echo "$with" >"$work/made-with"
+"$python" -c 'import sys, task; task.pools(*sys.argv[1:])' "$tower" "$work/pools.pt" # what all of them share, made once
 for seed in ${SEEDS:-1 2 3}; do
   for base in 1e4 1e6; do
-    for variant in hope videorope mrope hopex hfa dts rope; do echo "train $variant $base $seed"; done
+    for variant in $("$python" -c 'import task; print(*task.VARIANTS)'); do echo "train $variant $base $seed"; done
   done
 done | xargs -P 2 -L 1 bash -euo pipefail -c '"$@"' _
 "$python" tables.py "$work"/*.json
