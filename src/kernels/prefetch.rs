@@ -1,23 +1,22 @@
 //! Asking for memory before it is needed. A prefetch neither reads nor writes, so any address will do.
 
-/// Asks for the `n` bytes at `p`, to be read soon.
+/// Asks for the `n` bytes at `p`, to be read soon, as part of a longer stretch: the end of the last line is left to whoever asks
+/// for what follows.
 #[inline(always)]
 pub(super) fn read(p: *const u8, n: usize) {
-    lines(p, n, line::<true>);
+    // Steps of a line meet every line, wherever in one `p` lies.
+    for at in (0..n).step_by(LINE) {
+        line::<true>(p.wrapping_add(at));
+    }
 }
 
 /// Asks for the `n` bytes at `p`, to be read when much else has been: into the second-level cache.
 #[inline(always)]
 pub(super) fn later(p: *const u8, n: usize) {
-    lines(p, n, line::<false>);
-}
-
-#[inline(always)]
-fn lines(p: *const u8, n: usize, line: impl Fn(*const u8)) {
     // From the start of a line, or the last line would be left out where `p` lies inside one.
     let inside = p.addr() % LINE;
     for at in (0..n + inside).step_by(LINE) {
-        line(p.wrapping_sub(inside).wrapping_add(at));
+        line::<false>(p.wrapping_sub(inside).wrapping_add(at));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Products in plain Rust: the definition that other instruction sets are compared with.
 
 use super::Int8Ops;
+use super::matmul::codes::Codes;
 use super::matmul::lanes::Plain;
 use super::matmul::{Chunk, Int8Isa, Layout, Number, RowChunk, Tile, Word, int8_ops};
 
@@ -26,7 +27,7 @@ impl Int8Isa for Scalar {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut f32, chunk: &Chunk<Plain>, x: &RowChunk, _centered: bool) {
+    fn dot<F: Codes>(acc: &mut f32, chunk: &Chunk<Plain>, x: &RowChunk) {
         let codes = chunk.codes.as_flattened().as_chunks::<16>().0;
         let (a, b) = (chunk.a.as_flattened(), chunk.b.as_flattened());
         for (k, (codes, q)) in codes.iter().zip(x.q.as_chunks::<16>().0).enumerate() {

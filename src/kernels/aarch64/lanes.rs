@@ -15,13 +15,12 @@ pub(crate) fn transpose([r0, r1, r2, r3]: [int32x4_t; 4]) -> [int32x4_t; 4] {
         // Even and odd columns of two rows each, then of all four.
         let (even01, odd01) = (wide(vtrn1q_s32(r0, r1)), wide(vtrn2q_s32(r0, r1)));
         let (even23, odd23) = (wide(vtrn1q_s32(r2, r3)), wide(vtrn2q_s32(r2, r3)));
-        let columns = [
-            vtrn1q_s64(even01, even23),
-            vtrn1q_s64(odd01, odd23),
-            vtrn2q_s64(even01, even23),
-            vtrn2q_s64(odd01, odd23),
-        ];
-        columns.map(|v| vreinterpretq_s32_s64(v))
+        [
+            vreinterpretq_s32_s64(vtrn1q_s64(even01, even23)),
+            vreinterpretq_s32_s64(vtrn1q_s64(odd01, odd23)),
+            vreinterpretq_s32_s64(vtrn2q_s64(even01, even23)),
+            vreinterpretq_s32_s64(vtrn2q_s64(odd01, odd23)),
+        ]
     }
 }
 
@@ -103,7 +102,8 @@ impl Lanes for Pairs {
             if n == 16 {
                 tops = [[vmaxq_u32(tops[0][0], tops[1][0]); 2]; 2];
             }
-            tops.map(|tops| tops.map(|top| vreinterpretq_f32_u32(top)))
+            let floats = |tops: [uint32x4_t; 2]| [vreinterpretq_f32_u32(tops[0]), vreinterpretq_f32_u32(tops[1])];
+            [floats(tops[0]), floats(tops[1])]
         }
         fn inverse(v: [float32x4_t; 2]) -> [float32x4_t; 2] {
             let inverse = |v| {

@@ -7,6 +7,7 @@ use super::asm::{sdot, smmla};
 use super::attention::Neon as V;
 use super::lanes::Pairs as NeonLanes;
 use crate::gguf::GgmlType;
+use crate::kernels::matmul::codes::Codes;
 use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
 use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
 
@@ -32,8 +33,8 @@ const ROWS: usize = 8;
 pub(crate) trait Products {
     /// The words of 8-bit integers.
     const INT8: Word;
-    /// The products of sixteen bytes, added up to four sums.
-    unsafe fn products(w: int8x16_t, x: int8x16_t) -> int32x4_t;
+    /// Four sums, and to them the products of sixteen bytes.
+    unsafe fn products(sums: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t;
     /// out = [out +] x · wᵀ of 8-bit integers. `Tile::check` has passed, with `n_chunks` for its result.
     unsafe fn tile(t: Tile<'_>, n_chunks: usize, out: &mut [f32]);
 }
@@ -42,10 +43,10 @@ impl Products for Plain {
     const INT8: Word = Word::Pairs;
 
     #[inline(always)]
-    unsafe fn products(w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    unsafe fn products(sums: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
         // Magnitudes are at most 128 and 127: two products stay within 16 bits.
         // SAFETY: NEON, which all code for aarch64 has.
-        unsafe { vpaddlq_s16(vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x)) }
+        unsafe { vpadalq_s16(sums, vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x)) }
     }
 
     #[inline(always)]
@@ -59,9 +60,9 @@ impl Products for Dotprod {
     const INT8: Word = Word::Signed;
 
     #[inline(always)]
-    unsafe fn products(w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    unsafe fn products(sums: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
         // SAFETY: the caller has dotprod.
-        unsafe { sdot(vdupq_n_s32(0), w, x) }
+        unsafe { sdot(sums, w, x) }
     }
 
     #[inline(always)]
@@ -75,9 +76,9 @@ impl Products for I8mm {
     const INT8: Word = Word::Octets;
 
     #[inline(always)]
-    unsafe fn products(w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    unsafe fn products(sums: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
         // SAFETY: the table of i8mm asks for dotprod as well.
-        unsafe { Dotprod::products(w, x) }
+        unsafe { Dotprod::products(sums, w, x) }
     }
 
     #[inline(always)]
@@ -114,24 +115,35 @@ impl<P: Products> Int8Isa for P {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk<NeonLanes>, x: &RowChunk, centered: bool) {
+    fn dot<F: Codes>(acc: &mut Self::Acc, chunk: &Chunk<NeonLanes>, x: &RowChunk) {
+        // Vectors of 16 columns that share their scales.
+        let n = if F::WIDE { 2 } else { 1 };
         // SAFETY: all offsets stay inside the fixed sizes of `RowChunk`; only code compiled for `P` inlines this.
         unsafe {
             // Codes that are not centered are at most 63, and so have a sign already.
-            let flip = vdupq_n_u8(if centered { 0x80 } else { 0 });
-            for k in 0..4 {
+            let flip = vdupq_n_u8(if F::CENTERED { 0x80 } else { 0 });
+            for k in 0..4 / n {
                 let mut sums = [vdupq_n_s32(0); 4];
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let w = vreinterpretq_s8_u8(veorq_u8(chunk.codes[2 * k + i / 2][i % 2], flip));
-                    *sums = P::products(w, vld1q_s8(x.q.as_ptr().add(64 * k + 16 * i)));
+                    for v in (4 * k + i) * n..(4 * k + i + 1) * n {
+                        let w = vreinterpretq_s8_u8(veorq_u8(chunk.codes[v / 2][v % 2], flip));
+                        *sums = P::products(*sums, w, vld1q_s8(x.q.as_ptr().add(16 * v)));
+                    }
                 }
                 // One lane per scale.
                 let sums = vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
-                let scale = vmulq_f32(chunk.a[k / 2][k % 2], vld1q_f32(x.d.as_ptr().add(4 * k)));
+                let four = |all: [[float32x4_t; 2]; 2]| {
+                    if F::WIDE { vuzp1q_f32(all[k][0], all[k][1]) } else { all[k / 2][k % 2] }
+                };
+                let pair = |p: *const f32| [vld1q_f32(p), vld1q_f32(p.add(4))];
+                let at = |p: *const f32| [pair(p), pair(p.add(8))];
+                let scale = vmulq_f32(four(chunk.a), four(at(x.d.as_ptr())));
                 let acc = &mut acc[k % 2];
                 *acc = vfmaq_f32(*acc, scale, vcvtq_f32_s32(sums));
-                if !centered {
-                    *acc = vfmaq_f32(*acc, chunk.b[k / 2][k % 2], vld1q_f32(x.s.as_ptr().add(4 * k)));
+                if !F::CENTERED {
+                    let s = at(x.s.as_ptr());
+                    let s = if F::WIDE { vpaddq_f32(s[k][0], s[k][1]) } else { s[k / 2][k % 2] };
+                    *acc = vfmaq_f32(*acc, four(chunk.b), s);
                 }
             }
         }

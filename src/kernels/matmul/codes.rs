@@ -182,7 +182,7 @@ impl Codes for IQ4_XS {
         let lower = spread(spread(lower, 8, 0x00ff_00ff_00ff_00ff), 4, 0x0f0f_0f0f_0f0f_0f0f);
         let upper = spread(u16::from_le_bytes([block[2], block[3]]) as u64, 24, 0x0000_00ff_0000_00ff);
         let upper = spread(spread(upper, 12, 0x000f_000f_000f_000f), 6, 0x0303_0303_0303_0303);
-        let scales = less_32(lower | upper << 4).to_le_bytes().map(|scale| scale as i8);
+        let scales = bytemuck::cast(less_32(lower | upper << 4).to_le_bytes());
         let a = L::mul(L::from_i8(scales), f16::<L>(block, 0));
         per_32(codes, a, L::mul(a, -128.0))
     }
@@ -238,7 +238,7 @@ impl Codes for Q6_K {
         let d = f16::<L>(block, 208);
         let scales: &[u8; 16] = block[192..208].try_into().expect("16 scales");
         let a = signed_scales::<L>(scales, d);
-        Chunk { codes, a, b: a.map(|a| L::mul(a, -32.0)) }
+        Chunk { codes, a, b: times::<L>(a, -32.0) }
     }
 }
 
@@ -264,7 +264,7 @@ impl Codes for Q3_K {
         };
         let scales = (half(low, upper) as u128 | (half(low >> 4, upper >> 4) as u128) << 64).to_le_bytes();
         let a = signed_scales::<L>(&scales, f16::<L>(block, 108));
-        Chunk { codes, a, b: a.map(|a| L::mul(a, -4.0)) }
+        Chunk { codes, a, b: times::<L>(a, -4.0) }
     }
 }
 
@@ -279,7 +279,8 @@ impl Codes for Q2_K {
         let (d, dmin) = (f16::<L>(block, 80), f16::<L>(block, 82));
         let packed = u128::from_le_bytes(block[..16].try_into().expect("16 bytes"));
         const LOW: u128 = 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
-        let halves = |v: u128, by: f32| [v as u64, (v >> 64) as u64].map(|v| L::mul(L::from_u8(v.to_le_bytes()), by));
+        let half = |v: u64, by: f32| L::mul(L::from_u8(v.to_le_bytes()), by);
+        let halves = |v: u128, by: f32| [half(v as u64, by), half((v >> 64) as u64, by)];
         let (a, b) = (halves(packed & LOW, d), halves(packed >> 4 & LOW, -dmin));
         Chunk { codes: pairs_128::<L>(&block[16..80]), a, b }
     }
@@ -314,7 +315,7 @@ fn expanded<L: Lanes, C: Coded>(src: &[u8]) -> Chunk<L> {
     let codes = codes.map(|code| (code as u8).wrapping_add(offset));
     let bytes = codes.as_chunks::<32>().0;
     let a = [L::floats(&scales.as_chunks().0[0]), L::floats(&scales.as_chunks().0[1])];
-    Chunk { codes: std::array::from_fn(|k| L::bytes(&bytes[k])), a, b: a.map(|a| L::mul(a, -f32::from(offset))) }
+    Chunk { codes: std::array::from_fn(|k| L::bytes(&bytes[k])), a, b: times::<L>(a, -f32::from(offset)) }
 }
 
 /// The blocks of 256 columns.
@@ -327,6 +328,11 @@ fn blocks<const BYTES: usize, const N: usize>(src: &[u8]) -> &[[u8; BYTES]; N] {
 #[inline(always)]
 fn per_32<L: Lanes>(codes: [L::Bytes; 8], a: L::Floats, b: L::Floats) -> Chunk<L> {
     Chunk { codes, a: L::twice(a), b: L::twice(b) }
+}
+
+#[inline(always)]
+fn times<L: Lanes>(v: [L::Floats; 2], by: f32) -> [L::Floats; 2] {
+    [L::mul(v[0], by), L::mul(v[1], by)]
 }
 
 #[inline(always)]
@@ -360,10 +366,8 @@ fn less_32(bytes: u64) -> u64 {
 /// Sixteen scales, i8, times `d`.
 #[inline(always)]
 fn signed_scales<L: Lanes>(scales: &[u8; 16], d: f32) -> [L::Floats; 2] {
-    let (low, high) = scales.split_at(8);
-    let half =
-        |v: &[u8]| L::mul(L::from_i8(u64::from_le_bytes(v.try_into().expect("8")).to_le_bytes().map(|b| b as i8)), d);
-    [half(low), half(high)]
+    let [low, high]: [[i8; 8]; 2] = bytemuck::cast(*scales);
+    [L::mul(L::from_i8(low), d), L::mul(L::from_i8(high), d)]
 }
 
 /// Codes of blocks of 32: from byte `at`, byte `i` holds element `i` in its low and `i + 16` in its high half.

@@ -105,7 +105,7 @@ fn dot_tokens<I: Int8Isa, F: Codes, const N: usize>(d: DotRows<'_>, n_tokens: us
             let second = if I::ROWS == 1 { first } else { unpack_chunk::<I::Lanes, F>(last, c) };
             let chunks = I::chunks(first, second);
             for (acc, x) in acc.iter_mut().zip(d.x.chunks_exact(n_chunks)) {
-                I::dot(acc, &chunks, &x[c], F::CENTERED);
+                I::dot::<F>(acc, &chunks, &x[c]);
             }
         }
         for (t, acc) in acc.iter().enumerate() {

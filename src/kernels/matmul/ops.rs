@@ -1,6 +1,6 @@
 //! The product operations of an instruction set: their list, what they take, and how an instruction set provides them.
 
-use super::codes::{CHUNK, Chunk};
+use super::codes::{CHUNK, Chunk, Codes, with_codes};
 use super::dot::{DotRows, RowChunk};
 use super::float::{self, FloatRows};
 use super::lanes::Lanes;
@@ -313,8 +313,8 @@ pub(crate) trait Int8Isa {
     /// The chunks of two rows; of the first alone where those are not as many.
     fn chunks(first: Chunk<Self::Lanes>, second: Chunk<Self::Lanes>) -> Self::Chunks;
     fn zero() -> Self::Acc;
-    /// acc += chunks · x. `centered` as in `Codes::CENTERED`.
-    fn dot(acc: &mut Self::Acc, chunks: &Self::Chunks, x: &RowChunk, centered: bool);
+    /// acc += chunks · x, for chunks of `F`.
+    fn dot<F: Codes>(acc: &mut Self::Acc, chunks: &Self::Chunks, x: &RowChunk);
     /// The sum of each row.
     fn sum(acc: Self::Acc) -> [f32; 2];
 
@@ -344,13 +344,11 @@ pub(crate) trait Int8Isa {
 
 /// Columns per scale in a panel of `ty`; `None` for types whose products are not of 8-bit integers.
 pub fn panel_group(ty: GgmlType) -> Option<usize> {
-    use super::codes::{Codes, with_codes};
     with_codes!(ty, F => <F as Codes>::GROUP)
 }
 
 /// The panel of codes as they are; `None` for types that have none, or too large ones.
 fn panel_of_codes(ty: GgmlType) -> Option<Panel> {
-    use super::codes::{Codes, with_codes};
     with_codes!(ty, F => {
         let number = Number::Codes { max: F::MAX_CODE, affine: F::ZERO.is_none() };
         F::NARROW.then_some(Panel { number, group: if F::WIDE { 32 } else { 16 } })
@@ -364,7 +362,7 @@ macro_rules! int8_ops {
             use super::*;
             use $crate::gguf::GgmlType;
             use $crate::kernels::matmul::{
-                self, DotRows, FloatRows, PackRows, QuantizeTile, RowChunk, Tile, codes::with_codes,
+                self, DotRows, FloatRows, PackRows, QuantizeTile, RowChunk, Tile, codes::Codes, codes::with_codes,
             };
 
             const NO_CODES: &str = "only quantized types come here";
@@ -375,7 +373,13 @@ macro_rules! int8_ops {
             }
             $(#[target_feature(enable = $features)])?
             pub(super) fn dot_rows(ty: GgmlType, d: DotRows<'_>, out: &mut [f32]) {
-                with_codes!(ty, F => matmul::dot::dot_rows::<$isa, F>(d, out)).expect(NO_CODES)
+                with_codes!(ty, F => dot_rows_of::<F>(d, out)).expect(NO_CODES)
+            }
+            // Every format is a function of its own: one of all of them takes the compiler several times as long.
+            $(#[target_feature(enable = $features)])?
+            #[inline(never)]
+            fn dot_rows_of<F: Codes>(d: DotRows<'_>, out: &mut [f32]) {
+                matmul::dot::dot_rows::<$isa, F>(d, out)
             }
             $(#[target_feature(enable = $features)])?
             pub(super) fn dot_floats(ty: GgmlType, d: FloatRows<'_>, out: &mut [f32]) {
@@ -387,7 +391,16 @@ macro_rules! int8_ops {
             }
             $(#[target_feature(enable = $features)])?
             pub(super) fn pack(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
-                matmul::panel::pack::<$isa>(ty, p, words, scales)
+                matmul::panel::check_pack::<$isa>(&p, words, scales);
+                if matmul::panel_group(ty).is_none() {
+                    return matmul::panel::pack_floats::<$isa>(ty, p, words, scales);
+                }
+                with_codes!(ty, F => pack_of::<F>(p, words, scales)).expect(NO_CODES)
+            }
+            $(#[target_feature(enable = $features)])?
+            #[inline(never)]
+            fn pack_of<F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+                matmul::panel::pack::<$isa, F>(p, words, scales)
             }
             $(#[target_feature(enable = $features)])?
             pub(super) fn tile(tile: Tile<'_>, out: &mut [f32]) {

@@ -12,7 +12,7 @@
 //!   scales per 16 or 32 columns become integers in units of a float per row and 256 columns. What that rounds off is a
 //!   thousandth of what rounding the activations does. Larger codes become 16-bit integers, scales and all, in groups of 256.
 
-use super::codes::{CHUNK, Chunk, Codes, SUB, with_codes};
+use super::codes::{CHUNK, Chunk, Codes, SUB};
 use super::dot::{STEP, unpack_chunk, whole_chunk};
 use super::lanes::{Lanes, ROUND, inverse_of, ratio};
 use super::ops::{Int8Isa, Number, PackRows, QuantizeTile, Word};
@@ -28,26 +28,43 @@ const ZERO: u8 = 128;
 /// Chunks of activations between the one being quantized and the one asked for.
 const AHEAD: usize = 3;
 
-/// Brings rows of `ty` into their panel.
+/// What bringing rows into their panel starts with.
 ///
 /// # Panics
-/// When lengths disagree, and for a type without a decoder.
+/// When lengths disagree.
 #[inline(always)]
-pub(crate) fn pack<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+pub(crate) fn check_pack<I: Int8Isa>(p: &PackRows<'_>, words: &[u32], scales: &mut [f32]) {
     let (panel, n, rows, n_chunks) = (p.panel, p.rows.len() / p.row_bytes, I::LAYOUT.rows, p.chunks.len());
     assert!(rows <= MAX_ROWS && n <= rows && p.rows.len() == n * p.row_bytes);
     assert!(words.len() == n_chunks * I::LAYOUT.w_words(panel) * rows);
     assert!(scales.len() == n_chunks * panel.w_scales() * rows);
     // Rows that are not there count as zeros.
     scales.fill(if panel.number == Number::F32 { 1.0 } else { 0.0 });
-    match panel.number {
-        Number::F32 => pack_floats::<I>(p, words),
-        Number::Int16 if matches!(ty, GgmlType::F16 | GgmlType::BF16) => pack_16::<I>(ty, p, words, scales),
-        Number::Int16 => with_codes!(ty, F => if I::CODES && !F::NARROW { pack_wide::<I, F>(p, words, scales) })
-            .expect("the type has codes"),
-        Number::Int8 => with_codes!(ty, F => pack_8::<I, F>(p, words, scales)).expect("the type has a group"),
-        Number::Codes { .. } => with_codes!(ty, F => if I::CODES && F::NARROW { pack_codes::<I, F>(p, words, scales) })
-            .expect("the type has codes"),
+}
+
+/// Brings rows of `F` into their panel, behind [`check_pack`].
+///
+/// # Panics
+/// For a panel that this format has not.
+#[inline(always)]
+pub(crate) fn pack<I: Int8Isa, F: Codes>(p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+    match p.panel.number {
+        Number::Int8 if !I::LAYOUT.codes => pack_8::<I, F>(p, words, scales),
+        Number::Int16 if I::CODES && !F::NARROW => pack_wide::<I, F>(p, words, scales),
+        Number::Codes { .. } if I::CODES && F::NARROW => pack_codes::<I, F>(p, words, scales),
+        number => panic!("no panel of {number:?} for this format"),
+    }
+}
+
+/// Brings rows of floats into their panel, behind [`check_pack`].
+#[inline(always)]
+pub(crate) fn pack_floats<I: Int8Isa>(ty: GgmlType, p: PackRows<'_>, words: &mut [u32], scales: &mut [f32]) {
+    match p.panel.number {
+        Number::F32 => pack_32::<I>(p, words),
+        number => {
+            assert!(number == Number::Int16 && matches!(ty, GgmlType::F16 | GgmlType::BF16), "{ty} in {number:?}");
+            pack_16::<I>(ty, p, words, scales);
+        }
     }
 }
 
@@ -274,7 +291,7 @@ fn quantize_16<L: Lanes>(x: &[f32], most: f32, out: &mut [i16]) -> f32 {
 }
 
 #[inline(always)]
-fn pack_floats<I: Int8Isa>(p: PackRows<'_>, words: &mut [u32]) {
+fn pack_32<I: Int8Isa>(p: PackRows<'_>, words: &mut [u32]) {
     const BYTES: usize = 4;
     let (rows, steps) = (I::LAYOUT.rows, I::LAYOUT.steps(Number::F32));
     let mut floats = [[0u8; CHUNK * BYTES]; MAX_ROWS];

@@ -8,6 +8,7 @@ use super::{attention_avx2, avx2};
 use crate::gguf::GgmlType;
 use crate::kernels::Kernels;
 use crate::kernels::isa::Unproven;
+use crate::kernels::matmul::codes::Codes;
 use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
 use crate::kernels::matmul::tile_codes::{self, Narrow};
 use crate::kernels::matmul::{Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
@@ -42,11 +43,11 @@ impl Int8Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk, centered: bool) {
+    fn dot<F: Codes>(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk) {
         // SAFETY: only code compiled for AVX2 inlines this.
         unsafe {
-            dot(acc, chunk, x, centered, |codes, q| {
-                let pairs = if centered {
+            dot(acc, chunk, x, F::CENTERED, |codes, q| {
+                let pairs = if F::CENTERED {
                     // Magnitudes are at most 128 and 127: two products stay within 16 bits.
                     let w = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
                     _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w))
@@ -108,7 +109,7 @@ impl Int8Isa for AvxVnni {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk, _centered: bool) {
+    fn dot<F: Codes>(acc: &mut Self::Acc, chunk: &Chunk<Ymm>, x: &RowChunk) {
         // SAFETY: only code compiled for AVX-VNNI inlines this.
         unsafe { dot(acc, chunk, x, false, |codes, q| _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), codes, q)) }
     }

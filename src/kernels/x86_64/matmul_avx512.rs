@@ -6,6 +6,7 @@ use super::attention_avx512::Avx512 as V;
 use super::matmul_avx2;
 use super::ymm::Ymm;
 use crate::gguf::GgmlType;
+use crate::kernels::matmul::codes::Codes;
 use crate::kernels::matmul::tile::{self, Bytes, Floats, Integers, Pairs};
 use crate::kernels::matmul::tile_codes::{self, Narrow};
 use crate::kernels::matmul::{CHUNK, Chunk, FloatRows, Int8Isa, Layout, Number, RowChunk, Tile, Word, float, int8_ops};
@@ -38,14 +39,14 @@ impl<const VNNI: bool> Int8Isa for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn dot(acc: &mut Self::Acc, chunk: &TwoRows, x: &RowChunk, centered: bool) {
+    fn dot<F: Codes>(acc: &mut Self::Acc, chunk: &TwoRows, x: &RowChunk) {
         // SAFETY: only code compiled for AVX-512, and for VNNI where it says so, inlines this.
         unsafe {
             if VNNI {
                 return dot(acc, chunk, x, false, |codes, q| _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, q));
             }
-            dot(acc, chunk, x, centered, |codes, q| {
-                let pairs = if centered {
+            dot(acc, chunk, x, F::CENTERED, |codes, q| {
+                let pairs = if F::CENTERED {
                     // Magnitudes are at most 128 and 127: two products stay within 16 bits.
                     let w = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
                     let q = _mm512_mask_sub_epi8(q, _mm512_movepi8_mask(w), _mm512_setzero_si512(), q);
