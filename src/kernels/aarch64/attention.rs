@@ -46,6 +46,9 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         }
         fn max_of(a: float32x4_t) -> f32 { vmaxvq_f32(a) }
         fn sum_of(a: float32x4_t) -> f32 { vaddvq_f32(a) }
+        fn store_sums(a: [float32x4_t; 4], p: *mut f32) {
+            vst1q_f32(p, vpaddq_f32(vpaddq_f32(a[0], a[1]), vpaddq_f32(a[2], a[3])))
+        }
         fn keep_first(a: float32x4_t, n: usize) -> float32x4_t {
             let keep = vcltq_u32(vld1q_u32([0, 1, 2, 3].as_ptr()), vdupq_n_u32(n as u32));
             vbslq_f32(keep, a, vdupq_n_f32(f32::NEG_INFINITY))
@@ -65,7 +68,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         fn wide<const N: u32>(a: int32x4_t) -> [int32x4_t; 2] {
             let a = vreinterpretq_s16_s32(a);
             let shift = |a, by: i16| vshlq_s16(a, vdupq_n_s16(by));
-            [shift(shift(a, 8), N as i16 - 8), shift(shift(a, -8), N as i16)].map(|x| vreinterpretq_s32_s16(x))
+            [
+                vreinterpretq_s32_s16(shift(shift(a, 8), N as i16 - 8)),
+                vreinterpretq_s32_s16(shift(shift(a, -8), N as i16)),
+            ]
         }
         fn mul_fraction(a: int32x4_t, b: int32x4_t) -> int32x4_t {
             vreinterpretq_s32_s16(vqrdmulhq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)))
@@ -107,7 +113,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         }
         fn nibbles(a: int32x4_t) -> [int32x4_t; 2] {
             let a = vreinterpretq_u8_s32(a);
-            [vandq_u8(a, vdupq_n_u8(15)), vshrq_n_u8::<4>(a)].map(|x| vreinterpretq_s32_u8(x))
+            [vreinterpretq_s32_u8(vandq_u8(a, vdupq_n_u8(15))), vreinterpretq_s32_u8(vshrq_n_u8::<4>(a))]
         }
         fn transpose(src: *const i32, lds: usize, dst: *mut i32, ldd: usize) {
             let row = |i: usize| vld1q_s32(src.add(i * lds));

@@ -10,8 +10,8 @@ use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
 
 /// A block of keys: panels of `panel_width` keys (two vectors of them for bytes), each (dk, width) dwords.
-pub(super) struct Keys<'a> {
-    pub unit: KeyUnit,
+pub(crate) struct Keys<'a> {
+    pub(super) unit: KeyUnit,
     dk: usize,
     d: usize,
     /// (BLOCK / width, dk, width)
@@ -63,7 +63,7 @@ impl<'a> Keys<'a> {
     /// # Safety
     /// The CPU has the features of `S`.
     #[inline(always)]
-    pub(super) unsafe fn unpack<S: Simd>(&mut self, t: &AttentionTile<'_>, j0: usize, n: usize) {
+    pub(crate) unsafe fn unpack<S: Simd>(&mut self, t: &AttentionTile<'_>, j0: usize, n: usize) {
         let row_bytes = t.row_k();
         let bytes = &t.k[j0 * row_bytes..][..n * row_bytes];
         // SAFETY: `bytes` holds `n` rows, as every function below expects.

@@ -55,6 +55,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn scale_down(x: Self::F, n: Self::F) -> Self::F;
     unsafe fn max_of(a: Self::F) -> f32;
     unsafe fn sum_of(a: Self::F) -> f32;
+    /// The sums of four vectors, to `p`.
+    unsafe fn store_sums(a: [Self::F; 4], p: *mut f32);
     /// Lanes from `n` on become -inf.
     unsafe fn keep_first(a: Self::F, n: usize) -> Self::F;
 
@@ -128,7 +130,9 @@ macro_rules! attention_ops {
     ($module:ident: $simd:ty, $features:literal) => {
         pub(super) mod $module {
             use super::*;
-            use $crate::kernels::attention::{AttentionOps, AttentionTile, Partial, tile};
+            use $crate::kernels::attention::keys::Keys;
+            use $crate::kernels::attention::values::Values;
+            use $crate::kernels::attention::{AttentionOps, AttentionTile, Partial, stored, tile};
             use $crate::kernels::isa::Unproven;
             use $crate::kernels::vector_fns::detected;
             use $crate::kernels::{kv_write, scratch};
@@ -136,8 +140,43 @@ macro_rules! attention_ops {
 
             #[target_feature(enable = $features)]
             fn run_tile(t: &AttentionTile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
+                // SAFETY: this function has the features, and so have the pieces.
+                unsafe { tile::tile::<$simd>(t, out, buffer, &PIECES) }
+            }
+
+            const PIECES: tile::Pieces = tile::Pieces {
+                keys,
+                values,
+                steps: [step::<1>, step::<2>, step::<3>, step::<4>, step::<5>, step::<6>],
+                stored: [stored::<1>, stored::<2>, stored::<3>, stored::<4>, stored::<5>, stored::<6>],
+            };
+
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            fn keys(keys: &mut Keys<'_>, t: &AttentionTile<'_>, j0: usize, n: usize) {
                 // SAFETY: this function has the features.
-                unsafe { tile::tile::<$simd>(t, out, buffer) }
+                unsafe { keys.unpack::<$simd>(t, j0, n) }
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            fn values(values: &mut Values<'_>, t: &AttentionTile<'_>, j0: usize, n: usize) {
+                // SAFETY: this function has the features.
+                unsafe { values.unpack::<$simd>(t, j0, n) }
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            fn step<const MR: usize>(step: &tile::Step<'_>, rows: tile::Rows<'_>, seen: &[usize]) {
+                // SAFETY: this function has the features.
+                unsafe { step.run::<$simd, MR>(rows, seen) }
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            fn stored<const MR: usize>(step: &stored::Step<'_>, rows: stored::Rows<'_>) {
+                // SAFETY: this function has the features.
+                unsafe { step.run::<$simd, MR>(rows) }
             }
 
             #[target_feature(enable = $features)]

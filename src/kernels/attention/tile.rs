@@ -18,16 +18,17 @@ use std::ops::Range;
 use super::keys::Keys;
 use super::product::{Between, InF32, InI16, Unit, product};
 use super::simd::Simd;
+use super::softmax::softmax;
 use super::unpack::{self, BLOCK, KeyUnit, V_LIMIT, ValueUnit};
 use super::values::Values;
-use super::{AttentionTile, Partial};
+use super::{AttentionTile, Partial, stored};
 use crate::kernels::prefetch;
 use crate::kernels::scratch::Carve;
 
 /// Bytes per line of a cache.
 const LINE: usize = 64;
 /// Rows per register block.
-const ROWS: usize = 6;
+pub(super) const ROWS: usize = 6;
 /// Up to this many rows, so little work goes into a block of keys and values that it should stay in the first-level cache.
 const FEW_ROWS: usize = 16;
 /// Keys per block for few rows, at least: whole panels.
@@ -37,21 +38,41 @@ const P_LIMIT: f32 = (i32::MAX / V_LIMIT - BLOCK as i32) as f32;
 
 /// Floats that [`tile`] needs for working memory.
 pub(crate) fn room<S: Simd>(t: &AttentionTile<'_>, rows: usize) -> usize {
+    if stored::serves::<S>(t, rows) {
+        return stored::ROOM;
+    }
     let (n_block, dv, unit) = (t.d.div_ceil(32), t.d.next_multiple_of(S::L), KeyUnit::of::<S>(t.type_k, t.exact));
     let dk = unit.row_dwords::<S>(t.d);
     let pieces = [rows * dk, rows * n_block, rows * n_block, rows * dv, ROWS * BLOCK, ROWS * BLOCK];
     Carve::room(&pieces) + Keys::room::<S>(unit, t.type_k, t.d) + Values::room(t.type_v, dv, t.d)
 }
 
+/// What [`tile`] calls, each compiled for an instruction set, whose features the CPU must have. They are functions of their own
+/// because one that has them all in it takes the compiler half a minute.
+pub(crate) struct Pieces {
+    /// `Keys::unpack`
+    pub keys: unsafe fn(&mut Keys<'_>, &AttentionTile<'_>, usize, usize),
+    /// `Values::unpack`
+    pub values: unsafe fn(&mut Values<'_>, &AttentionTile<'_>, usize, usize),
+    /// `Step::run` for 1 row, 2 rows, …
+    pub steps: [unsafe fn(&Step<'_>, Rows<'_>, &[usize]); ROWS],
+    /// The same of `stored.rs`.
+    pub stored: [unsafe fn(&stored::Step<'_>, stored::Rows<'_>); ROWS],
+}
+
 /// See [`AttentionOps::tile`](super::AttentionOps). No closure in here or below holds vector operations: it would be
 /// compiled without the features of the caller.
 ///
 /// # Safety
-/// The CPU has the features of `S`.
+/// The CPU has the features of `S`, for which the pieces are compiled.
 #[inline(always)]
-pub(crate) unsafe fn tile<S: Simd>(t: &AttentionTile<'_>, out: Partial<'_>, buffer: &mut [f32]) {
+pub(crate) unsafe fn tile<S: Simd>(t: &AttentionTile<'_>, out: Partial<'_>, buffer: &mut [f32], pieces: &Pieces) {
     t.check(&out);
     let (d, rows) = (t.d, out.max.len());
+    if stored::serves::<S>(t, rows) {
+        // SAFETY: the caller's promise.
+        return unsafe { stored::tile::<S>(t, out, buffer, &pieces.stored) };
+    }
     let (keys_as, values_as) = (KeyUnit::of::<S>(t.type_k, t.exact), ValueUnit::of(t.type_v, t.exact));
     let n_block = d.div_ceil(32);
     let dk = keys_as.row_dwords::<S>(d);
@@ -71,14 +92,13 @@ pub(crate) unsafe fn tile<S: Simd>(t: &AttentionTile<'_>, out: Partial<'_>, buff
         let n = at_once.min(t.n_keys - j0);
         // SAFETY: the caller's promise; `check` compared the lengths of the stored rows with `n_keys`.
         unsafe {
-            keys.unpack::<S>(t, j0, n);
-            values.unpack::<S>(t, j0, n);
+            (pieces.keys)(&mut keys, t, j0, n);
+            (pieces.values)(&mut values, t, j0, n);
         }
         let next = (j0 + n).min(t.n_keys)..(j0 + n + at_once).min(t.n_keys);
         let mut r = 0;
         while r < rows {
-            // 7 rows are 4 and 3 rather than 6 and 1.
-            let mr = (rows - r).div_ceil((rows - r).div_ceil(ROWS));
+            let mr = rows_at_once(rows - r);
             let last = t.seen(r + mr - 1).saturating_sub(j0);
             if last > 0 {
                 let soon = |data, row_bytes| Soon::share(data, row_bytes, &next, (r..r + mr, rows));
@@ -94,18 +114,9 @@ pub(crate) unsafe fn tile<S: Simd>(t: &AttentionTile<'_>, out: Partial<'_>, buff
                     max: &mut out.max[r..][..mr],
                     sum: &mut out.sum[r..][..mr],
                 };
-                let seen = |i: usize| t.seen(r + i).saturating_sub(j0).min(n);
+                let seen: [usize; ROWS] = std::array::from_fn(|i| t.seen(r + i).saturating_sub(j0).min(n));
                 // SAFETY: the caller's promise.
-                unsafe {
-                    match mr {
-                        1 => step.run::<S, 1>(operands, seen),
-                        2 => step.run::<S, 2>(operands, seen),
-                        3 => step.run::<S, 3>(operands, seen),
-                        4 => step.run::<S, 4>(operands, seen),
-                        5 => step.run::<S, 5>(operands, seen),
-                        _ => step.run::<S, ROWS>(operands, seen),
-                    }
-                }
+                unsafe { pieces.steps[mr - 1](&step, operands, &seen[..mr]) };
             }
             r += mr;
         }
@@ -115,8 +126,13 @@ pub(crate) unsafe fn tile<S: Simd>(t: &AttentionTile<'_>, out: Partial<'_>, buff
     }
 }
 
+/// How many of the rows that are left make up a register block: 7 rows are 4 and 3 rather than 6 and 1.
+pub(super) fn rows_at_once(left: usize) -> usize {
+    left.div_ceil(left.div_ceil(ROWS))
+}
+
 /// One block of unpacked keys and values.
-struct Step<'a> {
+pub(crate) struct Step<'a> {
     keys: &'a Keys<'a>,
     values: &'a Values<'a>,
     /// Keys in the block.
@@ -165,7 +181,7 @@ impl Between for Soon {
 }
 
 /// MR rows of queries and what belongs to them.
-struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     /// (MR, dk) dwords
     q: &'a [f32],
     /// (MR, n_block); only the first of a row unless the keys are bytes
@@ -183,12 +199,12 @@ struct Rows<'a> {
 }
 
 impl Step<'_> {
-    /// Scores, softmax, and the weighted sum of values, for MR rows that see `seen(i)` keys of the block.
+    /// Scores, softmax, and the weighted sum of values, for MR rows that see so many keys of the block.
     ///
     /// # Safety
     /// The CPU has the features of `S`.
     #[inline(always)]
-    unsafe fn run<S: Simd, const MR: usize>(&self, rows: Rows<'_>, seen: impl Fn(usize) -> usize) {
+    pub(crate) unsafe fn run<S: Simd, const MR: usize>(&self, rows: Rows<'_>, seen: &[usize]) {
         let (dk, dv, nb) = (self.dk, self.dv, self.n_block);
         const { assert!(MR <= 8) };
         assert!(rows.q.len() == MR * dk && rows.sums.len() == MR * dv && rows.scores.len() >= MR * BLOCK);
@@ -203,40 +219,18 @@ impl Step<'_> {
                 KeyUnit::I8 => self.scores_i8::<S, MR>(q, rows.q_scale.as_ptr(), rows.q_sum.as_ptr().cast(), scores),
             }
             let n = self.n.next_multiple_of(2 * S::L);
-            // Factors for what was summed before and for this block, all rows in one or two vectors; rows that see nothing
-            // of the block keep what they have.
-            let (mut tops, mut factors) = ([0f32; MR], [0f32; 16]);
+            let scale = |i: usize| if self.keys.unit.is_pairs() { rows.q_scale[i * nb] } else { 1.0 };
+            let seen: [usize; MR] = seen.try_into().expect("MR rows");
+            let weights = softmax::<S, MR>(scores, n, seen, std::array::from_fn(scale), rows.max, rows.sum);
+            let (old, mut new) = (weights.old, weights.new);
             for i in 0..MR {
-                let scale = if self.keys.unit.is_pairs() { rows.q_scale[i * nb] } else { 1.0 };
-                if seen(i) > 0 {
-                    tops[i] = top_score::<S>(scores.add(i * BLOCK), seen(i), n) * scale;
-                    let max = rows.max[i].max(tops[i]);
-                    (factors[i], factors[8 + i]) = (rows.max[i] - max, tops[i] - max);
-                    rows.max[i] = max;
-                }
-            }
-            for at in (0..16).step_by(S::L) {
-                let x = S::exp2(S::load(factors.as_ptr().add(at)));
-                S::store(factors.as_mut_ptr().add(at), x);
-            }
-            let (mut old, mut new) = ([0f32; MR], [0f32; MR]);
-            for i in 0..MR {
-                if seen(i) == 0 {
+                if seen[i] == 0 {
                     // A row of probabilities must exist: the product below takes MR of them.
-                    (old[i], new[i]) = (1.0, 0.0);
                     rows.probs[i * BLOCK..][..n].fill(0.0);
-                    rows.scores[i * BLOCK..][..n].fill(0.0);
-                    continue;
-                }
-                (old[i], new[i]) = (factors[i], factors[8 + i]);
-                let scale = if self.keys.unit.is_pairs() { rows.q_scale[i * nb] } else { 1.0 };
-                let row = scores.add(i * BLOCK);
-                let sum = exponentials::<S>(row, scale, tops[i], n);
-                rows.sum[i] = rows.sum[i] * old[i] + sum * new[i];
-                if self.values.unit == ValueUnit::I16 {
-                    let scale = (P_LIMIT / sum).min(32767.0);
+                } else if self.values.unit == ValueUnit::I16 {
+                    let scale = (P_LIMIT / weights.sum[i]).min(32767.0);
                     let probs = rows.probs.as_mut_ptr().add(i * BLOCK).cast::<i32>();
-                    fixed_point::<S>(row, scale, n, probs);
+                    fixed_point::<S>(scores.add(i * BLOCK), scale, n, probs);
                     new[i] /= scale;
                 }
             }
@@ -413,50 +407,10 @@ impl Step<'_> {
     }
 }
 
-/// The largest of the first `seen` of `n` scores; the others become -inf.
-///
-/// # Safety
-/// The CPU has the features of `S`; `row` holds `n` floats, whole vectors.
-#[inline(always)]
-unsafe fn top_score<S: Simd>(row: *mut f32, seen: usize, n: usize) -> f32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut top = S::splat(f32::NEG_INFINITY);
-        for j in (0..n).step_by(S::L) {
-            let mut x = S::load(row.add(j));
-            if j + S::L > seen {
-                x = S::keep_first(x, seen.saturating_sub(j));
-                S::store(row.add(j), x);
-            }
-            top = S::max(top, x);
-        }
-        S::max_of(top)
-    }
-}
-
-/// Replaces scores by 2^(score * scale - top) and returns their sum.
-///
-/// # Safety
-/// As `top_score`.
-#[inline(always)]
-unsafe fn exponentials<S: Simd>(row: *mut f32, scale: f32, top: f32, n: usize) -> f32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (scale, top) = (S::splat(scale), S::splat(-top));
-        let mut sum = S::splat(0.0);
-        for j in (0..n).step_by(S::L) {
-            let p = S::exp2(S::fma(S::load(row.add(j)), scale, top));
-            S::store(row.add(j), p);
-            sum = S::add(sum, p);
-        }
-        S::sum_of(sum)
-    }
-}
-
 /// Probabilities as 16-bit integers, vectors paired as the values are.
 ///
 /// # Safety
-/// As `top_score`, with whole pairs of vectors; `to` has room for n / 2 dwords.
+/// The CPU has the features of `S`; `row` holds `n` floats, whole pairs of vectors; `to` has room for n / 2 dwords.
 #[inline(always)]
 unsafe fn fixed_point<S: Simd>(row: *const f32, scale: f32, n: usize, to: *mut i32) {
     // SAFETY: the caller's promise.

@@ -10,8 +10,8 @@ use crate::gguf::GgmlType;
 use crate::kernels::scratch::Carve;
 
 /// A block of values: (BLOCK, dv) floats, or (BLOCK / 2, dv) pairs of 16-bit integers: keys i and i + L of each 2L.
-pub(super) struct Values<'a> {
-    pub unit: ValueUnit,
+pub(crate) struct Values<'a> {
+    pub(super) unit: ValueUnit,
     dv: usize,
     d: usize,
     pub panel: &'a mut [f32],
@@ -51,7 +51,7 @@ impl<'a> Values<'a> {
     /// # Safety
     /// The CPU has the features of `S`.
     #[inline(always)]
-    pub(super) unsafe fn unpack<S: Simd>(&mut self, t: &AttentionTile<'_>, j0: usize, n: usize) {
+    pub(crate) unsafe fn unpack<S: Simd>(&mut self, t: &AttentionTile<'_>, j0: usize, n: usize) {
         let row_bytes = t.row_v();
         let bytes = &t.v[j0 * row_bytes..][..n * row_bytes];
         assert!(n <= BLOCK && self.panel.len() >= BLOCK * self.dv && self.d <= self.dv && self.scales.len() == self.dv);

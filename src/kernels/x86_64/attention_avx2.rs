@@ -72,6 +72,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
             _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps::<1>(a, a)))
         }
+        fn store_sums(a: [__m256; 4], p: *mut f32) {
+            // Of four lanes each: all four vectors' sums.
+            let four = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+            _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps::<1>(four)));
+        }
         fn keep_first(a: __m256, n: usize) -> __m256 {
             let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             let keep = _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane);

@@ -67,6 +67,19 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
         fn max_of(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
         fn sum_of(a: __m512) -> f32 { _mm512_reduce_add_ps(a) }
+        fn store_sums(a: [__m512; 4], p: *mut f32) {
+            // Of four lanes each: two vectors' sums of two, then all four vectors' sums.
+            let low = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+            let high = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+            let (low, high) = (_mm512_castps_pd(low), _mm512_castps_pd(high));
+            let four = _mm512_add_ps(
+                _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)),
+            );
+            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(four)));
+            let two = _mm256_add_ps(_mm512_castps512_ps256(four), upper);
+            _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps::<1>(two)));
+        }
         fn keep_first(a: __m512, n: usize) -> __m512 {
             _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), ((1u32 << n.min(16)) - 1) as __mmask16, a)
         }
