@@ -5,9 +5,7 @@
 #[inline(always)]
 pub(super) fn read(p: *const u8, n: usize) {
     // Steps of a line meet every line, wherever in one `p` lies.
-    for at in (0..n).step_by(LINE) {
-        line::<true>(p.wrapping_add(at));
-    }
+    lines::<true>(p, n.div_ceil(LINE));
 }
 
 /// Asks for the `n` bytes at `p`, to be read when much else has been: into the second-level cache.
@@ -15,8 +13,17 @@ pub(super) fn read(p: *const u8, n: usize) {
 pub(super) fn later(p: *const u8, n: usize) {
     // From the start of a line, or the last line would be left out where `p` lies inside one.
     let inside = p.addr() % LINE;
-    for at in (0..n + inside).step_by(LINE) {
-        line::<false>(p.wrapping_sub(inside).wrapping_add(at));
+    lines::<false>(p.wrapping_sub(inside), (n + inside).div_ceil(LINE));
+}
+
+#[inline(always)]
+fn lines<const SOON: bool>(mut p: *const u8, mut n: usize) {
+    while n >= 4 {
+        four::<SOON>(p);
+        (p, n) = (p.wrapping_add(4 * LINE), n - 4);
+    }
+    for i in 0..n {
+        line::<SOON>(p.wrapping_add(i * LINE));
     }
 }
 
@@ -48,3 +55,27 @@ fn line<const SOON: bool>(p: *const u8) {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[inline(always)]
 fn line<const SOON: bool>(_: *const u8) {}
+
+#[cfg(not(target_arch = "aarch64"))]
+#[inline(always)]
+fn four<const SOON: bool>(p: *const u8) {
+    for i in 0..4 {
+        line::<SOON>(p.wrapping_add(i * LINE));
+    }
+}
+
+/// Four lines from one address, which the compiler would compute for each.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn four<const SOON: bool>(p: *const u8) {
+    use std::arch::asm;
+    macro_rules! ask {
+        ($how:literal) => {
+            asm!(concat!("prfm ", $how, ", [{p}]"), concat!("prfm ", $how, ", [{p}, #64]"),
+                concat!("prfm ", $how, ", [{p}, #128]"), concat!("prfm ", $how, ", [{p}, #192]"),
+                p = in(reg) p, options(nostack, preserves_flags, readonly))
+        };
+    }
+    // SAFETY: every ARMv8 CPU has the instruction, which accesses nothing.
+    unsafe { if SOON { ask!("pldl1keep") } else { ask!("pldl2keep") } };
+}

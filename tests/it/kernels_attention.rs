@@ -257,6 +257,40 @@ fn every_pair_of_types_at_every_small_length() {
     }
 }
 
+/// One to eight rows of queries, as decoding has them, are computed in f32 over all floats, whatever the lengths.
+#[test]
+fn few_queries_over_floats_are_exact() {
+    const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+    let mut rng = Rng(77);
+    for (group, n_tokens) in [(1, 1), (2, 1), (3, 1), (5, 1), (6, 1), (7, 1), (8, 1), (1, 3), (2, 4), (4, 2)] {
+        for n_past in [0, 1, 2, 3, 126, 127, 128, 129, 300] {
+            for d in [16, 48, 128] {
+                let n_head_kv = 2;
+                let shape = AttentionShape {
+                    n_head: group * n_head_kv,
+                    n_head_kv,
+                    d,
+                    n_past,
+                    causal: true,
+                    exact: rng.below(2) == 0,
+                };
+                let stored = |rng: &mut Rng| {
+                    let ty = FLOATS[rng.below(3)];
+                    store(ty, &rng.vec((n_past + n_tokens) * n_head_kv * d), n_head_kv, d)
+                };
+                let (k, v) = (stored(&mut rng), stored(&mut rng));
+                let q = rng.vec(n_tokens * shape.n_head * d);
+                let want = textbook(shape, &k, &v, &q);
+                for kernels in supported() {
+                    let error = nmse(&run(kernels, shape, &k, &v, &q), &want);
+                    let (name, k, v) = (kernels.name, k.ty, v.ty);
+                    assert!(error <= 1e-11, "{name} K {k} V {v} {n_tokens} tokens {shape:?}: NMSE {error:.2e}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn long_contexts_are_split_over_keys_and_merged() {
     for (seed, (n, n_past, causal)) in

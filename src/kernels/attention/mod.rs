@@ -2,7 +2,8 @@
 //! In: queries of a batch, the [`KvView`] of a layer. Out: one row per token and head. Serves the language model (causal,
 //! any cache type) and the vision tower (full, f32).
 //! Start reading at [`attention_of`], which cuts the work into tasks: an [`AttentionTile`] of queries (several tokens of a sequence, all
-//! heads that share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors.
+//! heads that share a KV head) against a range of keys. `scalar.rs` defines what a tile is; `tile.rs` computes it with vectors,
+//! through panels of unpacked keys and values, or where few queries meet stored floats as `stored.rs` does.
 //! On purpose absent here: masks other than causal and full, positions.
 
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]

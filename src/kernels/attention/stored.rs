@@ -204,7 +204,7 @@ unsafe fn score_keys<S: Simd, K: Float, const MR: usize, const NK: usize>(
     }
 }
 
-/// sums(MR, d) = sums * factors[0] + probs(MR, BLOCK) · v * factors[1], for the rows of d elements that `v` holds.
+/// `sums(MR, d) = sums * factors[0] + probs(MR, BLOCK) · v * factors[1]`, for the rows of d elements that `v` holds.
 ///
 /// # Safety
 /// As `scores`.

@@ -4,7 +4,8 @@
 //! panel holds one f32 or two 16-bit integers (four bytes for `dot_i8`) of the contracted dimension, vectors run over
 //! keys for the scores and over columns for the values, and the other operand is broadcast from its row.
 //!
-//! F32 caches are computed in f32 where that is asked for. All others use 16-bit fixed point, which has the rate of a bf16
+//! A few rows of queries against floats go another way (`stored.rs`). F32 caches are computed in f32 where that is asked for. All
+//! others use 16-bit fixed point, which has the rate of a bf16
 //! dot product and three to four more bits: a query row and a key are scaled to 12 bits each (so that their products sum
 //! without overflow), a column of values to 12 bits within its block of keys, and the probabilities of a row to as many of
 //! 15 bits as their sum leaves room for. Where there is a byte dot product, quantized keys keep their own bytes and queries get one byte per

@@ -121,13 +121,17 @@ pub(super) fn unpack_chunk<L: Lanes, F: Codes>(row: &[u8], c: usize) -> Chunk<L>
     const MAX_BYTES: usize = 8 * 34;
     let n_bytes = F::BYTES * (CHUNK / F::LEN);
     let rest = &row[c * n_bytes..];
-    let mut chunk = if let Some(src) = rest.get(..n_bytes) {
-        F::unpack(src)
-    } else {
-        let mut padded = [0; MAX_BYTES];
-        padded[..rest.len()].copy_from_slice(rest);
-        F::unpack(&padded[..n_bytes])
+    let mut padded;
+    // Unpacked in one place, so that what it does and what is done with it meet in the optimizer.
+    let src = match rest.get(..n_bytes) {
+        Some(whole) => whole,
+        None => {
+            padded = [0; MAX_BYTES];
+            padded[..rest.len()].copy_from_slice(rest);
+            &padded[..n_bytes]
+        }
     };
+    let mut chunk = F::unpack(src);
     if let Some(table) = F::TABLE {
         for codes in &mut chunk.codes {
             *codes = L::lookup(*codes, table);
