@@ -15,7 +15,7 @@ use crate::gguf::GgmlType;
 use crate::kernels::prefetch;
 
 /// Up to this many rows of queries.
-const FEW_ROWS: usize = 8;
+const MAX_ROWS: usize = 8;
 /// Keys per register block of scores: as many sums come out of registers at once.
 const KEYS: usize = 4;
 /// Floats that [`tile`] needs for working memory.
@@ -26,7 +26,7 @@ const AHEAD: usize = 4096;
 /// Whether this is the way for so many rows of queries.
 pub(super) fn serves<S: Simd>(t: &AttentionTile<'_>, rows: usize) -> bool {
     let is_float = |ty| matches!(ty, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
-    rows <= FEW_ROWS && t.d.is_multiple_of(S::L) && is_float(t.type_k) && is_float(t.type_v)
+    rows <= MAX_ROWS && t.d.is_multiple_of(S::L) && is_float(t.type_k) && is_float(t.type_v)
 }
 
 /// See [`AttentionOps::tile`](super::AttentionOps).
@@ -133,7 +133,7 @@ unsafe fn scores<S: Simd, K: Float, const MR: usize>(q: &[f32], d: usize, k: &[u
     for j in (0..n).step_by(KEYS) {
         let k = k[j * row..].as_ptr();
         prefetch::read(k.wrapping_add(AHEAD), KEYS * row);
-        let mut at = |r: usize| (q[r * d..].as_ptr(), out[r * BLOCK + j..][..KEYS].as_mut_ptr());
+        let mut at = |r: usize| (q[r * d..].as_ptr(), out[r * BLOCK + j..].as_mut_ptr());
         // SAFETY: the caller's promise; the keys that are chosen are left, and the rows are there.
         unsafe {
             // Sums, keys and a query fit the registers.
