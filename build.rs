@@ -32,9 +32,11 @@ mod cuda {
         }
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         let names = names();
-        images(&names, &out);
-        #[cfg(feature = "cuda-emulation")]
-        emulation(&names, &out);
+        std::thread::scope(|scope| {
+            #[cfg(feature = "cuda-emulation")]
+            scope.spawn(|| emulation(&names, &out));
+            scope.spawn(|| images(&names, &out));
+        });
     }
 
     /// The `.cu` files and what they include.
@@ -139,8 +141,21 @@ mod cuda {
         let os = env::var("CARGO_CFG_TARGET_OS").expect("cargo sets CARGO_CFG_TARGET_OS");
         assert!(os == "linux", "the feature `cuda-emulation` is for Linux, not for {os}");
         println!("cargo:rerun-if-changed={EMULATION}");
-        let list: String = names.iter().map(|name| format!("#include \"{name}.cu\"\n")).collect();
-        std::fs::write(out.join("all_kernels.h"), list).expect("OUT_DIR can be written");
+        // Each file with a name of its own, which the scheduler asks for.
+        let mut list = String::from("namespace emu {\n");
+        let mut units = Vec::new();
+        for name in names {
+            list += &format!("extern const int file_{name};\n");
+            let unit = format!(
+                "#include \"emulation.h\"\n#include \"{name}.cu\"\n\
+                 namespace emu {{\nextern const int file_{name};\nconst int file_{name} = 1;\n}}\n"
+            );
+            units.push(out.join(format!("emulated_{name}.cpp")));
+            std::fs::write(&units[units.len() - 1], unit).expect("OUT_DIR can be written");
+        }
+        let all = names.iter().map(|name| format!("&file_{name}")).collect::<Vec<_>>().join(", ");
+        list += &format!("__attribute__((used)) static const int *const files[] = {{{all}}};\n}} // namespace emu\n");
+        std::fs::write(out.join("kernel_files.h"), list).expect("OUT_DIR can be written");
         cc::Build::new()
             .cpp(true)
             .std("c++17")
@@ -156,6 +171,7 @@ mod cuda {
             .include(SOURCES)
             .include(out)
             .file(format!("{EMULATION}/emulation.cpp"))
+            .files(units)
             .compile("longtake_cuda_emulation");
     }
 }

@@ -32,7 +32,8 @@ struct Place {
     Dim3 thread, block, block_dim, grid_dim;
 };
 
-extern thread_local Place here;
+// `__thread`, so that units which only use it need not ask whether it was made.
+extern __thread Place here;
 
 // Waits until every living lane of the warp arrived, then sees what each brought: 32 slots of `SLOT` bytes.
 constexpr size_t SLOT = 32;
@@ -181,15 +182,22 @@ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
     const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
     const unsigned char *slots = emu::exchange(&mine, sizeof mine);
     const unsigned g = emu::lane() / 4, t = emu::lane() % 4;
-    auto element = [](uint32_t word, int i) { return __uint_as_float((i ? word >> 16 : word & 0xffff) << 16); };
-    for (int i = 0; i < 4; i++) {
-        const unsigned column = 2 * t + (i & 1);
-        float sum = 0;
-        for (unsigned k = 0; k < 16; k++) {
-            const Fragments fa = emu::from<Fragments>(slots, 4 * g + k % 8 / 2);
-            const Fragments fb = emu::from<Fragments>(slots, 4 * column + k % 8 / 2);
-            sum += element(fa.a[k / 8 * 2 + i / 2], k & 1) * element(fb.b[k / 8], k & 1);
+    auto split = [](uint32_t word, float *to) {
+        to[0] = __uint_as_float(word << 16);
+        to[1] = __uint_as_float(word & 0xffff0000u);
+    };
+    float rows[2][16], columns[2][16];
+    for (unsigned k = 0; k < 4; k++) {
+        const Fragments fa = emu::from<Fragments>(slots, 4 * g + k);
+        for (unsigned i = 0; i < 4; i++) split(fa.a[i], &rows[i % 2][i / 2 * 8 + 2 * k]);
+        for (unsigned j = 0; j < 2; j++) {
+            const Fragments fb = emu::from<Fragments>(slots, 4 * (2 * t + j) + k);
+            for (unsigned i = 0; i < 2; i++) split(fb.b[i], &columns[j][8 * i + 2 * k]);
         }
+    }
+    for (int i = 0; i < 4; i++) {
+        float sum = 0;
+        for (unsigned k = 0; k < 16; k++) sum += rows[i / 2][k] * columns[i & 1][k];
         c[i] += sum;
     }
 }
@@ -200,11 +208,11 @@ inline void mma_s8_k16(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
     const Fragments mine = {{a0, a1, 0, 0}, {b0, 0}};
     const unsigned char *slots = emu::exchange(&mine, sizeof mine);
     const unsigned g = emu::lane() / 4, t = emu::lane() % 4;
-    for (int i = 0; i < 4; i++) {
-        const unsigned column = 2 * t + (i & 1);
-        for (unsigned k = 0; k < 4; k++) {
-            const Fragments fa = emu::from<Fragments>(slots, 4 * g + k), fb = emu::from<Fragments>(slots, 4 * column + k);
-            c[i] = __dp4a(int(fa.a[i / 2]), int(fb.b[0]), c[i]);
+    for (unsigned k = 0; k < 4; k++) {
+        const Fragments fa = emu::from<Fragments>(slots, 4 * g + k);
+        for (unsigned j = 0; j < 2; j++) {
+            const int column = int(emu::from<Fragments>(slots, 4 * (2 * t + j) + k).b[0]);
+            for (unsigned i = 0; i < 2; i++) c[2 * i + j] = __dp4a(int(fa.a[i]), column, c[2 * i + j]);
         }
     }
 }

@@ -11,7 +11,10 @@ use longtake::stream::{Engine, EngineOptions};
 
 /// Has the kernels compute that `LONGTAKE_KERNELS` names: comes before every model, since the first one decides.
 pub fn choose_kernels() {
-    longtake::cli::environment::choose_kernels().expect("nothing else chooses");
+    const KERNELS: &str = "LONGTAKE_KERNELS";
+    if let Some(name) = std::env::var(KERNELS).ok().filter(|name| !name.is_empty()) {
+        longtake::kernels::prefer(&name, KERNELS).expect("nothing else chooses");
+    }
 }
 
 /// [`TextModel::load`].

@@ -4,7 +4,8 @@ use std::io::Write;
 
 use longtake::gguf::GgmlType;
 use longtake::kernels::{
-    AttentionShape, CacheRows, Kernels, KvView, Number, Panel, attention, candidates, kv_write, matmul, supported,
+    AttentionShape, CacheRows, Kernels, KvView, Number, Panel, attention, candidates, cpu_features, kv_write, matmul,
+    supported,
 };
 use longtake::random::Rng;
 use longtake::tensor::{MatView, can_quantize, dequantize_row, quantize_row};
@@ -41,6 +42,28 @@ fn tables_that_are_tested_here() {
     }
     writeln!(std::io::stderr(), "{lines}").unwrap();
     assert_eq!(lines.matches(": tested").count(), supported().len());
+}
+
+/// A feature that is missing in the list would keep its table from ever being used.
+#[test]
+fn every_feature_that_a_table_needs_is_asked_for() {
+    let known = cpu_features();
+    for candidate in candidates() {
+        for need in candidate.needs {
+            assert!(known.iter().any(|(name, _)| *name == need), "{} needs {need}", candidate.name);
+        }
+    }
+    let unused = |name: &str| candidates().iter().all(|c| !c.needs.contains(&name));
+    assert!(known.iter().all(|(name, _)| !unused(name)), "a feature that no table needs");
+}
+
+#[test]
+fn the_scalar_table_needs_nothing_and_names_differ() {
+    let all = candidates();
+    assert!(all[0].name == "scalar" && all[0].needs.is_empty());
+    for (i, candidate) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|c| c.name != candidate.name), "{} twice", candidate.name);
+    }
 }
 
 #[test]

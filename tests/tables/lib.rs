@@ -1,0 +1,1 @@
+//! Nothing: a package wants a library or a program, and this one is only tests.
