@@ -15,7 +15,8 @@ use super::x86_64::TABLES;
 #[cfg(target_arch = "x86_64")]
 pub(super) use super::x86_64::features;
 
-/// Unit tests are about everything else, and built in half of the time without: `tests/it` judges every table.
+/// Unit tests are about everything else, and do without what is nearly a third of this crate's code: `tests/it` judges
+/// every table.
 #[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 static TABLES: [&Unproven<Kernels>; 0] = [];
 
