@@ -31,13 +31,12 @@ macro_rules! eprintln {
 // What is hidden from the docs is no promise: parts of the program that its tests and benches look into.
 pub mod error;
 #[doc(hidden)]
-pub mod random;
+pub use longtake_numerics::random;
 #[doc(hidden)]
 pub mod files;
 pub mod gguf;
-pub mod tensor;
-pub mod position;
-#[cfg_attr(test, allow(dead_code))] // tables that unit tests do without (kernels/detect.rs)
+#[doc(inline)]
+pub use longtake_numerics::{position, tensor};
 pub mod kernels;
 pub mod cache;
 pub mod model;

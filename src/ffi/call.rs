@@ -50,7 +50,8 @@ impl lt_status {
             ErrorKind::BadInput => lt_status::LT_BAD_INPUT,
             ErrorKind::Busy => lt_status::LT_BUSY,
             ErrorKind::Cancelled => lt_status::LT_CANCELLED,
-            ErrorKind::Internal => lt_status::LT_INTERNAL,
+            // A kind without a status of its own is a fault, which the test below looks for.
+            _ => lt_status::LT_INTERNAL,
         }
     }
 }
@@ -220,5 +221,11 @@ mod tests {
         std::thread::spawn(|| assert_eq!(said(), "")).join().unwrap();
         call(|| Err(Error::format("a\0b")));
         assert_eq!(said(), "ab");
+    }
+
+    #[test]
+    fn every_kind_of_error_has_a_status_of_its_own() {
+        let statuses: Vec<i32> = ErrorKind::ALL.iter().map(|kind| lt_status::of(*kind) as i32).collect();
+        assert_eq!(statuses, (2..12).collect::<Vec<i32>>());
     }
 }

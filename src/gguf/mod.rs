@@ -4,7 +4,6 @@
 //! On purpose absent here: what the tensors mean, and anything that executes. No path found in a file is ever opened.
 
 mod foreign;
-pub mod ggml_type;
 pub mod keys;
 pub mod limits;
 pub mod parse;
@@ -19,8 +18,9 @@ mod writer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
-pub use ggml_type::GgmlType;
 pub use keys::Metadata;
+#[doc(inline)]
+pub use longtake_numerics::{GgmlType, ggml_type};
 pub use mmap::FileCopy;
 pub use reader::{Gguf, GgufOptions};
 pub use signals::{catch_file_signals, check_nothing_lost};

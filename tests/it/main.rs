@@ -23,11 +23,6 @@ mod families_run;
 mod forms;
 mod gguf;
 mod golden_families;
-mod kernels;
-mod kernels_matmul;
-mod kernels_attention;
-mod kernels_delta;
-mod kernels_experts;
 mod large_picture;
 mod looks;
 mod manners;
@@ -41,6 +36,8 @@ mod plan;
 mod plan_pictures;
 mod position;
 mod position_families;
+#[cfg(feature = "cuda-emulation")]
+#[path = "../../numerics/tests/tables/random.rs"]
 mod random;
 mod recurrent;
 mod shape;

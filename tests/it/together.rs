@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use longtake::gguf::{GgmlType, Gguf};
 use longtake::model::Choice;
+use longtake::random::Rng;
 use longtake::stream::{Context, Engine, Events, Held, Next, Prompt, Session, SessionOptions, Together, Unit};
 
 use crate::common::golden;
-use crate::random::Rng;
 
 /// Tokens that are generated.
 const N: usize = 12;

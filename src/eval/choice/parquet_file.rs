@@ -25,10 +25,8 @@ const MAX_COLUMN: i64 = 16 << 20;
 /// Most text, all cells together, in bytes: a dictionary can name one long text many times.
 const MAX_TEXT: usize = 16 << 20;
 
-impl From<parquet::errors::ParquetError> for Error {
-    fn from(err: parquet::errors::ParquetError) -> Error {
-        Error::format(err.to_string())
-    }
+fn refused(err: parquet::errors::ParquetError) -> Error {
+    Error::format(err.to_string())
 }
 
 /// The rows of a file, with those of their columns that are called `fields`.
@@ -40,10 +38,10 @@ pub(super) fn read(bytes: Vec<u8>, fields: &[&str]) -> Result<Vec<Cells>> {
 }
 
 fn rows(bytes: Bytes, fields: &[&str]) -> Result<Vec<Cells>> {
-    let reader = SerializedFileReader::new(bytes.clone())?;
+    let reader = SerializedFileReader::new(bytes.clone()).map_err(refused)?;
     let (mut rows, mut n_values, n_text) = (Vec::new(), 0, Counter::new(0));
     for g in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(g)?;
+        let group = reader.get_row_group(g).map_err(refused)?;
         let n_rows = usize::try_from(group.metadata().num_rows())
             .map_err(|_| Error::format(format!("row group {g} has `{}` rows", group.metadata().num_rows())))?;
         check_rows(rows.len().saturating_add(n_rows))?;
@@ -59,7 +57,7 @@ fn rows(bytes: Bytes, fields: &[&str]) -> Result<Vec<Cells>> {
             if n_values > MAX_VALUES as i64 {
                 return Err(Error::limit(format!("more than {MAX_VALUES} values")).at(place()));
             }
-            let cells = values(group.get_column_reader(c)?, column, n_rows, &n_text).at(place)?;
+            let cells = values(group.get_column_reader(c).map_err(refused)?, column, n_rows, &n_text).at(place)?;
             for (row, cell) in rows[first..].iter_mut().zip(cells) {
                 if row.insert(name.clone(), cell).is_some() {
                     return Err(
@@ -111,7 +109,8 @@ fn typed<T: DataType>(
     let (mut defs, mut reps, mut values) = (Vec::new(), Vec::new(), Vec::new());
     let mut n_read = 0;
     while n_read < n_rows {
-        let (n, _, _) = reader.read_records(n_rows - n_read, Some(&mut defs), Some(&mut reps), &mut values)?;
+        let (n, _, _) =
+            reader.read_records(n_rows - n_read, Some(&mut defs), Some(&mut reps), &mut values).map_err(refused)?;
         if n == 0 {
             break;
         }

@@ -1,4 +1,4 @@
-// Gated DeltaNet: src/kernels/delta says what it is. Four kernels, one after the other: the convolution of all channels, unit length
+// Gated DeltaNet: numerics/src/kernels/delta says what it is. Four kernels, one after the other: the convolution of all channels, unit length
 // of queries and keys and the gates of tokens, the recurrence, and the gated norm of what comes out.
 //
 // The recurrence goes through the tokens one by one, however many there are: columns of a head's matrix have nothing to do with each

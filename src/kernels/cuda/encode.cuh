@@ -1,4 +1,4 @@
-// A block of 32 elements in the formats of a cache, an element to each lane of a warp: byte for byte as src/tensor/block.
+// A block of 32 elements in the formats of a cache, an element to each lane of a warp: byte for byte as numerics/src/tensor/block.
 // Each function says whether this lane's element fits the format.
 #pragma once
 
@@ -77,7 +77,7 @@ __device__ __forceinline__ double ordered_sum(float x, int lane) {
 }
 
 // Q4_0, Q5_0 of a transformed head: codes at the smallest angle, and the scale with which the block's product with itself is kept;
-// see `aligned` in src/tensor/block/symmetric.rs.
+// see `aligned` in numerics/src/tensor/block/symmetric.rs.
 __device__ __forceinline__ bool encode_aligned(const Nibbles &n, float x, int lane, uint8_t *block) {
     const float ends[6] = {0.0f, 1.0f, 0.5f, -0.5f, -1.0f, -1.5f}, most = float(n.offset), magic = 12582912.0f;
     const float size = fabsf(x), top = warp_max(size), extreme = first_of(x, size == top);

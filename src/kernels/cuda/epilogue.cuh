@@ -1,4 +1,4 @@
-// What happens to a result of a product before it is stored, as in `Epilogue` of src/kernels/matmul, and the activation
+// What happens to a result of a product before it is stored, as in `Epilogue` of numerics/src/kernels/matmul, and the activation
 // functions that it shares with activation.cu.
 #pragma once
 

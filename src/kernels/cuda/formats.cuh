@@ -1,4 +1,4 @@
-// Block formats of weights, unpacked 32 columns at a time; what their bytes mean is told in src/tensor/block.
+// Block formats of weights, unpacked 32 columns at a time; what their bytes mean is told in numerics/src/tensor/block.
 #pragma once
 
 #include "device.cuh"
@@ -236,7 +236,7 @@ template <int TYPE> __device__ __forceinline__ void unpack_group(const uint8_t *
     F::unpack(row + size_t(g / F::GROUPS) * F::BYTES, g % F::GROUPS, out);
 }
 
-// The value of column `i` of a group, rounded as src/tensor/block rounds.
+// The value of column `i` of a group, rounded as numerics/src/tensor/block rounds.
 __device__ __forceinline__ float value_of(const Group &group, int i) {
     const int code = int8_t(group.codes[i / 4] >> i % 4 * 8);
     return __fadd_rn(__fmul_rn(group.a[i / 16], float(code)), group.b[i / 16]);

@@ -1,5 +1,5 @@
 // The fused cache write: bias, rotation, Hadamard transform, quantization and store in one pass over fresh rows, byte for byte as
-// src/kernels/kv_write.rs; and the same bias and rotation for queries, and the same transform of queries and of results.
+// numerics/src/kernels/kv_write.rs; and the same bias and rotation for queries, and the same transform of queries and of results.
 #include "encode.cuh"
 #include "table.cuh"
 
@@ -35,7 +35,7 @@ struct Transform {
     float factor;
 };
 
-// Transforms elements e * WARP + lane of a part of a head, in the order of src/tensor/hadamard.rs.
+// Transforms elements e * WARP + lane of a part of a head, in the order of numerics/src/tensor/hadamard.rs.
 __device__ __forceinline__ void transform(const Transform &t, int lane, float (&x)[PER_LANE]) {
     for (int apart = 1; apart < WARP && apart < t.run; apart *= 2) {
 #pragma unroll

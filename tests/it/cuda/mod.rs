@@ -14,7 +14,7 @@ use longtake::gguf::GgmlType;
 use longtake::kernels::cuda::{Gpu, Mem, gpus};
 use longtake::kernels::{Kernels, supported};
 
-use crate::random::Rng;
+use longtake::random::Rng;
 
 /// Every type that weights can have.
 const WEIGHT_TYPES: [GgmlType; 15] = [

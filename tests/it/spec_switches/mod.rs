@@ -10,7 +10,7 @@ use std::sync::Arc;
 use longtake::gguf::{GgmlType, Gguf, GgufWriter, Metadata};
 use longtake::model::{TextModel, VisionTower};
 
-use crate::random::Rng;
+use longtake::random::Rng;
 
 /// Where networks are put before they are used, and what they may then differ from f64 by, of the largest number.
 type Place<'a> = (&'a dyn Fn(Option<&mut TextModel>, Option<&mut VisionTower>), f64);

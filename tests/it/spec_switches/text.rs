@@ -7,7 +7,7 @@ use longtake::model::{Batch, ExpertShape, HParams, Scratch};
 use longtake::position::{Layout, Pos, Rotary, RotaryTable};
 
 use super::{HOST, Mat, Place, Plain, Weights, add, check, gated, mix, sigmoid, turn, weights};
-use crate::random::Rng;
+use longtake::random::Rng;
 
 #[derive(Clone, Copy)]
 struct Text {

@@ -7,7 +7,7 @@ use longtake::model::family::{QWEN2_VL, VitMlp, VitNorm, VitSpec};
 use longtake::model::{VisionHParams, VisionTower, Windows};
 
 use super::{HOST, Mat, Place, Plain, Weights, add, attend, check, each, erf_gelu, gated, sigmoid, tanh_gelu, turn};
-use crate::random::Rng;
+use longtake::random::Rng;
 
 #[derive(Clone)]
 struct Vit {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::random::Rng;
+use longtake::random::Rng;
 
 fn render(source: &str) -> Result<String, Error> {
     ChatTemplate::new(source).and_then(|t| t.render(&user("hello"), RenderOptions::default()))
