@@ -37,6 +37,9 @@ mod plan_pictures;
 mod position;
 mod position_families;
 #[cfg(feature = "cuda-emulation")]
+#[path = "../../numerics/tests/tables/layer_of_experts.rs"]
+mod layer_of_experts;
+#[cfg(feature = "cuda-emulation")]
 #[path = "../../numerics/tests/tables/random.rs"]
 mod random;
 mod recurrent;

@@ -6,6 +6,7 @@ mod kernels_attention;
 mod kernels_delta;
 mod kernels_experts;
 mod kernels_matmul;
+mod layer_of_experts;
 mod random;
 
 /// The seeds below `n`; of those a quarter where `LONGTAKE_FEW_SEEDS` is set, as on a machine that is emulated.

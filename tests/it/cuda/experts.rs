@@ -4,7 +4,7 @@ use longtake::gguf::GgmlType;
 use longtake::kernels::cuda::{DevMat, ExpertsMem, Gpu, PairMem, QuantizedMem, StackMem};
 
 use super::{Rng, WEIGHT_TYPES, down, gpu, nmse, up};
-use crate::kernels_experts::{Layer, N_EMBD, N_FF};
+use crate::layer_of_experts::{Layer, N_EMBD, N_FF};
 
 /// What a layer adds to `before`, and with how many launches.
 fn run(gpu: &Gpu, layer: &Layer, scores: &[f32], x: &[f32], before: &[f32]) -> (Vec<f32>, u64) {
