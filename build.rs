@@ -32,7 +32,7 @@ mod cuda {
         }
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         let names = names();
-        // Lints run no kernel and have a folder of their own: images are empty there.
+        // Lints run no kernel, and cargo gives what they build a folder of its own: images are empty there.
         if env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy")) {
             names.iter().for_each(|name| std::fs::write(image(name, &out), "").expect("OUT_DIR can be written"));
             return list(&names, &out);
